@@ -1,0 +1,124 @@
+"""What a user waits for before the first iteration: import, compilation, a whole short process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+
+from benchmarks.contenders import REFERENCE, Contender
+from benchmarks.harness import Context, Row, child, describe_case, pairwise, summary
+
+ABOUT = (
+    "Fresh processes, taking turns. Import: seconds of the import statement. Warm process: wall "
+    "time of a whole process that imports, fits the digits with k=10 and exits, kernels in the "
+    "on-disk cache. Cold: the first fit of a process with an empty kernel cache. "
+    "Ratios below 1 mean slower than scikit-learn."
+)
+IMPORT = """
+import time
+start = time.perf_counter()
+{statement}
+print(time.perf_counter() - start)
+"""
+FIT = """
+import json, time
+from {module} import NMF
+from sklearn.datasets import load_digits
+X = load_digits().data
+start = time.perf_counter()
+model = NMF(10, random_state=0{settings}).fit(X)
+seconds = time.perf_counter() - start
+print(json.dumps({{"fit_s": seconds, "error": float(model.reconstruction_err_)}}))
+"""
+IMPORT_RATIO = 1 / 1.2  # nmfcore may take 1.2 × the time
+PROCESS_RATIO = 1 / 1.5
+COLD_SECONDS = 10.0
+ERROR_MAY_DIFFER = 1e-6
+
+
+def run(context: Context) -> Iterator[list[Row]]:
+    with tempfile.TemporaryDirectory(prefix="nmfcore-bench-cache-") as cache:
+        # both statements: a package that imports lazily pays at the first name
+        for statement in context.cases(("from {module} import NMF", "import {module}"), smoke=1):
+            code = IMPORT.replace("{statement}", statement)
+            case = statement.format(module="…")
+            yield _turns(context, case, code, {}, IMPORT_RATIO)
+        yield from _cold(context)
+        environment = {"NUMBA_CACHE_DIR": cache}
+        yield _turns(context, "warm process, digits", FIT, environment, PROCESS_RATIO)
+
+
+def _turns(
+    context: Context, case: str, code: str, environment: dict[str, str], ratio: float
+) -> list[Row]:
+    """Let the contenders take turns with the code in fresh processes, after one unmeasured run."""
+    whole_process = code is FIT
+    rows, able = _rows(context, case)
+    values: dict[str, list[float]] = {name: [] for name in able}
+    told: dict[str, list] = {name: [] for name in able}
+    for turn in range((1 if context.smoke else max(9, context.repeats)) + 1):
+        for name, contender in able.items():
+            text = code.format(module=contender.module, settings="")
+            wall, said = child(text, threads=context.threads, environment=environment)
+            if turn:  # turn 0 fills the kernel cache, the .pyc files and the page cache
+                values[name].append(wall if whole_process else said)
+                told[name].append(said)
+    for name, measured in values.items():
+        row = rows[name]
+        row.update(status="ok", **summary(measured))
+        if name == REFERENCE:
+            continue
+        if whole_process and REFERENCE in told:
+            _judge(row, told[name][0]["error"], told[REFERENCE][0]["error"])
+        if context.real_size:
+            row["target"] = {"ratio": ratio}
+        if REFERENCE in values:
+            row["ratio"] = pairwise(values[REFERENCE], measured)
+    return list(rows.values())
+
+
+def _cold(context: Context) -> Iterator[list[Row]]:
+    """Time the first fit of a process whose kernel cache is empty."""
+    fits = (("cd", ""), ("mu, beta=1", ", solver='mu', beta_loss=1, max_iter=20"))
+    for solver, settings in context.cases(fits, smoke=1):
+        rows, able = _rows(context, f"cold first fit, {solver}")
+        for name, contender in able.items():
+            code, found = FIT.format(module=contender.module, settings=settings), []
+            for _ in range(1 if context.smoke else 2):
+                with tempfile.TemporaryDirectory(prefix="nmfcore-bench-cold-") as empty:
+                    cold = {"NUMBA_CACHE_DIR": empty}
+                    first = child(code, threads=context.threads, environment=cold)
+                    again = child(code, threads=context.threads, environment=cold)
+                found.append((first[1]["fit_s"], again[1]["fit_s"], first[1]["error"]))
+            row = rows[name]
+            row.update(status="ok", **summary([cold_s for cold_s, _, _ in found]))
+            row["warm_up"] = {"cold_s": found[-1][0], "warm_s": found[-1][1]}
+            if name != REFERENCE and context.real_size:
+                row["target"] = {"value": COLD_SECONDS}
+            row["error"] = found[-1][2]
+            if name != REFERENCE and rows.get(REFERENCE, {}).get("status") == "ok":
+                _judge(row, row["error"], rows[REFERENCE]["error"])
+        yield list(rows.values())
+
+
+def _rows(context: Context, case: str) -> tuple[dict[str, Row], dict[str, Contender]]:
+    rows, able = {}, {}
+    task = context.task(context.problem("digits"), 10, call="fit", init=None, tol=1e-4)
+    for name, contender in context.contenders.items():
+        rows[name] = describe_case(task, case, "s", name)
+        reason = contender.unavailable()
+        if reason:
+            rows[name].update(status="skipped", why=reason)
+        else:
+            able[name] = contender
+    return rows, able
+
+
+def _judge(row: Row, error: float, expected: float) -> None:
+    """Take the time back when the fit ended elsewhere than scikit-learn's."""
+    ratio = error / expected
+    row["check"] = {"ok": ratio <= 1 + ERROR_MAY_DIFFER, "loss_ratio": ratio}
+    if not row["check"]["ok"]:
+        for key in ("values", "median", "min", "max", "spread", "warm_up"):
+            row.pop(key, None)
+        row.update(status="WRONG", why=f"the error is {ratio:.7f} × scikit-learn's")

@@ -1,0 +1,36 @@
+"""nmfcore: X ≈ WH with W, H ≥ 0; scikit-learn's NMF with one pass over X per iteration.
+
+The names below are looked up when first used, so ``import nmfcore`` costs next to nothing:
+no numba, no scikit-learn module and no compiled kernel is loaded by it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .estimators import NMF, MiniBatchNMF, non_negative_factorization
+    from .persistence import load, save
+
+__version__ = "0.1.0"
+
+__all__ = ["NMF", "MiniBatchNMF", "__version__", "load", "non_negative_factorization", "save"]
+
+_HOMES = {
+    "NMF": "estimators",
+    "MiniBatchNMF": "estimators",
+    "non_negative_factorization": "estimators",
+    "load": "persistence",
+    "save": "persistence",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,207 @@
+"""The CPU backend: the operations a solver may ask for, on one block of rows of X.
+
+These are the only operations that differ between backends; everything else is array code written once against ``xp``.
+Each takes a `Block` (rows of X where they lie, in their storage type), the rows of F that belong to it, and writes into
+given outputs. Sums are added to. All release the GIL for their whole length, and none starts a thread or calls BLAS.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+xp = np
+Array = NDArray[Any]
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """The compiled kernels; Numba is imported here, when the first of them is needed."""
+    from . import cpu_kernels
+
+    return cpu_kernels
+
+
+class Block(NamedTuple):
+    """Rows of X: where their numbers lie, of what type, how far apart (bytes); for CSR the row bounds and columns."""
+
+    address: int
+    code: int
+    row_stride: int
+    column_stride: int
+    indptr: Array
+    indices: Array
+    rows: int
+    columns: int
+    height: int  # rows per tile
+
+
+_NO_INDEX = np.zeros(0, np.int32)
+_STORED = {
+    name: code
+    for code, names in enumerate(
+        (("uint8", "bool"), ("int8",), ("uint16",), ("int16",), ("uint32",), ("int32",),
+         ("uint64",), ("int64",), ("float16",), ("float32",), ("float64",))
+    )
+    for name in names
+}  # fmt: skip
+
+
+def stored_as_is(dtype: np.dtype) -> bool:
+    """Whether the kernels read numbers of this type where they lie."""
+    return dtype.isnative and dtype.name in _STORED
+
+
+def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
+    """Rows per tile, from (m, k, type) only.
+
+    A tile of X shares the second-level cache with Ht and the sums. Taller tiles spare the float64 sums, shorter ones
+    the cache; the steps of 64 are the rows of a sweep.
+    """
+    row = max(columns, 1) * dtype.itemsize
+    return int(np.clip((800 << 10) // row // 64 * 64, 64, 256))
+
+
+def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
+    """The block of rows lo … hi of X (ndarray of any strides, or CSR). The caller keeps X alive."""
+    lo, hi = rows
+    if hasattr(X, "indptr"):
+        data, indptr, indices = X.data, X.indptr, X.indices
+        code = _STORED[data.dtype.name]
+        return Block(data.ctypes.data, code, 0, 0, indptr[lo : hi + 1], indices, hi - lo, X.shape[1], height)
+    row, column = X.strides
+    code = _STORED[X.dtype.name]
+    address = X.ctypes.data + lo * row
+    return Block(address, code, row, column, _NO_INDEX, _NO_INDEX, hi - lo, X.shape[1], height)
+
+
+def _of_array(C: Array, height: int = 256) -> Block:
+    code = _STORED[C.dtype.name]
+    return Block(C.ctypes.data, code, C.strides[0], C.strides[1], _NO_INDEX, _NO_INDEX, *C.shape, height)
+
+
+@functools.cache
+def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
+    zero = dtype.type(0)
+    return zero, np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(STATS)
+
+
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, STATS = 0, 1, 2, 3, 4, 5
+
+
+def _frobenius(block, F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):
+    address, code, row, column, indptr, indices, rows, columns, height = block
+    kernels().frobenius_pass(
+        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats,
+    )  # fmt: skip
+
+
+def opening(block: Block, dtype: np.dtype) -> Array:
+    """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
+    address, code, row, column, indptr, indices, rows, columns, _ = block
+    out = np.empty(4)
+    like = np.zeros(0, dtype)
+    kernels().opening_pass(address, code, row, column, indptr, indices, 0, rows, columns, like, out)
+    return out
+
+
+def products(block: Block, Ht: Array, out: Array) -> None:
+    """out (r × k) = X·Ht."""
+    zero, none, empty, order, stats = _constants(Ht.dtype)
+    _frobenius(block, out, Ht, empty, 2, zero, zero, order, 0, 0.0, out, empty, empty, stats)
+
+
+def add_products(block: Block, F: Array, XtF: Array) -> None:
+    """XtF (m × k, float64) += Xᵀ·F."""
+    zero, none, empty, order, stats = _constants(F.dtype)
+    _frobenius(block, F, none, empty, 3, zero, zero, order, 0, 0.0, none, XtF, empty, stats)
+
+
+def gram(F: Array) -> Array:
+    """FᵀF (k × k) in float64; blockwise products in F's type."""
+    zero, none, empty, order, stats = _constants(F.dtype)
+    FtF = np.zeros((F.shape[1], F.shape[1]))
+    no_columns = Block(0, 10, 0, 8, _NO_INDEX, _NO_INDEX, F.shape[0], 0, 256)
+    _frobenius(no_columns, F, none, empty, 3, zero, zero, order, 0, 0.0, none, empty, FtF, stats)
+    return FtF
+
+
+def descend(block, F, Ht, G, l1, l2, order, sweeps, tol, out, XtF, FtF, stats) -> None:
+    """One fused pass of coordinate descent: out = sweeps of F on (X·Ht, G); XtF += Xᵀ·out; FtF += outᵀ·out.
+
+    `tol` freezes a row once its violation is at most tol × that of its first sweep. XtF, FtF of no rows are left out.
+    stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
+    """
+    c = F.dtype.type
+    _frobenius(block, F, Ht, G, 0, c(l1), c(l2), order, sweeps, tol, out, XtF, FtF, stats)
+
+
+def multiply(block, F, Ht, G, l1, l2, out, XtF, FtF, stats) -> None:
+    """The same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
+    c = F.dtype.type
+    order = _constants(F.dtype)[3]
+    _frobenius(block, F, Ht, G, 1, c(l1), c(l2), order, 0, 0.0, out, XtF, FtF, stats)
+
+
+def sweep(F, G, C, l1, l2, order, out, stats) -> None:
+    """One sweep of coordinate descent on rows of F for given C (r × k): the step of the small factor."""
+    _, none, empty, _, _ = _constants(F.dtype)
+    c = F.dtype.type
+    _frobenius(_of_array(C), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, empty, empty, stats)
+
+
+def scale(F, G, C, l1, l2, out, stats) -> None:
+    """out = F ⊙ C / (F·G + l1 + l2·F) for given C (r × k): the multiplicative step of the small factor."""
+    _, none, empty, order, _ = _constants(F.dtype)
+    c = F.dtype.type
+    _frobenius(_of_array(C), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, empty, empty, stats)
+
+
+def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
+    """Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
+    address, code, row, column, indptr, indices, rows, columns, height = block
+    if beta == 2 and not indptr.size:
+        zero, _, empty, order, _ = _constants(F.dtype)
+        stats = np.zeros(STATS)
+        _frobenius(block, F, Ht, empty, 4, zero, zero, order, 0, 0.0, F[:0], empty, empty, stats)
+        return float(stats[0]) / 2
+    losses = np.empty(rows)
+    kernels().divergence_pass(
+        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        F, Ht, float(beta), losses,
+    )  # fmt: skip
+    return float(losses.sum())
+
+
+def multiply_beta(block, F, Ht, beta, gamma, l1, l2, floor, update, measure, out, N, D, stats) -> float:
+    """One fused pass of the multiplicative update for β ≠ 2.
+
+    out = F ⊙ (N_F / (D_F + l1 + l2·F))^γ (update = False: F stays), then N += (X ⊙ WH^(β−2))ᵀ·F and
+    D += (WH^(β−1))ᵀ·F with the new F (β = 1: D[0] += its column sums); N of no rows is left out.
+    Returns Σ D_β at the incoming pair where `measure` is set. WH is formed in tiles, twice, never stored.
+    """
+    address, code, row, column, indptr, indices, rows, columns, height = block
+    c = F.dtype.type
+    losses = np.zeros(rows if measure else 0)
+    kernels().beta_pass(
+        address, code, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
+        F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), update, measure,
+        out, N, D, stats, losses,
+    )  # fmt: skip
+    return float(losses.sum())
+
+
+def code(block, Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, stats) -> None:
+    """Multiplicative coding of each row alone, H fixed, until the row has settled; see the kernel for the two rules."""
+    address, kind, row, column, indptr, indices, rows, columns, height = block
+    c = Ht.dtype.type
+    kernels().code_pass(
+        address, kind, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
+        Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, by_step,
+        out, stats,
+    )  # fmt: skip

@@ -1,0 +1,1075 @@
+"""The CPU kernels: serial, without the GIL, on one run of rows of X, writing into given outputs.
+
+All of them walk X in *tiles*: a few rows, widened once from whatever type X is stored in into a buffer that stays in the
+second-level cache, and used there by every product that needs them. A tile is whole multiples of the register tiles
+and zero-padded, so that the bits of a row do not depend on which rows lie beside it.
+
+X is described by ``(address, code, row_stride, column_stride, indptr, indices)``: the address and type code of its
+numbers, their strides in bytes, and for CSR the usual two arrays (empty for dense X). An address instead of an array
+keeps one compiled kernel for all storage types; the caller holds the reference.
+
+Shapes: X n × m, F (rows of W, or of Ht) n × k, Ht m × k. ``padded(k)`` is k rounded up to whole vectors; flat buffers
+named ``…p`` have rows of that length with zeros beyond k.
+"""
+
+import numba
+import numpy as np
+
+from . import _simd
+from ._caching import CACHE
+from ._simd import (
+    bits_of_double,
+    double_of_bits,
+    float_of_bits,
+    line4,
+    micro1,
+    micro2,
+    micro3,
+    out_of_line,
+    read_f32,
+    read_f64,
+    read_i8,
+    read_i16,
+    read_i32,
+    read_i64,
+    read_u8,
+    read_u16,
+    read_u32,
+    read_u64,
+    transpose,
+)
+
+# No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
+FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+INNER = {
+    "nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy",
+    "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
+# What Python calls; the rest is compiled into these and need not be kept on its own.
+ENTRY = {"nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy", "cache": CACHE}
+# For arithmetic on bits, where (x + c) − c is not x: LLVM may only fuse, not reorder.
+EXACT = INNER | {"fastmath": {"contract"}, "forceinline": True}
+
+VECTOR_BYTES = _simd.VECTOR_BYTES
+STRIP1, STRIP2, STRIP3 = _simd.STRIP[1], _simd.STRIP[2], _simd.STRIP[3]
+ALIGN = 16  # every register tile's height divides it: tiles and columns are padded to multiples
+DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
+DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the first-level TLB has 64 entries or more
+
+# rules of `frobenius_pass`
+COORDINATE, MULTIPLICATIVE, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3, 4
+# entries of its `stats`
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, STATS = 0, 1, 2, 3, 4, 5
+
+EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denominators
+TINY = np.finfo(np.float64).eps  # below it mu with β < 1 (W) or β ≤ 1 (H) sets to zero, as scikit-learn
+
+# storage types, by code
+CODES = {
+    "uint8": 0, "bool": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5,
+    "uint64": 6, "int64": 7, "float16": 8, "float32": 9, "float64": 10,
+}  # fmt: skip
+
+
+# ---- buffers -----------------------------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def aligned(size, like):
+    """Uninitialised flat buffer of like's type that begins on a cache line (a split load costs a second access)."""
+    out_of_line()
+    spare = 64 // like.itemsize
+    buffer = np.empty(size + 2 * spare, like.dtype)
+    first = (64 - buffer.ctypes.data % 64) % 64 // like.itemsize
+    return buffer[first : first + size + spare]
+
+
+@numba.njit(**INNER)
+def round_up(n, step):
+    return (n + step - 1) // step * step
+
+
+@numba.njit(**INNER)
+def lanes_of(like):
+    return VECTOR_BYTES // like.itemsize
+
+
+@numba.njit(**INNER)
+def leading(m):
+    """Row length of a tile of m columns: an odd number of 16-element lines, so that rows do not share cache sets."""
+    ld = round_up(m, ALIGN)
+    return ld + ALIGN if ld // ALIGN % 2 == 0 else ld
+
+
+@numba.njit(**INNER)
+def pad_rows(F, lo, rows, out, ld):
+    """Rows lo … lo+rows of F, with zeros up to row length ld."""
+    out_of_line()
+    k = F.shape[1]
+    for i in range(rows):
+        for t in range(k):
+            out[i * ld + t] = F[lo + i, t]
+        for t in range(k, ld):
+            out[i * ld + t] = 0
+
+
+@numba.njit(**INNER)
+def copy_rows(Fp, ld, rows, out, first):
+    """The reverse of `pad_rows`: rows of length ld to rows first … of out. Their sum."""
+    total = 0.0
+    for i in range(rows):
+        for t in range(out.shape[1]):
+            out[first + i, t] = Fp[i * ld + t]
+            total += Fp[i * ld + t]
+    return total
+
+
+@numba.njit(**INNER)
+def pad_transposed(F, out, ld):
+    """Fᵀ as a flat k × ld buffer, with zeros beyond F's rows."""
+    out_of_line()
+    n, k = F.shape
+    for t in range(k):
+        for i in range(n):
+            out[t * ld + i] = F[i, t]
+        for i in range(n, ld):
+            out[t * ld + i] = 0
+
+
+# ---- reading X ---------------------------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def half(address):
+    """A float16 widened by its bits (LLVM calls a library function where the processor has no conversion)."""
+    bits = np.uint32(read_u16(address))
+    magnitude = np.uint32(bits & np.uint32(0x7FFF))
+    value = float_of_bits(np.uint32(magnitude << np.uint32(13))) * np.float32(2.0**112)
+    if magnitude >= np.uint32(0x7C00):  # infinity, NaN
+        value = float_of_bits(np.uint32(magnitude << np.uint32(13)) | np.uint32(0x7F800000))
+    return -value if bits & np.uint32(0x8000) else value
+
+
+@numba.njit(**INNER)
+def number(address, code):
+    if code == 0:
+        return np.float64(read_u8(address))
+    if code == 1:
+        return np.float64(read_i8(address))
+    if code == 2:
+        return np.float64(read_u16(address))
+    if code == 3:
+        return np.float64(read_i16(address))
+    if code == 4:
+        return np.float64(read_u32(address))
+    if code == 5:
+        return np.float64(read_i32(address))
+    if code == 6:
+        return np.float64(read_u64(address))
+    if code == 7:
+        return np.float64(read_i64(address))
+    if code == 8:
+        return np.float64(half(address))
+    if code == 9:
+        return np.float64(read_f32(address))
+    return read_f64(address)
+
+
+@numba.njit(**INNER)
+def widen(address, code, stride, n, out, first, step):
+    """n numbers of X, `stride` bytes apart, into out[first], out[first + step], … in the compute type."""
+    out_of_line()
+    # Loops of their own, which vectorise, for what images and tables come in; each costs every cold start 50 ms.
+    if step == 1 and stride == 1 and code == 0:
+        for j in range(n):
+            out[first + j] = read_u8(address + j)
+    elif step == 1 and stride == 4 and code == 9:
+        for j in range(n):
+            out[first + j] = read_f32(address + 4 * j)
+    elif step == 1 and stride == 8 and code == 10:
+        for j in range(n):
+            out[first + j] = read_f64(address + 8 * j)
+    elif step == 1 and stride == 8 and code == 7:
+        for j in range(n):
+            out[first + j] = read_i64(address + 8 * j)
+    elif step == 1 and stride == 2 and code == 2:
+        for j in range(n):
+            out[first + j] = read_u16(address + 2 * j)
+    else:
+        for j in range(n):
+            out[first + j * step] = number(address + j * stride, code)
+
+
+@numba.njit(**INNER)
+def size_of(code):
+    if code <= 1:
+        return 1
+    if code <= 3 or code == 8:
+        return 2
+    return 4 if code <= 5 or code == 9 else 8
+
+
+@numba.njit(**INNER)
+def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, rows, padded, m, tile, ld, run):
+    """Rows lo … lo+rows of X into `tile`, zero rows up to `padded` and zero columns up to ld."""
+    out_of_line()
+    if indptr.size:
+        tile[: padded * ld] = 0
+        size = size_of(code)
+        for i in range(rows):
+            begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+            widen(address + begin * size, code, size, length, run, 0, 1)
+            for p in range(length):  # += : a matrix with duplicate entries means their sum
+                tile[i * ld + indices[begin + p]] += run[p]
+        return
+    if column_stride == size_of(code) or rows == 1:
+        for i in range(rows):
+            widen(address + (lo + i) * row_stride, code, column_stride, m, tile, i * ld, 1)
+    else:  # by columns: reads in sequence where X is Fortran-ordered, writes stay in the first-level cache
+        for j in range(m):
+            widen(address + lo * row_stride + j * column_stride, code, row_stride, rows, tile, j, ld)
+    for i in range(rows):
+        for j in range(m, ld):
+            tile[i * ld + j] = 0
+    tile[rows * ld : padded * ld] = 0
+
+
+@numba.njit(**INNER)
+def longest_row(indptr, lo, hi):
+    out_of_line()
+    longest = 0
+    for i in range(lo, hi):
+        longest = max(longest, indptr[i + 1] - indptr[i])
+    return longest
+
+
+@numba.njit(**ENTRY)
+def opening_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, like, out):
+    """[min, number of non-finite values, Σx, Σx²] of rows lo … hi, over the stored numbers (CSR: without the zeros)."""
+    sparse = indptr.size > 0
+    width = longest_row(indptr, lo, hi) if sparse else m
+    run = aligned(max(width, 1), like)
+    least, bad, total, squares = np.inf, 0, 0.0, 0.0
+    for i in range(lo, hi):
+        if sparse:
+            size, length = size_of(code), indptr[i + 1] - indptr[i]
+            widen(address + indptr[i] * size, code, size, length, run, 0, 1)
+        else:
+            length = m
+            widen(address + i * row_stride, code, column_stride, m, run, 0, 1)
+        for j in range(length):
+            x = np.float64(run[j])
+            least = min(least, x)
+            bad += not (x - x == 0.0)
+            total += x
+            squares += x * x
+    out[0], out[1], out[2], out[3] = least, bad, total, squares
+
+
+# ---- the product -------------------------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def product(x, x0, rs, ts, b, b0, ldb, c, c0, ldc, rows, terms, columns, depth, accumulate):
+    """c[r, :columns] (+)= Σ_t x[r·rs + t·ts] · b[t, :columns]; rows and columns in whole register tiles."""
+    out_of_line()
+    lanes = lanes_of(x)
+    for first in range(0, max(terms, 1), depth):
+        length = min(depth, terms - first)
+        adding = 1 if accumulate or first else 0
+        left, j = columns // lanes, 0
+        while left:
+            at_b = b0 + first * ldb + j
+            if left == 1:
+                for r in range(0, rows, STRIP1):
+                    micro1(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                left -= 1
+                j += lanes
+            elif left == 2 or left == 4:
+                for r in range(0, rows, STRIP2):
+                    micro2(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                left -= 2
+                j += 2 * lanes
+            else:
+                for r in range(0, rows, STRIP3):
+                    micro3(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                left -= 3
+                j += 3 * lanes
+
+
+@numba.njit(**INNER)
+def add_rows(c, ldc, out):
+    """out (float64, compact) += c (padded)."""
+    out_of_line()
+    rows, k = out.shape
+    for j in range(rows):
+        for t in range(k):
+            out[j, t] += c[j * ldc + t]
+
+
+@numba.njit(**INNER)
+def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
+    """XtF += tileᵀ·F; the tile's own product in the compute type, the sum in float64."""
+    out_of_line()
+    product(tile, 0, 1, ld, Fp, 0, kp, c, 0, kp, round_up(m, ALIGN), rows, kp, DEPTH_ROWS, 0)
+    add_rows(c, kp, XtF)
+
+
+@numba.njit(**INNER)
+def accumulate_gram(Fp, kp, rows, c, FtF):
+    out_of_line()
+    product(Fp, 0, 1, kp, Fp, 0, kp, c, 0, kp, round_up(FtF.shape[0], ALIGN), rows, kp, DEPTH, 0)
+    add_rows(c, kp, FtF)
+
+
+# ---- coordinate descent ------------------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
+    """Coordinate descent on the rows of F, in place: up to `sweeps` sweeps, each row until it has settled.
+
+    min over f ≥ 0 of ½ fᵀGf − (c − l1)ᵀf for each row f, G with the L2 penalty on its diagonal. A row is settled, and
+    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep.
+    Rows are turned component-major, four vectors of them at a time: then every step is a broadcast and a
+    multiply-add, and no step needs a sum across a vector.
+    """
+    out_of_line()
+    lanes = lanes_of(Fp)
+    width = 4 * lanes
+    W, C = scratch[: kp * width], scratch[kp * width : 2 * kp * width]
+    g = scratch[2 * kp * width : (2 * kp + 1) * width]
+    first, now, active = np.empty(width), np.empty(width), np.empty(width, np.bool_)
+    violation = 0.0
+    kkt = 0.0
+    most = 0
+    unsettled = 0
+    zero = Fp.dtype.type(0)
+    for i0 in range(0, rows, width):
+        live = min(width, rows - i0)
+        for b in range(0, width, lanes):
+            for t in range(0, kp, lanes):
+                transpose(Fp, (i0 + b) * kp + t, kp, W, t * width + b, width)
+                transpose(Cp, (i0 + b) * kp + t, kp, C, t * width + b, width)
+        for b in range(width):
+            active[b] = b < live
+        for s in range(sweeps):
+            for b in range(width):
+                now[b] = 0.0
+            for position in range(k):
+                t = order[position]
+                line4(Gp, t * kp, kp, 1, W, 0, width, g, 0, width, k, 0)
+                hess = Gp[t * kp + t]
+                inverse = 1 / hess if hess != 0 else zero
+                at = t * width
+                if s == 0:
+                    weighed = np.float64(0.0)
+                    for b in range(width):
+                        w = W[at + b]
+                        gradient = g[b] - C[at + b] + l1
+                        projected = min(gradient, zero) if w == 0 else gradient
+                        now[b] += abs(np.float64(projected))
+                        new = max(w - gradient * inverse, zero)
+                        step = np.float64(new - w)
+                        weighed += step * step
+                        W[at + b] = new if hess != 0 else w
+                    if hess != 0:
+                        kkt += weighed * hess
+                else:
+                    for b in range(width):
+                        w = W[at + b]
+                        gradient = g[b] - C[at + b] + l1
+                        projected = min(gradient, zero) if w == 0 else gradient
+                        now[b] += abs(np.float64(projected))
+                        new = max(w - gradient * inverse, zero)
+                        W[at + b] = new if hess != 0 and active[b] else w
+            going = 0
+            if s == 0:
+                for b in range(live):
+                    violation += now[b]
+                    first[b] = now[b]
+            for b in range(live):
+                active[b] = active[b] and not now[b] <= tol * first[b]
+                going += active[b]
+            most = max(most, s + 1)
+            if going == 0:
+                break
+            if s == sweeps - 1:
+                unsettled += going
+        for b in range(0, width, lanes):
+            for t in range(0, kp, lanes):
+                transpose(W, t * width + b, width, Fp, (i0 + b) * kp + t, kp)
+    stats[VIOLATION] += violation
+    stats[KKT] += kkt
+    stats[SWEEPS] = max(stats[SWEEPS], most)
+    stats[UNSETTLED] += unsettled
+
+
+@numba.njit(**INNER)
+def sweep_scratch(kp, like):
+    return aligned((2 * kp + 1) * 4 * lanes_of(like), like)
+
+
+# ---- Frobenius: one pass over X ----------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def multiply_rows(Fp, Np, Dp, kp, first, rows, k, l1, l2, gamma, floor, hess, stats):
+    """F ← F ⊙ (N / (D + l1 + l2·F))^γ in place, and the parts of the KKT residual (∇ = denominator − numerator).
+
+    With `hess` (β = 2: the diagonal of the Gram): stats[KKT] += Σ hess_t s², s = f − max(0, f − ∇/hess_t).
+    Without: stats[VIOLATION] += Σ|f·∇|, stats[KKT] += Σ f·N, and by column, from stats[STATS] on, Σ f and
+    Σ max(0, −∇) over f = 0.
+    """
+    out_of_line()
+    newton = hess.size > 0
+    residual, scale = 0.0, 0.0
+    for i in range(first, first + rows):
+        for t in range(k):
+            f = Fp[i * kp + t]
+            numerator = Np[i * kp + t]
+            denominator = Dp[i * kp + t] + l1 + l2 * f
+            gradient = np.float64(denominator) - np.float64(numerator)
+            if newton:
+                if hess[t] > 0:
+                    step = max(np.float64(f) - gradient / hess[t], 0.0) - f
+                    scale += hess[t] * step * step
+            else:
+                residual += abs(f * gradient)
+                scale += np.float64(f) * numerator
+                stats[STATS + t] += f
+                if f == 0:
+                    stats[STATS + k + t] += max(0.0, -gradient)
+            if denominator == 0:
+                denominator = EPSILON
+            ratio = numerator / denominator
+            if gamma == 0.5:
+                ratio = np.sqrt(ratio)
+            elif gamma != 1:
+                ratio = Fp.dtype.type(power(np.float64(ratio), gamma))
+            new = f * ratio
+            Fp[i * kp + t] = 0 if new < floor else new
+    stats[VIOLATION] += residual
+    stats[KKT] += scale
+
+
+@numba.njit(**INNER)
+def sparse_rows_times(address, code, indptr, indices, lo, rows, Htp, kp, C, run):
+    """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i."""
+    out_of_line()
+    size = size_of(code)
+    for i in range(rows):
+        begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+        widen(address + begin * size, code, size, length, run, 0, 1)
+        c = C[i * kp : i * kp + kp]
+        for t in range(kp):
+            c[t] = 0
+        for p in range(length):
+            x = run[p]
+            h = Htp[indices[begin + p] * kp : indices[begin + p] * kp + kp]
+            for t in range(kp):
+                c[t] += x * h[t]
+
+
+@numba.njit(**INNER)
+def sparse_add_products(address, code, indptr, indices, lo, rows, Fp, kp, XtF, run):
+    """XtF[column_p, :] += x_p · F[i, :]; float64 throughout."""
+    out_of_line()
+    size, k = size_of(code), XtF.shape[1]
+    for i in range(rows):
+        begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+        widen(address + begin * size, code, size, length, run, 0, 1)
+        for p in range(length):
+            x = np.float64(run[p])
+            j = indices[begin + p]
+            for t in range(k):
+                XtF[j, t] += x * Fp[i * kp + t]
+
+
+@numba.njit(**ENTRY)
+def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+                   F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):  # fmt: skip
+    """Rows lo … hi of X, once: C = X·Ht, new rows of F from (C, G) by `rule`, then XtF += Xᵀ·F and FtF += FᵀF.
+
+    COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). PRODUCT: out = C, nothing else. ACCUMULATE: F as it is.
+    RESIDUAL: stats[0] += Σ (x − f·Ht)², nothing else. XtF and FtF of no rows are left out (transform; the Gram of F
+    alone, with an X of no columns). For Ht of no rows X is C itself: the step of the small factor. One kernel for all
+    of these, because every further one costs each cold start seconds.
+    """
+    k = F.shape[1]
+    sparse, given = indptr.size > 0, Ht.shape[0] == 0
+    kp = round_up(k, lanes_of(F))
+    step = max(4 * lanes_of(F), ALIGN)
+    ld = kp if given else leading(m)
+    mp = round_up(m, ALIGN)
+    height = round_up(min(height, hi - lo), step)
+    tile = aligned(0 if sparse else height * ld, F)
+    run = aligned(max(1, longest_row(indptr, lo, hi)) if sparse else 0, F)
+    Fp, Cp, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
+    Htp, Gp = aligned(m * kp, F), aligned(round_up(k, ALIGN) * kp, F)
+    c = aligned(round_up(max(m, k), ALIGN) * kp, F)
+    scratch, hess = aligned((2 * kp + 1) * 4 * lanes_of(F), F), np.zeros(k)
+    if rule == RESIDUAL:
+        Htp, Cp = aligned(round_up(k, ALIGN) * mp, F), aligned(height * ld, F)
+        pad_transposed(Ht, Htp, mp)
+    elif not given and rule != ACCUMULATE:
+        pad_rows(Ht, 0, m, Htp, kp)
+    if rule < PRODUCT:
+        pad_rows(G, 0, k, Gp, kp)
+        for t in range(k):
+            hess[t] = G[t, t] + l2
+            if rule == COORDINATE:
+                Gp[t * kp + t] += l2
+    for i0 in range(lo, hi, height):
+        rows = min(height, hi - i0)
+        padded = round_up(rows, step)
+        if not sparse:
+            load_tile(address, code, row_stride, column_stride, indptr, indices,
+                      i0, rows, padded, m, tile, ld, run)  # fmt: skip
+        if given:
+            Cp = tile
+        elif rule <= PRODUCT:
+            if sparse:
+                sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Cp, run)
+                Cp[rows * kp : padded * kp] = 0
+            else:
+                product(tile, 0, ld, 1, Htp, 0, kp, Cp, 0, kp, padded, m, kp, DEPTH, 0)
+        if rule == PRODUCT:
+            copy_rows(Cp, kp, rows, out, i0)
+            continue
+        pad_rows(F, i0, rows, Fp, kp)
+        Fp[rows * kp : padded * kp] = 0
+        if rule == RESIDUAL:
+            product(Fp, 0, kp, 1, Htp, 0, mp, Cp, 0, ld, padded, k, mp, DEPTH, 0)
+            total = 0.0
+            for i in range(rows):
+                for j in range(m):
+                    r = np.float64(tile[i * ld + j]) - np.float64(Cp[i * ld + j])
+                    total += r * r
+            stats[0] += total
+            continue
+        if rule == COORDINATE:
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats)
+        elif rule == MULTIPLICATIVE:
+            product(Fp, 0, kp, 1, Gp, 0, kp, Dp, 0, kp, padded, k, kp, DEPTH, 0)
+            multiply_rows(Fp, Cp, Dp, kp, 0, rows, k, l1, l2, 1.0, 0.0, hess, stats)
+        if rule != ACCUMULATE:
+            stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+        if XtF.shape[0]:
+            if sparse:
+                sparse_add_products(address, code, indptr, indices, i0, rows, Fp, kp, XtF, run)
+            else:
+                accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
+        if FtF.shape[0]:
+            accumulate_gram(Fp, kp, rows, c, FtF)
+
+
+# ---- powers and logarithms that vectorise ------------------------------------------------------------------------
+# Calls of pow, log and exp in a loop keep LLVM from vectorising it; these are straight-line arithmetic.
+
+LN2 = 0.6931471805599453
+MAGIC = 6755399441055744.0  # 1.5 · 2^52: adding it rounds a small double to an integer in its low bits
+
+
+@numba.njit(**EXACT)
+def logarithm(x):
+    """Natural logarithm of a positive normal double, to about 2 ulp: 2·artanh((m − 1)/(m + 1)) + e·ln 2."""
+    bits = bits_of_double(x)
+    # the exponent, counted so that the mantissa m lies in [√½, √2)
+    exponent = (bits - np.int64(0x3FE6A09E667F3BCD)) >> 52
+    m = double_of_bits(bits - (exponent << 52))
+    e = double_of_bits(exponent + np.int64(0x4338000000000000)) - MAGIC
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    series = 1 / 21.0
+    series = series * z + 1 / 19.0
+    series = series * z + 1 / 17.0
+    series = series * z + 1 / 15.0
+    series = series * z + 1 / 13.0
+    series = series * z + 1 / 11.0
+    series = series * z + 1 / 9.0
+    series = series * z + 1 / 7.0
+    series = series * z + 1 / 5.0
+    series = series * z + 1 / 3.0
+    return e * LN2 + (2.0 * s + 2.0 * s * z * series)
+
+
+@numba.njit(**EXACT)
+def exponential(y):
+    """e^y; below −708 it is zero, above 709 infinity."""
+    y = min(max(y, -745.0), 710.0)
+    shifted = y * (1.0 / LN2) + MAGIC
+    n = shifted - MAGIC
+    f = (y - n * 0.6931471803691238) - n * 1.9082149292705877e-10  # ln 2 in two parts
+    series = 1 / 6227020800.0
+    series = series * f + 1 / 479001600.0
+    series = series * f + 1 / 39916800.0
+    series = series * f + 1 / 3628800.0
+    series = series * f + 1 / 362880.0
+    series = series * f + 1 / 40320.0
+    series = series * f + 1 / 5040.0
+    series = series * f + 1 / 720.0
+    series = series * f + 1 / 120.0
+    series = series * f + 1 / 24.0
+    series = series * f + 1 / 6.0
+    series = series * f + 0.5
+    series = series * f + 1.0
+    series = series * f + 1.0
+    exponent = bits_of_double(shifted) - np.int64(0x4338000000000000)
+    # in two factors, so that neither leaves the range of exponents
+    low = exponent >> 1
+    return series * double_of_bits((low + 1023) << 52) * double_of_bits((exponent - low + 1023) << 52)
+
+
+@numba.njit(**EXACT)
+def power(x, p):
+    """x^p for x ≥ 0; 0^p is 0 for p > 0 and infinity for p < 0. Subnormal x counts as zero."""
+    value = exponential(p * logarithm(max(x, 2.2250738585072014e-308)))
+    if x < 2.2250738585072014e-308:
+        value = 0.0 if p > 0 else np.inf
+    return value
+
+
+@numba.njit(**INNER)
+def raise_to(s, first, n, p):
+    """s[first : first+n] ← s^p. Powers of halves by √ and products (no more roundings than the exact chain has)."""
+    out_of_line()
+    twice = int(2 * p)
+    if twice == 2 * p and abs(twice) <= 8:
+        whole, odd = abs(twice) // 2, abs(twice) % 2
+        if whole == 0 and odd:
+            for j in range(first, first + n):
+                s[j] = np.sqrt(s[j])
+        elif whole == 1 and odd:
+            for j in range(first, first + n):
+                s[j] = np.sqrt(s[j]) * s[j]
+        elif whole == 2 and not odd:
+            for j in range(first, first + n):
+                s[j] = s[j] * s[j]
+        elif whole == 2:
+            for j in range(first, first + n):
+                s[j] = np.sqrt(s[j]) * s[j] * s[j]
+        elif whole == 3 and not odd:
+            for j in range(first, first + n):
+                s[j] = s[j] * s[j] * s[j]
+        elif whole == 3:
+            for j in range(first, first + n):
+                s[j] = np.sqrt(s[j]) * s[j] * s[j] * s[j]
+        elif whole == 4:
+            for j in range(first, first + n):
+                s[j] = (s[j] * s[j]) * (s[j] * s[j])
+        elif whole == 0:
+            for j in range(first, first + n):
+                s[j] = 1
+        if twice < 0:
+            for j in range(first, first + n):
+                s[j] = 1 / s[j]
+        return
+    for j in range(first, first + n):
+        s[j] = power(np.float64(s[j]), p)
+
+
+# ---- β-divergence ------------------------------------------------------------------------------------------------
+
+
+@numba.njit(**INNER)
+def form_ratios(S, X, Q, first, m, beta):
+    """One row: S = WH becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (β ≠ 1), with scikit-learn's floors under WH."""
+    out_of_line()
+    last = first + m
+    if beta == 1:
+        for j in range(first, last):
+            S[j] = X[j] / max(S[j], EPSILON)
+        return
+    least = S[first]
+    for j in range(first, last):
+        s = S[j]
+        least = min(least, s)
+        floored = max(s, EPSILON)
+        S[j] = floored if beta < 2 else s
+        Q[j] = floored if beta < 1 else s
+    raise_to(S, first, m, beta - 2)
+    if beta > 2 or least >= EPSILON or beta < 1:
+        for j in range(first, last):
+            Q[j] *= S[j]
+    else:  # 1 < β < 2 has no floor under the denominator
+        for j in range(first, last):
+            Q[j] = Q[j] * S[j] if Q[j] >= EPSILON else power(np.float64(Q[j]), beta - 1)
+    for j in range(first, last):
+        S[j] *= X[j]
+
+
+@numba.njit(**INNER)
+def row_divergence(S, X, s0, x0, m, beta):
+    """D_β(x | s) of one row, in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
+    out_of_line()
+    total = 0.0
+    if beta == 2:
+        for j in range(m):
+            r = np.float64(X[x0 + j]) - np.float64(S[s0 + j])
+            total += r * r
+        return total / 2
+    if beta == 1:
+        for j in range(m):
+            x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
+            part = x * logarithm(max(x, EPSILON) / max(s, EPSILON)) - x
+            total += s + (part if x > EPSILON else 0.0)
+        return total
+    if beta == 0:
+        for j in range(m):
+            x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
+            ratio = max(x, EPSILON) / max(s, EPSILON)
+            total += (ratio - logarithm(ratio) if x > EPSILON else 0.0) - 1.0
+        return total
+    for j in range(m):
+        x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
+        floored, safe = max(s, EPSILON), max(x, EPSILON)
+        data = power(safe, beta) - beta * safe * power(floored, beta - 1)
+        total += (data if x > EPSILON else 0.0) + (beta - 1) * power(s, beta)
+    return total / (beta * (beta - 1))
+
+
+@numba.njit(**INNER)
+def sparse_ratios(x, indices, begin, length, f, Htp, kp, N):
+    """N = Σ_p x_p / (f·h_p) · h_p over the stored numbers of a row."""
+    out_of_line()
+    for t in range(kp):
+        N[t] = 0
+    for p in range(length):
+        at = indices[begin + p] * kp
+        h = Htp[at : at + kp]
+        s = f.dtype.type(0)
+        for t in range(kp):
+            s += f[t] * h[t]
+        ratio = x[p] / max(s, EPSILON)
+        for t in range(kp):
+            N[t] += ratio * h[t]
+
+
+@numba.njit(**INNER)
+def sparse_row_divergence(x, indices, begin, length, f, Htp, kp, Hsum, G, k, beta):
+    """D_β of a CSR row, β = 1 or 2: what the zeros add comes from sums of H."""
+    out_of_line()
+    total = 0.0
+    for p in range(length):
+        value = np.float64(x[p])
+        if beta == 2:
+            at, s = indices[begin + p] * kp, 0.0
+            for t in range(k):
+                s += np.float64(f[t]) * np.float64(Htp[at + t])
+            total += value * value - 2 * value * s
+        elif value > EPSILON:
+            at, s = indices[begin + p] * kp, 0.0
+            for t in range(k):
+                s += np.float64(f[t]) * np.float64(Htp[at + t])
+            total += value * logarithm(value / max(s, EPSILON)) - value
+    if beta == 2:
+        for t in range(k):
+            s = 0.0
+            for u in range(k):
+                s += G[t, u] * f[u]
+            total += f[t] * s
+        return total / 2
+    for t in range(k):
+        total += np.float64(f[t]) * Hsum[t]
+    return total
+
+
+@numba.njit(**INNER)
+def column_sums(Ht):
+    out_of_line()
+    m, k = Ht.shape
+    total = np.zeros(k)
+    for j in range(m):
+        for t in range(k):
+            total[t] += Ht[j, t]
+    return total
+
+
+@numba.njit(**INNER)
+def gram(Ht, out):
+    """out = HtᵀHt in float64."""
+    m, k = Ht.shape
+    kp = round_up(k, lanes_of(Ht))
+    height = 256
+    Fp, c = aligned(height * kp, Ht), aligned(round_up(k, ALIGN) * kp, Ht)
+    out[:] = 0
+    for i0 in range(0, m, height):
+        rows = min(height, m - i0)
+        pad_rows(Ht, i0, rows, Fp, kp)
+        accumulate_gram(Fp, kp, rows, c, out)
+
+
+@numba.njit(**ENTRY)
+def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+              F, Ht, beta, gamma, l1, l2, floor, update, measure, out, N, D, stats, losses):  # fmt: skip
+    """Rows lo … hi of X, once: the multiplicative update of F, then the sums of the update of Ht.
+
+    N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F (β = 1: D[0] += column sums of F) with the new F; empty N: left out.
+    update = 0 leaves F as it is; measure = 1 writes D_β of each row, at the incoming pair, to `losses`.
+    """
+    k = Ht.shape[1]
+    sparse = indptr.size > 0 and beta == 1
+    kp = round_up(k, lanes_of(F))
+    step = max(4 * lanes_of(F), ALIGN)
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(height, hi - lo), step)
+    run = aligned(max(1, longest_row(indptr, lo, hi)) if indptr.size else 0, F)
+    size = 0 if sparse else height * ld
+    X, S, Q = aligned(size, F), aligned(size, F), aligned(0 if beta == 1 else size, F)
+    Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
+    Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
+    c = aligned(0 if sparse else mp * kp, F)
+    Hsum, none, no_gram = column_sums(Ht), np.zeros(0), np.zeros((0, 0))
+    pad_rows(Ht, 0, m, Htp, kp)
+    if not sparse:
+        pad_transposed(Ht, Hp, mp)
+    if beta == 1:
+        for i in range(height):
+            for t in range(k):
+                Dp[i * kp + t] = Hsum[t]
+    for i0 in range(lo, hi, height):
+        rows = min(height, hi - i0)
+        padded = round_up(rows, step)
+        pad_rows(F, i0, rows, Fp, kp)
+        Fp[rows * kp : padded * kp] = 0
+        if sparse:
+            numbers = size_of(code)
+            for i in range(rows):
+                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                f = Fp[i * kp : i * kp + kp]
+                if measure:
+                    losses[i0 + i] = sparse_row_divergence(
+                        run, indices, begin, length, f, Htp, kp, Hsum, no_gram, k, beta
+                    )
+                if update:
+                    sparse_ratios(run, indices, begin, length, f, Htp, kp, Np[i * kp : i * kp + kp])
+                    multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, stats)
+                if N.shape[0]:
+                    for p in range(length):
+                        j = indices[begin + p]
+                        s = f.dtype.type(0)
+                        for t in range(kp):
+                            s += f[t] * Htp[j * kp + t]
+                        ratio = np.float64(run[p] / max(s, EPSILON))
+                        for t in range(k):
+                            N[j, t] += ratio * f[t]
+        else:
+            load_tile(address, code, row_stride, column_stride, indptr, indices,
+                      i0, rows, padded, m, X, ld, run)  # fmt: skip
+            if update or measure:
+                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+            if measure:
+                for i in range(rows):
+                    losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
+            if update:
+                for i in range(rows):
+                    form_ratios(S, X, Q, i * ld, m, beta)
+                product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+                if beta != 1:
+                    Q[rows * ld : padded * ld] = 0
+                    product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
+                multiply_rows(Fp, Np, Dp, kp, 0, rows, k, l1, l2, gamma, floor, none, stats)
+            if N.shape[0]:
+                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+                for i in range(rows):
+                    form_ratios(S, X, Q, i * ld, m, beta)
+                accumulate_products(S, ld, m, Fp, kp, rows, c, N)
+                if beta != 1:
+                    accumulate_products(Q, ld, m, Fp, kp, rows, c, D)
+        if N.shape[0] and beta == 1:
+            for i in range(rows):
+                for t in range(k):
+                    D[0, t] += Fp[i * kp + t]
+        if update:
+            stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+
+
+@numba.njit(**ENTRY)
+def divergence_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+                    F, Ht, beta, losses):  # fmt: skip
+    """D_β(x_i | f_i·H) of rows lo … hi, into losses; CSR with β = 1 or 2 visits the stored numbers only."""
+    k = Ht.shape[1]
+    sparse = indptr.size > 0 and (beta == 1 or beta == 2)
+    kp = round_up(k, lanes_of(F))
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(height, hi - lo), ALIGN)
+    run = aligned(max(1, longest_row(indptr, lo, hi)) if indptr.size else 0, F)
+    size = 0 if sparse else height * ld
+    X, S = aligned(size, F), aligned(size, F)
+    Htp, Hp = aligned(m * kp if sparse else 0, F), aligned(0 if sparse else k * mp, F)
+    Fp = aligned(height * kp, F)
+    Hsum, G = column_sums(Ht), np.zeros((k, k))
+    if sparse:
+        pad_rows(Ht, 0, m, Htp, kp)
+        gram(Ht, G)
+    else:
+        pad_transposed(Ht, Hp, mp)
+    for i0 in range(lo, hi, height):
+        rows = min(height, hi - i0)
+        padded = round_up(rows, ALIGN)
+        pad_rows(F, i0, rows, Fp, kp)
+        Fp[rows * kp : padded * kp] = 0
+        if sparse:
+            numbers = size_of(code)
+            for i in range(rows):
+                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                f = Fp[i * kp : i * kp + kp]
+                losses[i0 + i] = sparse_row_divergence(
+                    run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta
+                )
+        else:
+            load_tile(address, code, row_stride, column_stride, indptr, indices,
+                      i0, rows, padded, m, X, ld, run)  # fmt: skip
+            product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+            for i in range(rows):
+                losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
+
+
+@numba.njit(**ENTRY)
+def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+              Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, stats):  # fmt: skip
+    """Multiplicative updates of each row of F alone, H fixed, until the row has settled (transform).
+
+    A row starts at √(mean of the row / k). by_step = 0: every 10 iterations the row's e = √(2 D_β) is compared, and the
+    row is done when e fell by less than tol × its first value; by_step = 1: done when ‖Δf‖ ≤ tol·‖f‖.
+    """
+    k = Ht.shape[1]
+    sparse = indptr.size > 0 and (beta == 1 or beta == 2)
+    kp = round_up(k, lanes_of(Ht))
+    step = max(4 * lanes_of(Ht), ALIGN)
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(height, hi - lo), step)
+    longest = longest_row(indptr, lo, hi) if indptr.size else 0
+    run = aligned(max(1, longest), Ht)
+    size = 0 if sparse else height * ld
+    X, S, Q = aligned(size, Ht), aligned(size, Ht), aligned(0 if beta == 1 else size, Ht)
+    Htp, Hp = aligned(m * kp, Ht), aligned(0 if sparse else round_up(k, ALIGN) * mp, Ht)
+    Fp, Np, Dp = aligned(height * kp, Ht), aligned(height * kp, Ht), aligned(height * kp, Ht)
+    old, Gp = aligned(height * kp, Ht), aligned(round_up(k, ALIGN) * kp, Ht)
+    Hsum, G, none = column_sums(Ht), np.zeros((k, k)), np.zeros(0)
+    ignored = np.zeros(STATS + 2 * k)
+    start, before, squares = np.zeros(height), np.zeros(height), np.zeros(height)
+    active = np.empty(height, np.bool_)
+    pad_rows(Ht, 0, m, Htp, kp)
+    if not sparse:
+        pad_transposed(Ht, Hp, mp)
+    if beta == 2:
+        gram(Ht, G)
+        pad_rows(G, 0, k, Gp, kp)
+    for i0 in range(lo, hi, height):
+        rows = min(height, hi - i0)
+        padded = round_up(rows, step)
+        if not sparse:
+            load_tile(address, code, row_stride, column_stride, indptr, indices,
+                      i0, rows, padded, m, X, ld, run)  # fmt: skip
+        for i in range(rows):
+            total, squared = 0.0, 0.0
+            if sparse:
+                numbers = size_of(code)
+                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                for p in range(length):
+                    total += run[p]
+            else:
+                for j in range(m):
+                    total += X[i * ld + j]
+                    squared += np.float64(X[i * ld + j]) * np.float64(X[i * ld + j])
+            squares[i] = squared
+            active[i] = True
+            for t in range(k):
+                Fp[i * kp + t] = np.sqrt(total / m / k)
+            for t in range(k, kp):
+                Fp[i * kp + t] = 0
+        Fp[rows * kp : padded * kp] = 0
+        if beta == 2 and sparse:
+            sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Np, run)
+        elif beta == 2:
+            product(X, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+        iteration, going = 0, rows
+        while going and iteration <= max_iter:
+            check = by_step == 0 and iteration % 10 == 0 and (tol > 0 or iteration == 0)
+            if not sparse and (beta != 2):
+                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+            if check:  # of the rows after `iteration` updates
+                for i in range(rows):
+                    if not active[i]:
+                        continue
+                    if sparse:
+                        numbers = size_of(code)
+                        begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                        widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                        f = Fp[i * kp : i * kp + kp]
+                        loss = sparse_row_divergence(
+                            run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta
+                        )
+                    elif beta == 2:
+                        loss = squares[i]
+                        for t in range(k):
+                            s = 0.0
+                            for u in range(k):
+                                s += G[t, u] * Fp[i * kp + u]
+                            loss += Fp[i * kp + t] * (s - 2.0 * Np[i * kp + t])
+                        loss /= 2
+                    else:
+                        loss = row_divergence(S, X, i * ld, i * ld, m, beta)
+                    error = np.sqrt(max(2 * loss, 0.0))
+                    if iteration == 0:
+                        start[i] = error
+                        active[i] = error > 0
+                    elif (before[i] - error) / start[i] < tol:
+                        active[i] = False
+                    before[i] = error
+                    going -= not active[i]
+            if going == 0 or iteration == max_iter:
+                break
+            iteration += 1
+            for i in range(rows * kp):
+                old[i] = Fp[i]
+            if beta == 2:
+                product(Fp, 0, kp, 1, Gp, 0, kp, Dp, 0, kp, padded, k, kp, DEPTH, 0)
+            elif sparse:
+                numbers = size_of(code)
+                for i in range(rows):
+                    if active[i]:
+                        begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                        widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                        f = Fp[i * kp : i * kp + kp]
+                        n = Np[i * kp : i * kp + kp]
+                        sparse_ratios(run, indices, begin, length, f, Htp, kp, n)
+            else:
+                for i in range(rows):
+                    form_ratios(S, X, Q, i * ld, m, beta)
+                product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+                if beta != 1:
+                    Q[rows * ld : padded * ld] = 0
+                    product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
+            if beta == 1:
+                for i in range(rows):
+                    for t in range(k):
+                        Dp[i * kp + t] = Hsum[t]
+            for i in range(rows):
+                if active[i]:
+                    multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, ignored)
+                else:
+                    for t in range(k):
+                        Fp[i * kp + t] = old[i * kp + t]
+            if by_step and tol > 0:
+                for i in range(rows):
+                    if active[i]:
+                        change, length = 0.0, 0.0
+                        for t in range(k):
+                            f = np.float64(Fp[i * kp + t])
+                            change += (f - old[i * kp + t]) * (f - old[i * kp + t])
+                            length += f * f
+                        if np.sqrt(change) <= tol * np.sqrt(length):
+                            active[i] = False
+                            going -= 1
+        copy_rows(Fp, kp, rows, out, i0)
+        stats[SWEEPS] = max(stats[SWEEPS], iteration)
+        stats[UNSETTLED] += going

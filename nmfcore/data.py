@@ -1,0 +1,413 @@
+"""Row blocks of X: where they live, how they are cut, and who visits them.
+
+``reduce`` hands every block of rows to a *visit*, a pure function (block, its rows of the state, orders) → (next rows,
+sums), and adds the sums up. It is all a solver ever sees of X. How X is cut is a function of its shape, of the number
+of components and of the types only, and sums are added in a fixed order: results have the same bits for any number of
+threads. Threads belong here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .backends import backend_for
+
+Array = NDArray[Any]
+LANES = 64  # at most so many accumulators
+LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
+BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
+
+
+# ---- threads -----------------------------------------------------------------------------------------------------
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):  # a child has no threads; its first visit makes its own pool
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    """One pool for the process, shared by concurrent fits. Its tasks never wait for one another."""
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="nmfcore")
+    return _pool
+
+
+def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
+    """task(0) … task(count − 1), by the calling thread and up to threads − 1 of the pool's.
+
+    After an exception, KeyboardInterrupt in the calling thread included, no further task begins, those under way are
+    awaited, and the first exception is raised.
+    """
+    if threads <= 1 or count <= 1:
+        for i in range(count):
+            task(i)
+        return
+    numbers = itertools.count()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for i in numbers:
+                if i >= count or failures:
+                    return
+                task(i)
+        except BaseException as failure:
+            failures.append(failure)
+
+    helpers: list[Future[None]] = [_shared_pool().submit(work) for _ in range(min(threads, count) - 1)]
+    work()
+    # A helper that has not begun (the pool serves other fits too) has nothing left to do.
+    started = [helper for helper in helpers if not helper.cancel()]
+    while started:
+        try:
+            wait(started)
+            break
+        except BaseException as failure:  # Ctrl-C while waiting: nobody may write to our buffers once we leave
+            failures.append(failure)
+    if failures:
+        raise failures[0]
+
+
+@functools.cache
+def _blas() -> Any:
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+def effective_threads(n_jobs: int | None) -> int:
+    """Threads that a fit may use.
+
+    None: the least of joblib's count of processors (which knows affinity and containers), the limits in force on BLAS
+    (threadpoolctl), on OMP and Numba (environment), and an active ``joblib.parallel_config``. −1: all processors.
+    """
+    import joblib
+
+    processors = joblib.cpu_count()
+    if n_jobs is not None:
+        if n_jobs == 0:
+            msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."
+            raise ValueError(msg)
+        return n_jobs if n_jobs > 0 else max(1, processors + 1 + n_jobs)
+    limits = [processors]
+    limits += [library.num_threads for library in _blas().lib_controllers]
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0]
+        if value.isdigit() and int(value) > 0:
+            limits.append(int(value))
+    config = getattr(getattr(joblib.parallel, "_backend", None), "config", None)
+    if config:  # inside a joblib.parallel_config, or inside a worker thread of joblib's
+        backend, jobs = joblib.parallel.get_active_backend()
+        limits.append(backend.effective_n_jobs(jobs))
+    return max(1, min(limits))
+
+
+# ---- state -------------------------------------------------------------------------------------------------------
+
+
+class RowState:
+    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes."""
+
+    def __init__(self, **arrays: Array):
+        self.arrays = arrays
+        self._twin: RowState | None = None
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    @property
+    def twin(self) -> RowState:
+        if self._twin is None:
+            self._twin = RowState(**{name: np.empty_like(a) for name, a in self.arrays.items()})
+            self._twin._twin = self
+        return self._twin
+
+    def rows(self, lo: int, hi: int) -> RowState:
+        return RowState(**{name: a[lo:hi] for name, a in self.arrays.items()})
+
+
+class Opening(NamedTuple):
+    """What one pass over X tells before anything is changed."""
+
+    minimum: float
+    finite: bool
+    total: float  # Σx
+    squares: float  # Σx²
+    mean: float
+
+
+class _Plan(NamedTuple):
+    lanes: list[list[tuple[int, int, Any]]]  # per lane its blocks, in order: first row, last row, block
+    gathers: bool  # sums over rows come from the transposed matrix
+
+
+class _Scratch:
+    """Accumulators of one shape per lane, kept between passes (a fresh 64 MB would be paid page by page)."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.lanes: list[dict[str, Array]] = []
+
+    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
+        if shapes != self.shapes or len(self.lanes) != count:
+            self.shapes = shapes
+            self.lanes = [{n: np.zeros(s) for n, s in shapes.items()} for _ in range(count)]
+        else:
+            for lane in self.lanes:
+                for total in lane.values():
+                    total.fill(0.0)
+        return self.lanes
+
+
+def _add_pairwise(lanes: list[dict[str, Array]]) -> dict[str, Array]:
+    """The sum over lanes, in a tree that depends on their number only; into the first lane's arrays."""
+    step = 1
+    while step < len(lanes):
+        for i in range(0, len(lanes) - step, 2 * step):
+            for name, total in lanes[i].items():
+                total += lanes[i + step][name]
+        step *= 2
+    return lanes[0]
+
+
+Visit = Callable[..., None]
+
+
+class Rows:
+    """X in host memory or a memory map, dense or CSR, as blocks of rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, m), any real numeric dtype and strides, or CSR matrix or array
+        Read where it lies; numbers are widened to the compute type per tile, in cache, never as a whole.
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+    n_jobs : int or None
+        Threads, see `effective_threads`.
+    """
+
+    def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None):
+        self.X = X
+        self.dtype = np.dtype(dtype)
+        self.n_jobs = n_jobs
+        self.shape: tuple[int, int] = X.shape
+        self.sparse = sparse.issparse(X)
+        self.backend = backend_for(X)
+        self._plans: dict[int, _Plan] = {}
+        self._scratch = _Scratch()
+        self._opening: Opening | None = None
+        self._transposed: Rows | None = None
+
+    @functools.cached_property
+    def threads(self) -> int:
+        return effective_threads(self.n_jobs)
+
+    @property
+    def T(self) -> Rows:
+        """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""
+        if self._transposed is None:
+            Xt = self.X.T.tocsr() if self.sparse else self.X.T
+            self._transposed = Rows(Xt, self.dtype, self.n_jobs)
+            self._transposed._transposed = self
+        return self._transposed
+
+    def plan(self, width: int) -> _Plan:
+        """How X is cut for factors of `width` columns: a function of shape, width, types and stored numbers only."""
+        if width not in self._plans:
+            n, m = self.shape
+            stored = self.X.nnz if self.sparse else n * m
+            gathers = self.sparse and m * width > stored
+            height = self.backend.tile_height(m, width, self.dtype)
+            tiles = max(1, -(-n // height))
+            # A CSR number costs its gathered row of Ht: some four times a dense one.
+            work = (16.0 if self.sparse else 4.0) * stored * width + 4.0 * n * width**2
+            lanes = min(LANES, tiles, int(work / LANE_WORK) + 1)
+            if not gathers:
+                held = stored * self.X.dtype.itemsize
+                lanes = min(lanes, max(1, int(max(64e6, held / 4) / (8 * m * width))))
+            bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
+            step = max(1, int(tiles * BLOCK_WORK / max(work, 1.0))) * height
+            cuts = [
+                [
+                    (a, min(a + step, hi), self.backend.cut(self.X, (a, min(a + step, hi)), height))
+                    for a in range(lo, hi, step)
+                ]
+                for lo, hi in itertools.pairwise(bounds)
+            ]
+            self._plans[width] = _Plan(cuts, gathers)
+        return self._plans[width]
+
+    def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+        """visit(lane, first row, last row, block) for every block, lanes side by side, a lane's blocks in order."""
+        lanes = self.plan(width).lanes
+
+        def task(number: int) -> None:
+            for lo, hi, block in lanes[number]:
+                visit(number, lo, hi, block)
+
+        run_all(task, len(lanes), self.threads if len(lanes) > 1 else 1)
+
+    def map_rows(self, visit: Callable[..., None], rows: int, work: float, stats: int) -> Array:
+        """visit(lo, hi, stats) over tiles of a small factor's rows, in the same pool → the sum of their stats.
+
+        The small factor is cut by its own size only, so its bits do not depend on the number of threads.
+        """
+        parts = min(LANES, max(1, int(work / LANE_WORK * 8)), max(1, rows // 256))
+        if parts == 1:
+            total = np.zeros(stats)
+            visit(0, rows, total)
+            return total
+        bounds = [rows * i // parts for i in range(parts + 1)]
+        all_stats = np.zeros((parts, stats))
+        run_all(lambda i: visit(bounds[i], bounds[i + 1], all_stats[i]), parts, self.threads)
+        total = np.zeros(stats)
+        for part in all_stats:
+            total += part
+        return total
+
+    def reduce(
+        self,
+        visit: Visit,
+        state: RowState,
+        orders: Any,
+        sums: dict[str, tuple[int, ...]],
+        gather: Visit | None = None,
+    ) -> tuple[RowState, dict[str, Array]]:
+        """One pass: visit(backend, block, rows, orders, after, sums) for every block.
+
+        Parameters
+        ----------
+        visit : callable
+            Pure: reads the block and its rows of the state, writes its rows of the twin, adds to sums.
+        state : RowState
+            The accepted rows. Never written.
+        orders : object
+            k-sized instructions, `orders.width` the number of columns of the factors.
+        sums : dict of str to shape
+            Named float64 sums; those whose first dimension is m may be huge for sparse X.
+        gather : callable or None
+            gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
+            transposed matrix. Used where an accumulator per lane would outweigh a sparse X.
+
+        Returns
+        -------
+        after : RowState
+            The state's twin. The caller commits it, or goes on with the old state.
+        sums : dict of str to ndarray of float64
+            Valid until the next pass.
+        """
+        plan, after = self.plan(orders.width), state.twin
+        gathers = plan.gathers and gather is not None
+        large = {n: (0, *s[1:]) for n, s in sums.items() if gathers and len(s) == 2 and s[0] == self.shape[1]}
+        lanes = self._scratch.cleared(sums | large, len(plan.lanes))
+        if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1:
+            visit(self.backend, plan.lanes[0][0][2], state, orders, after, lanes[0])
+        else:
+
+            def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
+                visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
+
+            self.visit_all(on_block, orders.width)
+        total = _add_pairwise(lanes)
+        if gathers:
+            total = total | {name: np.zeros(sums[name]) for name in large}
+
+            def on_columns(lane: int, lo: int, hi: int, block: Any) -> None:
+                gather(self.backend, block, after, orders, lo, hi, total)
+
+            self.T.visit_all(on_columns, orders.width)
+        return after, total
+
+    def opening(self) -> Opening:
+        """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
+        if self._opening is None:
+            n, m = self.shape
+            width = 8  # of no factor: the cut of a pass that only looks
+            parts = np.zeros((len(self.plan(width).lanes), 4))
+            parts[:, 0] = np.inf
+
+            def look(lane: int, lo: int, hi: int, block: Any) -> None:
+                seen = self.backend.opening(block, self.dtype)
+                parts[lane, 0] = min(parts[lane, 0], seen[0])
+                parts[lane, 1:] += seen[1:]
+
+            self.visit_all(look, width)
+            least, bad, total, squares = parts[:, 0].min(), *parts[:, 1:].sum(axis=0)
+            if self.sparse and self.X.nnz < n * m:
+                least = min(least, 0.0)
+            self._opening = Opening(
+                float(least), not bad, float(total), float(squares), float(total) / (n * m)
+            )
+        return self._opening
+
+    def products(self, Ht: Array) -> Array:
+        """X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
+        out = np.empty((self.shape[0], Ht.shape[1]), self.dtype)
+        self.visit_all(
+            lambda lane, lo, hi, block: self.backend.products(block, Ht, out[lo:hi]), Ht.shape[1]
+        )
+        return out
+
+    def transposed_products(self, F: Array) -> Array:
+        """Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
+        m, k = self.shape[1], F.shape[1]
+        plan = self.plan(k)
+        if plan.gathers:
+            return self.T.products(F).astype(np.float64)
+        lanes = [{"XtF": np.zeros((m, k))} for _ in plan.lanes]
+
+        def add(lane: int, lo: int, hi: int, block: Any) -> None:
+            self.backend.add_products(block, F[lo:hi], lanes[lane]["XtF"])
+
+        self.visit_all(add, k)
+        return _add_pairwise(lanes)["XtF"]
+
+
+def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:
+    """X as row blocks.
+
+    Parameters
+    ----------
+    X : ndarray, memmap, CSR or CSC matrix or array, of shape (n, m), any real numeric dtype
+        Validated; never copied, but for CSC (converted to CSR once) and byte orders or types that no processor reads.
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+    n_jobs : int or None
+        Threads.
+
+    Returns
+    -------
+    rows : Rows
+    """
+    backend = backend_for(X)
+    if sparse.issparse(X):
+        if X.format != "csr":
+            X = X.tocsr()
+        if not backend.stored_as_is(X.data.dtype):
+            X = X.astype(dtype)
+        if X.indptr.dtype != X.indices.dtype:
+            X = X.copy()
+            X.indptr = X.indptr.astype(np.int64)
+            X.indices = X.indices.astype(np.int64)
+    else:
+        X = np.asarray(X)
+        if not backend.stored_as_is(X.dtype):
+            X = X.astype(dtype)
+    return Rows(X, dtype, n_jobs)

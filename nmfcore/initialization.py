@@ -1,0 +1,171 @@
+"""Where a fit begins: random factors, or NNDSVD with its three ways to fill zeros.
+
+C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative matrix factorization", Pattern
+Recognition 41(4), 2008. The SVD is the randomised one of N. Halko, P.-G. Martinsson, J. Tropp, SIAM Review 53(2), 2011,
+with scikit-learn's constants and random numbers, over passes of row blocks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from sklearn.utils import check_random_state
+
+if TYPE_CHECKING:
+    from .data import Rows
+
+Array = NDArray[Any]
+
+OVERSAMPLES = 10
+CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
+
+
+def initialize(
+    data: Rows, n_components: int, init: str | None = None, random_state: Any = None
+) -> tuple[Array, Array]:
+    """Nonnegative factors to begin with.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    n_components : int
+        k.
+    init : {'random', 'nndsvd', 'nndsvda', 'nndsvdar'} or None
+        None is 'nndsvda' where k ≤ min(n, m), else 'random'. Zeros of the NNDSVD stay (nndsvd), become the mean of X
+        (nndsvda), or small random numbers below 1/100 of it (nndsvdar).
+    random_state : int, RandomState or None
+        Draws the random factors, the start of the randomised SVD, and the fill of nndsvdar. NNDSVD depends on it,
+        unlike what its name suggests.
+
+    Returns
+    -------
+    W : ndarray of shape (n, k)
+    Ht : ndarray of shape (m, k)
+        Hᵀ; both C-contiguous, in the compute type.
+
+    Raises
+    ------
+    ValueError
+        If an NNDSVD is asked for with k > min(n, m).
+    """
+    n, m = data.shape
+    if init is None:
+        init = "nndsvda" if n_components <= min(n, m) else "random"
+    if init != "random" and n_components > min(n, m):
+        msg = f"init = '{init}' can only be used when n_components <= min(n_samples, n_features)"
+        raise ValueError(msg)
+    mean = data.opening().mean
+    if init == "random":
+        return _random(data, n_components, mean, random_state)
+    U, S, Vt = randomized_svd(data, n_components, random_state)
+    W, H = nndsvd(U, S, Vt)
+    if init == "nndsvda":
+        W[W == 0] = mean
+        H[H == 0] = mean
+    elif init == "nndsvdar":
+        rng = check_random_state(random_state)
+        for F in (W, H):
+            zeros = F == 0
+            F[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
+    return np.ascontiguousarray(W), np.ascontiguousarray(H.T)
+
+
+def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, Array]:
+    n, m = data.shape
+    rng = check_random_state(random_state)
+    scale = np.sqrt(mean / k)
+    H = scale * rng.standard_normal(size=(k, m)).astype(data.dtype, copy=False)  # H is drawn before W
+    W = scale * rng.standard_normal(size=(n, k)).astype(data.dtype, copy=False)
+    H, W = H.astype(data.dtype, copy=False), W.astype(data.dtype, copy=False)
+    return np.abs(W, out=W), np.ascontiguousarray(np.abs(H, out=H).T)
+
+
+def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
+    """The nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
+
+    Parameters
+    ----------
+    U : ndarray of shape (n, k)
+    S : ndarray of shape (k,)
+    Vt : ndarray of shape (k, m)
+
+    Returns
+    -------
+    W : ndarray of shape (n, k)
+    H : ndarray of shape (k, m)
+        Entries below 1e-6 are zero.
+    """
+    W, H = np.zeros_like(U), np.zeros_like(Vt)
+    # The leading triplet of a nonnegative matrix has one sign.
+    W[:, 0] = np.sqrt(S[0]) * np.abs(U[:, 0])
+    H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
+    for j in range(1, S.size):
+        u, v = U[:, j], Vt[j]
+        parts = []
+        for sign in (1, -1):
+            up, vp = np.maximum(sign * u, 0), np.maximum(sign * v, 0)
+            nu, nv = np.sqrt(np.dot(up, up)), np.sqrt(np.dot(vp, vp))
+            parts.append((nu * nv, up, nu, vp, nv))
+        weight, up, nu, vp, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
+        if weight == 0:  # a singular value of zero with one-signed vectors: nothing to begin with
+            continue
+        factor = np.sqrt(S[j] * weight)
+        W[:, j] = factor * (up / nu)
+        H[j] = factor * (vp / nv)
+    W[W < CUT_OFF] = 0
+    H[H < CUT_OFF] = 0
+    return W, H
+
+
+def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
+    """The leading k singular triplets of X by subspace iteration from a Gaussian start.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    k : int
+    random_state : int, RandomState or None
+
+    Returns
+    -------
+    U : ndarray of shape (n, k)
+    S : ndarray of shape (k,)
+    Vt : ndarray of shape (k, m)
+        In the compute type. Every power iteration is two passes over X, 7 of them for k < min(n, m) / 10, else 4.
+    """
+    rng = check_random_state(random_state)
+    n, m = data.shape
+    powers = 7 if k < 0.1 * min(n, m) else 4
+    flip = n < m  # the shorter side carries the subspace
+    times = _transposed_product(data) if flip else data.products
+    back = data.products if flip else _transposed_product(data)
+    width = k + OVERSAMPLES
+    Q = rng.normal(size=(n if flip else m, width)).astype(data.dtype, copy=False)
+
+    def lower(A: Array) -> Array:  # an LU factor spans the same space as QR's at half the price
+        return np.ascontiguousarray(linalg.lu(A, permute_l=True, check_finite=False)[0], data.dtype)
+
+    for _ in range(powers):
+        Q = lower(times(Q))
+        Q = lower(back(Q))
+    Q, _ = linalg.qr(times(Q), mode="economic", check_finite=False)
+    B = back(np.ascontiguousarray(Q)).T
+    small, S, Vt = linalg.svd(B, full_matrices=False, check_finite=False, lapack_driver="gesdd")
+    U = Q @ small
+    U, S, Vt = U[:, :k], S[:k], Vt[:k]
+    if flip:
+        U, Vt = Vt.T, U.T
+    return (
+        np.ascontiguousarray(U, data.dtype),
+        S.astype(data.dtype, copy=False),
+        np.ascontiguousarray(Vt, data.dtype),
+    )
+
+
+def _transposed_product(data: Rows) -> Any:
+    return lambda F: data.transposed_products(F).astype(data.dtype, copy=False)

@@ -1,0 +1,414 @@
+"""Models on disk: one ``.npz`` file, no pickle, never half-written.
+
+A model file is a plain numpy archive that any version of numpy opens::
+
+    meta             0-d unicode array: a JSON object with everything that is not an array
+    W                n_samples × k
+    components       k × n_features
+    labels           n_samples, integers or unicode (absent when there are none)
+    history_<name>   one float64 array per recorded quantity
+
+A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
+leaves either the old file or the new one. This module knows arrays and plain values only;
+estimators are rebuilt a layer above (``nmfcore.images.estimator_from``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["Model", "ModelFileError", "load", "replacing", "save"]
+
+FORMAT = "nmfcore-model"
+VERSION = 1
+_PREFIX = "history_"
+
+
+class ModelFileError(ValueError):
+    """A file that is not an nmfcore model, is damaged, or is newer than this nmfcore.
+
+    Examples
+    --------
+    >>> from nmfcore.persistence import ModelFileError
+    >>> issubclass(ModelFileError, ValueError)
+    True
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A fitted factorisation X ≈ W · components as plain data.
+
+    Attributes
+    ----------
+    W : ndarray of shape (n_samples, k), float32 or float64
+        One row of weights per sample.
+    components : ndarray of shape (k, n_features), float32 or float64
+        The learned parts.
+    parameters : dict of str to plain values
+        The estimator's constructor parameters. What has a meaning only inside the fitting process
+        (a callback, a ``RandomState`` object) is stored as None.
+    estimator : str
+        Class name of the estimator.
+    history : dict of str to ndarray of shape (n_recorded,), float64
+        Loss, violation and seconds per iteration.
+    shape : tuple of (int, int) or None
+        Height and width of the picture a row of X stands for.
+    names : tuple of str or None
+        One name per sample.
+    labels : ndarray of shape (n_samples,) or None
+        One label per sample, integers or strings.
+    source : str
+        Where X was read from.
+    n_iter : int
+        Iterations run.
+    reconstruction_err : float
+        √(2·D(X | W · components)), scikit-learn's ``reconstruction_err_``.
+    relative_error : float
+        ‖X − W · components‖_F / ‖X‖_F; NaN when another divergence was minimised.
+    kkt_residual : float
+        Distance from optimality, 0 at a stationary point.
+    converged : bool
+        Whether the stop rule was met.
+    stop_reason : str
+        Why the fit stopped, in words.
+    versions : dict of str to str
+        Versions of nmfcore, numpy and Python that wrote the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.persistence import Model
+    >>> model = Model(W=np.ones((3, 1)), components=np.ones((1, 4)))
+    >>> model.reconstruct([0]).shape
+    (1, 4)
+    """
+
+    W: np.ndarray
+    components: np.ndarray
+    parameters: dict[str, Any] = field(default_factory=dict)
+    estimator: str = "NMF"
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    shape: tuple[int, int] | None = None
+    names: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
+    source: str = ""
+    n_iter: int = 0
+    reconstruction_err: float = float("nan")
+    relative_error: float = float("nan")
+    kkt_residual: float = float("nan")
+    converged: bool = False
+    stop_reason: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def reconstruct(self, rows: Any = slice(None)) -> np.ndarray:
+        """Return W[rows] · components.
+
+        Parameters
+        ----------
+        rows : slice or array-like of int, shape (n_rows,)
+            Samples to reconstruct; all of them by default.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features), float32 or float64
+        """
+        return self.W[rows] @ self.components
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model to one ``.npz`` file, without pickle, whole or not at all.
+
+    Parameters
+    ----------
+    model : Model
+        What to write.
+    path : path-like
+        The file; its folder must exist. An existing file is replaced once the new one is complete.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder does not exist.
+    OSError
+        When writing fails, for instance on a full disk; an existing file is then left as it was.
+    ValueError
+        When W and components, or names or labels and W, do not fit together.
+    TypeError
+        When a parameter cannot be stored as plain data.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> from nmfcore.persistence import Model, load, save
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name) / "model.npz"
+    >>> save(Model(W=np.ones((3, 1)), components=np.ones((1, 4)), names=("a", "b", "c")), path)
+    >>> load(path).names
+    ('a', 'b', 'c')
+    >>> folder.cleanup()
+    """
+    _check_sizes(model)
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "estimator": model.estimator,
+        "parameters": {name: _plain(name, value) for name, value in model.parameters.items()},
+        "shape": None if model.shape is None else [int(side) for side in model.shape],
+        "names": None if model.names is None else list(model.names),
+        "source": model.source,
+        "n_iter": int(model.n_iter),
+        "reconstruction_err": float(model.reconstruction_err),
+        "relative_error": float(model.relative_error),
+        "kkt_residual": float(model.kkt_residual),
+        "converged": bool(model.converged),
+        "stop_reason": model.stop_reason,
+        "versions": {**versions(), **model.versions},
+    }
+    arrays: dict[str, np.ndarray] = {
+        "meta": np.array(
+            json.dumps(meta)
+        ),  # ASCII only, so file names that are no valid Unicode survive
+        "W": np.asarray(model.W),
+        "components": np.asarray(model.components),
+    }
+    if model.labels is not None:
+        labels = np.asarray(model.labels)
+        arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
+    for name, values in model.history.items():
+        arrays[_PREFIX + name] = np.asarray(values, dtype=np.float64)
+    with replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model written by `save`; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path-like
+        The model file, or the folder ``nmfcore fit`` wrote it to.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ModelFileError
+        When the file is not an nmfcore model, is damaged, or was written by a newer format.
+
+    Examples
+    --------
+    >>> from nmfcore.persistence import load
+    >>> load("no-such-model.npz")
+    Traceback (most recent call last):
+    FileNotFoundError: there is no model file 'no-such-model.npz'
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "model.npz"
+    if not file.exists():
+        raise FileNotFoundError(f"there is no model file '{file}'")
+    if not zipfile.is_zipfile(file):
+        raise ModelFileError(
+            f"'{file}' is not an nmfcore model, or it is damaged: it is no .npz archive"
+        )
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            meta = _read_meta(archive, file)
+            history = {
+                name[len(_PREFIX) :]: archive[name]
+                for name in archive.files
+                if name.startswith(_PREFIX)
+            }
+            model = Model(
+                W=archive["W"],
+                components=archive["components"],
+                parameters=dict(meta["parameters"]),
+                estimator=str(meta["estimator"]),
+                history=history,
+                shape=None
+                if meta["shape"] is None
+                else (int(meta["shape"][0]), int(meta["shape"][1])),
+                names=None if meta["names"] is None else tuple(meta["names"]),
+                labels=archive["labels"] if "labels" in archive.files else None,
+                source=str(meta["source"]),
+                n_iter=int(meta["n_iter"]),
+                reconstruction_err=float(meta["reconstruction_err"]),
+                relative_error=float(meta["relative_error"]),
+                kkt_residual=float(meta["kkt_residual"]),
+                converged=bool(meta["converged"]),
+                stop_reason=str(meta["stop_reason"]),
+                versions=dict(meta["versions"]),
+            )
+            _check_sizes(model)
+            return model
+    except ModelFileError:
+        raise
+    except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"'{file}' is damaged and cannot be read as an nmfcore model ({error})"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of nmfcore, numpy and Python at work.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> from nmfcore.persistence import versions
+    >>> sorted(versions())
+    ['nmfcore', 'numpy', 'python']
+    """
+    try:
+        own = metadata.version("nmfcore")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        own = "unknown"
+    return {"nmfcore": own, "numpy": np.__version__, "python": platform.python_version()}
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes `path`'s place only when it is complete and on the disk.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to write or replace; a symbolic link is followed.
+
+    Yields
+    ------
+    file : binary file
+        A new file in the same folder. When the block ends it is synced and renamed to `path`;
+        when it raises, it is removed and `path` stays as it was.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder of `path` does not exist.
+    OSError
+        When writing fails.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from nmfcore.persistence import replacing
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name) / "x.bin"
+    >>> with replacing(path) as file:
+    ...     _ = file.write(b"whole")
+    >>> path.read_bytes()
+    b'whole'
+    >>> folder.cleanup()
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write '{path}': there is no folder '{target.parent}'; create it first"
+        )
+    beside = target.with_name(f".nmfcore-{secrets.token_hex(8)}.part")
+    try:
+        with open(beside, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut, where the system can (not on Windows).
+
+    Parameters
+    ----------
+    folder : Path
+        The folder whose entries changed.
+    """
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems refuse to sync a folder; the rename itself is done
+        pass
+    finally:
+        os.close(handle)
+
+
+def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:
+    if "meta" not in archive:
+        raise ModelFileError(
+            f"'{file}' is not an nmfcore model: it is a numpy archive of something else"
+        )
+    try:
+        meta = json.loads(str(archive["meta"][()]))
+    except (json.JSONDecodeError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise ModelFileError(
+            f"'{file}' is not an nmfcore model: it is a numpy archive of something else"
+        )
+    if int(meta["version"]) > VERSION:
+        raise ModelFileError(
+            f"'{file}' was written in model format {meta['version']}, this nmfcore reads up to "
+            f"{VERSION}: "
+            "upgrade with pip install --upgrade nmfcore"
+        )
+    return meta
+
+
+def _check_sizes(model: Model) -> None:
+    W, components = np.asarray(model.W), np.asarray(model.components)
+    if W.ndim != 2 or components.ndim != 2 or W.shape[1] != components.shape[0]:
+        raise ValueError(
+            f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m"
+        )
+    if model.shape is not None and model.shape[0] * model.shape[1] != components.shape[1]:
+        raise ValueError(
+            f"the picture shape {model.shape} does not fit components with "
+            f"{components.shape[1]} features"
+        )
+    for what, values in (("names", model.names), ("labels", model.labels)):
+        if values is not None and len(values) != W.shape[0]:
+            raise ValueError(
+                f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}"
+            )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a constructor parameter as JSON can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    if callable(value) or isinstance(value, np.random.RandomState | np.random.Generator):
+        return None
+    raise TypeError(
+        f"parameter {name!r} cannot be stored in a model file: a {type(value).__name__}, "
+        "expected a number, "
+        "a string, None, or a numpy dtype"
+    )

@@ -1,0 +1,300 @@
+"""The outer loop: the only one there is.
+
+It knows neither devices, nor threads, nor files, nor how factors change: it asks the solver what to do with the rows,
+has the data do it, hands the sums back to the solver, and decides whether that was enough.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import RowState
+from .objective import divergence, penalty
+
+if TYPE_CHECKING:
+    from .data import Rows
+    from .solvers._common import Report
+
+Array = NDArray[Any]
+
+
+class Solution(NamedTuple):
+    """What a fit ends with."""
+
+    W: Array  # n × k
+    Ht: Array  # m × k
+    n_iter: int  # passes over X
+    converged: bool
+    reason: str  # why it ended, one sentence
+    history: dict[str, Array]  # loss, violation, seconds: one entry per accepted pass
+    divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly
+    kkt: float
+    interruption: BaseException | None
+    still_falling: float  # relative fall of the loss in the last pass
+
+    @property
+    def interrupted(self) -> bool:
+        return self.interruption is not None
+
+
+class Progress:
+    """What a callback sees after each accepted pass.
+
+    Attributes
+    ----------
+    iteration : int
+        Passes over X so far.
+    loss : float
+        Penalised objective, NaN where a pass does not measure it.
+    kkt : float
+        KKT residual.
+    violation : float
+        Σ |projected gradient|, NaN for solvers without one.
+    seconds : float
+        Since the loop began.
+    """
+
+    __slots__ = ("_factors", "iteration", "kkt", "loss", "seconds", "violation")
+
+    def __init__(self, iteration: int, report: Report, seconds: float, factors: tuple[Array, Array]):
+        self.iteration = iteration
+        self.loss = report.loss
+        self.kkt = report.kkt
+        self.violation = report.violation
+        self.seconds = seconds
+        self._factors = factors
+
+    def factors(self) -> tuple[Array, Array]:
+        """Copies of W (n × k) and H (k × m) as they are now."""
+        W, Ht = self._factors
+        return W.copy(), Ht.T.copy()
+
+
+class Coded(NamedTuple):
+    """Rows solved for alone."""
+
+    W: Array
+    n_iter: int
+    unsettled: int  # rows that were still moving at max_iter
+
+
+# ---- stop rules: scikit-learn's ------------------------------------------------------------------------------------
+
+
+class _ViolationRule:
+    """Stop when the violation is at most tol × that of the first pass."""
+
+    def __init__(self, tol: float, verbose: int, first_error: float | None):
+        self.tol, self.verbose = tol, verbose
+        self.first: float | None = None
+
+    def before(self, report: Report, done: int) -> str | None:
+        return None
+
+    def after(self, report: Report, done: int) -> str | None:
+        if self.first is None:
+            self.first = report.violation
+        if self.first == 0:
+            return "the start is a stationary point (no violation)"
+        ratio = report.violation / self.first
+        if self.verbose:
+            print("violation:", ratio)
+        if ratio <= self.tol:
+            if self.verbose:
+                print("Converged at iteration", done + 1)
+            return f"the violation fell to {ratio:.2g} of the first, at most tol = {self.tol:g}"
+        return None
+
+    def end(self, done: int, error: float) -> str | None:
+        return None
+
+
+class _ErrorRule:
+    """Every 10 passes: stop when e = √(2 D_β) fell by less than tol × the first e since the last look."""
+
+    def __init__(self, tol: float, verbose: int, first_error: float | None):
+        self.tol, self.verbose, self.started = tol, verbose, time.time()
+        self.first = self.last = first_error
+        self.printed = 0
+
+    def look(self, error: float, done: int) -> str | None:
+        if self.first is None:
+            self.first = self.last = error
+            return None
+        if self.tol == 0 or done % 10:
+            return None
+        if self.verbose:
+            print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {error:f}")
+            self.printed = done
+        fall = self.last - error
+        self.last = error
+        if self.first and fall / self.first < self.tol:
+            return f"the error fell by less than tol = {self.tol:g} of its first value in 10 iterations"
+        return None
+
+    def before(self, report: Report, done: int) -> str | None:
+        return None if report.error_before is None else self.look(report.error_before, done)
+
+    def after(self, report: Report, done: int) -> str | None:
+        return None if report.error is None or done % 10 else self.look(report.error, done)
+
+    def end(self, done: int, error: float) -> str | None:
+        reason = None
+        if error == error and self.tol > 0 and done % 10 == 0 and self.printed != done:
+            reason = self.look(error, done)
+        if self.verbose and self.printed != done:
+            print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds.")
+        return reason
+
+
+_RULES = {"violation": _ViolationRule, "error every 10": _ErrorRule}
+
+
+# ---- the loop ------------------------------------------------------------------------------------------------------
+
+
+def factorize(
+    data: Rows,
+    solver: Any,
+    W: Array,
+    Ht: Array,
+    *,
+    tol: float,
+    max_iter: int,
+    max_time: float | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    verbose: int = 0,
+) -> Solution:
+    """Minimise the solver's objective from (W, H).
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    solver : object
+        One of `nmfcore.solvers.SOLVERS`, made.
+    W : ndarray of shape (n, k)
+    Ht : ndarray of shape (m, k)
+        The start, C-contiguous in the compute type. Never written.
+    tol : float
+        Of the solver's stop rule.
+    max_iter : int
+        Most passes over X.
+    max_time : float or None
+        Seconds after which no further pass begins.
+    callback : callable or None
+        Called with a `Progress` after each accepted pass; True ends the fit.
+    verbose : int
+        Prints scikit-learn's lines.
+
+    Returns
+    -------
+    solution : Solution
+        An exception of the callback, or KeyboardInterrupt, is not raised but handed over as `interruption`, with the
+        last accepted factors: at most the pass under way is lost.
+    """
+    clock = time.perf_counter()
+    losses: list[float] = []
+    violations: list[float] = []
+    seconds: list[float] = []
+    state = RowState(W=W)
+    first = state
+    done, kkt, reason, converged = 0, np.nan, "", False
+    interruption: BaseException | None = None
+    small = None
+    try:
+        small = solver.start(data, W, Ht)
+        rule = _RULES[solver.rule](tol, verbose, solver.first_error(data, W, Ht) if tol else None)
+        while done < max_iter:
+            orders = solver.fix(small)
+            after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather)
+            report, new = solver.update_columns(small, sums, data)
+            if report.loss_before == report.loss_before and losses:  # measured by this pass, of the pair before it
+                losses[-1] = report.loss_before
+            reason = rule.before(report, done)
+            if reason:
+                converged = True
+                break
+            if report.accepted:
+                if state is first:  # the caller's W: leave it, the twin gets a buffer of its own
+                    after._twin = None
+                state, small = after, new
+                done += 1
+                losses.append(report.loss)
+                violations.append(report.violation)
+                kkt = report.kkt
+                seconds.append(time.perf_counter() - clock)
+                reason = rule.after(report, done)
+                if callback is not None:
+                    progress = Progress(done, report, seconds[-1], (state["W"], small.Ht))
+                    if callback(progress) is True and not reason:
+                        reason = "the callback asked for it"
+                        break
+                if reason:
+                    converged = True
+                    break
+            if max_time is not None and time.perf_counter() - clock >= max_time and done < max_iter:
+                reason = f"max_time = {max_time:g} s was over"
+                break
+    except BaseException as stop:
+        interruption = stop
+        reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
+    Ht = Ht if small is None else small.Ht
+    W = state["W"] if done else W.copy()
+    final = divergence(data, W, Ht, solver.beta)
+    if not reason:
+        late = rule.end(done, np.sqrt(2 * max(0.0, final)))
+        converged = late is not None
+        reason = late or f"max_iter = {max_iter} was reached"
+    elif converged:
+        rule.end(done, np.nan)
+    if losses and losses[-1] != losses[-1] and done % 10 == 0:  # no further pass will measure it
+        losses[-1] = final + penalty(solver.penalties, W, Ht)
+    falling = 0.0
+    if len(losses) > 1 and losses[-2] > 0:
+        falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])
+    history = {"loss": np.array(losses), "violation": np.array(violations), "seconds": np.array(seconds)}
+    return Solution(W, Ht, done, converged, reason, history, final, float(kkt), interruption, float(falling))
+
+
+def code(
+    data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_step: bool = False
+) -> Coded:
+    """Rows of W for a fixed H, each solved for alone: a row's code does not depend on the rows beside it.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    solver : object
+        Made from `nmfcore.solvers.SOLVERS`.
+    Ht : ndarray of shape (m, k)
+        C-contiguous, in the compute type.
+    tol : float
+        Each row stops by the solver's rule on its own figures.
+    max_iter : int
+        Most sweeps or updates of a row.
+    by_step : bool
+        The rule of MiniBatchNMF: ‖Δf‖ ≤ tol·‖f‖.
+
+    Returns
+    -------
+    coded : Coded
+        All sweeps of a block happen in one visit: X is read once.
+    """
+    orders = solver.fix(solver.start(data, None, Ht))
+    backend, k = data.backend, Ht.shape[1]
+    out = np.empty((data.shape[0], k), data.dtype)
+    stats = np.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
+
+    def visit(lane: int, lo: int, hi: int, block: Any) -> None:
+        solver.code(backend, block, orders, tol, max_iter, by_step, out[lo:hi], stats[lane])
+
+    data.visit_all(visit, k)
+    most = int(stats[:, backend.SWEEPS].max())
+    return Coded(out, max(1, most), int(stats[:, backend.UNSETTLED].sum()))

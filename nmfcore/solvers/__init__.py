@@ -1,0 +1,20 @@
+"""The registry of solvers: the estimators, the command line, tests and benchmarks are all driven by it.
+
+A solver is settings and four functions, called by the one loop in `nmfcore.solve`:
+
+``start(data, W, Ht) → (state, small)``
+    Row-aligned buffers, and the small factor with k-sized state.
+``fix(small) → orders``
+    What a visit needs to know: Ht, its Gram or column sums, k-sized instructions.
+``visit(backend, block, rows, orders, after, sums)``
+    Pure: new rows, and their sums. ``gather`` is its other half for sums over columns of a very sparse X.
+``update_columns(small, sums, data) → (report, small)``
+    A new small factor beside the old one, and what the loop wants to know about the pass.
+
+``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows alone, each to its own end.
+"""
+
+from .coordinate_descent import CoordinateDescent
+from .multiplicative import MultiplicativeUpdate
+
+SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "mu": MultiplicativeUpdate}

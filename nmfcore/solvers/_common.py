@@ -1,0 +1,47 @@
+"""What every solver hands to the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(slots=True)
+class Orders:
+    """k-sized instructions for one pass, and the small factor it works with."""
+
+    Ht: Array  # m × k, compute type
+    HHt: Array  # k × k, float64 (β = 2)
+    order: Array | None = None  # of the components in a sweep
+    measure: bool = False  # also measure the loss of the incoming pair
+
+    @property
+    def width(self) -> int:
+        return self.Ht.shape[1]
+
+
+@dataclass(slots=True)
+class Small:
+    """The small factor and its Gram."""
+
+    Ht: Array
+    HHt: Array
+    passes: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a pass tells the loop."""
+
+    loss: float = np.nan  # penalised objective at the new pair
+    loss_before: float = np.nan  # the same at the incoming pair, where the pass measured it
+    violation: float = np.nan
+    kkt: float = np.nan
+    error: float | None = None  # √(2 D_β) without penalties, at the new pair
+    error_before: float | None = None  # at the incoming pair
+    accepted: bool = True

@@ -1,0 +1,239 @@
+"""Multiplicative updates for every β-divergence:
+
+    F ← F ⊙ [ ((X ⊙ WH^(β−2))·Hᵀ) / (WH^(β−1)·Hᵀ + l1 + l2·F) ]^γ,    WH as it is before the update
+
+γ = 1/(2 − β) for β < 1, 1/(β − 1) for β > 2, else 1: monotone.
+C. Févotte, J. Idier, "Algorithms for nonnegative matrix factorization with the β-divergence", Neural Computation
+23(9), 2011. Floors under WH and under denominators are scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..objective import Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
+from ._common import Orders, Report, Small
+
+if TYPE_CHECKING:
+    from ..data import Rows, RowState
+
+Array = NDArray[Any]
+
+EPSILON = np.finfo(np.float32).eps
+TINY = float(np.finfo(np.float64).eps)
+
+
+class MultiplicativeUpdate:
+    """One update of W and one of H per pass over X.
+
+    Parameters
+    ----------
+    penalties : Penalties
+    beta : float
+        Any real number.
+    """
+
+    losses = None  # all
+    rule = "error every 10"
+
+    def __init__(self, penalties: Penalties = Penalties(), beta: float = 2.0):
+        self.penalties = penalties
+        self.beta = float(beta)
+        self.gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
+        self.floor_W = beta < 1
+        self.floor_H = beta <= 1
+
+    @property
+    def _floor(self) -> float:
+        return TINY if self.floor_W else 0.0
+
+    def start(self, data: Rows, W: Array, Ht: Array) -> Small:
+        m, k = Ht.shape
+        stats = (data.backend.STATS + 2 * k,)
+        if self.beta == 2:
+            self.sums = {"XtW": (m, k), "WtW": (k, k), "stats": stats}
+        else:
+            denominator = (1, k) if self.beta == 1 else (m, k)
+            self.sums = {"N": (m, k), "D": denominator, "stats": stats, "loss": (2,)}
+        self.squares_X = data.opening().squares
+        return Small(Ht, self._gram(data, Ht))
+
+    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
+        """√(2 D) of the start, which the stop rule refers to; for β ≠ 2 the first pass measures it."""
+        return float(np.sqrt(2 * divergence(data, W, Ht, 2))) if self.beta == 2 else None
+
+    def _gram(self, data: Rows, Ht: Array) -> Array:
+        return data.backend.gram(Ht) if self.beta == 2 else np.zeros((0, 0))
+
+    def fix(self, small: Small) -> Orders:
+        # The loss of the pair after 10, 20, … passes is measured by the pass that follows, from the WH it forms anyway.
+        return Orders(small.Ht, small.HHt, measure=self.beta != 2 and small.passes % 10 == 0)
+
+    def visit(
+        self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
+    ) -> None:
+        p, W, out = self.penalties, rows.arrays["W"], after.arrays["W"]
+        if self.beta == 2:
+            backend.multiply(
+                block, W, orders.Ht, orders.HHt, p.l1_W, p.l2_W, out, sums["XtW"], sums["WtW"], sums["stats"]
+            )
+            return
+        loss = backend.multiply_beta(
+            block, W, orders.Ht, self.beta, self.gamma, p.l1_W, p.l2_W, self._floor, True, orders.measure,
+            out, sums["N"], sums["D"], sums["stats"],
+        )  # fmt: skip
+        if orders.measure:
+            sums["loss"][0] += loss
+            sums["loss"][1] += p.l1_W * float(W.sum(dtype=np.float64)) + 0.5 * p.l2_W * inner(W, W)
+
+    @property
+    def gather(self) -> Any:
+        """Sums over columns from Xᵀ; not for the general β, whose denominators need every WH."""
+        return self._gather if self.beta in (1, 2) else None
+
+    def _gather(
+        self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
+    ) -> None:
+        W = after.arrays["W"]
+        part = np.empty((hi - lo, orders.width), W.dtype)
+        if self.beta == 2:
+            backend.products(block, W, part)
+            sums["XtW"][lo:hi] = part
+            return
+        backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
+        sums["N"][lo:hi] = part
+        if lo == 0:
+            sums["D"][0] += W.sum(axis=0, dtype=np.float64)
+
+    def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
+        return (self._update_frobenius if self.beta == 2 else self._update_beta)(small, sums, data)
+
+    def _update_frobenius(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
+        p, backend, Ht = self.penalties, data.backend, small.Ht
+        XtW, WtW, stats_W = sums["XtW"], sums["WtW"], sums["stats"]
+        new, stats_H = np.empty_like(Ht), np.zeros_like(stats_W)
+        backend.scale(Ht, WtW, XtW, p.l1_H, p.l2_H, new, stats_H)
+        HHt = backend.gram(new)
+        loss = fit = trace_loss(self.squares_X, XtW, new, WtW, HHt)
+        if any(p):
+            sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
+            loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))
+        kkt = kkt_frobenius(stats_W[backend.KKT] + stats_H[backend.KKT], self.squares_X)
+        report = Report(loss=loss, kkt=kkt, error=float(np.sqrt(2 * fit)))
+        return report, Small(new, HHt, small.passes + 1)
+
+    def denominator(self, D: Array) -> Array:
+        """Of the update of Ht, before penalties: for β = 1 the column sums of W, 1 where a column is zero."""
+        return np.where(D == 0, 1.0, D) if self.beta == 1 else D
+
+    def _update_beta(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
+        p, backend, Ht = self.penalties, data.backend, small.Ht
+        m, k = Ht.shape
+        N = sums["N"]
+        D = self.denominator(sums["D"]) + p.l1_H
+        if p.l2_H:
+            D = D + p.l2_H * Ht
+        gradient = D - N
+        residual_H = np.abs(Ht * gradient).sum()
+        scale_H = inner(Ht, N)
+        pulls = np.maximum(0.0, -gradient)[Ht == 0]
+        columns = np.nonzero(Ht == 0)[1]
+        pull_H = pull_of_zeros(Ht.sum(axis=0, dtype=float), np.bincount(columns, pulls, k), m)
+        ratio = (N / np.where(D == 0, EPSILON, D)).astype(Ht.dtype)
+        if self.gamma != 1:
+            ratio **= Ht.dtype.type(self.gamma)
+        new = Ht * ratio
+        if self.floor_H:
+            new[new < TINY] = 0
+
+        stats, S = sums["stats"], backend.STATS
+        pull_W = pull_of_zeros(stats[S : S + k], stats[S + k : S + 2 * k], data.shape[0])
+        scale = stats[backend.KKT] + scale_H
+        residual = stats[backend.VIOLATION] + residual_H + pull_W + pull_H
+        report = Report(kkt=float(residual / scale) if scale else 0.0)
+        if small.passes % 10 == 0:
+            fit, penalty_W = sums["loss"]
+            penalty_H = p.l1_H * float(Ht.sum(dtype=np.float64)) + 0.5 * p.l2_H * inner(Ht, Ht)
+            report.loss_before = float(fit + penalty_W + penalty_H)
+            report.error_before = float(np.sqrt(2 * max(fit, 0.0)))
+        return report, Small(new, small.HHt, small.passes + 1)
+
+    def code(
+        self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        out: Array, stats: Array,
+    ) -> None:  # fmt: skip
+        """Rows alone, each from √(its mean / k) until its own error √(2 D_β) falls by less than tol in 10 updates."""
+        p = self.penalties
+        backend.code(
+            block, orders.Ht, self.beta, self.gamma, p.l1_W, p.l2_W, self._floor, tol, max_iter, by_step, out, stats
+        )
+
+    # ---- the two halves on their own, for mini-batches -----------------------------------------------------------
+
+    def update_rows(self, data: Rows, W: Array, Ht: Array) -> Array:
+        """One update of W alone, without the floor that `fit` puts under small values for β < 1.
+
+        Parameters
+        ----------
+        data : Rows
+        W : ndarray of shape (n, k)
+        Ht : ndarray of shape (m, k)
+
+        Returns
+        -------
+        W : ndarray of shape (n, k)
+            New; the given one is not written.
+        """
+        p, backend = self.penalties, data.backend
+        out, k = np.empty_like(W), W.shape[1]
+        nothing = np.zeros((0, k))
+        HHt = self._gram(data, Ht)
+        stats = np.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
+
+        def update(lane: int, lo: int, hi: int, block: Any) -> None:
+            if self.beta == 2:
+                backend.multiply(
+                    block, W[lo:hi], Ht, HHt, p.l1_W, p.l2_W, out[lo:hi], nothing, nothing, stats[lane]
+                )
+            else:
+                backend.multiply_beta(
+                    block, W[lo:hi], Ht, self.beta, self.gamma, p.l1_W, p.l2_W, 0.0, True, False,
+                    out[lo:hi], nothing, nothing, stats[lane],
+                )  # fmt: skip
+
+        data.visit_all(update, k)
+        return out
+
+    def column_terms(self, data: Rows, W: Array, Ht: Array) -> tuple[Array, Array]:
+        """Numerator and denominator of the update of Ht, float64, before penalties.
+
+        Parameters
+        ----------
+        data : Rows
+        W : ndarray of shape (n, k)
+        Ht : ndarray of shape (m, k)
+
+        Returns
+        -------
+        numerator : ndarray of shape (m, k)
+        denominator : ndarray of shape (m, k), or (1, k) for β = 1
+        """
+        backend, (m, k) = data.backend, Ht.shape
+        if self.beta == 2:
+            return data.transposed_products(W), Ht @ backend.gram(W)
+        lanes = data.plan(k).lanes
+        N = np.zeros((len(lanes), m, k))
+        D = np.zeros((len(lanes), 1 if self.beta == 1 else m, k))
+        stats = np.zeros((len(lanes), backend.STATS + 2 * k))
+
+        def add(lane: int, lo: int, hi: int, block: Any) -> None:
+            backend.multiply_beta(
+                block, W[lo:hi], Ht, self.beta, self.gamma, 0.0, 0.0, 0.0, False, False,
+                W[:0], N[lane], D[lane], stats[lane],
+            )  # fmt: skip
+
+        data.visit_all(add, k)
+        return N.sum(axis=0), self.denominator(D.sum(axis=0))

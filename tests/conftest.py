@@ -1,0 +1,45 @@
+"""Fixtures for every test: the digits, a seeded generator, and the folder with real data."""
+
+import os
+import zlib
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+# Kernels compile inside the first example, so there is no deadline; CI draws the same examples in
+# every run, so that a red run is about the change and can be repeated.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """Return the folder with real data sets, named by NMFCORE_DATA; without it the test skips."""
+    named = os.environ.get("NMFCORE_DATA")
+    if not named:
+        pytest.skip("real data: set NMFCORE_DATA to the folder that holds mnist/, faces/, text/")
+    folder = Path(named)
+    if not folder.is_dir():
+        # Skipping here would hide a typing error in the CI's settings.
+        pytest.fail(f"NMFCORE_DATA names {named!r}, which is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Return scikit-learn's digits, 1797×64 float64 in 0…16; read-only, as tests share it."""
+    X = np.ascontiguousarray(load_digits().data)
+    X.setflags(write=False)
+    return X
+
+
+@pytest.fixture
+def rng(request):
+    """Return a generator of this test's own; the seed is shown when the test fails."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    print(f"rng: numpy.random.default_rng({seed})")
+    return np.random.default_rng(seed)

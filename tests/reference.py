@@ -1,0 +1,317 @@
+r"""Naive twins: the mathematics of NMF written as plainly as possible, loops and all.
+
+Written from the formulas, not from anybody's code, for tests to compare with.  Everything is
+computed in float64.  X is n×m, W n×k, H k×m; F stands for either factor's rows (W, or Hᵀ).
+
+The objective is D_β(X | WH) + l1_W ΣW + l1_H ΣH + ½ l2_W ‖W‖² + ½ l2_H ‖H‖².
+"""
+
+import math
+
+import numpy as np
+
+EPSILON = float(np.finfo(np.float32).eps)  # floor of denominators and of W·H
+TINY = float(np.finfo(np.float64).eps)  # below it a factor's entry becomes zero (small β)
+
+
+def dense(X):
+    """X as a float64 ndarray, whatever it was."""
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64)
+
+
+def penalties(n, m, alpha_W=0.0, alpha_H="same", l1_ratio=0.0):
+    """scikit-learn's scaled penalties: (l1_W, l1_H, l2_W, l2_H)."""
+    alpha_H = alpha_W if isinstance(alpha_H, str) else alpha_H
+    return (
+        m * alpha_W * l1_ratio,
+        n * alpha_H * l1_ratio,
+        m * alpha_W * (1 - l1_ratio),
+        n * alpha_H * (1 - l1_ratio),
+    )
+
+
+def gamma(beta):
+    """Exponent that makes the multiplicative update monotone (Févotte & Idier 2011)."""
+    if beta < 1:
+        return 1 / (2 - beta)
+    if beta > 2:
+        return 1 / (beta - 1)
+    return 1.0
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+def products(X, Ht):
+    """C = X·Ht, C[i, t] = Σ_j X[i, j] Ht[j, t]."""
+    X, Ht = dense(X), dense(Ht)
+    C = np.zeros((X.shape[0], Ht.shape[1]))
+    for i in range(X.shape[0]):
+        for t in range(Ht.shape[1]):
+            C[i, t] = math.fsum(X[i, j] * Ht[j, t] for j in range(X.shape[1]))
+    return C
+
+
+def add_products(X, F, out):
+    """out + Xᵀ·F."""
+    return dense(out) + products(dense(X).T, F)
+
+
+def gram(F):
+    """Fᵀ·F."""
+    return products(dense(F).T, F)
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def beta_divergence(X, W, H, beta):
+    """D_β(X | WH), summed entry by entry.
+
+    β = 2: ½(x−y)².  β = 1: x log(x/y) − x + y.  β = 0: x/y − log(x/y) − 1.
+    Otherwise (x^β + (β−1) y^β − β x y^(β−1)) / (β(β−1)).  For β ≠ 2 entries of X up to EPSILON
+    count as zero (their x-terms vanish), and y is at least EPSILON beside an x above it.
+    """
+    X, WH = dense(X), products(W, dense(H).T.T)
+    terms = []
+    for x, y in zip(X.ravel(), WH.ravel(), strict=True):
+        if beta == 2:
+            terms.append(0.5 * (x - y) ** 2)
+            continue
+        here = x > EPSILON
+        safe = max(y, EPSILON)
+        if beta == 1:
+            terms.append(y - x + (x * math.log(x / safe) if here else 0.0))
+        elif beta == 0:
+            terms.append((x / safe - math.log(x / safe) if here else 0.0) - 1)
+        else:
+            term = (beta - 1) * (y**beta if y > 0 or beta > 0 else safe**beta)
+            if here:
+                term += x**beta - beta * x * safe ** (beta - 1)
+            terms.append(term / (beta * (beta - 1)))
+    return math.fsum(terms)
+
+
+def trace_loss(X, W, H):
+    """½‖X−WH‖² as ½(‖X‖² − 2⟨XᵀW, Hᵀ⟩ + ⟨WᵀW, HHᵀ⟩)."""
+    X, W, Ht = dense(X), dense(W), dense(H).T
+    cross = math.fsum((products(X.T, W) * Ht).ravel())
+    square = math.fsum((gram(W) * gram(Ht)).ravel())
+    return 0.5 * (math.fsum((X * X).ravel()) - 2 * cross + square)
+
+
+def objective(X, W, H, beta=2, l1_W=0.0, l1_H=0.0, l2_W=0.0, l2_H=0.0):
+    """The penalised objective."""
+    W, H = dense(W), dense(H)
+    return (
+        beta_divergence(X, W, H, beta)
+        + l1_W * math.fsum(W.ravel())
+        + l1_H * math.fsum(H.ravel())
+        + 0.5 * l2_W * math.fsum((W * W).ravel())
+        + 0.5 * l2_H * math.fsum((H * H).ravel())
+    )
+
+
+# --- coordinate descent -------------------------------------------------------------------------
+
+
+def sweep(F, G, C, l1=0.0, l2=0.0, order=None):
+    """One coordinate sweep over the rows of F for ½⟨F G, F⟩ − ⟨F, C⟩ + l1 ΣF + ½ l2 ‖F‖².
+
+    Returns (new rows, violation, Σ G_tt Δ², Σ Δ²).  The violation is Σ|projected gradient|, each
+    gradient taken when its coordinate is visited; the penalty l2 belongs to G_tt.  A coordinate
+    whose G_tt is zero stays as it is, but counts for the violation.
+    """
+    F, G, C = dense(F).copy(), dense(G), dense(C)
+    n, k = F.shape
+    order = range(k) if order is None else order
+    violation, newton, step = [], [], []
+    for i in range(n):
+        for t in order:
+            gradient = math.fsum(F[i, s] * G[s, t] for s in range(k))
+            gradient += l2 * F[i, t] - C[i, t] + l1
+            violation.append(abs(min(0.0, gradient) if F[i, t] == 0 else gradient))
+            curvature = G[t, t] + l2
+            if curvature == 0:
+                continue
+            new = max(0.0, F[i, t] - gradient / curvature)
+            newton.append(curvature * (new - F[i, t]) ** 2)
+            step.append((new - F[i, t]) ** 2)
+            F[i, t] = new
+    return F, math.fsum(violation), math.fsum(newton), math.fsum(step)
+
+
+def cd_iteration(X, W, H, penalty=(0, 0, 0, 0), orders=(None, None), update_H=True):
+    """W's sweep, then H's.  Returns (W, H, violation, swept kkt)."""
+    l1_W, l1_H, l2_W, l2_H = penalty
+    X, Ht = dense(X), dense(H).T
+    W, violation, newton, _ = sweep(W, gram(Ht), products(X, Ht), l1_W, l2_W, orders[0])
+    if update_H:
+        Ht, more, also, _ = sweep(Ht, gram(W), products(X.T, W), l1_H, l2_H, orders[1])
+        violation, newton = violation + more, newton + also
+    return W, Ht.T, violation, math.sqrt(newton / np.sum(X * X))
+
+
+# --- multiplicative updates ---------------------------------------------------------------------
+
+
+def mu_terms(X, F, Kt, beta):
+    """Numerator and denominator (both n×k) of the update of F in X ≈ F·Ktᵀ; Kt is m×k.
+
+    N = (X ⊙ Y^(β−2)) Kt and D = Y^(β−1) Kt with Y = F Ktᵀ; where a power is negative, Y is at
+    least EPSILON.
+    """
+    X, F, Kt = dense(X), dense(F), dense(Kt)
+    n, k = F.shape
+    m = Kt.shape[0]
+    N, D = np.zeros((n, k)), np.zeros((n, k))
+    for i in range(n):
+        for j in range(m):
+            y = math.fsum(F[i, t] * Kt[j, t] for t in range(k))
+            low = max(y, EPSILON)
+            ratio = X[i, j] * (low if beta < 2 else y) ** (beta - 2)
+            power = (low if beta < 1 else y) ** (beta - 1)
+            for t in range(k):
+                N[i, t] += ratio * Kt[j, t]
+                D[i, t] += power * Kt[j, t]
+    return N, D
+
+
+def mu_rows(X, F, Kt, beta, l1=0.0, l2=0.0, zero_below_one=False):
+    """F ⊙ (N / (D + l1 + l2 F))^γ; a zero denominator counts as EPSILON.
+
+    `zero_below_one`: for β = 1 a component that is zero in all of Kt has denominator 1, as
+    scikit-learn has it for H.
+    """
+    N, D = mu_terms(X, F, Kt, beta)
+    F, Kt = dense(F), dense(Kt)
+    new = np.zeros_like(F)
+    for i in range(F.shape[0]):
+        for t in range(F.shape[1]):
+            denominator = D[i, t]
+            if beta == 1 and zero_below_one and Kt[:, t].sum() == 0:
+                denominator = 1.0
+            denominator += l1 + l2 * F[i, t]
+            new[i, t] = F[i, t] * (N[i, t] / (denominator or EPSILON)) ** gamma(beta)
+    return new
+
+
+def mu_iteration(X, W, H, beta, penalty=(0, 0, 0, 0), update_H=True):
+    """W's update, then H's.  Returns (W, H)."""
+    l1_W, l1_H, l2_W, l2_H = penalty
+    Ht = dense(H).T
+    W = mu_rows(X, W, Ht, beta, l1_W, l2_W)
+    if beta < 1:
+        W = np.where(W < TINY, 0.0, W)
+    if update_H:
+        Ht = mu_rows(dense(X).T, Ht, W, beta, l1_H, l2_H, zero_below_one=True)
+        if beta <= 1:
+            Ht = np.where(Ht < TINY, 0.0, Ht)
+    return W, Ht.T
+
+
+# --- stationarity -------------------------------------------------------------------------------
+
+
+def kkt_residual(X, W, H, beta=2, penalty=(0, 0, 0, 0)):
+    """The KKT residual of CONTRACT.md at the point (W, H).
+
+    β = 2: (Σ G_tt s²)^½ / ‖X‖, s = F − max(0, F − ∇/G_tt), penalties in ∇ and G_tt, W and Hᵀ in
+    quadrature.  Otherwise, with ∇ = D − N of the update:
+    (Σ|F ⊙ ∇| + Σ over F = 0 of (mean of that column)·max(0, −∇)) / Σ F ⊙ N, over both factors.
+    """
+    X, W, Ht = dense(X), dense(W), dense(H).T
+    l1_W, l1_H, l2_W, l2_H = penalty
+    top, bottom = [], []
+    for data, F, K, l1, l2 in ((X, W, Ht, l1_W, l2_W), (X.T, Ht, W, l1_H, l2_H)):
+        if beta == 2:
+            G, C = gram(K), products(data, K)
+        else:
+            N, D = mu_terms(data, F, K, beta)
+        for i in range(F.shape[0]):
+            for t in range(F.shape[1]):
+                f = F[i, t]
+                if beta == 2:
+                    curvature = G[t, t] + l2
+                    if curvature == 0:
+                        continue
+                    gradient = math.fsum(F[i, s] * G[s, t] for s in range(F.shape[1]))
+                    gradient += l2 * f - C[i, t] + l1
+                    top.append(curvature * (f - max(0.0, f - gradient / curvature)) ** 2)
+                    continue
+                gradient = D[i, t] + l1 + l2 * f - N[i, t]
+                bottom.append(f * N[i, t])
+                if f == 0:
+                    top.append(F[:, t].mean() * max(0.0, -gradient))
+                else:
+                    top.append(abs(f * gradient))
+    if beta == 2:
+        return math.sqrt(math.fsum(top) / math.fsum((X * X).ravel()))
+    return math.fsum(top) / math.fsum(bottom)
+
+
+# --- initialisation -----------------------------------------------------------------------------
+
+
+def nndsvd(U, S, V, eps=1e-6, fill=None):
+    """Boutsidis & Gallopoulos (2008) from a given truncated SVD, X ≈ U diag(S) V.
+
+    Component 0 is √s|u|, √s|v|.  Of every other pair the positive or the negative parts are
+    kept, whichever's product of norms is larger, scaled to √(s·‖u±‖‖v±‖) each.  Entries below
+    `eps` become zero, and zeros become `fill` if it is given ("nndsvda": the mean of X).
+    """
+    U, S, V = dense(U), np.asarray(S, dtype=np.float64), dense(V)
+    W, H = np.zeros_like(U), np.zeros_like(V)
+    for t in range(len(S)):
+        if t == 0:
+            W[:, 0], H[0] = math.sqrt(S[0]) * np.abs(U[:, 0]), math.sqrt(S[0]) * np.abs(V[0])
+            continue
+        best = -1.0
+        for sign in (-1, 1):  # the positive parts win only if strictly larger
+            u = np.array([max(0.0, sign * x) for x in U[:, t]])
+            v = np.array([max(0.0, sign * x) for x in V[t]])
+            nu, nv = math.sqrt(math.fsum(u * u)), math.sqrt(math.fsum(v * v))
+            if nu * nv > best:
+                best = nu * nv
+                scale = math.sqrt(S[t] * best)
+                W[:, t], H[t] = (scale * u / nu, scale * v / nv) if best else (u, v)
+    for factor in (W, H):
+        factor[factor < eps] = 0.0
+        if fill is not None:
+            factor[factor == 0] = fill
+    return W, H
+
+
+# --- a row alone --------------------------------------------------------------------------------
+
+
+def cd_transform_row(x, H, tol, max_iter, l1_W=0.0, l2_W=0.0):
+    """One row's code: sweeps from zero until its violation is ≤ tol × its first."""
+    w = np.zeros((1, dense(H).shape[0]))
+    first = None
+    n_iter = 0
+    while n_iter < max_iter:
+        n_iter += 1
+        w, _, violation, _ = cd_iteration(
+            dense(x).reshape(1, -1), w, H, (l1_W, 0, l2_W, 0), update_H=False
+        )
+        first = violation if first is None else first
+        if first == 0 or violation / first <= tol:
+            break
+    return w[0], n_iter
+
+
+# --- planted answers ----------------------------------------------------------------------------
+
+
+def matched(found, planted):
+    """Smallest cosine between a planted row and the found row matched with it (one to one)."""
+    from scipy.optimize import linear_sum_assignment
+
+    found, planted = dense(found), dense(planted)
+    norms = np.linalg.norm(found, axis=1)
+    found = found / np.where(norms == 0, 1, norms)[:, None]
+    planted = planted / np.linalg.norm(planted, axis=1)[:, None]
+    cosine = planted @ found.T
+    rows, columns = linear_sum_assignment(-cosine)
+    return float(cosine[rows, columns].min())

@@ -1,0 +1,510 @@
+"""The main job end to end: one command, four files, a table; bad input gets one sentence."""
+
+import errno
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import nmfcore
+from nmfcore import cli
+from nmfcore.solvers import SOLVERS
+
+for module in cli.APP_MODULES:
+    pytest.importorskip(module, reason="the command line needs the extra 'app'")
+from PIL import Image  # noqa: E402
+
+FILES = {"model.npz", "components.png", "reconstructions.png", "convergence.png"}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line here; give the exit code, stdout, and the lines of stderr."""
+
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, [line.rstrip() for line in err.splitlines() if line.strip()]
+
+    return run
+
+
+def listing(folder="."):
+    return sorted(os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+
+
+def table(out):
+    """Read the printed table as {name: value}."""
+    rows = (line.rstrip() for line in out.splitlines() if line.strip())
+    return {row[:16].strip(): row[16:].strip() for row in rows}
+
+
+def pictures(folder, sizes):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(sizes, 1):
+        pixels = rng.integers(0, 256, (height, width), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------
+# the main job
+
+
+def test_the_main_job_on_the_digits(run):
+    code, out, notes = run("fit")
+    assert code == 0
+    assert os.listdir(".") == ["nmfcore-digits"]
+    assert set(os.listdir("nmfcore-digits")) == FILES
+    for name in FILES - {"model.npz"}:
+        with Image.open(f"nmfcore-digits/{name}") as image:
+            image.load()
+            assert min(image.size) > 150
+    model = nmfcore.load("nmfcore-digits/model.npz")
+    assert model.W.shape == (1797, 16)
+    assert model.components.shape == (16, 64)
+    assert model.shape == (8, 8)
+    assert model.labels[:5].tolist() == [0, 1, 2, 3, 4]
+    assert model.parameters["n_components"] == 16
+    assert model.converged
+
+    X = nmfcore.images.read_source().matrix.astype(float)
+    error = np.linalg.norm(X - model.W @ model.components) / np.linalg.norm(X)
+    assert model.relative_error == pytest.approx(error, rel=1e-5)
+    assert error < 0.30  # the best of rank 16 without signs is 0.251, the mean picture 0.60
+    shown = table(out)
+    assert shown["shape"] == "1,797 × 64 uint8 (8×8 pictures)"
+    assert shown["k"] == "16"
+    assert shown["relative error"] == f"{model.relative_error:.6f}"
+    assert shown["iterations"] == f"{model.n_iter:,}"
+    assert float(shown["seconds"]) > 0
+    assert shown["stopped"] == model.stop_reason != ""
+    assert shown["written to"] == "nmfcore-digits/"
+    assert any(line.startswith("fitting") and "error 0." in line for line in notes)
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+def test_every_solver(run, solver):
+    code, out, _ = run("fit", "-k", 4, "--solver", solver, "--max-iter", 30, "--out", "x")
+    assert code == 0
+    assert nmfcore.load("x").parameters["solver"] == solver
+    assert float(table(out)["relative error"]) < 0.5
+
+
+def test_a_folder_of_pictures(run, tmp_path):
+    pictures(tmp_path / "cats", [(12, 9)] * 8 + [(24, 18)])
+    code, out, _ = run("fit", "cats", "-k", 3, "--max-iter", 20, "--tol", 0)
+    assert code == 0
+    assert table(out)["shape"] == "9 × 108 uint8 (12×9 pictures)"
+    model = nmfcore.load("nmfcore-cats")
+    assert model.names == tuple(f"{number}.png" for number in range(1, 10))
+    assert model.n_iter == 20
+    code, out, _ = run("fit", "cats/", "-k", 3, "--size", "6x6", "--force")
+    assert code == 0
+    assert nmfcore.load("nmfcore-cats").shape == (6, 6)
+
+
+def test_a_table_with_labels(run):
+    rng = np.random.default_rng(0)
+    rows = "".join(f"{i % 3}," + ",".join(map(str, rng.integers(0, 9, 16))) + "\n" for i in range(9))
+    with open("train.csv", "w", encoding="utf-8") as file:
+        file.write("label," + ",".join(f"pixel{i}" for i in range(16)) + "\n" + rows)
+    code, _, _ = run("fit", "train.csv", "-k", 2)
+    assert code == 0
+    model = nmfcore.load("nmfcore-train")
+    assert model.labels.tolist() == [0, 1, 2] * 3
+    assert model.components.shape == (2, 16)
+
+
+def test_a_matrix_without_a_picture_shape(run):
+    np.save("x.npy", np.random.default_rng(0).random((20, 15)))
+    code, out, _ = run("fit", "x.npy", "-k", 3)
+    assert code == 0
+    assert table(out)["shape"] == "20 × 15 float64"
+    assert nmfcore.load("nmfcore-x").shape is None
+    assert set(os.listdir("nmfcore-x")) == FILES
+
+
+def test_another_loss_takes_the_solver_that_can(run):
+    options = ("--beta-loss", "kullback-leibler", "--max-iter", 20)
+    code, out, notes = run("fit", "-k", 4, *options, "--out", "x")
+    assert code == 0
+    model = nmfcore.load("x")
+    assert (model.parameters["solver"], model.parameters["init"]) == ("mu", "nndsvda")
+    shown = float(table(out)["divergence per entry"])
+    assert shown == pytest.approx(model.reconstruction_err**2 / 2 / (1797 * 64), rel=1e-4)
+    assert np.isnan(model.relative_error)
+    assert not any("Traceback" in line for line in notes)
+
+
+def test_the_seed_decides(run):
+    for seed, out in ((1, "a"), (1, "b"), (2, "c")):
+        options = ("--init", "random", "--max-iter", 5, "--seed", seed, "--out", out)
+        assert run("fit", "-k", 3, *options)[0] == 0
+    a, b, c = (nmfcore.load(name).components for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_warnings_are_one_short_line(run):
+    code, out, notes = run("fit", "-k", 4, "--max-iter", 2)
+    assert code == 0
+    (warning,) = (line for line in notes if line.startswith("warning:"))
+    assert "Maximum number of iterations 2 reached" in warning
+    assert not any("ConvergenceWarning" in line or ".py:" in line for line in notes)
+    assert table(out)["iterations"] == "2"
+
+
+def test_max_time_stops(run):
+    code, out, _ = run("fit", "--tol", 0, "--max-iter", 10**9, "--max-time", 0.5)
+    assert code == 0
+    assert float(table(out)["seconds"]) < 60
+    assert not nmfcore.load("nmfcore-digits").converged
+
+
+def test_it_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "nmfcore", "fit", "-k", "3", "--max-iter", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "relative error" in done.stdout
+    assert set(os.listdir(tmp_path / "nmfcore-digits")) == FILES
+
+
+# --------------------------------------------------------------------------------------------------
+# bad input: one sentence, exit code 2, nothing written
+
+
+def nothing_there(path):
+    return "there is no file or folder 'source'"
+
+
+def empty_folder(path):
+    path.mkdir()
+    return "the folder 'source' holds no pictures"
+
+
+def broken_picture(path):
+    pictures(path, [(6, 8)] * 5)
+    (path / "3.png").write_bytes(b"no picture")
+    return r"'source/3\.png' is not a picture that can be read: .*--skip-broken"
+
+
+def mixed_sizes(path):
+    pictures(path, [(6, 8)] * 4 + [(8, 6)])
+    return r"'source/5\.png' has other proportions .*--size .*--skip-broken"
+
+
+def damaged_npy(path):
+    path.with_suffix(".npy").write_bytes(b"no numbers")
+    return r"'source\.npy' is damaged"
+
+
+def unknown_kind(path):
+    path.with_suffix(".mat").write_bytes(b"anything")
+    return r"'source\.mat' is of no known kind"
+
+
+def npy(path, value):
+    X = np.random.default_rng(0).random((30, 20))
+    X[17, 3] = value
+    np.save(path.with_suffix(".npy"), X)
+
+
+def not_a_number(path):
+    npy(path, np.nan)
+    return r"'source\.npy' holds NaN \(row 17, column 3\)"
+
+
+def infinite(path):
+    npy(path, np.inf)
+    return r"'source\.npy' holds infinity \(row 17, column 3\)"
+
+
+def negative(path):
+    npy(path, -0.5)
+    return r"'source\.npy' holds a negative value \(row 17, column 3\)"
+
+
+def too_few(path):
+    np.save(path.with_suffix(".npy"), np.ones((30, 9)))
+    return "16 components are more than the data allows: .* at most 9"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        nothing_there,
+        empty_folder,
+        broken_picture,
+        mixed_sizes,
+        damaged_npy,
+        unknown_kind,
+        not_a_number,
+        infinite,
+        negative,
+        too_few,
+    ],
+)
+def test_bad_input(run, tmp_path, make):
+    message = make(tmp_path / "source")
+    given = next(iter(os.listdir()), "source")
+    before = listing()
+    k = 3 if make is not too_few else 16
+    code, out, notes = run("fit", given, "-k", k)
+    assert code == 2
+    assert out == ""
+    said = [line for line in notes if line.startswith("nmfcore: ")]
+    assert len(said) == 1
+    import re
+
+    assert re.match(f"nmfcore: {message}", said[0])
+    assert not any("Traceback" in line for line in notes)
+    assert listing() == before
+    assert os.listdir() == ([given] if before or make is empty_folder else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", "3y4"), "--size '3y4' is no size: give height and width"),
+        (("--size", "0x4"), "--size '0x4' is no size"),
+        (("--size", "5x5"), "--size 5x5 makes 25 pixels but a row of 'digits' has 64"),
+        (("-k", "65"), "65 components are more than the data allows"),
+        (("--solver", "magic"), "The 'solver' parameter of NMF must be a str among"),
+        (("--init", "magic"), "The 'init' parameter of NMF must be a str among"),
+        (("--beta-loss", "magic"), "The 'beta_loss' parameter of NMF must be"),
+        (("--solver", "cd", "--beta-loss", "1"), "Invalid beta_loss parameter: solver 'cd'"),
+        (("--out", "no/such/folder"), "there is no folder"),
+    ],
+)
+def test_bad_options(run, options, message):
+    code, _, notes = run("fit", *options)
+    assert code == 2
+    (said,) = (line for line in notes if line.startswith("nmfcore: "))
+    assert said.startswith(f"nmfcore: {message}")
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("options", [("-k", "0"), ("--max-iter", "0"), ("--tol", "-1"), ("--what",)])
+def test_options_out_of_range_are_refused_by_name(run, options):
+    code, _, notes = run("fit", *options)
+    assert code == 2
+    assert any(options[0] in line for line in notes)
+    assert os.listdir() == []
+
+
+def test_skip_broken_goes_on_and_says_so(run, tmp_path):
+    broken_picture(tmp_path / "cats")
+    code, _, notes = run("fit", "cats", "-k", 2, "--skip-broken")
+    assert code == 0
+    assert any(line.startswith("skipped 1 picture: '3.png' is not a picture") for line in notes)
+    assert nmfcore.load("nmfcore-cats").names == ("1.png", "2.png", "4.png", "5.png")
+
+
+def test_a_folder_that_cannot_be_written_to(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    code, _, notes = run("fit")
+    assert code == 2
+    assert f"the folder '{tmp_path}' cannot be written to" in notes[0]
+
+
+# --------------------------------------------------------------------------------------------------
+# the output folder
+
+
+def test_an_existing_folder_is_refused_at_once(run, tmp_path, monkeypatch):
+    (tmp_path / "nmfcore-digits").mkdir()
+    monkeypatch.setattr(nmfcore.images, "read_source", None)  # not even read
+    code, _, notes = run("fit")
+    assert code == 2
+    assert notes == ["nmfcore: the folder 'nmfcore-digits' exists: choose another --out, or --force replaces it"]
+    (tmp_path / "file").touch()
+    code, _, notes = run("fit", "--out", "file", "--force")
+    assert code == 2
+    assert "exists and is not a folder" in notes[0]
+
+
+def test_force_replaces_earlier_results(run, tmp_path):
+    assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
+    assert run("fit", "-k", 3, "--max-iter", 3, "--force")[0] == 0
+    assert nmfcore.load("nmfcore-digits").components.shape == (3, 64)
+    assert os.listdir() == ["nmfcore-digits"]
+    (tmp_path / "empty").mkdir()
+    assert run("fit", "-k", 2, "--max-iter", 3, "--out", "empty", "--force")[0] == 0
+
+
+def test_force_never_deletes_what_is_not_ours(run, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    code, _, notes = run("fit", "--out", "home", "--force")
+    assert code == 2
+    assert "holds what nmfcore did not write ('thesis.tex')" in notes[0]
+    assert listing() == ["./home/thesis.tex"]
+
+
+def test_a_linked_folder_stays_a_link(run, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near").symlink_to("far")
+    assert run("fit", "-k", 2, "--max-iter", 3, "--out", "near", "--force")[0] == 0
+    assert (tmp_path / "near").is_symlink()
+    assert set(os.listdir("far")) == FILES
+
+
+def no_space(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Full:
+    """A disk that takes so many more files, then is full."""
+
+    def __init__(self, room, monkeypatch):
+        self.room, self.sync = room, os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, handle):
+        self.room -= 1
+        return no_space() if self.room < 0 else self.sync(handle)
+
+
+@pytest.mark.parametrize("room", [0, 2])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_full_disk_leaves_nothing_half_written(run, monkeypatch, room, earlier):
+    if earlier:
+        assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
+    before = {path: open(path, "rb").read() for path in listing()}  # noqa: SIM115
+    with monkeypatch.context() as patch:
+        Full(room, patch)
+        code, out, notes = run("fit", "-k", 3, "--max-iter", 3, "--force")
+    assert code == 2
+    assert out == ""
+    (said,) = (line for line in notes if line.startswith("nmfcore: "))
+    assert said.startswith("nmfcore: the disk is full, so the results could not be written to")
+    assert {path: open(path, "rb").read() for path in listing()} == before  # noqa: SIM115
+
+
+def test_earlier_results_come_back_when_the_swap_fails(run, monkeypatch):
+    assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
+    before = listing()
+    rename = os.rename
+
+    def fail_once(a, b, **options):
+        if str(a).endswith(".part"):
+            no_space()
+        return rename(a, b, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail_once)
+        assert run("fit", "-k", 3, "--max-iter", 3, "--force")[0] == 2
+    assert listing() == before
+    assert nmfcore.load("nmfcore-digits").components.shape == (2, 64)
+
+
+# --------------------------------------------------------------------------------------------------
+# interruptions
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
+    @contextmanager
+    def bar(notes, max_iter):
+        """Press Ctrl-C in a while, once it runs."""
+        pressed = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+
+        def show(report, norm, final=False):
+            if report.iteration == 3:
+                pressed.start()
+
+        yield show
+
+    monkeypatch.setattr(cli, "_progress_bar", bar)
+    code, out, _ = run("fit", "--solver", solver, "--tol", 0, "--max-iter", 10**9)
+    assert code == 130
+    assert set(os.listdir("nmfcore-digits")) == FILES
+    model = nmfcore.load("nmfcore-digits")
+    assert table(out)["stopped"] == model.stop_reason
+    assert model.stop_reason == f"interrupted after {model.n_iter:,} iterations"
+    assert not model.converged
+    assert model.n_iter >= 3
+    X = nmfcore.images.read_source().matrix.astype(float)
+    error = np.linalg.norm(X - model.W @ model.components) / np.linalg.norm(X)
+    assert model.relative_error == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["read_source", "model_of"])
+def test_ctrl_c_before_there_is_anything_to_keep(run, monkeypatch, where):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nmfcore.images, where, interrupt)
+    code, _, notes = run("fit", "--max-iter", 3)
+    assert code == 130
+    assert notes[-1] == "nmfcore: interrupted; nothing was written"
+    assert os.listdir() == []
+
+
+def test_ctrl_c_while_writing(run, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nmfcore.plots.convergence", interrupt)
+    code, _, notes = run("fit", "--max-iter", 3)
+    assert code == 130
+    assert notes[-1] == "nmfcore: interrupted; nothing was written"
+    assert os.listdir() == []
+
+
+# --------------------------------------------------------------------------------------------------
+# help, version, and a missing extra
+
+
+def test_help_names_every_option(run):
+    code, out, _ = run("fit", "--help")
+    assert code == 0
+    for option in (
+        *("SOURCE", "--components", "-k", "--solver", "--init", "--beta-loss", "--max-iter"),
+        *("--tol", "--max-time", "--size", "--skip-broken", "--seed", "--n-jobs", "--out"),
+        "--force",
+    ):
+        assert option in out
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "fit" in out
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"nmfcore {nmfcore.__version__}\n")
+
+
+@pytest.mark.parametrize("missing", [["typer"], ["matplotlib", "PIL"]])
+def test_a_missing_extra_is_named(run, monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    code, _, notes = run("fit")
+    assert code == 2
+    names = " and ".join(cli.APP_MODULES[module] for module in missing)
+    assert notes == [
+        f"nmfcore: the command line needs {names}: pip install 'nmfcore[app]'",
+    ]
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from nmfcore.cli import main\n"
+        "assert main(['fit', '--help']) == 0\n"
+        "heavy = {'matplotlib', 'PIL', 'numba', 'sklearn', 'scipy', 'nmfcore.estimators'}\n"
+        "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

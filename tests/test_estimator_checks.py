@@ -1,0 +1,105 @@
+"""scikit-learn's estimator checks, with the parameters it uses for its own NMF, none excused."""
+
+import inspect
+import warnings
+
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from nmfcore import NMF, MiniBatchNMF
+
+CLASSES = (NMF, MiniBatchNMF)
+
+try:  # scikit-learn >= 1.6
+    from sklearn.utils._test_common import instance_generator
+except ImportError:
+    instance_generator = None
+
+
+def _table(name):
+    """scikit-learn's own entries of one of its tables, by class name."""
+    table = getattr(instance_generator, name)
+    return {cls.__name__: entry for cls, entry in table.items() if isinstance(cls, type)}
+
+
+def _constructed():
+    """One instance per class and parameter set, set up as scikit-learn does for its own."""
+    for cls in CLASSES:
+        if instance_generator is None:
+            estimator = cls()
+            estimator_checks._set_checking_parameters(estimator)
+            yield estimator
+            continue
+        parameters = _table("INIT_PARAMS")[cls.__name__]
+        for one in parameters if isinstance(parameters, list) else [parameters]:
+            yield cls(**one)
+
+
+INSTANCES = list(_constructed())
+
+
+def _instances_for_check(check, estimator):
+    """scikit-learn's per-check parameters, which it looks up by its own classes."""
+    tables = getattr(instance_generator, "PER_ESTIMATOR_CHECK_PARAMS", None)
+    if tables is None:
+        return [estimator]
+    name = getattr(check, "__name__", None) or check.func.__name__
+    entry = _table("PER_ESTIMATOR_CHECK_PARAMS")[type(estimator).__name__].get(name)
+    if entry is None:
+        return [estimator]
+    entries = entry if isinstance(entry, list) else [entry]
+    return [clone(estimator).set_params(**parameters) for parameters in entries]
+
+
+def _ignore_expected():
+    """The categories scikit-learn's own common tests ignore; the rest stay errors."""
+    for category in (FutureWarning, ConvergenceWarning, UserWarning):
+        warnings.simplefilter("ignore", category)
+
+
+@parametrize_with_checks(INSTANCES)
+def test_estimator(estimator, check):
+    with warnings.catch_warnings():
+        _ignore_expected()
+        for instance in _instances_for_check(check, estimator):
+            check(instance)
+
+
+# What scikit-learn's tests/test_common.py runs besides.
+MORE = [
+    "check_param_validation",
+    "check_n_features_in_after_fitting",
+    "check_dataframe_column_names_consistency",
+    "check_get_feature_names_out_error",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_pandas",
+    "check_inplace_ensure_writeable",
+    "check_readonly_memmap_input",
+    "check_f_contiguous_array_estimator",
+]
+
+
+@pytest.mark.parametrize("name", [n for n in MORE if hasattr(estimator_checks, n)])
+@pytest.mark.parametrize("estimator", INSTANCES, ids=lambda e: type(e).__name__)
+def test_common(estimator, name):
+    check = getattr(estimator_checks, name)
+    with warnings.catch_warnings():
+        _ignore_expected()
+        check(type(estimator).__name__, clone(estimator))
+
+
+def test_parameters_are_those_of_scikit_learn():
+    """Each instance differs from its defaults, so a changed table cannot empty this file."""
+    assert {type(estimator) for estimator in INSTANCES} == set(CLASSES)
+    for estimator in INSTANCES:
+        signature = inspect.signature(type(estimator))
+        defaults = {name: p.default for name, p in signature.parameters.items()}
+        changed = {k: v for k, v in estimator.get_params().items() if v != defaults[k]}
+        assert "max_iter" in changed

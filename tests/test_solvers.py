@@ -1,0 +1,399 @@
+"""What every solver must do: one suite over the registry, and over the losses of mu."""
+
+import warnings
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nmfcore import NMF
+from nmfcore.solvers import SOLVERS
+
+BETAS = (2, 1, 0.5, 1.5, 0, -0.5, 2.5, 3)
+CASES = [
+    (name, beta) for name in sorted(SOLVERS) for beta in (BETAS if name == "mu" else BETAS[:1])
+]
+every_case = pytest.mark.parametrize("solver, beta", CASES)
+every_solver = pytest.mark.parametrize(
+    "solver, beta", [case for case in CASES if case[1] in (2, 1)]
+)
+
+
+def planted(beta=2, n=120, m=40, k=4, seed=0):
+    """X = WH with k parts that each own a pixel and a pure sample: the answer is unique."""
+    rng = np.random.RandomState(seed)
+    H = rng.gamma(0.5, 1.0, (k, m)) * (rng.rand(k, m) < 0.4)
+    W = rng.gamma(1.0, 1.0, (n, k)) * (rng.rand(n, k) < 0.5)
+    for t in range(k):
+        H[:, t], H[t, t] = 0, 1
+        W[t], W[t, t] = 0, 1
+    return W @ H + (1e-3 if beta <= 0 else 0), W, H
+
+
+def mixed(n=90, m=30, k=4, seed=0, floor=0.0):
+    """Dense positive data of about rank k."""
+    rng = np.random.RandomState(seed)
+    return rng.gamma(0.5, 1.0, (n, k)) @ rng.gamma(0.5, 1.0, (k, m)) + floor
+
+
+def start(X, k, dtype="float64", seed=0):
+    rng = np.random.RandomState(seed)
+    scale = np.sqrt(reference.dense(X).mean() / k) if X.shape[0] < 1000 else 1.0
+    W, H = (
+        np.abs(scale * rng.standard_normal(s)) + 1e-3 for s in ((X.shape[0], k), (k, X.shape[1]))
+    )
+    return {"W": W.astype(dtype), "H": H.astype(dtype)}
+
+
+def model(solver, beta, k, max_iter, **parameters):
+    parameters = {"init": "random", "random_state": 0, "tol": 0, **parameters}
+    return NMF(k, solver=solver, beta_loss=beta, max_iter=max_iter, **parameters)
+
+
+def bits(*arrays):
+    return [np.ascontiguousarray(array).tobytes() for array in arrays]
+
+
+# --- factors and loss ---------------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("form", ["float64", "float32", "csr"])
+def test_factors_are_nonnegative_and_finite(solver, beta, form):
+    X = mixed(floor=0.01) if beta <= 0 else mixed() * (np.random.RandomState(1).rand(90, 30) > 0.4)
+    X = sp.csr_matrix(X) if form == "csr" else X.astype(form)
+    estimator = model(solver, beta, 4, 30)
+    W = estimator.fit_transform(X)
+    for factor in (W, estimator.components_, estimator.transform(X)):
+        assert np.isfinite(factor).all()
+        assert (factor >= 0).all()
+        assert factor.any()
+
+
+@every_case
+@pytest.mark.parametrize("penalty", [{}, {"alpha_W": 1e-3, "l1_ratio": 0.5}], ids=["none", "both"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("form", ["dense", "csr"])
+def test_loss_never_rises(solver, beta, penalty, dtype, form):
+    X = mixed(floor=0.01).astype(dtype)
+    matrix = sp.csr_matrix(X) if form == "csr" else X
+    # The rule of mu with β ≠ 2 is where the loss is computed, so let it have one.
+    estimator = model(solver, beta, 4, 100, tol=0 if beta == 2 else 1e-14, **penalty)
+    with pytest.warns() if beta != 2 else nullcontext():
+        estimator.fit(matrix)
+    loss = estimator.history_["loss"]
+    loss = loss[np.isfinite(loss)]
+    assert len(loss) >= (100 if beta == 2 else 10)
+    assert loss[-1] < 0.9 * loss[0]
+    # Rounding of the sums the loss is made of, not of the loss itself.
+    size = 0.5 * np.sum(X.astype("float64") ** 2) if beta == 2 else np.abs(loss[0])
+    slack = (1e-12 if dtype == "float64" else 2e-6) * size
+    assert (np.diff(loss) <= slack).all()
+
+
+# Multiplicative updates crawl for these losses; scikit-learn's iterates are no better.
+SLOW = {("mu", 2): 0.15, ("mu", 1): 0.02, ("mu", 1.5): 0.02}
+
+
+@every_case
+@pytest.mark.parametrize("problem", ["planted", "digits"])
+def test_kkt_residual_falls(solver, beta, problem, digits):
+    if problem == "planted":
+        X, k = mixed(floor=0.01 if beta <= 0 else 0.0), 4
+    else:
+        X, k = digits[:150] + (0.05 if beta <= 0 else 0.0), 6
+    first = model(solver, beta, k, 1).fit(X)
+    last = model(solver, beta, k, 200).fit(X)
+    ratio = last.kkt_residual_ / first.kkt_residual_
+    assert ratio <= SLOW.get((solver, beta), 1e-2)
+
+
+# --- planted answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver, beta", [case for case in CASES if case[1] not in (-0.5, 3)])
+def test_planted_parts_are_found(solver, beta):
+    X, _, H = planted(beta)
+    fits = [model(solver, beta, 4, 1000, random_state=seed).fit(X) for seed in range(4)]
+    best = min(fits, key=lambda fit: fit.reconstruction_err_)
+    assert reference.matched(best.components_, H) >= 0.99
+
+
+@every_solver
+def test_swimmer_parts_are_found(solver, beta, data_folder):
+    from scipy.io import loadmat
+
+    X = np.ascontiguousarray(loadmat(data_folder / "faces" / "swimmer.mat")["X"].T)
+    torso = X.all(axis=0)
+    patterns = np.unique(X.T, axis=0)
+    limbs = np.array(
+        [(pattern == X.T).all(axis=1) for pattern in patterns if 0 < pattern.sum() < 256]
+    )
+    assert limbs.shape == (16, 220)
+    fits = [model(solver, beta, 17, 400, random_state=seed).fit(X) for seed in range(4)]
+    best = min(fits, key=lambda fit: fit.reconstruction_err_)
+    parts = np.where(torso, 0, best.components_)  # the torso may be shared out among the limbs
+    assert reference.matched(parts, limbs.astype(float)) >= 0.99
+
+
+CBCL_SEEDS = range(5)
+
+
+@pytest.fixture(scope="module")
+def faces(data_folder):
+    """CBCL, the right way round, as Hoyer prepared it (ALGORITHMS.md §5.1)."""
+    from scipy.io import loadmat
+
+    V = 1 - loadmat(data_folder / "faces" / "cbcl.mat")["X"].T
+    V = V - V.mean()
+    V = V / np.sqrt(np.mean(V**2))
+    V = np.maximum(np.clip(0.25 * (V + 0.25), 0, 1), 1e-4)
+    # The figures of the preprocessing that the published numbers belong to.
+    assert V.shape == (2429, 361)
+    assert V.mean() == pytest.approx(0.13681, abs=1e-5)
+    assert V.std() == pytest.approx(0.17357, abs=1e-5)
+    assert np.mean(V == 1e-4) == pytest.approx(0.4440, abs=1e-4)
+    assert V.max() == pytest.approx(0.61767, abs=1e-5)
+    return np.ascontiguousarray(V, dtype=np.float32)
+
+
+@pytest.mark.parametrize("seed", CBCL_SEEDS)
+@pytest.mark.parametrize("solver", [name for name in sorted(SOLVERS) if name != "mu"])
+def test_cbcl_reaches_the_published_error(solver, seed, faces):
+    """Hsieh & Dhillon (KDD 2011), table 2: squared relative error 0.0410 at k = 49."""
+    square = np.sum(faces.astype("float64") ** 2)
+    rng = np.random.RandomState(seed)
+    begin = {"W": rng.rand(2429, 49).astype("float32"), "H": rng.rand(49, 361).astype("float32")}
+    estimator = model(
+        solver,
+        2,
+        49,
+        100,
+        init="custom",
+        callback=lambda report: 2 * report.loss <= 0.0409 * square,
+    )
+    W = estimator.fit_transform(faces, **begin).astype("float64")
+    assert estimator.n_iter_ <= 100
+    residual = faces - W @ estimator.components_.astype("float64")
+    assert np.sum(residual**2) / square <= 0.0410
+
+
+# --- types, plans, layouts ----------------------------------------------------------------------
+
+
+@every_case
+def test_float32_follows_float64(solver, beta):
+    X = mixed(floor=0.01)
+    begin = start(X, 4)
+    wide = model(solver, beta, 4, 20, init="custom")
+    W64 = wide.fit_transform(X.astype("float32").astype("float64"), **begin)
+    narrow = model(solver, beta, 4, 20, init="custom")
+    W32 = narrow.fit_transform(X.astype("float32"), **start(X, 4, "float32"))
+    assert W32.dtype == narrow.components_.dtype == "float32"
+    for found, expected in ((W32, W64), (narrow.components_, wide.components_)):
+        assert np.abs(found - expected).max() <= 2e-4 * expected.max()
+        assert (found != expected).any()
+
+
+@every_case
+def test_dense_and_sparse_agree(solver, beta):
+    X = mixed(floor=0.01)
+    if beta > 0:
+        X *= np.random.RandomState(1).rand(*X.shape) > 0.7
+        X[3], X[:, 5] = 0, 0
+    begin = start(X, 4)
+    results = []
+    for matrix in (X, sp.csr_matrix(X), sp.csc_matrix(X), sp.csr_array(X)):
+        estimator = model(solver, beta, 4, 20, init="custom")
+        results.append((estimator.fit_transform(matrix, **begin), estimator.components_))
+        codes = estimator.transform(matrix)
+        results[-1] += (codes,)
+    for one in results[1:]:
+        for found, expected in zip(one, results[0], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9 * expected.max())
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_memory_map_is_array_to_the_bit(solver, beta, dtype, tmp_path):
+    X = (20 * mixed(n=700, m=50)).astype(dtype)
+    X.tofile(tmp_path / "X")
+    mapped = np.memmap(tmp_path / "X", dtype=dtype, mode="r", shape=X.shape)
+    results = []
+    for matrix in (X, mapped):
+        estimator = model(solver, beta, 5, 12)
+        W = estimator.fit_transform(matrix)
+        results.append(bits(W, estimator.components_, estimator.transform(matrix)))
+        results[-1].append(estimator.reconstruction_err_)
+    assert results[0] == results[1]
+
+
+@every_solver
+@pytest.mark.parametrize("form", ["uint8", "float32", "float64", "csr"])
+def test_any_number_of_jobs_gives_the_same_bits(solver, beta, form):
+    """Large enough for several lanes."""
+    X = np.random.RandomState(0).randint(0, 200, (20000, 60))
+    if form == "csr":
+        X = sp.csr_matrix(np.where(X > 150, X, 0).astype("float64"))
+    else:
+        X = X.astype(form)
+    results = []
+    for n_jobs in (1, 2, 3):
+        estimator = model(solver, beta, 6, 4, n_jobs=n_jobs)
+        W = estimator.fit_transform(X)
+        results.append(bits(W, estimator.components_, estimator.history_["loss"]))
+        results[-1] += bits(estimator.transform(X[:5000]))
+        results[-1] += [estimator.reconstruction_err_, estimator.kkt_residual_]
+    assert results[0] == results[1] == results[2]
+
+
+def test_nndsvd_gives_the_same_bits_for_any_number_of_jobs():
+    X = np.random.RandomState(0).rand(20000, 60)
+    fits = [NMF(6, init="nndsvd", tol=0, max_iter=1, random_state=0, n_jobs=j) for j in (1, 2, 3)]
+    found = [bits(fit.fit_transform(X), fit.components_) for fit in fits]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("solver, beta", [("cd", 2), ("mu", 2), ("mu", 1), ("mu", 0.5)])
+def test_many_rows_follow_the_same_iterates_as_blocks_are_cut(solver, beta):
+    """Several lanes against scikit-learn: the block plan shows only as rounding."""
+    from sklearn.decomposition import non_negative_factorization
+
+    X = np.random.RandomState(0).rand(6007, 33)
+    begin = start(X, 4)
+    estimator = model(solver, beta, 4, 3, init="custom")
+    W = estimator.fit_transform(X, **begin)
+    W_theirs, H_theirs, _ = non_negative_factorization(
+        X,
+        W=begin["W"].copy(),
+        H=begin["H"].copy(),
+        n_components=4,
+        init="custom",
+        solver=solver,
+        beta_loss=beta,
+        max_iter=3,
+        tol=0,
+    )
+    np.testing.assert_allclose(W, W_theirs, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(estimator.components_, H_theirs, rtol=1e-9, atol=1e-10)
+
+
+# --- hypothesis-made shapes ---------------------------------------------------------------------
+
+LAYOUTS = {
+    "C": np.ascontiguousarray,
+    "F": np.asfortranarray,
+    "every other row": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "every other column": lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+    "backwards": lambda X: np.ascontiguousarray(X[::-1, ::-1])[::-1, ::-1],
+    "inside a larger array": lambda X: np.pad(X, 3)[3:-3, 3:-3],
+}
+
+
+@st.composite
+def matrices(draw, dtypes, positive=False):
+    """(X, k): small, awkward and nonnegative, with at least one positive entry."""
+    n, m = draw(st.integers(1, 40)), draw(st.integers(1, 12))
+    k = draw(st.integers(1, 6))
+    seed = draw(st.integers(0, 2**16))
+    dtype = draw(st.sampled_from(dtypes))
+    rng = np.random.RandomState(seed)
+    X = rng.randint(1, 30, (n, m)).astype("float64")
+    if not positive:
+        X *= rng.rand(n, m) < draw(st.sampled_from([0.2, 0.7, 1.0]))
+        if draw(st.booleans()):
+            X[rng.randint(n)] = 0
+        if draw(st.booleans()):
+            X[:, rng.randint(m)] = 0
+        X[rng.randint(n), rng.randint(m)] = 7
+    return X.astype(dtype), k
+
+
+FLOATS, OTHERS = ("float64", "float32"), ("uint8", "int64", "float16", "bool")
+some = settings(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def fit(solver, beta, X, k, dtype, max_iter=3):
+    begin = start(np.asarray(X, dtype="float64"), k, dtype, seed=3)
+    estimator = model(solver, beta, k, max_iter, init="custom")
+    W = estimator.fit_transform(X, **begin)
+    return W, estimator
+
+
+def compute_type(dtype):
+    return "float64" if dtype in ("float64", "int64") else "float32"
+
+
+@every_case
+@some
+@given(st.data())
+def test_awkward_shapes_follow_the_twins(solver, beta, data):
+    X, k = data.draw(matrices(FLOATS[:1], positive=beta <= 0))
+    W, estimator = fit(solver, beta, X, k, "float64", max_iter=2)
+    assert W.shape == (X.shape[0], k)
+    assert estimator.components_.shape == (k, X.shape[1])
+    if solver not in ("cd", "mu"):
+        return
+    begin = start(X, k, seed=3)
+    expected_W, expected_H = begin["W"], begin["H"]
+    for _ in range(2):
+        if solver == "cd":
+            expected_W, expected_H, _, _ = reference.cd_iteration(X, expected_W, expected_H)
+        else:
+            expected_W, expected_H = reference.mu_iteration(X, expected_W, expected_H, beta)
+    for found, expected in ((W, expected_W), (estimator.components_, expected_H)):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9 * (1 + expected.max()))
+
+
+@every_case
+@some
+@given(st.data())
+def test_layouts_give_the_same_bits(solver, beta, data):
+    X, k = data.draw(matrices((*FLOATS, *OTHERS), positive=beta <= 0))
+    layout = data.draw(st.sampled_from(sorted(LAYOUTS)))
+    dtype = compute_type(X.dtype.name)
+    W, estimator = fit(solver, beta, X, k, dtype)
+    other = LAYOUTS[layout](X)
+    np.testing.assert_array_equal(other, X)
+    other.setflags(write=False)
+    other_W, other_estimator = fit(solver, beta, other, k, dtype)
+    assert bits(other_W, other_estimator.components_) == bits(W, estimator.components_)
+    assert bits(other_estimator.transform(other)) == bits(estimator.transform(X))
+
+
+@every_case
+@some
+@given(st.data())
+def test_small_types_are_their_numbers(solver, beta, data):
+    X, k = data.draw(matrices(OTHERS, positive=beta <= 0))
+    dtype = compute_type(X.dtype.name)
+    W, estimator = fit(solver, beta, X, k, dtype)
+    assert W.dtype == dtype
+    wide_W, wide = fit(solver, beta, X.astype(dtype), k, dtype)
+    close = 1e-9 if dtype == "float64" else 1e-3
+    for found, expected in ((W, wide_W), (estimator.components_, wide.components_)):
+        np.testing.assert_allclose(found, expected, rtol=close, atol=close * (1 + expected.max()))
+
+
+@pytest.mark.parametrize("init", [None, "random", "nndsvd", "nndsvda", "nndsvdar"])
+@every_solver
+@some
+@given(st.data())
+def test_awkward_shapes_with_every_init(solver, beta, init, data):
+    X, k = data.draw(matrices((*FLOATS, *OTHERS)))
+    if init not in (None, "random"):
+        k = min(k, *X.shape)
+    estimator = model(solver, beta, k, 3, init=init)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The multiplicative update \('mu'\)", UserWarning)
+        W = estimator.fit_transform(X)
+    assert np.isfinite(W).all()
+    assert np.isfinite(estimator.components_).all()
+    assert (W >= 0).all()
+    assert np.isfinite(estimator.reconstruction_err_)
+    empty = ~X.astype("float64").any(axis=1)
+    assert not estimator.transform(X)[empty].any()
