@@ -65,9 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
-        sys.stderr.write(
-            f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n"
-        )
+        sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
     try:
         _app()(args=None if arguments is None else list(arguments), prog_name="nmfcore")
@@ -121,14 +119,10 @@ def _app() -> Any:
                 show_default=False,
             ),
         ] = None,
-        k: Annotated[
-            int, Option("-k", "--components", min=1, help="Number of parts to learn.")
-        ] = 16,
+        k: Annotated[int, Option("-k", "--components", min=1, help="Number of parts to learn.")] = 16,
         solver: Annotated[
             str | None,
-            Option(
-                help="Algorithm: cd or mu.", show_default="cd; mu for losses other than frobenius"
-            ),
+            Option(help="Algorithm: cd or mu.", show_default="cd; mu for losses other than frobenius"),
         ] = None,
         init: Annotated[
             str | None,
@@ -156,13 +150,9 @@ def _app() -> Any:
                 show_default="the first picture's",
             ),
         ] = None,
-        skip_broken: Annotated[
-            bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")
-        ] = False,
+        skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
-        n_jobs: Annotated[
-            int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")
-        ] = None,
+        n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
         out: Annotated[
             Path | None,
             Option(
@@ -171,9 +161,7 @@ def _app() -> Any:
                 show_default="nmfcore-<name of SOURCE>",
             ),
         ] = None,
-        force: Annotated[
-            bool, Option("--force", help="Replace earlier results in that folder.")
-        ] = False,
+        force: Annotated[bool, Option("--force", help="Replace earlier results in that folder.")] = False,
     ) -> None:
         """Learn the parts of pictures, and write what was learned to a folder.
 
@@ -286,9 +274,7 @@ def _check_target(target: Path, force: bool) -> None:
         if not target.is_dir():
             raise _Stop(f"'{target}' exists and is not a folder: choose another --out")
         if not force:
-            raise _Stop(
-                f"the folder '{target}' exists: choose another --out, or --force replaces it"
-            )
+            raise _Stop(f"the folder '{target}' exists: choose another --out, or --force replaces it")
         foreign = sorted({entry.name for entry in target.iterdir()} - set(WRITTEN))
         if foreign:
             raise _Stop(
@@ -297,16 +283,12 @@ def _check_target(target: Path, force: bool) -> None:
             )
     parent = Path(os.path.realpath(target)).parent
     if not parent.is_dir():
-        raise _Stop(
-            f"there is no folder '{parent}' to write to: create it, or choose another --out"
-        )
+        raise _Stop(f"there is no folder '{parent}' to write to: create it, or choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise _Stop(f"the folder '{parent}' cannot be written to: choose another --out")
 
 
-def _read(
-    source: str | None, size: tuple[int, int] | None, skip_broken: bool, notes: Any
-) -> "Pictures":
+def _read(source: str | None, size: tuple[int, int] | None, skip_broken: bool, notes: Any) -> "Pictures":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from .images import InputError, read_source
@@ -365,28 +347,30 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
             if last is None:
                 raise
             interrupted = True
-            W, H = last.factors()
+            W = _settle(estimator, last)
         except (ValueError, TypeError) as error:
             raise _Stop(_why_refused(error, pictures)) from error
         if last is not None:
             show(last, norm if frobenius else None, final=True)
     seconds = time.perf_counter() - start
 
-    changes: dict[str, Any] = {}
-    if interrupted:
-        changes = {
-            "components": H,
-            "n_iter": int(last.iteration),
-            "converged": False,
-            "stop_reason": f"interrupted after {_count(int(last.iteration), 'iteration')}",
-        }
-        if math.isfinite(last.loss):  # mu records it now and then only
-            changes["reconstruction_err"] = math.sqrt(2 * max(float(last.loss), 0.0))
-    model = model_of(estimator, W, pictures, **changes)
+    model = model_of(estimator, W, pictures)
     if frobenius and norm > 0:
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
+
+
+def _settle(estimator: Any, last: Any) -> "np.ndarray":
+    """Leave an interrupted estimator as the last report saw it; return its W."""
+    W, H = last.factors()
+    if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
+        estimator.components_ = H
+        estimator.n_iter_ = int(last.iteration)
+        estimator.reconstruction_err_ = math.sqrt(2 * max(float(last.loss), 0.0))
+        estimator.converged_ = False
+    estimator.stop_reason_ = f"interrupted after {_count(int(last.iteration), 'iteration')}"
+    return W
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
@@ -572,9 +556,7 @@ def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
 
     model = result.model
     n, m = pictures.matrix.shape
-    folded = (
-        "" if pictures.shape is None else f" ({pictures.shape[0]}×{pictures.shape[1]} pictures)"
-    )
+    folded = "" if pictures.shape is None else f" ({pictures.shape[0]}×{pictures.shape[1]} pictures)"
     if math.isfinite(model.relative_error):
         error = ("relative error", f"{model.relative_error:.6f}")
     else:

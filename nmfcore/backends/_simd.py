@@ -237,14 +237,16 @@ _SOURCES = {
 
 def _make_reader(source):
     @intrinsic
-    def reader(typingctx, address):
+    def reader(typingctx, address, index):
+        """Number `index` of an array at `address`, which need not be aligned (memory maps, fields of records)."""
+
         def codegen(context, builder, sig, args):
-            kind = context.get_value_type(source)
-            value = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
-            value.align = 1  # memory maps and record fields need not be aligned
+            start = builder.inttoptr(args[0], context.get_value_type(source).as_pointer())
+            value = builder.load(builder.gep(start, [args[1]]))  # an address LLVM can follow through a loop
+            value.align = 1
             return value
 
-        return source(types.intp), codegen
+        return source(types.intp, types.intp), codegen
 
     return reader
 

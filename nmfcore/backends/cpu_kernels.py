@@ -107,10 +107,11 @@ def pad_rows(F, lo, rows, out, ld):
     out_of_line()
     k = F.shape[1]
     for i in range(rows):
+        to, of = out[i * ld : i * ld + ld], F[lo + i]
         for t in range(k):
-            out[i * ld + t] = F[lo + i, t]
+            to[t] = of[t]
         for t in range(k, ld):
-            out[i * ld + t] = 0
+            to[t] = 0
 
 
 @numba.njit(**INNER)
@@ -118,9 +119,10 @@ def copy_rows(Fp, ld, rows, out, first):
     """The reverse of `pad_rows`: rows of length ld to rows first … of out. Their sum."""
     total = 0.0
     for i in range(rows):
+        to, of = out[first + i], Fp[i * ld : i * ld + ld]
         for t in range(out.shape[1]):
-            out[first + i, t] = Fp[i * ld + t]
-            total += Fp[i * ld + t]
+            to[t] = of[t]
+            total += np.float64(of[t])
     return total
 
 
@@ -130,19 +132,24 @@ def pad_transposed(F, out, ld):
     out_of_line()
     n, k = F.shape
     for t in range(k):
+        to = out[t * ld : t * ld + ld]
         for i in range(n):
-            out[t * ld + i] = F[i, t]
+            to[i] = F[i, t]
         for i in range(n, ld):
-            out[t * ld + i] = 0
+            to[i] = 0
 
 
 # ---- reading X ---------------------------------------------------------------------------------------------------
 
 
+# Inner loops below run over slices from zero: Numba checks an index that could be negative, and LLVM then cannot
+# vectorise the loop.
+
+
 @numba.njit(**INNER)
 def half(address):
     """A float16 widened by its bits (LLVM calls a library function where the processor has no conversion)."""
-    bits = np.uint32(read_u16(address))
+    bits = np.uint32(read_u16(address, 0))
     magnitude = np.uint32(bits & np.uint32(0x7FFF))
     value = float_of_bits(np.uint32(magnitude << np.uint32(13))) * np.float32(2.0**112)
     if magnitude >= np.uint32(0x7C00):  # infinity, NaN
@@ -152,52 +159,54 @@ def half(address):
 
 @numba.njit(**INNER)
 def number(address, code):
+    """One number of X, of any storage type."""
     if code == 0:
-        return np.float64(read_u8(address))
+        return np.float64(read_u8(address, 0))
     if code == 1:
-        return np.float64(read_i8(address))
+        return np.float64(read_i8(address, 0))
     if code == 2:
-        return np.float64(read_u16(address))
+        return np.float64(read_u16(address, 0))
     if code == 3:
-        return np.float64(read_i16(address))
+        return np.float64(read_i16(address, 0))
     if code == 4:
-        return np.float64(read_u32(address))
+        return np.float64(read_u32(address, 0))
     if code == 5:
-        return np.float64(read_i32(address))
+        return np.float64(read_i32(address, 0))
     if code == 6:
-        return np.float64(read_u64(address))
+        return np.float64(read_u64(address, 0))
     if code == 7:
-        return np.float64(read_i64(address))
+        return np.float64(read_i64(address, 0))
     if code == 8:
         return np.float64(half(address))
     if code == 9:
-        return np.float64(read_f32(address))
-    return read_f64(address)
+        return np.float64(read_f32(address, 0))
+    return read_f64(address, 0)
 
 
 @numba.njit(**INNER)
 def widen(address, code, stride, n, out, first, step):
     """n numbers of X, `stride` bytes apart, into out[first], out[first + step], … in the compute type."""
     out_of_line()
+    to = out[first:]
     # Loops of their own, which vectorise, for what images and tables come in; each costs every cold start 50 ms.
     if step == 1 and stride == 1 and code == 0:
         for j in range(n):
-            out[first + j] = read_u8(address + j)
+            to[j] = read_u8(address, j)
     elif step == 1 and stride == 4 and code == 9:
         for j in range(n):
-            out[first + j] = read_f32(address + 4 * j)
+            to[j] = read_f32(address, j)
     elif step == 1 and stride == 8 and code == 10:
         for j in range(n):
-            out[first + j] = read_f64(address + 8 * j)
+            to[j] = read_f64(address, j)
     elif step == 1 and stride == 8 and code == 7:
         for j in range(n):
-            out[first + j] = read_i64(address + 8 * j)
+            to[j] = read_i64(address, j)
     elif step == 1 and stride == 2 and code == 2:
         for j in range(n):
-            out[first + j] = read_u16(address + 2 * j)
+            to[j] = read_u16(address, j)
     else:
         for j in range(n):
-            out[first + j * step] = number(address + j * stride, code)
+            to[j * step] = number(address + j * stride, code)
 
 
 @numba.njit(**INNER)
@@ -306,8 +315,9 @@ def add_rows(c, ldc, out):
     out_of_line()
     rows, k = out.shape
     for j in range(rows):
+        to, of = out[j], c[j * ldc : j * ldc + k]
         for t in range(k):
-            out[j, t] += c[j * ldc + t]
+            to[t] += of[t]
 
 
 @numba.njit(**INNER)
@@ -365,27 +375,28 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                 hess = Gp[t * kp + t]
                 inverse = 1 / hess if hess != 0 else zero
                 at = t * width
+                w_t, c_t = W[at : at + width], C[at : at + width]
                 if s == 0:
                     weighed = np.float64(0.0)
                     for b in range(width):
-                        w = W[at + b]
-                        gradient = g[b] - C[at + b] + l1
+                        w = w_t[b]
+                        gradient = g[b] - c_t[b] + l1
                         projected = min(gradient, zero) if w == 0 else gradient
                         now[b] += abs(np.float64(projected))
                         new = max(w - gradient * inverse, zero)
                         step = np.float64(new - w)
                         weighed += step * step
-                        W[at + b] = new if hess != 0 else w
+                        w_t[b] = new if hess != 0 else w
                     if hess != 0:
                         kkt += weighed * hess
                 else:
                     for b in range(width):
-                        w = W[at + b]
-                        gradient = g[b] - C[at + b] + l1
+                        w = w_t[b]
+                        gradient = g[b] - c_t[b] + l1
                         projected = min(gradient, zero) if w == 0 else gradient
                         now[b] += abs(np.float64(projected))
                         new = max(w - gradient * inverse, zero)
-                        W[at + b] = new if hess != 0 and active[b] else w
+                        w_t[b] = new if hess != 0 and active[b] else w
             going = 0
             if s == 0:
                 for b in range(live):
@@ -500,7 +511,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
     of these, because every further one costs each cold start seconds.
     """
     k = F.shape[1]
-    sparse, given = indptr.size > 0, Ht.shape[0] == 0
+    sparse, given = indptr.size > 0, Ht.shape[0] == 0 and rule < PRODUCT
     kp = round_up(k, lanes_of(F))
     step = max(4 * lanes_of(F), ALIGN)
     ld = kp if given else leading(m)
