@@ -59,10 +59,7 @@ def _divergence(V: np.ndarray, WH: np.ndarray, beta: float) -> float:
 def distance(result: Result, reference: Result) -> float:
     """Return the larger of the relative distances of W and of H to the reference's."""
     pairs = ((result.W, reference.W), (result.H, reference.H))
-    return max(
-        float(np.linalg.norm(a.astype(np.float64) - b) / max(np.linalg.norm(b), 1e-300))
-        for a, b in pairs
-    )
+    return max(float(np.linalg.norm(a.astype(np.float64) - b) / max(np.linalg.norm(b), 1e-300)) for a, b in pairs)
 
 
 # (loss, factors), relative: rounding only. float32 factors differ visibly where the problem is
@@ -105,9 +102,7 @@ def check_iterates(task: Task, result: Result, reference: Result) -> dict[str, A
     }
 
 
-def check_quality(
-    task: Task, result: Result, reference: Result, limit: float = 1e-3
-) -> dict[str, Any]:
+def check_quality(task: Task, result: Result, reference: Result, limit: float = 1e-3) -> dict[str, Any]:
     """Require a loss at most (1 + limit) × the reference's, and so for the codes of transform."""
     X, why = task.problem.X, []
     facts: dict[str, Any] = {"n_iter": int(result.n_iter)}

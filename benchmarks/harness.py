@@ -322,9 +322,7 @@ def child(
     found = importlib.util.find_spec("nmfcore")
     if found and found.origin:
         home = str(Path(found.origin).resolve().parents[1])
-        settings["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [home, settings.get("PYTHONPATH", "")])
-        )
+        settings["PYTHONPATH"] = os.pathsep.join(filter(None, [home, settings.get("PYTHONPATH", "")]))
     # the relay times its child, so that its own start is not counted
     relay = (
         "import subprocess,sys,time; t=time.perf_counter(); p=subprocess.run(sys.argv[1:]); "

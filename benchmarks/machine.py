@@ -144,18 +144,13 @@ class Limits:
             ThreadPoolExecutor(self.threads) as pool,
         ):
             # x·x streams x once: the second operand comes from the cache line just read
-            seconds = [
-                _clock(lambda: list(pool.map(np.dot, parts, parts))) for _ in range(self.repeats)
-            ]
+            seconds = [_clock(lambda: list(pool.map(np.dot, parts, parts))) for _ in range(self.repeats)]
             self._note("read_gb_s", source.nbytes, seconds)
             if copy:
                 half = source.size // 2
-                pairs = [
-                    (source[half + i : half + j], source[i:j]) for i, j in _cuts(half, self.threads)
-                ]
+                pairs = [(source[half + i : half + j], source[i:j]) for i, j in _cuts(half, self.threads)]
                 seconds = [
-                    _clock(lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs)))
-                    for _ in range(self.repeats)
+                    _clock(lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs))) for _ in range(self.repeats)
                 ]
                 self._note("copy_gb_s", 2.0 * 8 * half, seconds)  # read and written
 

@@ -119,9 +119,7 @@ def shifted(original: Problem, offset: float) -> Problem:
     return replace(original, name=f"{original.name}+{offset:g}", X=X)
 
 
-@lru_cache(
-    maxsize=2
-)  # MNIST is 55 MB and takes 0.4 s to unzip; figures ask for it in several types
+@lru_cache(maxsize=2)  # MNIST is 55 MB and takes 0.4 s to unzip; figures ask for it in several types
 def _read(name: str, folder: Path | None) -> tuple[Any, bool]:
     try:
         entry = PROBLEMS[name]

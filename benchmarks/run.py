@@ -131,9 +131,7 @@ def _run(
         if rows:
             records.append(out / f"{name}.jsonl", rows)
             seconds = time.perf_counter() - start
-            print(
-                f"{seconds:.0f} s" if options.smoke else f"{records.table(rows)}\n\n{seconds:.0f} s"
-            )
+            print(f"{seconds:.0f} s" if options.smoke else f"{records.table(rows)}\n\n{seconds:.0f} s")
         failed += [f"{name}: {records.sentence(r)}" for r in rows if r["status"] in BAD]
     print(f"\nrecords: {out}")
     if failed:

@@ -150,7 +150,8 @@ def test_multiply_beta(benchmark, kind, beta):
     gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
     out, N, D = np.empty_like(c.F), np.zeros(c.Ht.shape), np.zeros(c.Ht.shape)
     arguments = [block, c.F, c.Ht, beta, gamma, 0.0, 0.0, 0.0, True, False]
-    arguments += [out, N, D, np.zeros(cpu.STATS)]
+    # stats: the common entries, then two sums for each component
+    arguments += [out, N, D, np.zeros(cpu.STATS + 2 * k)]
     cpu.multiply_beta(*arguments)
     WH = c.F64 @ c.Ht64.T
     above, below = X * WH ** (beta - 2) @ c.Ht64, WH ** (beta - 1) @ c.Ht64

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import sklearn
-from sklearn.utils import validation
+from sklearn.utils import metadata_routing, validation
 from sklearn.utils._param_validation import Hidden, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -90,7 +90,7 @@ _DOC = """Return W · ``components_``, the samples that the codes stand for.
 
 
 class _InverseOfX:
-    def inverse_transform(self, X):  # noqa: D102
+    def inverse_transform(self, X):
         check_is_fitted(self)
         return X @ self.components_  # type: ignore[attr-defined]
 
@@ -103,15 +103,10 @@ class _InverseOfX:
 class _InverseOfXt:
     """Of scikit-learn 1.5 and 1.6."""
 
-    if VERSION < (1, 7):
-        from sklearn.utils import metadata_routing as _routing
+    # No request is made of the former name.
+    __metadata_request__inverse_transform = {("W" if VERSION < (1, 5) else "Xt"): metadata_routing.UNUSED}
 
-        __metadata_request__inverse_transform = {
-            ("W" if VERSION < (1, 5) else "Xt"): _routing.UNUSED
-        }
-        del _routing
-
-    def inverse_transform(self, X=None, *, Xt=None):  # noqa: D102
+    def inverse_transform(self, X=None, *, Xt=None):
         if X is None and Xt is None:
             raise TypeError("Missing required positional argument: X.")
         if X is not None and Xt is not None:
@@ -137,7 +132,7 @@ class _InverseOfXt:
 class _InverseOfW(_InverseOfXt):
     """Of scikit-learn 1.4."""
 
-    def inverse_transform(self, Xt=None, W=None):  # type: ignore[override]  # noqa: D102
+    def inverse_transform(self, Xt=None, W=None):  # type: ignore[override]
         if Xt is None and W is None:
             raise TypeError("Missing required positional argument: Xt")
         if W is not None and Xt is not None:
@@ -160,13 +155,7 @@ class _InverseOfW(_InverseOfXt):
     )
 
 
-InverseTransformMixin: Any = (
-    _InverseOfX
-    if VERSION >= (1, 7)
-    else _InverseOfXt
-    if VERSION >= (1, 5)
-    else _InverseOfW
-)
+InverseTransformMixin: Any = _InverseOfX if VERSION >= (1, 7) else _InverseOfXt if VERSION >= (1, 5) else _InverseOfW
 
 
 # ---- scikit-learn ≥ 1.9's callbacks ------------------------------------------------------------
@@ -223,9 +212,7 @@ class FitTasks:
             return False
         begun, self._begun, self._done = self._begun, None, self._done + 1
         return bool(
-            begun.call_on_fit_task_end(
-                estimator=self.estimator, X=self.X, reconstruction_attributes=attributes
-            )
+            begun.call_on_fit_task_end(estimator=self.estimator, X=self.X, reconstruction_attributes=attributes)
         )
 
     def close(self) -> None:
@@ -235,6 +222,4 @@ class FitTasks:
         if self._begun is not None:
             begun, self._begun = self._begun, None
             begun.call_on_fit_task_end(estimator=self.estimator)
-        self._fit.call_on_fit_task_end(
-            estimator=self.estimator, X=self.X, reconstruction_attributes={}
-        )
+        self._fit.call_on_fit_task_end(estimator=self.estimator, X=self.X, reconstruction_attributes={})

@@ -51,8 +51,7 @@ def _check_init(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
     for axis, which in enumerate(("first", "second")):
         if shape[axis] != "auto" and A.shape[axis] != shape[axis]:
             raise ValueError(
-                f"Array with wrong {which} dimension passed to {whom}. "
-                f"Expected {shape[axis]}, but got {A.shape[axis]}."
+                f"Array with wrong {which} dimension passed to {whom}. Expected {shape[axis]}, but got {A.shape[axis]}."
             )
     check_non_negative(A, whom)
     if np.max(A) == 0:

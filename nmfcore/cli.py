@@ -135,7 +135,7 @@ def _app() -> Any:
             str,
             Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta."),
         ] = "frobenius",
-        max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 500,
+        max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 1000,
         tol: Annotated[float, Option(min=0, help="Stop when progress falls below this.")] = 1e-4,
         max_time: Annotated[
             float | None,

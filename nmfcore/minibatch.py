@@ -304,16 +304,12 @@ def run(
     done, reason, converged = 0, "", False
     interruption: BaseException | None = None
     try:
-        for rows, data in itertools.islice(
-            itertools.cycle(zip(slices, batches, strict=True)), n_steps
-        ):
+        for rows, data in itertools.islice(itertools.cycle(zip(slices, batches, strict=True)), n_steps):
             count = data.shape[0]
             if count not in solvers:
                 solvers[count] = solver_for(count)
             given = None if restarts else W[rows]
-            made = step(
-                data, solvers[count], given, Ht, memory, rho, tol=tol, restart_iter=restart_iter
-            )
+            made = step(data, solvers[count], given, Ht, memory, rho, tol=tol, restart_iter=restart_iter)
             before, Ht, memory = Ht, made.Ht, made.memory
             if not restarts:
                 W[rows] = made.W

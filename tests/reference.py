@@ -213,41 +213,63 @@ def mu_iteration(X, W, H, beta, penalty=(0, 0, 0, 0), update_H=True):
 # --- stationarity -------------------------------------------------------------------------------
 
 
-def kkt_residual(X, W, H, beta=2, penalty=(0, 0, 0, 0)):
-    """The KKT residual of CONTRACT.md at the point (W, H).
+def kkt_parts(X, F, Kt, beta=2, l1=0.0, l2=0.0, zero_below_one=False):
+    """One factor's share of the KKT residual, of F in X ≈ F·Ktᵀ: (top, bottom).
 
-    β = 2: (Σ G_tt s²)^½ / ‖X‖, s = F − max(0, F − ∇/G_tt), penalties in ∇ and G_tt, W and Hᵀ in
-    quadrature.  Otherwise, with ∇ = D − N of the update:
-    (Σ|F ⊙ ∇| + Σ over F = 0 of (mean of that column)·max(0, −∇)) / Σ F ⊙ N, over both factors.
+    β = 2: top = Σ G_tt s², s = F − max(0, F − ∇/G_tt), penalties in ∇ and G_tt; no bottom.
+    Otherwise, with ∇ = D − N of the update: top = Σ|F ⊙ ∇| + Σ over F = 0 of (mean of that
+    column)·max(0, −∇), bottom = Σ F ⊙ N.
     """
-    X, W, Ht = dense(X), dense(W), dense(H).T
-    l1_W, l1_H, l2_W, l2_H = penalty
+    F, Kt = dense(F), dense(Kt)
     top, bottom = [], []
-    for data, F, K, l1, l2 in ((X, W, Ht, l1_W, l2_W), (X.T, Ht, W, l1_H, l2_H)):
-        if beta == 2:
-            G, C = gram(K), products(data, K)
-        else:
-            N, D = mu_terms(data, F, K, beta)
-        for i in range(F.shape[0]):
-            for t in range(F.shape[1]):
-                f = F[i, t]
-                if beta == 2:
-                    curvature = G[t, t] + l2
-                    if curvature == 0:
-                        continue
-                    gradient = math.fsum(F[i, s] * G[s, t] for s in range(F.shape[1]))
-                    gradient += l2 * f - C[i, t] + l1
-                    top.append(curvature * (f - max(0.0, f - gradient / curvature)) ** 2)
-                    continue
-                gradient = D[i, t] + l1 + l2 * f - N[i, t]
-                bottom.append(f * N[i, t])
-                if f == 0:
-                    top.append(F[:, t].mean() * max(0.0, -gradient))
-                else:
-                    top.append(abs(f * gradient))
     if beta == 2:
-        return math.sqrt(math.fsum(top) / math.fsum((X * X).ravel()))
-    return math.fsum(top) / math.fsum(bottom)
+        G, C = gram(Kt), products(X, Kt)
+    else:
+        N, D = mu_terms(X, F, Kt, beta)
+    for i in range(F.shape[0]):
+        for t in range(F.shape[1]):
+            f = F[i, t]
+            if beta == 2:
+                curvature = G[t, t] + l2
+                if curvature == 0:
+                    continue
+                gradient = math.fsum(F[i, s] * G[s, t] for s in range(F.shape[1]))
+                gradient += l2 * f - C[i, t] + l1
+                top.append(curvature * (f - max(0.0, f - gradient / curvature)) ** 2)
+                continue
+            denominator = D[i, t]
+            if beta == 1 and zero_below_one and Kt[:, t].sum() == 0:
+                denominator = 1.0
+            gradient = denominator + l1 + l2 * f - N[i, t]
+            bottom.append(f * N[i, t])
+            top.append(abs(f * gradient) if f else F[:, t].mean() * max(0.0, -gradient))
+    return math.fsum(top), math.fsum(bottom)
+
+
+def _kkt(X, parts, beta):
+    top, bottom = (math.fsum(column) for column in zip(*parts, strict=True))
+    if beta == 2:
+        return math.sqrt(top / math.fsum((dense(X) ** 2).ravel()))
+    return top / bottom
+
+
+def kkt_residual(X, W, H, beta=2, penalty=(0, 0, 0, 0)):
+    """The KKT residual of CONTRACT.md at the point (W, H), W and Hᵀ in quadrature (β = 2)."""
+    l1_W, l1_H, l2_W, l2_H = penalty
+    Ht = dense(H).T
+    of_W = kkt_parts(X, W, Ht, beta, l1_W, l2_W)
+    of_H = kkt_parts(dense(X).T, Ht, W, beta, l1_H, l2_H, zero_below_one=True)
+    return _kkt(X, (of_W, of_H), beta)
+
+
+def mu_iteration_kkt(X, W, H, beta, penalty=(0, 0, 0, 0)):
+    """The residual as one mu pass from (W, H) sees it: W's share at (W, H), H's at (new W, H)."""
+    l1_W, l1_H, l2_W, l2_H = penalty
+    new, _ = mu_iteration(X, W, H, beta, penalty)
+    Ht = dense(H).T
+    of_W = kkt_parts(X, W, Ht, beta, l1_W, l2_W)
+    of_H = kkt_parts(dense(X).T, Ht, new, beta, l1_H, l2_H, zero_below_one=True)
+    return _kkt(X, (of_W, of_H), beta)
 
 
 # --- initialisation -----------------------------------------------------------------------------
@@ -292,9 +314,7 @@ def cd_transform_row(x, H, tol, max_iter, l1_W=0.0, l2_W=0.0):
     n_iter = 0
     while n_iter < max_iter:
         n_iter += 1
-        w, _, violation, _ = cd_iteration(
-            dense(x).reshape(1, -1), w, H, (l1_W, 0, l2_W, 0), update_H=False
-        )
+        w, _, violation, _ = cd_iteration(dense(x).reshape(1, -1), w, H, (l1_W, 0, l2_W, 0), update_H=False)
         first = violation if first is None else first
         if first == 0 or violation / first <= tol:
             break

@@ -48,9 +48,7 @@ class ScikitLearnAPI(Contender):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # max_iter is reached on purpose
             if task.call == "factorise":
-                W, H, n_iter = library.non_negative_factorization(
-                    X, n_components=task.k, **prepared, **options
-                )
+                W, H, n_iter = library.non_negative_factorization(X, n_components=task.k, **prepared, **options)
                 return Result(W, H, n_iter)
             model = library.NMF(task.k, **options)
             W = model.fit_transform(X, **prepared)

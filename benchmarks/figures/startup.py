@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from benchmarks.contenders import REFERENCE, Contender
 from benchmarks.harness import Context, Row, child, describe_case, pairwise, summary
@@ -37,26 +39,25 @@ ERROR_MAY_DIFFER = 1e-6
 
 
 def run(context: Context) -> Iterator[list[Row]]:
-    with tempfile.TemporaryDirectory(prefix="nmfcore-bench-cache-") as cache:
-        # both statements: a package that imports lazily pays at the first name
-        for statement in context.cases(("from {module} import NMF", "import {module}"), smoke=1):
-            code = IMPORT.replace("{statement}", statement)
-            case = statement.format(module="…")
-            yield _turns(context, case, code, {}, IMPORT_RATIO)
-        yield from _cold(context)
-        environment = {"NUMBA_CACHE_DIR": cache}
-        yield _turns(context, "warm process, digits", FIT, environment, PROCESS_RATIO)
+    # both statements: a package that imports lazily pays at the first name
+    for statement in context.cases(("from {module} import NMF", "import {module}"), smoke=1):
+        code = IMPORT.replace("{statement}", statement)
+        yield _turns(context, statement.format(module="…"), code, {}, IMPORT_RATIO)
+    with tempfile.TemporaryDirectory(prefix="nmfcore-bench-cache-") as caches:
+        yield from _cold(context, Path(caches))
+        # the cache that the first cold fit has filled
+        warm = {"NUMBA_CACHE_DIR": str(Path(caches) / "cd-0")}
+        yield _turns(context, "warm process, digits", FIT, warm, PROCESS_RATIO)
 
 
-def _turns(
-    context: Context, case: str, code: str, environment: dict[str, str], ratio: float
-) -> list[Row]:
+def _turns(context: Context, case: str, code: str, environment: dict[str, str], ratio: float) -> list[Row]:
     """Let the contenders take turns with the code in fresh processes, after one unmeasured run."""
     whole_process = code is FIT
     rows, able = _rows(context, case)
     values: dict[str, list[float]] = {name: [] for name in able}
     told: dict[str, list] = {name: [] for name in able}
-    for turn in range((1 if context.smoke else max(9, context.repeats)) + 1):
+    turns = 1 if context.smoke else max(9, context.repeats)
+    for turn in range(turns + 1):
         for name, contender in able.items():
             text = code.format(module=contender.module, settings="")
             wall, said = child(text, threads=context.threads, environment=environment)
@@ -77,33 +78,40 @@ def _turns(
     return list(rows.values())
 
 
-def _cold(context: Context) -> Iterator[list[Row]]:
-    """Time the first fit of a process whose kernel cache is empty."""
-    fits = (("cd", ""), ("mu, beta=1", ", solver='mu', beta_loss=1, max_iter=20"))
-    for solver, settings in context.cases(fits, smoke=1):
-        rows, able = _rows(context, f"cold first fit, {solver}")
+def _cold(context: Context, caches: Path) -> Iterator[list[Row]]:
+    """Time the first fit of a process whose kernel cache is empty, and of the next process."""
+    fits = (
+        ("cd", "", {}),
+        ("mu", ", solver='mu', beta_loss=1, max_iter=20", {"beta": 1.0, "max_iter": 20}),
+    )
+    for solver, text, settings in context.cases(fits, smoke=1):
+        case = f"cold first fit, {solver}"
+        rows, able = _rows(context, case, solver=solver, **settings)
         for name, contender in able.items():
-            code, found = FIT.format(module=contender.module, settings=settings), []
-            for _ in range(1 if context.smoke else 2):
-                with tempfile.TemporaryDirectory(prefix="nmfcore-bench-cold-") as empty:
-                    cold = {"NUMBA_CACHE_DIR": empty}
-                    first = child(code, threads=context.threads, environment=cold)
-                    again = child(code, threads=context.threads, environment=cold)
-                found.append((first[1]["fit_s"], again[1]["fit_s"], first[1]["error"]))
+            code = FIT.format(module=contender.module, settings=text)
+            first, again = [], []
+            for number in range(1 if context.smoke else 2):
+                empty = {"NUMBA_CACHE_DIR": str(caches / f"{solver}-{number}")}
+                # the reference fills the folder with nothing, so both may use the same
+                first.append(child(code, threads=context.threads, environment=empty)[1])
+                again.append(child(code, threads=context.threads, environment=empty)[1])
             row = rows[name]
-            row.update(status="ok", **summary([cold_s for cold_s, _, _ in found]))
-            row["warm_up"] = {"cold_s": found[-1][0], "warm_s": found[-1][1]}
-            if name != REFERENCE and context.real_size:
+            row.update(status="ok", **summary([told["fit_s"] for told in first]))
+            row["warm_up"] = {"cold_s": first[-1]["fit_s"], "warm_s": again[-1]["fit_s"]}
+            row["error"] = first[-1]["error"]
+            if name == REFERENCE:
+                continue
+            if context.real_size:
                 row["target"] = {"value": COLD_SECONDS}
-            row["error"] = found[-1][2]
-            if name != REFERENCE and rows.get(REFERENCE, {}).get("status") == "ok":
+            if REFERENCE in able:
                 _judge(row, row["error"], rows[REFERENCE]["error"])
         yield list(rows.values())
 
 
-def _rows(context: Context, case: str) -> tuple[dict[str, Row], dict[str, Contender]]:
+def _rows(context: Context, case: str, **settings: Any) -> tuple[dict[str, Row], dict[str, Contender]]:
     rows, able = {}, {}
-    task = context.task(context.problem("digits"), 10, call="fit", init=None, tol=1e-4)
+    settings = {"call": "fit", "init": None, "tol": 1e-4, **settings}
+    task = context.task(context.problem("digits"), 10, **settings)
     for name, contender in context.contenders.items():
         rows[name] = describe_case(task, case, "s", name)
         reason = contender.unavailable()

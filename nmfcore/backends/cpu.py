@@ -190,10 +190,20 @@ def multiply_beta(block, F, Ht, beta, gamma, l1, l2, floor, update, measure, out
     losses = np.zeros(rows if measure else 0)
     kernels().beta_pass(
         address, code, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
-        F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), update, measure,
+        F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), int(update), int(measure),
         out, N, D, stats, losses,
     )  # fmt: skip
     return float(losses.sum())
+
+
+def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
+    """out = (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows: with Xᵀ, the sums of the KL update of H."""
+    address, code, row, column, indptr, indices, rows, columns, height = block
+    zero, nothing = F.dtype.type(0), np.zeros((0, F.shape[1]))
+    kernels().beta_pass(
+        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        F, Ht, 1.0, 1.0, zero, zero, 0.0, 2, 0, out, nothing, nothing, np.zeros(STATS), np.zeros(0),
+    )  # fmt: skip
 
 
 def code(block, Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, stats) -> None:
@@ -202,6 +212,6 @@ def code(block, Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, sta
     c = Ht.dtype.type
     kernels().code_pass(
         address, kind, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
-        Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, by_step,
+        Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, int(by_step),
         out, stats,
     )  # fmt: skip

@@ -58,7 +58,9 @@ DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the 
 
 # rules of `frobenius_pass`
 COORDINATE, MULTIPLICATIVE, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3, 4
-# entries of its `stats`
+# what `beta_pass` does to F
+KEEP, RENEW, NUMERATOR = 0, 1, 2
+# entries of `stats`
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, STATS = 0, 1, 2, 3, 4, 5
 
 EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denominators
@@ -820,7 +822,8 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
     """Rows lo … hi of X, once: the multiplicative update of F, then the sums of the update of Ht.
 
     N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F (β = 1: D[0] += column sums of F) with the new F; empty N: left out.
-    update = 0 leaves F as it is; measure = 1 writes D_β of each row, at the incoming pair, to `losses`.
+    update: KEEP leaves F as it is, RENEW updates it, NUMERATOR (CSR, β = 1) only writes N_F to out.
+    measure = 1 writes D_β of each row, at the incoming pair, to `losses`.
     """
     k = Ht.shape[1]
     sparse = indptr.size > 0 and beta == 1
@@ -859,6 +862,10 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                     )
                 if update:
                     sparse_ratios(run, indices, begin, length, f, Htp, kp, Np[i * kp : i * kp + kp])
+                    if update == NUMERATOR:
+                        for t in range(k):
+                            out[i0 + i, t] = Np[i * kp + t]
+                        continue
                     multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, stats)
                 if N.shape[0]:
                     for p in range(length):
@@ -896,7 +903,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
             for i in range(rows):
                 for t in range(k):
                     D[0, t] += Fp[i * kp + t]
-        if update:
+        if update == RENEW:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
 
 

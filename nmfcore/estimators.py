@@ -1,0 +1,1123 @@
+"""scikit-learn's API: NMF, MiniBatchNMF and non_negative_factorization; no maths inside.
+
+Everything a user of ``sklearn.decomposition`` knows is here under the same names, with the same
+messages: parameters are checked, X is validated without a copy, a solver of `nmfcore.solvers` is
+run by `nmfcore.solve`, and what came of it becomes attributes and warnings.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from abc import ABC
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _clone_parametrized,
+    _fit_context,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted, check_non_negative
+
+from . import _compat, minibatch
+from ._nmf import _beta_loss_to_float, _check_init
+from .data import Rows, as_rows
+from .initialization import initialize
+from .objective import Penalties, divergence
+from .solve import Coded, Solution, code, factorize
+from .solvers import SOLVERS
+
+__all__ = ["NMF", "MiniBatchNMF", "non_negative_factorization"]
+
+Array = NDArray[Any]
+
+_SMALL = ("uint8", "int8", "uint16", "int16", "bool", "float16")
+_WIDE = ("int32", "uint32", "int64", "uint64")
+# Read where they lie; anything else becomes float64, as in scikit-learn.
+_READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *_WIDE)]
+_EARLY_TOL = 1e-3  # a user who asks for more than this ...
+_EARLY_FALL = 1e-3  # ... is told when the last iteration still brought more than that
+
+
+class _BaseNMF(
+    _compat.InverseTransformMixin,
+    _compat.CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    ABC,
+):
+    """What NMF and MiniBatchNMF share."""
+
+    _parameter_constraints: dict = {
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            None,
+            StrOptions({"auto"}),
+            *_compat.HIDDEN_N_COMPONENTS,
+        ],
+        "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
+        "beta_loss": [StrOptions({"frobenius", "kullback-leibler", "itakura-saito"}), Real],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "alpha_W": [Interval(Real, 0, None, closed="left")],
+        "alpha_H": [Interval(Real, 0, None, closed="left"), StrOptions({"same"})],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "verbose": ["verbose"],
+        "device": [str, None],
+        "dtype": [
+            Options(type, {np.float32, np.float64}),
+            Options(np.dtype, {np.dtype(np.float32), np.dtype(np.float64)}),
+            StrOptions({"float32", "float64"}),
+            None,
+        ],
+        "n_jobs": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+            None,
+        ],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "callback": [callable, None],
+    }
+
+    n_components: Any
+    init: Any
+    solver: str
+    beta_loss: Any
+    tol: float
+    max_iter: int
+    random_state: Any
+    alpha_W: float
+    alpha_H: Any
+    l1_ratio: float
+    verbose: int
+    device: str | None
+    dtype: Any
+    n_jobs: int | None
+    max_time: float | None
+    callback: Any
+
+    # ---- scikit-learn's machinery --------------------------------------------------------------
+
+    def fit(self, X, y=None, **params):
+        """Learn W and H from X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type.
+        y : Ignored
+            Present by convention.
+        **params : dict
+            ``W`` and ``H``, see `fit_transform`.
+
+        Returns
+        -------
+        self : object
+        """
+        self.fit_transform(X, **params)
+        return self
+
+    def transform(self, X):
+        """Return the codes of X: W ≥ 0 such that X ≈ W · ``components_``.
+
+        Every row is solved for alone until its own rule is met, so it has the same code in any
+        company.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components), float32 or float64
+        """
+        return self._transform(X)[1]
+
+    def score(self, X, y=None):
+        """Return minus the mean divergence of X from what its codes stand for; higher is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type.
+        y : Ignored
+            Present by convention.
+
+        Returns
+        -------
+        score : float
+            −D_β(X | transform(X) · ``components_``) / n_samples.
+        """
+        data, W, Ht = self._transform(X)
+        return -divergence(data, W, Ht, _beta_loss_to_float(self.beta_loss)) / data.shape[0]
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _more_tags(self):  # scikit-learn < 1.6
+        return {"requires_positive_X": True, "preserves_dtype": [np.float64, np.float32]}
+
+    # A callback may hold what cannot be copied or pickled (a window, a lock): it is passed on by
+    # reference to copies and clones, and stays behind when the estimator is pickled.
+
+    def __copy__(self):
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo):
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = value if name == "callback" else copy.deepcopy(value, memo)
+        return new
+
+    def __sklearn_clone__(self):
+        bare = copy.copy(self)
+        bare.callback = None
+        return _clone_parametrized(bare).set_params(callback=self.callback)
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if state.get("callback") is not None:
+            warnings.warn(
+                f"The callback of this {type(self).__name__} is not pickled.",
+                UserWarning,
+                stacklevel=2,
+            )
+            state["callback"] = None
+        return state
+
+    # ---- what goes in --------------------------------------------------------------------------
+
+    def _read(self, X: Any, whom: str, **check: Any) -> tuple[Any, Rows]:
+        """Validate X and look through it once; `whom` complains of negative values."""
+        _check_device(self.device)
+        X = _validated(X, **check)
+        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+        dtype = self.dtype or (np.float32 if small else np.float64)
+        data = as_rows(X, dtype, self.n_jobs)
+        opening = data.opening()
+        if not opening.finite:
+            _raise_not_finite(X, data.dtype, check.get("estimator"))
+        if opening.minimum < 0:
+            check_non_negative(X, whom)
+        return X, data
+
+    def _resolve(self, n_features: int, warn: bool = False) -> tuple[Any, Any]:
+        """Return k (or "auto") and β as the parameters have them now."""
+        k = _compat.resolve_n_components(self.n_components, warn)
+        return (n_features if k is None else k), _beta_loss_to_float(self.beta_loss)
+
+    def _check_zeros(self, data: Rows, beta: float) -> None:
+        if beta <= 0 and data.opening().minimum == 0:
+            raise ValueError(
+                "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
+                "Please add small values to X, or use a positive beta_loss."
+            )
+
+    def _penalties(self, shape: tuple[int, int]) -> Penalties:
+        n, m = shape
+        alpha_W = float(self.alpha_W)
+        alpha_H = alpha_W if isinstance(self.alpha_H, str) else float(self.alpha_H)
+        l1, l2 = float(self.l1_ratio), 1.0 - float(self.l1_ratio)
+        return Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
+
+    def _solver(self, penalties: Penalties, beta: float, shuffle: Any = None) -> Any:
+        if self.solver == "mu":
+            return SOLVERS["mu"](penalties, beta=float(beta))
+        return SOLVERS[self.solver](penalties, shuffle=shuffle)
+
+    def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
+        """Check a factor that the user gave → as an array, and its type if it came with one."""
+        return _check_init(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
+
+    def _check_types(self, X: Any, data: Rows, **types: Any) -> None:
+        """Ask for factors of X's type; small types of X, and `dtype`, go with either float type."""
+        allowed = [data.dtype]
+        if self.dtype is not None or X.dtype.itemsize <= 2:
+            allowed = [np.dtype(np.float32), np.dtype(np.float64)]
+        given = {name: dtype for name, dtype in types.items() if dtype is not None}
+        if any(dtype not in allowed for dtype in given.values()):
+            got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
+            raise TypeError(f"{' and '.join(given)} should have the same dtype as X. Got {got}.")
+
+    def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+        """Check or make the factors to begin with → W and Ht in the compute type."""
+        n, m = data.shape
+        if self.init == "custom":
+            return self._custom_start(X, data, W, H)
+        if W is not None or H is not None:
+            warnings.warn(
+                "When init!='custom', provided W or H are ignored. Set  init='custom' to use them as initialization.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if self._n_components == "auto":
+            self._n_components = m
+        k = self._n_components
+        if data.opening().total == 0 and (self.init in (None, "random") or k <= min(n, m)):
+            return np.zeros((n, k), data.dtype), np.zeros((m, k), data.dtype)
+        return initialize(data, k, self.init, self.random_state)
+
+    def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+        n, m = data.shape
+        if W is None and H is None:
+            raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
+        type_W = type_H = None
+        if H is not None:
+            H, type_H = self._factor(H, (self._n_components, m), "H")
+            if self._n_components == "auto":
+                self._n_components = H.shape[0]
+        if W is not None:
+            W, type_W = self._factor(W, (n, self._n_components), "W")
+            if self._n_components == "auto":
+                self._n_components = W.shape[1]
+        self._check_types(X, data, H=type_H, W=type_W)
+        if W is not None:
+            W = np.ascontiguousarray(W, data.dtype)
+        if H is not None:
+            Ht = np.ascontiguousarray(H.T, data.dtype)
+        # The factor that is missing is solved for; rows of W and of Ht are the same problem.
+        p, solve = self._penalties(data.shape), partial(code, tol=self.tol, max_iter=self.max_iter)
+        if W is None:
+            W = solve(data, self._solver(p, self._beta_loss), Ht).W
+        elif H is None:
+            swapped = Penalties(p.l1_H, p.l1_W, p.l2_H, p.l2_W)
+            transposed = as_rows(X.T, data.dtype, self.n_jobs)
+            Ht = solve(transposed, self._solver(swapped, self._beta_loss), W).W
+        return W, Ht
+
+    # ---- what comes out ------------------------------------------------------------------------
+
+    def _transform(self, X: Any) -> tuple[Rows, Array, Array]:
+        """Return X as rows, its codes and Ht. Touches no attribute."""
+        check_is_fitted(self)
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
+        coded, Ht = self._code(data, self.components_)
+        return data, coded.W, Ht
+
+    def _watch(self, tasks: _compat.FitTasks) -> Any:
+        """Return the one function that the loop calls, None if nobody wants to know."""
+        function = self.callback
+        if function is None and not tasks.active:
+            return None
+
+        def attributes(progress: Any) -> dict[str, Any]:
+            _, H = progress.factors()
+            k = H.shape[0]
+            return {"components_": H, "n_components_": k, "n_iter_": progress.iteration}
+
+        def watch(progress: Any) -> bool:
+            stop = function is not None and bool(function(progress))
+            stop |= tasks.end(partial(attributes, progress))
+            if not stop:
+                tasks.begin()
+            return stop
+
+        tasks.begin()
+        return watch
+
+    def _keep(self, result: Any, Ht: Array, n_iter: int, loss: float, kkt: float) -> None:
+        """Set the attributes of a fit, and raise what interrupted it."""
+        self.n_components_ = Ht.shape[1]
+        self.components_ = Ht.T
+        self.n_iter_ = n_iter
+        self.reconstruction_err_ = np.sqrt(np.float64(2 * max(loss, 0.0)))
+        self.converged_ = result.converged
+        self.stop_reason_ = result.reason
+        self.history_ = result.history
+        self.kkt_residual_ = float(kkt)
+        if result.interruption is not None:
+            raise result.interruption
+
+    def _warn_of_end(self, n_iter: int, reason: str) -> None:
+        if n_iter == self.max_iter and self.tol > 0:
+            warnings.warn(_maximum_reached(self.max_iter), ConvergenceWarning, stacklevel=3)
+        elif reason.startswith("max_time"):
+            warnings.warn(
+                f"Stopped after {n_iter} iterations because {reason}. Increase max_time to improve convergence.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+class NMF(_BaseNMF):
+    r"""Non-negative matrix factorisation, X ≈ WH with W, H ≥ 0.
+
+    Minimises over W (n_samples × n_components) and H (n_components × n_features)
+
+    .. math::
+
+        D_\beta(X | WH) + \alpha_W m \big(\rho \|W\|_1 + \tfrac{1 - \rho}{2} \|W\|_F^2\big)
+                        + \alpha_H n \big(\rho \|H\|_1 + \tfrac{1 - \rho}{2} \|H\|_F^2\big)
+
+    with :math:`\rho` the `l1_ratio`, n samples, m features, and :math:`D_2 = \frac12\|X - WH\|_F^2`
+    the half squared Frobenius norm, :math:`D_1` the generalised Kullback-Leibler and :math:`D_0`
+    the Itakura-Saito divergence. A drop-in for ``sklearn.decomposition.NMF``.
+
+    Parameters
+    ----------
+    n_components : int, "auto" or None, default="auto"
+        k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
+        announces the default and takes None.)
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+        Where to begin. None is "nndsvda" for k ≤ min(n_samples, n_features), else "random".
+        "custom" takes W and H from the call; if one is missing, it is solved for.
+    solver : {"cd", "mu"}, default="cd"
+        Coordinate descent (Frobenius only) or multiplicative updates (any loss).
+    beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
+        β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
+    tol : float, default=1e-4
+        "cd" stops when the sum of projected gradients is at most `tol` of the first iteration's;
+        "mu" when √(2 D_β) fell by less than `tol` of its first value in 10 iterations (0: never).
+    max_iter : int, default=200
+        Most iterations, each one pass over X.
+    random_state : int, RandomState or None, default=None
+        Draws random starts, the start of the randomised SVD, and the order of `shuffle`.
+    alpha_W : float, default=0.0
+        Weight of W's penalties, multiplied by n_features.
+    alpha_H : float or "same", default="same"
+        Weight of H's penalties, multiplied by n_samples.
+    l1_ratio : float, default=0.0
+        Share of the L1 penalty, 0 to 1; the rest is L2.
+    verbose : int, default=0
+        Whether to print progress, in scikit-learn's lines.
+    shuffle : bool, default=False
+        Whether "cd" draws the order of components anew for every sweep of a fit.
+    device : {None, "auto", "cpu"}, default=None
+        Where to compute. This version has no GPU backend.
+    dtype : {None, numpy.float32, numpy.float64}, default=None
+        Compute type. None: float64 for float64 and integers of 32 bits and more, float32 for
+        float32, integers of up to 16 bits, bool and float16.
+    n_jobs : int or None, default=None
+        Threads; −1 for all processors, None for what BLAS, OMP, joblib and the processors allow.
+        Results have the same bits for any number.
+    max_time : float or None, default=None
+        Seconds after which no further iteration begins.
+    callback : callable or None, default=None
+        Called after each iteration with an object that has ``iteration``, ``loss``, ``kkt``,
+        ``seconds`` and ``factors()``, which copies W and H; returning True ends the fit.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features), float32 or float64
+        H.
+    n_components_ : int
+        k.
+    reconstruction_err_ : float
+        √(2 D_β(X | WH)) without penalties, of the W of the fit.
+    n_iter_ : int
+        Iterations.
+    n_features_in_ : int
+        Features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, if X had names that are all strings.
+    converged_ : bool
+        Whether the stop rule was met.
+    stop_reason_ : str
+        Why the fit ended.
+    history_ : dict of str to ndarray of shape (n_iter_,), float64
+        "loss" (objective with penalties; for "mu" with β ≠ 2 where its rule looks, NaN between),
+        "violation" (sum of projected gradients, NaN for "mu") and "seconds" of each iteration.
+    kkt_residual_ : float
+        Distance from a stationary point: 0 at one.
+
+    See Also
+    --------
+    MiniBatchNMF : Learns from a batch of samples at a time.
+
+    References
+    ----------
+    .. [1] A. Cichocki, A.-H. Phan, "Fast local algorithms for large scale nonnegative matrix and
+       tensor factorizations", IEICE Trans. Fundamentals E92-A(3), 2009.
+    .. [2] C. Févotte, J. Idier, "Algorithms for nonnegative matrix factorization with the
+       β-divergence", Neural Computation 23(9), 2011.
+    .. [3] C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative
+       matrix factorization", Pattern Recognition 41(4), 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore import NMF
+    >>> X = np.outer([1, 2, 3, 4], [1, 0, 2]) + np.outer([1, 0, 1, 0], [0, 3, 0])
+    >>> model = NMF(2, random_state=0, max_iter=500)
+    >>> W = model.fit_transform(X)
+    >>> bool(np.abs(X - W @ model.components_).max() < 0.1)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **_BaseNMF._parameter_constraints,
+        "solver": [StrOptions(set(SOLVERS))],
+        "shuffle": ["boolean"],
+    }
+    _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
+
+    def __init__(
+        self,
+        n_components=_compat.N_COMPONENTS,
+        *,
+        init=None,
+        solver="cd",
+        beta_loss="frobenius",
+        tol=1e-4,
+        max_iter=200,
+        random_state=None,
+        alpha_W=0.0,
+        alpha_H="same",
+        l1_ratio=0.0,
+        verbose=0,
+        shuffle=False,
+        device=None,
+        dtype=None,
+        n_jobs=None,
+        max_time=None,
+        callback=None,
+    ):
+        self.n_components = n_components
+        self.init = init
+        self.solver = solver
+        self.beta_loss = beta_loss
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.alpha_W = alpha_W
+        self.alpha_H = alpha_H
+        self.l1_ratio = l1_ratio
+        self.verbose = verbose
+        self.shuffle = shuffle
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.max_time = max_time
+        self.callback = callback
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None, W=None, H=None):
+        """Learn W and H from X, and return W.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+        y : Ignored
+            Present by convention.
+        W : array-like of shape (n_samples, n_components), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+        H : array-like of shape (n_components, n_features), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components), float32 or float64
+
+        Raises
+        ------
+        ValueError
+            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+        TypeError
+            For W or H of another type than X.
+        """
+        X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
+        tasks = _compat.FitTasks(self, X, self.max_iter)
+        solution = self._factorize(X, data, W, H, tasks)
+        loss, kkt = solution.divergence, solution.kkt
+        self._keep(solution, solution.Ht, solution.n_iter, loss, kkt)
+        self._warn(solution, data)
+        tasks.close()
+        return solution.W
+
+    def _check_solver(self, warn: bool) -> None:
+        if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
+            raise ValueError(
+                f"Invalid beta_loss parameter: solver {self.solver!r} does not handle beta_loss = {self.beta_loss!r}"
+            )
+        if warn and self.solver == "mu" and self.init == "nndsvd":
+            warnings.warn(
+                "The multiplicative update ('mu') solver cannot update zeros present in the "
+                "initialization, and so leads to poorer results when used jointly with "
+                "init='nndsvd'. You may try init='nndsvda' or init='nndsvdar' instead.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _factorize(self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks) -> Solution:
+        self._n_components, self._beta_loss = self._resolve(data.shape[1], warn=True)
+        self._check_solver(warn=True)
+        self._check_zeros(data, self._beta_loss)
+        W, Ht = self._start(X, data, W, H)
+        if data.opening().total == 0:
+            return _nothing(W, Ht, self.solver)
+        shuffle = check_random_state(self.random_state) if self.shuffle else None
+        return factorize(
+            data,
+            self._solver(self._penalties(data.shape), self._beta_loss, shuffle),
+            W,
+            Ht,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            max_time=self.max_time,
+            callback=self._watch(tasks),
+            verbose=self.verbose,
+        )
+
+    def _warn(self, solution: Solution, data: Rows) -> None:
+        if data.opening().total == 0:
+            return
+        self._warn_of_end(solution.n_iter, solution.reason)
+        early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
+        if early and solution.still_falling > _EARLY_FALL:
+            warnings.warn(
+                f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
+                f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
+                "the rule compares with the first iteration, which the start made large. Decrease "
+                'tol, or use solver="hals", whose rule does not depend on the start.',
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _code(self, data: Rows, H: Any, X: Any = None) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; given X, H must have its type."""
+        k, beta = self._resolve(data.shape[1])
+        self._check_solver(warn=X is not None)
+        self._check_zeros(data, beta)
+        H, dtype = self._factor(H, (k, data.shape[1]), "H")
+        if X is not None:
+            self._check_types(X, data, H=dtype)
+        Ht = np.ascontiguousarray(H.T, data.dtype)
+        solver = self._solver(self._penalties(data.shape), beta)
+        coded = code(data, solver, Ht, tol=self.tol, max_iter=self.max_iter)
+        if coded.unsettled and self.tol > 0:
+            rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
+            message = f"{_maximum_reached(self.max_iter)} {rows}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        return coded, Ht
+
+
+class MiniBatchNMF(_BaseNMF):
+    r"""Non-negative matrix factorisation from a batch of samples at a time.
+
+    The objective is that of `NMF`, with multiplicative updates. Batches are contiguous rows of X,
+    visited in turn; H comes from sums over batches in which the past fades. A drop-in for
+    ``sklearn.decomposition.MiniBatchNMF``.
+
+    Parameters
+    ----------
+    n_components : int, "auto" or None, default="auto"
+        k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
+        announces the default and takes None.)
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+        Where to begin, as for `NMF`.
+    batch_size : int, default=1024
+        Samples per batch.
+    beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
+        β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
+    tol : float, default=1e-4
+        Stop when H changed by at most `tol` of its norm in a step; 0 switches the rule off.
+    max_no_improvement : int or None, default=10
+        Stop when the smoothed cost of batches did not fall for so many steps.
+    max_iter : int, default=200
+        Most passes over X.
+    alpha_W : float, default=0.0
+        Weight of W's penalties, multiplied by n_features.
+    alpha_H : float or "same", default="same"
+        Weight of H's penalties, multiplied by the number of samples in the batch.
+    l1_ratio : float, default=0.0
+        Share of the L1 penalty, 0 to 1; the rest is L2.
+    forget_factor : float, default=0.7
+        What remains of the past after one pass over X.
+    fresh_restarts : bool, default=False
+        Whether to solve for each batch's rows of W afresh in every step.
+    fresh_restarts_max_iter : int, default=30
+        Most updates of solving afresh.
+    transform_max_iter : int or None, default=None
+        Most updates of a row in `transform`; None is `max_iter`.
+    random_state : int, RandomState or None, default=None
+        Draws random starts and the start of the randomised SVD.
+    verbose : int, default=0
+        Whether to print progress, in scikit-learn's lines.
+    device : {None, "auto", "cpu"}, default=None
+        Where to compute. This version has no GPU backend.
+    dtype : {None, numpy.float32, numpy.float64}, default=None
+        Compute type, as for `NMF`.
+    n_jobs : int or None, default=None
+        Threads, as for `NMF`.
+    max_time : float or None, default=None
+        Seconds after which no further step begins.
+    callback : callable or None, default=None
+        Called after each step, as for `NMF`; ``iteration`` counts steps, ``loss`` is the cost per
+        sample of the batch, and ``kkt`` is NaN.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features), float32 or float64
+        H.
+    n_components_ : int
+        k.
+    reconstruction_err_ : float
+        √(2 D_β(X | WH)) without penalties; set by `fit`, not by `partial_fit`.
+    n_iter_ : int
+        Passes over X begun; set by `fit`, not by `partial_fit`.
+    n_steps_ : int
+        Batches learned from.
+    n_features_in_ : int
+        Features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, if X had names that are all strings.
+    converged_ : bool
+        Whether a stop rule was met.
+    stop_reason_ : str
+        Why the fit ended.
+    history_ : dict of str to ndarray of shape (n_steps_,), float64
+        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds".
+    kkt_residual_ : float
+        Distance from a stationary point: 0 at one.
+
+    See Also
+    --------
+    NMF : Uses all samples in every iteration.
+
+    References
+    ----------
+    .. [1] A. Lefèvre, F. Bach, C. Févotte, "Online algorithms for nonnegative matrix factorization
+       with the Itakura-Saito divergence", WASPAA 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore import MiniBatchNMF
+    >>> X = np.random.default_rng(0).random((100, 3)) @ np.random.default_rng(1).random((3, 8))
+    >>> model = MiniBatchNMF(3, batch_size=20, random_state=0, max_iter=500)
+    >>> W = model.fit_transform(X)
+    >>> bool(np.linalg.norm(X - W @ model.components_) < 0.2 * np.linalg.norm(X))
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **_BaseNMF._parameter_constraints,
+        "max_no_improvement": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "forget_factor": [Interval(Real, 0, 1, closed="both")],
+        "fresh_restarts": ["boolean"],
+        "fresh_restarts_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
+    }
+    _negative_at_transform = "MiniBatchNMF (input X)"
+    solver = "mu"
+
+    def __init__(
+        self,
+        n_components=_compat.N_COMPONENTS,
+        *,
+        init=None,
+        batch_size=1024,
+        beta_loss="frobenius",
+        tol=1e-4,
+        max_no_improvement=10,
+        max_iter=200,
+        alpha_W=0.0,
+        alpha_H="same",
+        l1_ratio=0.0,
+        forget_factor=0.7,
+        fresh_restarts=False,
+        fresh_restarts_max_iter=30,
+        transform_max_iter=None,
+        random_state=None,
+        verbose=0,
+        device=None,
+        dtype=None,
+        n_jobs=None,
+        max_time=None,
+        callback=None,
+    ):
+        self.n_components = n_components
+        self.init = init
+        self.batch_size = batch_size
+        self.beta_loss = beta_loss
+        self.tol = tol
+        self.max_no_improvement = max_no_improvement
+        self.max_iter = max_iter
+        self.alpha_W = alpha_W
+        self.alpha_H = alpha_H
+        self.l1_ratio = l1_ratio
+        self.forget_factor = forget_factor
+        self.fresh_restarts = fresh_restarts
+        self.fresh_restarts_max_iter = fresh_restarts_max_iter
+        self.transform_max_iter = transform_max_iter
+        self.random_state = random_state
+        self.verbose = verbose
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.max_time = max_time
+        self.callback = callback
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None, W=None, H=None):
+        """Learn W and H from X, and return W.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+        y : Ignored
+            Present by convention.
+        W : array-like of shape (n_samples, n_components), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+        H : array-like of shape (n_components, n_features), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components), float32 or float64
+
+        Raises
+        ------
+        ValueError
+            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+        TypeError
+            For W or H of another type than X.
+        """
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
+        self._prepare(data)
+        self._check_zeros(data, self._beta_loss)
+        W, Ht = self._start(X, data, W, H)
+        if data.opening().total == 0:
+            self._remember(minibatch.Memory.of(Ht), 1)
+            self._keep(_nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0)
+            return W
+        slices, batches = minibatch.cut(X, self._batch_size, data.dtype, self.n_jobs)
+        tasks = _compat.FitTasks(self, X, self.max_iter * len(batches), "step")
+        result = minibatch.run(
+            slices,
+            batches,
+            lambda rows: self._solver(self._penalties((rows, data.shape[1])), self._beta_loss),
+            W,
+            Ht,
+            rho=self._rho,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            max_no_improvement=self.max_no_improvement,
+            restarts=self.fresh_restarts,
+            restart_iter=self.fresh_restarts_max_iter,
+            verbose=self.verbose,
+            max_time=self.max_time,
+            callback=self._watch(tasks),
+        )
+        W, Ht = result.W, result.Ht
+        if self.fresh_restarts and result.interruption is None:
+            W = self._code(data, Ht.T)[0].W
+        solver, kkt = self._solver(self._penalties(data.shape), self._beta_loss), math.nan
+        if result.interruption is None:  # measured by one pass more
+            kkt = factorize(data, solver, W, Ht, tol=0, max_iter=1).kkt
+        n_iter = -(-result.n_steps // len(batches))
+        self._remember(result.memory, result.n_steps)
+        loss = divergence(data, W, Ht, solver.beta)
+        self._keep(result, Ht, n_iter, loss, kkt)
+        self._warn_of_end(n_iter, result.reason)
+        tasks.close()
+        return W
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, W=None, H=None):
+        """Learn from X as one batch, going on from the batches before.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; dense, or CSR or CSC.
+        y : Ignored
+            Present by convention.
+        W : array-like of shape (n_samples, n_components), default=None
+            Checked in the first call if ``init="custom"``; stands for a missing H.
+        H : array-like of shape (n_components, n_features), default=None
+            Where to begin in the first call, for ``init="custom"``.
+
+        Returns
+        -------
+        self : object
+        """
+        begun = hasattr(self, "components_")
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=not begun)
+        if not begun:
+            self._prepare(data)
+            _, Ht = self._start(X, data, W, H)
+        else:  # goes on in the type it began with
+            if data.dtype != self.components_.dtype:
+                data = as_rows(X, self.components_.dtype, self.n_jobs)
+            Ht = np.ascontiguousarray(self.components_.T)
+        if not hasattr(self, "_memory"):
+            if begun:  # components_ were assigned
+                self._prepare(data)
+            self._remember(minibatch.Memory.of(Ht), 0)
+        made = minibatch.step(
+            data,
+            self._solver(self._penalties(data.shape), self._beta_loss),
+            None,
+            Ht,
+            self._memory,
+            self._rho,
+            tol=self.tol,
+            restart_iter=self.fresh_restarts_max_iter,
+        )
+        self.n_components_ = Ht.shape[1]
+        self.components_ = made.Ht.T
+        self._remember(made.memory, self.n_steps_ + 1)
+        return self
+
+    def _prepare(self, data: Rows) -> None:
+        n, m = data.shape
+        self._n_components, self._beta_loss = self._resolve(m, warn=True)
+        self._batch_size = min(self.batch_size, n)
+        self._rho = self.forget_factor ** (self._batch_size / n)
+
+    def _remember(self, memory: minibatch.Memory, n_steps: int) -> None:
+        self._memory = memory
+        self.n_steps_ = n_steps
+
+    def _code(self, data: Rows, H: Any) -> tuple[Coded, Array]:
+        """Solve for W with H fixed, until each row hardly moves."""
+        Ht = np.ascontiguousarray(np.asarray(H).T, data.dtype)
+        solver = self._solver(self._penalties(data.shape), _beta_loss_to_float(self.beta_loss))
+        limit = self.max_iter if self.transform_max_iter is None else self.transform_max_iter
+        return code(data, solver, Ht, tol=self.tol, max_iter=limit, by_step=True), Ht
+
+
+@validate_params(
+    {
+        "X": ["array-like", "sparse matrix"],
+        "W": ["array-like", None],
+        "H": ["array-like", None],
+        "update_H": ["boolean"],
+    },
+    prefer_skip_nested_validation=False,
+)
+def non_negative_factorization(
+    X,
+    W=None,
+    H=None,
+    n_components=_compat.N_COMPONENTS,
+    *,
+    init=None,
+    update_H=True,
+    solver="cd",
+    beta_loss="frobenius",
+    tol=1e-4,
+    max_iter=200,
+    alpha_W=0.0,
+    alpha_H="same",
+    l1_ratio=0.0,
+    random_state=None,
+    verbose=0,
+    shuffle=False,
+    device=None,
+    dtype=None,
+    n_jobs=None,
+    max_time=None,
+    callback=None,
+):
+    r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
+
+    Minimises
+
+    .. math::
+
+        D_\beta(X | WH) + \alpha_W m \big(\rho \|W\|_1 + \tfrac{1 - \rho}{2} \|W\|_F^2\big)
+                        + \alpha_H n \big(\rho \|H\|_1 + \tfrac{1 - \rho}{2} \|H\|_F^2\big).
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Non-negative numbers of any real type.
+    W : array-like of shape (n_samples, n_components), default=None
+        Where to begin, for ``init="custom"``. Never written.
+    H : array-like of shape (n_components, n_features), default=None
+        Where to begin, for ``init="custom"``; the fixed H for ``update_H=False``. Never written.
+    n_components : int, "auto" or None, default="auto"
+        k, see `NMF`.
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+        Where to begin, see `NMF`.
+    update_H : bool, default=True
+        False solves for W with H fixed, every row alone, as `NMF.transform`.
+    solver : {"cd", "mu"}, default="cd"
+        See `NMF`.
+    beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
+        β, see `NMF`.
+    tol : float, default=1e-4
+        Of the stop rule, see `NMF`.
+    max_iter : int, default=200
+        Most iterations.
+    alpha_W : float, default=0.0
+        Weight of W's penalties, multiplied by n_features.
+    alpha_H : float or "same", default="same"
+        Weight of H's penalties, multiplied by n_samples.
+    l1_ratio : float, default=0.0
+        Share of the L1 penalty, 0 to 1; the rest is L2.
+    random_state : int, RandomState or None, default=None
+        See `NMF`.
+    verbose : int, default=0
+        Whether to print progress, in scikit-learn's lines.
+    shuffle : bool, default=False
+        See `NMF`.
+    device : {None, "auto", "cpu"}, default=None
+        See `NMF`.
+    dtype : {None, numpy.float32, numpy.float64}, default=None
+        Compute type, see `NMF`.
+    n_jobs : int or None, default=None
+        Threads, see `NMF`.
+    max_time : float or None, default=None
+        Seconds after which no further iteration begins.
+    callback : callable or None, default=None
+        See `NMF`.
+
+    Returns
+    -------
+    W : ndarray of shape (n_samples, n_components), float32 or float64
+    H : ndarray of shape (n_components, n_features), float32 or float64
+    n_iter : int
+        Iterations; for ``update_H=False`` those of the row that took most.
+
+    Raises
+    ------
+    ValueError
+        For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+    TypeError
+        For W or H of another type than X.
+
+    References
+    ----------
+    .. [1] C. Févotte, J. Idier, "Algorithms for nonnegative matrix factorization with the
+       β-divergence", Neural Computation 23(9), 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore import non_negative_factorization
+    >>> X = np.outer([1, 2, 3, 4], [1, 0, 2])
+    >>> W, H, n_iter = non_negative_factorization(X, n_components=1)
+    >>> bool(np.allclose(W @ H, X))
+    True
+    """
+    estimator = NMF(
+        n_components=n_components,
+        init=init,
+        solver=solver,
+        beta_loss=beta_loss,
+        tol=tol,
+        max_iter=max_iter,
+        random_state=random_state,
+        alpha_W=alpha_W,
+        alpha_H=alpha_H,
+        l1_ratio=l1_ratio,
+        verbose=verbose,
+        shuffle=shuffle,
+        device=device,
+        dtype=dtype,
+        n_jobs=n_jobs,
+        max_time=max_time,
+        callback=callback,
+    )
+    estimator._validate_params()
+    X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
+    if not update_H:
+        if W is not None:
+            warnings.warn(
+                "When update_H=False, the provided initial W is not used.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        coded, Ht = estimator._code(data, H, X)
+        return coded.W, Ht.T, coded.n_iter
+    tasks = _compat.FitTasks(estimator, X, max_iter)
+    solution = estimator._factorize(X, data, W, H, tasks)
+    if solution.interruption is not None:
+        raise solution.interruption
+    estimator._warn(solution, data)
+    return solution.W, solution.Ht.T, solution.n_iter
+
+
+# ---- helpers ---------------------------------------------------------------------------------------
+
+
+def _check_device(device: str | None) -> None:
+    if device in (None, "auto", "cpu"):
+        return
+    if device.startswith("cuda"):
+        raise RuntimeError(
+            f"device={device!r}: this version of nmfcore has no GPU backend yet; use device=None, 'auto' or 'cpu'."
+        )
+    raise ValueError(f"device={device!r} is none of None, 'auto', 'cpu', 'cuda' and 'cuda:N'.")
+
+
+def _validated(X: Any, estimator: Any = None, reset: bool = True) -> Any:
+    """Return X as scikit-learn checks it, in its own type; finiteness is left to the opening."""
+    if estimator is None:
+        check = partial(check_array, X)
+    else:
+        check = partial(_compat.validate_data, estimator, X, reset=reset)
+    check = partial(check, accept_sparse=("csr", "csc"), dtype=_READ_AS_THEY_ARE)
+    try:
+        X = check(**{_compat.ALL_FINITE: False})
+    except ValueError:
+        check()  # with finiteness in its place: scikit-learn's first complaint is ours
+        raise
+    # Mixed frames may come out as objects.
+    return X if X.dtype in _READ_AS_THEY_ARE else X.astype(np.float64)
+
+
+def _raise_not_finite(X: Any, dtype: np.dtype, estimator: Any) -> NoReturn:
+    """Raise scikit-learn's error for an X with NaN or infinity in it."""
+    values = X.data if sparse.issparse(X) else X
+    if values.dtype == np.float16:  # scikit-learn would have widened it
+        values = values[~np.isfinite(values)].astype(np.float64)
+    name = None if estimator is None else type(estimator).__name__
+    assert_all_finite(values, estimator_name=name, input_name="X" if name else "")
+    raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
+
+
+def _maximum_reached(max_iter: int) -> str:
+    return f"Maximum number of iterations {max_iter} reached. Increase it to improve convergence."
+
+
+def _nothing(W: Array, Ht: Array, solver: str) -> Solution:
+    """Return the factorisation of an X that is all zeros."""
+    violation = math.nan if solver == "mu" else 0.0
+    return Solution(
+        W=np.zeros_like(W),
+        Ht=np.zeros_like(Ht),
+        n_iter=1,
+        converged=True,
+        reason="X is all zeros, and so are W and H",
+        history={
+            "loss": np.zeros(1),
+            "violation": np.full(1, violation),
+            "seconds": np.zeros(1),
+        },
+        divergence=0.0,
+        kkt=0.0,
+        interruption=None,
+        still_falling=0.0,
+    )
