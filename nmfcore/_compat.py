@@ -161,11 +161,14 @@ InverseTransformMixin: Any = _InverseOfX if VERSION >= (1, 7) else _InverseOfXt 
 # ---- scikit-learn ≥ 1.9's callbacks ------------------------------------------------------------
 
 if VERSION >= (1, 9):
-    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import CallbackSupportMixin as _Callbacks
 else:
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
+    class _Callbacks:  # type: ignore[no-redef]
         """Nothing: this scikit-learn has no callbacks of its own."""
+
+
+CallbackSupportMixin: Any = _Callbacks
 
 
 class FitTasks:

@@ -264,23 +264,23 @@ class Rows:
 
         run_all(task, len(lanes), self.threads if len(lanes) > 1 else 1)
 
-    def map_rows(self, visit: Callable[..., None], rows: int, work: float, stats: int) -> Array:
-        """visit(lo, hi, stats) over tiles of a small factor's rows, in the same pool → the sum of their stats.
+    def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        """visit(lo, hi, *sums) over tiles of a small factor's rows, in the same pool → the sums added up.
 
         The small factor is cut by its own size only, so its bits do not depend on the number of threads.
         """
-        parts = min(LANES, max(1, int(work / LANE_WORK * 8)), max(1, rows // 256))
+        parts = min(LANES, int(work / LANE_WORK * 8) + 1, rows // 256 + 1)
         if parts == 1:
-            total = np.zeros(stats)
-            visit(0, rows, total)
+            total = [np.zeros(shape) for shape in shapes]
+            visit(0, rows, *total)
             return total
         bounds = [rows * i // parts for i in range(parts + 1)]
-        all_stats = np.zeros((parts, stats))
-        run_all(lambda i: visit(bounds[i], bounds[i + 1], all_stats[i]), parts, self.threads)
-        total = np.zeros(stats)
-        for part in all_stats:
-            total += part
-        return total
+        sums = [[np.zeros(shape) for shape in shapes] for _ in range(parts)]
+        run_all(lambda i: visit(bounds[i], bounds[i + 1], *sums[i]), parts, self.threads)
+        for part in sums[1:]:
+            for total, more in zip(sums[0], part, strict=True):
+                total += more
+        return sums[0]
 
     def reduce(
         self,

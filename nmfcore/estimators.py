@@ -108,6 +108,8 @@ class _BaseNMF(
     n_jobs: int | None
     max_time: float | None
     callback: Any
+    _n_components: Any
+    _beta_loss: Any
 
     # ---- scikit-learn's machinery --------------------------------------------------------------
 
@@ -601,7 +603,7 @@ class NMF(_BaseNMF):
 
     def _code(self, data: Rows, H: Any, X: Any = None) -> tuple[Coded, Array]:
         """Solve for W with H fixed; given X, H must have its type."""
-        k, beta = self._resolve(data.shape[1])
+        k, beta = self._resolve(data.shape[1], warn=X is not None)
         self._check_solver(warn=X is not None)
         self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.shape[1]), "H")

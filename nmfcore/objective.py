@@ -44,12 +44,12 @@ def inner(A: Array, B: Array) -> float:
     return float(np.einsum("ij,ij->", A, B, dtype=np.float64))
 
 
-def trace_loss(squares_X: float, XtW: Array, Ht: Array, WtW: Array, HHt: Array) -> float:
-    """½‖X − WH‖² from the sums of a pass: ½(‖X‖² − 2⟨XᵀW, Ht⟩ + ⟨WᵀW, HHᵀ⟩).
+def trace_loss(squares_X: float, cross: float, WtW: Array, HHt: Array) -> float:
+    """½‖X − WH‖² from the sums of a pass: ½(‖X‖² − 2⟨XᵀW, Ht⟩ + ⟨WᵀW, HHᵀ⟩), `cross` being the inner product.
 
     Free, but it cancels near an exact fit, where `divergence` is exact.
     """
-    return max(0.0, 0.5 * (squares_X - 2 * inner(XtW, Ht) + inner(WtW, HHt)))
+    return max(0.0, 0.5 * (squares_X - 2 * cross + float(np.einsum("ij,ij->", WtW, HHt))))
 
 
 def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:

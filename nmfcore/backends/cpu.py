@@ -41,6 +41,7 @@ class Block(NamedTuple):
 
 
 _NO_INDEX = np.zeros(0, np.int32)
+_NO_ROWS_OF_X = (0, 10, 0, 8, _NO_INDEX, _NO_INDEX)
 _STORED = {
     name: code
     for code, names in enumerate(
@@ -79,18 +80,13 @@ def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
     return Block(address, code, row, column, _NO_INDEX, _NO_INDEX, hi - lo, X.shape[1], height)
 
 
-def _of_array(C: Array, height: int = 256) -> Block:
-    code = _STORED[C.dtype.name]
-    return Block(C.ctypes.data, code, C.strides[0], C.strides[1], _NO_INDEX, _NO_INDEX, *C.shape, height)
-
-
 @functools.cache
 def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
     zero = dtype.type(0)
     return zero, np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(STATS)
 
 
-VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, STATS = 0, 1, 2, 3, 4, 5
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, STATS = 0, 1, 2, 3, 4, 5, 6
 
 
 def _frobenius(block, F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):
@@ -126,7 +122,7 @@ def gram(F: Array) -> Array:
     """FᵀF (k × k) in float64; blockwise products in F's type."""
     zero, none, empty, order, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
-    no_columns = Block(0, 10, 0, 8, _NO_INDEX, _NO_INDEX, F.shape[0], 0, 256)
+    no_columns = Block(*_NO_ROWS_OF_X, F.shape[0], 0, 256)
     _frobenius(no_columns, F, none, empty, 3, zero, zero, order, 0, 0.0, none, empty, FtF, stats)
     return FtF
 
@@ -148,18 +144,21 @@ def multiply(block, F, Ht, G, l1, l2, out, XtF, FtF, stats) -> None:
     _frobenius(block, F, Ht, G, 1, c(l1), c(l2), order, 0, 0.0, out, XtF, FtF, stats)
 
 
-def sweep(F, G, C, l1, l2, order, out, stats) -> None:
-    """One sweep of coordinate descent on rows of F for given C (r × k): the step of the small factor."""
-    _, none, empty, _, _ = _constants(F.dtype)
+def sweep(F, G, C, l1, l2, order, out, FtF, stats) -> None:
+    """One sweep of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
+
+    FtF (k × k) += outᵀ·out, stats[CROSS] += ⟨C, out⟩: what the loss needs.
+    """
+    _, none, _, _, _ = _constants(F.dtype)
     c = F.dtype.type
-    _frobenius(_of_array(C), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, empty, empty, stats)
+    _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, C, FtF, stats)
 
 
-def scale(F, G, C, l1, l2, out, stats) -> None:
-    """out = F ⊙ C / (F·G + l1 + l2·F) for given C (r × k): the multiplicative step of the small factor."""
-    _, none, empty, order, _ = _constants(F.dtype)
+def scale(F, G, C, l1, l2, out, FtF, stats) -> None:
+    """The same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
+    _, none, _, order, _ = _constants(F.dtype)
     c = F.dtype.type
-    _frobenius(_of_array(C), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, empty, empty, stats)
+    _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, C, FtF, stats)
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:

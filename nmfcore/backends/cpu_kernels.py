@@ -61,7 +61,7 @@ COORDINATE, MULTIPLICATIVE, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3, 4
 # what `beta_pass` does to F
 KEEP, RENEW, NUMERATOR = 0, 1, 2
 # entries of `stats`
-VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, STATS = 0, 1, 2, 3, 4, 5
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, STATS = 0, 1, 2, 3, 4, 5, 6
 
 EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denominators
 TINY = np.finfo(np.float64).eps  # below it mu with β < 1 (W) or β ≤ 1 (H) sets to zero, as scikit-learn
@@ -509,14 +509,14 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
 
     COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). PRODUCT: out = C, nothing else. ACCUMULATE: F as it is.
     RESIDUAL: stats[0] += Σ (x − f·Ht)², nothing else. XtF and FtF of no rows are left out (transform; the Gram of F
-    alone, with an X of no columns). For Ht of no rows X is C itself: the step of the small factor. One kernel for all
-    of these, because every further one costs each cold start seconds.
+    alone, with an X of no columns). For Ht of no rows C is given, in XtF: the step of the small factor, with
+    stats[CROSS] += ⟨C, F⟩. One kernel for all of these, because every further one costs each cold start seconds.
     """
     k = F.shape[1]
     sparse, given = indptr.size > 0, Ht.shape[0] == 0 and rule < PRODUCT
     kp = round_up(k, lanes_of(F))
     step = max(4 * lanes_of(F), ALIGN)
-    ld = kp if given else leading(m)
+    ld = leading(m)
     mp = round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), step)
     tile = aligned(0 if sparse else height * ld, F)
@@ -539,12 +539,13 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
     for i0 in range(lo, hi, height):
         rows = min(height, hi - i0)
         padded = round_up(rows, step)
-        if not sparse:
+        if given:
+            pad_rows(XtF, i0, rows, Cp, kp)
+            Cp[rows * kp : padded * kp] = 0
+        elif not sparse:
             load_tile(address, code, row_stride, column_stride, indptr, indices,
                       i0, rows, padded, m, tile, ld, run)  # fmt: skip
-        if given:
-            Cp = tile
-        elif rule <= PRODUCT:
+        if rule <= PRODUCT and not given:
             if sparse:
                 sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Cp, run)
                 Cp[rows * kp : padded * kp] = 0
@@ -571,7 +572,12 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
             multiply_rows(Fp, Cp, Dp, kp, 0, rows, k, l1, l2, 1.0, 0.0, hess, stats)
         if rule != ACCUMULATE:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
-        if XtF.shape[0]:
+        if given:
+            for i in range(rows):
+                c_i, f_i = XtF[i0 + i], Fp[i * kp : i * kp + kp]
+                for t in range(k):
+                    stats[CROSS] += c_i[t] * f_i[t]
+        elif XtF.shape[0]:
             if sparse:
                 sparse_add_products(address, code, indptr, indices, i0, rows, Fp, kp, XtF, run)
             else:

@@ -8,6 +8,7 @@ IEICE Trans. Fundamentals E92-A(3), 2009. The iterates, the order of updates and
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from ..data import Rows, RowState
 
 Array = NDArray[Any]
+
+
+@functools.cache
+def natural_order(k: int) -> Array:
+    """0 … k − 1, made once."""
+    return np.arange(k, dtype=np.intp)
 
 
 class CoordinateDescent:
@@ -42,7 +49,7 @@ class CoordinateDescent:
 
     def _order(self, k: int) -> Array:
         if self.shuffle is None:
-            return np.arange(k, dtype=np.intp)
+            return natural_order(k)
         return np.asarray(self.shuffle.permutation(k), dtype=np.intp)
 
     def initial_rows(self, data: Rows, k: int) -> Array:
@@ -82,13 +89,12 @@ class CoordinateDescent:
         m, k = Ht.shape
         order, new = self._order(k), np.empty_like(Ht)
 
-        def sweep(lo: int, hi: int, stats: Array) -> None:
-            backend.sweep(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], stats)
+        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
+            backend.sweep(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats)
 
         stats_W = sums["stats"]
-        stats_H = data.map_rows(sweep, m, 2.0 * m * k * k, backend.STATS)
-        HHt = backend.gram(new)
-        loss = trace_loss(self.squares_X, XtW, new, WtW, HHt)
+        stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, ((backend.STATS,), (k, k)))
+        loss = trace_loss(self.squares_X, stats_H[backend.CROSS], WtW, HHt)
         if any(p):
             sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
             loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))

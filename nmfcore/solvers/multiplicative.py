@@ -114,10 +114,13 @@ class MultiplicativeUpdate:
     def _update_frobenius(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
         p, backend, Ht = self.penalties, data.backend, small.Ht
         XtW, WtW, stats_W = sums["XtW"], sums["WtW"], sums["stats"]
-        new, stats_H = np.empty_like(Ht), np.zeros_like(stats_W)
-        backend.scale(Ht, WtW, XtW, p.l1_H, p.l2_H, new, stats_H)
-        HHt = backend.gram(new)
-        loss = fit = trace_loss(self.squares_X, XtW, new, WtW, HHt)
+        (m, k), new = Ht.shape, np.empty_like(Ht)
+
+        def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
+            backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
+
+        stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
+        loss = fit = trace_loss(self.squares_X, stats_H[backend.CROSS], WtW, HHt)
         if any(p):
             sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
             loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))
