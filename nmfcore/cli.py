@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,8 @@ def _app() -> Any:
     import typer
     from typer import Argument, Option
 
+    from .solvers import SOLVERS
+
     app = typer.Typer(
         name="nmfcore",
         help="Learn the parts that pictures are made of, by non-negative matrix factorisation.",
@@ -122,13 +124,16 @@ def _app() -> Any:
         k: Annotated[int, Option("-k", "--components", min=1, help="Number of parts to learn.")] = 16,
         solver: Annotated[
             str | None,
-            Option(help="Algorithm: cd or mu.", show_default="cd; mu for losses other than frobenius"),
+            Option(
+                help=f"Algorithm: {', '.join(SOLVERS)}.",
+                show_default=f"{_default_solver(True)}; {_default_solver(False)} for other losses",
+            ),
         ] = None,
         init: Annotated[
             str | None,
             Option(
                 help="Start: random, nndsvd, nndsvda or nndsvdar.",
-                show_default="nndsvd; nndsvda for mu",
+                show_default="what suits the solver",
             ),
         ] = None,
         beta_loss: Annotated[
@@ -295,11 +300,16 @@ def _read(source: str | None, size: tuple[int, int] | None, skip_broken: bool, n
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
-        with Progress(*columns, console=notes, transient=True) as bar:
-            task = bar.add_task("reading pictures", total=None, visible=False)
+        with ExitStack() as shown:
+            bar = Progress(*columns, console=notes, transient=True)
+            task = bar.add_task("reading pictures")
 
             def progress(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total, visible=True)
+                if not notes.is_terminal:
+                    return
+                if not bar.live.is_started:  # sources that are read at once show no bar
+                    shown.enter_context(bar)
+                bar.update(task, completed=done, total=total)
 
             pictures = read_source(source, size, skip_broken, progress)
     except InputError as error:
@@ -374,15 +384,20 @@ def _settle(estimator: Any, last: Any) -> "np.ndarray":
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    from .solvers import SOLVERS
-
     solver, init = settings["solver"], settings["init"]
     if not solver:
-        fast = "hals" if "hals" in SOLVERS else "cd"
-        solver = fast if settings["beta_loss"] in ("frobenius", 2.0) else "mu"
+        solver = _default_solver(settings["beta_loss"] in ("frobenius", 2.0))
     if not init:
         init = {"cd": "nndsvd", "mu": "nndsvda"}.get(solver)
     return {**settings, "solver": solver, "init": init}
+
+
+def _default_solver(frobenius: bool) -> str:
+    from .solvers import SOLVERS
+
+    if not frobenius:
+        return "mu"
+    return "hals" if "hals" in SOLVERS else "cd"
 
 
 def _norm(X: "np.ndarray") -> float:
@@ -534,7 +549,7 @@ def _write(folder: Path, model: "Model", pictures: "Pictures", norm: float) -> N
     for name, axes in drawn.items():
         figure: Any = axes.figure
         with replacing(folder / name) as file:
-            figure.savefig(file, format="png")
+            figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
 
 
 def _examples(pictures: "Pictures") -> list[int]:

@@ -13,10 +13,10 @@ import inspect
 import json
 import os
 
-import nmfcore._nmf
 import sklearn.decomposition
 
 import nmfcore
+import nmfcore._nmf
 
 ORIGINAL = importlib.import_module("sklearn.decomposition._nmf")
 KERNELS = importlib.import_module("sklearn.decomposition._cdnmf_fast")

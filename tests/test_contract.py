@@ -71,27 +71,11 @@ def outcome(function, *args, **kwargs):
 
 # --- signatures ---------------------------------------------------------------------------------
 
-BEYOND = {
-    "NMF": {
-        "device": None,
-        "dtype": None,
-        "n_jobs": None,
-        "max_time": None,
-        "callback": None,
-        "extrapolate": False,
-        "checkpoint": None,
-        "checkpoint_every": 600,
-    },
-    "MiniBatchNMF": {
-        "solver": "mu",
-        "device": None,
-        "dtype": None,
-        "n_jobs": None,
-        "max_time": None,
-        "callback": None,
-        "checkpoint": None,
-        "checkpoint_every": 600,
-    },
+# Keyword-only, and their defaults change nothing.  NOW must be there; LATER come with the features.
+NOW = {"device": None, "dtype": None, "n_jobs": None, "max_time": None, "callback": None}
+LATER = {
+    "NMF": {"extrapolate": False, "checkpoint": None, "checkpoint_every": 600},
+    "MiniBatchNMF": {"solver": "mu", "checkpoint": None, "checkpoint_every": 600},
 }
 
 
@@ -109,16 +93,18 @@ def test_parameters_beyond_scikit_learn(name):
     cls = getattr(ours, name)
     parameters = cls().get_params()
     beyond = {k: v for k, v in parameters.items() if k not in getattr(theirs, name)().get_params()}
-    assert beyond == BEYOND[name]
+    assert NOW.items() <= beyond.items() <= {**NOW, **LATER[name]}.items()
     assert set(parameters) <= set(cls._parameter_constraints)
     signature = inspect.signature(cls).parameters
-    assert {k: signature[k].default for k in BEYOND[name]} == BEYOND[name]
+    assert {k: signature[k].default for k in beyond} == beyond
+    assert cls(**beyond).get_params() == parameters
 
 
 def test_function_takes_the_same_keywords():
-    beyond = BEYOND["NMF"]
     signature = inspect.signature(ours.non_negative_factorization).parameters
-    assert {k: signature[k].default for k in beyond if k in signature} == beyond
+    of_class = inspect.signature(ours.NMF).parameters
+    assert set(of_class) | {"X", "W", "H", "update_H"} == set(signature)
+    assert {k: signature[k].default for k in NOW} == NOW
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -211,26 +197,37 @@ def test_bad_parameter(name, parameters):
         assert len(found[1]) == len(expected[1])
 
 
+BAD_PARAMETERS_OF_OURS = [
+    {"n_jobs": "x"},
+    {"n_jobs": 1.5},
+    {"n_jobs": 0},
+    {"max_time": -1},
+    {"max_time": "x"},
+    {"callback": 3},
+    {"device": 3},
+    {"dtype": "int32"},
+    {"extrapolate": "x"},
+    {"checkpoint_every": -1},
+    {"checkpoint": 3},
+]
+
+
 @pytest.mark.parametrize(
-    "parameters",
-    [
-        {"n_jobs": "x"},
-        {"n_jobs": 1.5},
-        {"max_time": -1},
-        {"max_time": "x"},
-        {"callback": 3},
-        {"device": 3},
-        {"dtype": "int32"},
-        {"extrapolate": "x"},
-        {"checkpoint_every": -1},
-        {"checkpoint": 3},
-    ],
-    ids=str,
+    "parameters", [p for p in BAD_PARAMETERS_OF_OURS if set(p) <= set(ours.NMF().get_params())], ids=str
 )
 def test_bad_parameter_of_ours(parameters):
     (name,) = parameters
     with pytest.raises(ValueError, match=f"'{name}' parameter of NMF must be"):
         ours.NMF(2, **parameters).fit(data())
+
+
+def test_devices():
+    X = data()
+    plain = model().fit(X)
+    for device in ("cpu", "auto"):
+        assert bits(model(device=device).fit(X).components_) == bits(plain.components_)
+    with pytest.raises(ValueError, match="device"):
+        model(device="tpu").fit(X)
 
 
 def test_parameter_error_text():

@@ -198,9 +198,7 @@ def test_initialization(init, form, seed):
     for k in (1, 3, min(X.shape)):
         for dtype, close in (("float64", 1e-10), ("float32", 2e-3)):
             W, H = our_nmf._initialize_nmf(X.astype(dtype), k, init=init, random_state=seed)
-            W_theirs, H_theirs = their_nmf._initialize_nmf(
-                X.astype(dtype), k, init=init, random_state=seed
-            )
+            W_theirs, H_theirs = their_nmf._initialize_nmf(X.astype(dtype), k, init=init, random_state=seed)
             assert W.dtype == H.dtype == dtype
             if dtype == "float32" and k == min(X.shape):
                 continue  # the last singular vectors are noise there
@@ -281,7 +279,15 @@ def fitted(package, cls, form, beta, **parameters):
     + [("NMF", "mu", beta) for beta in BETAS]
     + [("MiniBatchNMF", None, beta) for beta in (0, 0.5, 1, 2)],
 )
-def test_transform_is_scikit_learns_of_each_row_alone(cls, solver, beta, tol, form, penalty):
+def test_transform_is_scikit_learns_of_each_row_alone(cls, solver, beta, tol, form, penalty, monkeypatch):
+    # scikit-learn adds the L1 penalty to the column sums it keeps, once more every iteration:
+    # with β = 1 and H fixed the penalty grows without end.  Compare with what it means to do.
+    original = their_nmf._multiplicative_update_w
+    monkeypatch.setattr(
+        their_nmf,
+        "_multiplicative_update_w",
+        lambda *args, H_sum=None, **kwargs: original(*args, H_sum=None, **kwargs),
+    )
     parameters = {"tol": tol, "max_iter": 50 if tol else 12, **PENALTIES[penalty]}
     if solver:
         parameters["solver"] = solver
@@ -291,6 +297,16 @@ def test_transform_is_scikit_learns_of_each_row_alone(cls, solver, beta, tol, fo
     found = quiet(estimator.transform, X[rows])
     expected = [quiet(their_estimator.transform, X[[i]]) for i in rows]
     assert distance(found, np.vstack(expected)) <= 1e-9
+
+
+def test_penalised_kl_codes_count_the_penalty_once():
+    estimator, X = fitted(ours, "NMF", "dense", 1, solver="mu", tol=0, max_iter=6, alpha_W=1e-2, l1_ratio=1.0)
+    H, l1_W = estimator.components_, 1e-2 * X.shape[1]
+    for x in X[:3]:
+        w = np.full((1, K), np.sqrt(x.mean() / K))
+        for _ in range(6):
+            w = reference.mu_rows(x[None], w, H.T, 1, l1_W)
+        assert distance(estimator.transform(x[None]), w) <= 1e-11
 
 
 @pytest.mark.parametrize("form", ["dense", "csr"])
@@ -384,6 +400,28 @@ def test_minibatch_partial_fit(case, form):
         assert distance(mine.components_, other.components_) <= 1e-8
 
 
+@pytest.mark.parametrize("package", [ours, theirs], ids=["ours", "theirs"])
+def test_minibatch_partial_fit_is_fit(package):
+    """What scikit-learn's test_minibatch_nmf_partial_fit means, without sharing H's memory.
+
+    That test cuts other batches than `fit` does, and passes there because both models write to
+    the H of the caller and then hold the same array.
+    """
+    X = dense_data(False)[:100]
+    begin = start(X, "float64")
+    common = {"init": "custom", "tol": 0, "fresh_restarts": True}
+    whole = minibatch(package, max_iter=2, batch_size=10, max_no_improvement=None, **common)
+    quiet(whole.fit, X, W=begin["W"].copy(), H=begin["H"].copy())
+    # partial_fit takes its batch for the whole: the same weight of the past per batch.
+    parts = minibatch(package, batch_size=10, forget_factor=0.7 ** (10 / 100), **common)
+    for _ in range(2):
+        for lo in range(0, 100, 10):
+            rows = slice(lo, lo + 10)
+            parts.partial_fit(X[rows], W=begin["W"][rows].copy(), H=begin["H"].copy())
+    assert whole.n_steps_ == parts.n_steps_ == 20
+    assert distance(parts.components_, whole.components_) <= 1e-12
+
+
 def test_minibatch_fit_then_partial_fit():
     X = dense_data(False)
     mine = quiet(minibatch(ours).fit, X[:100])
@@ -402,9 +440,7 @@ def at_the_end(X, k, solver, beta, init, **parameters):
     """Reconstruction errors and n_iter_ of both packages."""
     estimators = []
     for package in (ours, theirs):
-        estimator = package.NMF(
-            k, init=init, solver=solver, beta_loss=beta, random_state=0, **parameters
-        )
+        estimator = package.NMF(k, init=init, solver=solver, beta_loss=beta, random_state=0, **parameters)
         estimators.append(quiet(estimator.fit, X))
     return estimators
 

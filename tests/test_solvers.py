@@ -10,7 +10,9 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import nmfcore.data
 from nmfcore import NMF
+from nmfcore.data import as_rows
 from nmfcore.solvers import SOLVERS
 
 BETAS = (2, 1, 0.5, 1.5, 0, -0.5, 2.5, 3)
@@ -99,7 +101,7 @@ def test_kkt_residual_falls(solver, beta, problem, digits):
     if problem == "planted":
         X, k = mixed(floor=0.01 if beta <= 0 else 0.0), 4
     else:
-        X, k = digits[:150] + (0.05 if beta <= 0 else 0.0), 6
+        X, k = digits[:150] + (1.0 if beta <= 0 else 0.0), 6
     first = model(solver, beta, k, 1).fit(X)
     last = model(solver, beta, k, 200).fit(X)
     ratio = last.kkt_residual_ / first.kkt_residual_
@@ -211,7 +213,7 @@ def test_dense_and_sparse_agree(solver, beta):
 
 @every_solver
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
-def test_memory_map_is_array_to_the_bit(solver, beta, dtype, tmp_path):
+def test_memory_map_is_array_to_the_bit(solver, beta, dtype, tmp_path, many_lanes):
     X = (20 * mixed(n=700, m=50)).astype(dtype)
     X.tofile(tmp_path / "X")
     mapped = np.memmap(tmp_path / "X", dtype=dtype, mode="r", shape=X.shape)
@@ -224,38 +226,81 @@ def test_memory_map_is_array_to_the_bit(solver, beta, dtype, tmp_path):
     assert results[0] == results[1]
 
 
-@every_solver
-@pytest.mark.parametrize("form", ["uint8", "float32", "float64", "csr"])
-def test_any_number_of_jobs_gives_the_same_bits(solver, beta, form):
-    """Large enough for several lanes."""
-    X = np.random.RandomState(0).randint(0, 200, (20000, 60))
-    if form == "csr":
-        X = sp.csr_matrix(np.where(X > 150, X, 0).astype("float64"))
-    else:
-        X = X.astype(form)
+def lanes(X, k):
+    """Into how many lanes the engine cuts X."""
+    return len(as_rows(X, "float64").plan(k).lanes)
+
+
+@pytest.fixture
+def many_lanes(monkeypatch):
+    """Cut small data into as many lanes, and each of them into as many visits, as large data."""
+    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 1e5)
+    monkeypatch.setattr(nmfcore.data, "BLOCK_WORK", 1e5)
+
+
+def bits_for_any_number_of_jobs(X, k, solver, beta, max_iter=4):
     results = []
     for n_jobs in (1, 2, 3):
-        estimator = model(solver, beta, 6, 4, n_jobs=n_jobs)
+        estimator = model(solver, beta, k, max_iter, n_jobs=n_jobs)
         W = estimator.fit_transform(X)
         results.append(bits(W, estimator.components_, estimator.history_["loss"]))
-        results[-1] += bits(estimator.transform(X[:5000]))
+        results[-1] += bits(estimator.transform(X))
         results[-1] += [estimator.reconstruction_err_, estimator.kkt_residual_]
+    return results
+
+
+@every_case
+@pytest.mark.parametrize("form", ["uint8", "float32", "float64", "csr"])
+def test_any_number_of_jobs_gives_the_same_bits(solver, beta, form, many_lanes):
+    X = np.random.RandomState(0).randint(1, 200, (5000, 60))
+    if form == "csr":
+        X = sp.csr_matrix(np.where((X > 150) | (beta <= 0), X, 0).astype("float64"))
+    else:
+        X = X.astype(form)
+    assert lanes(X, 6) > 10
+    results = bits_for_any_number_of_jobs(X, 6, solver, beta)
     assert results[0] == results[1] == results[2]
 
 
-def test_nndsvd_gives_the_same_bits_for_any_number_of_jobs():
-    X = np.random.RandomState(0).rand(20000, 60)
+@every_solver
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_any_number_of_jobs_gives_the_same_bits_on_large_data(solver, beta, dtype):
+    """Several lanes as they are cut by default."""
+    X = np.random.RandomState(0).randint(1, 200, (20000, 200)).astype(dtype)
+    assert lanes(X, 40) >= 4
+    results = bits_for_any_number_of_jobs(X, 40, solver, beta, max_iter=2)
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("form", ["dense", "csr", "wide"])
+def test_nndsvd_gives_the_same_bits_for_any_number_of_jobs(form, many_lanes):
+    X = np.random.RandomState(0).rand(5000, 60)
+    X = {"dense": lambda: X, "csr": lambda: sp.csr_matrix(X * (X > 0.7)), "wide": lambda: X.T}[form]()
     fits = [NMF(6, init="nndsvd", tol=0, max_iter=1, random_state=0, n_jobs=j) for j in (1, 2, 3)]
     found = [bits(fit.fit_transform(X), fit.components_) for fit in fits]
     assert found[0] == found[1] == found[2]
 
 
+@every_case
+def test_plans_agree_to_rounding(solver, beta, monkeypatch):
+    """One lane or many: the same iterates."""
+    X = mixed(n=1500, m=30, floor=0.01)
+    results = []
+    for work in (1e12, 1e4):
+        monkeypatch.setattr(nmfcore.data, "LANE_WORK", work)
+        results.append((lanes(X, 4), model(solver, beta, 4, 10).fit(X)))
+    (one, whole), (many, parts) = results
+    assert one == 1
+    assert many > 4
+    np.testing.assert_allclose(parts.components_, whole.components_, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("solver, beta", [("cd", 2), ("mu", 2), ("mu", 1), ("mu", 0.5)])
-def test_many_rows_follow_the_same_iterates_as_blocks_are_cut(solver, beta):
-    """Several lanes against scikit-learn: the block plan shows only as rounding."""
+def test_many_lanes_follow_scikit_learns_iterates(solver, beta, many_lanes):
     from sklearn.decomposition import non_negative_factorization
 
     X = np.random.RandomState(0).rand(6007, 33)
+    assert lanes(X, 4) > 10
     begin = start(X, 4)
     estimator = model(solver, beta, 4, 3, init="custom")
     W = estimator.fit_transform(X, **begin)

@@ -17,9 +17,10 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nmfcore import NMF, MiniBatchNMF
+from nmfcore.data import as_rows
 
-# Large enough for several lanes.
-ROWS, FEATURES, K = 20000, 60, 6
+# Large enough for several lanes, see test_data_is_cut_into_lanes.
+ROWS, FEATURES, K = 12000, 200, 32
 
 
 def large(seed=0, rows=ROWS):
@@ -50,6 +51,11 @@ def blas():
 
 class Stop(Exception):
     pass
+
+
+def test_data_is_cut_into_lanes():
+    """Or nothing below would run in a pool."""
+    assert len(as_rows(large(), "float64").plan(K).lanes) >= 2
 
 
 # --- concurrent fits ----------------------------------------------------------------------------
@@ -267,9 +273,7 @@ def test_fits_inside_joblib_workers(backend):
     before = pools()
     with joblib.parallel_config(backend=backend, n_jobs=2):
         found = joblib.Parallel(timeout=120)(
-            joblib.delayed(fit_bits)(seed, "cd", n_jobs)
-            for seed in range(2)
-            for n_jobs in (None, 2)
+            joblib.delayed(fit_bits)(seed, "cd", n_jobs) for seed in range(2) for n_jobs in (None, 2)
         )
     assert found == [expected[0], expected[0], expected[1], expected[1]]
     assert pools() == before
@@ -280,7 +284,8 @@ def test_fits_inside_joblib_workers(backend):
 # A fit that says how busy it kept the processor: the ratio of processor to wall-clock seconds
 # cannot exceed the number of threads at work, however loaded the machine is.
 PROBE = """
-import contextlib, os, threading, time
+import contextlib, os, time
+import joblib, threadpoolctl
 import numpy as np
 from nmfcore import NMF
 
@@ -296,12 +301,12 @@ def thread_seconds():
     return found
 
 def probe(n_jobs=None):
-    X = np.random.RandomState(0).rand(20000, 200)
+    X = np.random.RandomState(0).rand(30000, 200)
     marks = []
     def callback(report):
         marks.append((time.perf_counter(), time.process_time(), thread_seconds()))
-        return len(marks) > 3 and marks[-1][0] - marks[0][0] > 0.6
-    NMF(10, init="random", tol=0, max_iter=10**6, random_state=0, n_jobs=n_jobs,
+        return len(marks) > 3 and marks[-1][0] - marks[0][0] > 0.4
+    NMF(32, init="random", tol=0, max_iter=10**6, random_state=0, n_jobs=n_jobs,
         callback=callback).fit(X)
     (wall, cpu, before), (wall_end, cpu_end, after) = marks[0], marks[-1]
     ticks = [after[task] - before.get(task, 0) for task in after]
@@ -310,58 +315,49 @@ def probe(n_jobs=None):
 """
 
 
-def probe(code, **environment):
-    """(processor seconds per second, busy threads) of a fit in a process of its own."""
+def probe(*calls, **environment):
+    """[(processor seconds per second, busy threads)] of fits in a process of its own."""
     clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     clean.update(environment)
     # joblib counts the processors at hand; say two, whatever this machine has.
     clean["LOKY_MAX_CPU_COUNT"] = "2"
+    shown = "".join(f"\nwith {context}:\n    print('probe', *probe({n}))" for context, n in calls)
     done = subprocess.run(
-        [sys.executable, "-c", PROBE + code],
+        [sys.executable, "-c", PROBE + shown],
         env=clean,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    ratio, busy = done.stdout.split()[-2:]
-    return float(ratio), int(busy)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("probe")]
+    assert len(lines) == len(calls)
+    return [(float(ratio), int(busy)) for _, ratio, busy in lines]
 
 
-needs_proc = pytest.mark.skipif(
-    not os.path.isdir("/proc/self/task"), reason="counts threads in /proc/self/task"
-)
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc/self/task")
 two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two processors")
-SHOW = "print(*probe({}))"
+PLAIN = "contextlib.nullcontext()"
+JOBLIB = "joblib.parallel_config(n_jobs=1)"
+LIMITS = "threadpoolctl.threadpool_limits(1)"
 
 
 @needs_proc
 @two_cores
-@pytest.mark.parametrize("n_jobs", ["n_jobs=2", "n_jobs=-1", ""])
-def test_several_threads_by_default(n_jobs):
-    _, busy = probe(SHOW.format(n_jobs))
-    assert busy == 2
+def test_several_threads_are_at_work():
+    """By default, where asked for, and where the estimator's n_jobs outranks the surroundings."""
+    found = probe((PLAIN, ""), (PLAIN, "2"), (PLAIN, "-1"), (JOBLIB, "2"), (LIMITS, "2"))
+    assert [busy for _, busy in found] == [2, 2, 2, 2, 2]
 
 
 @needs_proc
-@pytest.mark.parametrize(
-    "code, environment",
-    [
-        (SHOW.format("n_jobs=1"), {}),
-        (SHOW.format(""), {"OMP_NUM_THREADS": "1"}),
-        (SHOW.format(""), {"NUMBA_NUM_THREADS": "1"}),
-        ("import threadpoolctl\nwith threadpoolctl.threadpool_limits(1): print(*probe())", {}),
-        ("import joblib\nwith joblib.parallel_config(n_jobs=1): print(*probe())", {}),
-    ],
-    ids=["n_jobs=1", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "threadpool_limits", "joblib"],
-)
-def test_one_thread_where_one_was_asked_for(code, environment):
-    ratio, _ = probe(code, **environment)
+def test_one_thread_where_one_was_asked_for():
+    found = probe((PLAIN, "1"), (LIMITS, ""), (JOBLIB, ""))
+    assert all(ratio <= 1.25 for ratio, _ in found), found
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+def test_one_thread_where_the_environment_asks_for_one(name):
+    ((ratio, _),) = probe((PLAIN, ""), **{name: "1"})
     assert ratio <= 1.25
-
-
-@needs_proc
-@two_cores
-def test_n_jobs_of_the_estimator_outranks_the_surroundings():
-    _, busy = probe("import joblib\nwith joblib.parallel_config(n_jobs=1): print(*probe(2))")
-    assert busy == 2

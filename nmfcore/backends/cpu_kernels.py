@@ -747,7 +747,7 @@ def row_divergence(S, X, s0, x0, m, beta):
         x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
         floored, safe = max(s, EPSILON), max(x, EPSILON)
         data = power(safe, beta) - beta * safe * power(floored, beta - 1)
-        total += (data if x > EPSILON else 0.0) + (beta - 1) * power(s, beta)
+        total += (data if x > EPSILON else 0.0) + (beta - 1) * power(floored if beta < 0 else s, beta)
     return total / (beta * (beta - 1))
 
 
