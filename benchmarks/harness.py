@@ -102,7 +102,7 @@ def per_iteration(first: int) -> Sample:
     """Time an iteration: (time of max_iter) − (time of `first`), divided by the difference.
 
     Validation, conversion of X and the start cost the same in both and drop out. A value can come
-    out negative on a noisy machine; it is kept, the median decides.
+    out negative on a noisy machine; it is kept in the record, but no ratio is formed with it.
     """
 
     def sample(contender: Contender, task: Task) -> tuple[float, Result]:
@@ -167,23 +167,21 @@ def compare(
         rows[name] = row
     able = {name: context.contenders[name] for name, row in rows.items() if "status" not in row}
 
-    kinds = set()
     brief = replace(task, max_iter=1)
+    kinds: dict[str, str] = {}
     for name in list(able):
         with _failure_noted(name, rows, able):
             cold, result = whole(able[name], brief)
             warm, _ = whole(able[name], brief)
             rows[name]["warm_up"] = {"cold_s": cold, "warm_s": warm}
-            kinds.add(str(result.W.dtype))
-
-    limits = dict(context.limits.values)
-    if roofline and not context.smoke:
-        for kind in sorted(kinds):
-            limits = context.limits.refresh(kind)
+            kinds[name] = str(result.W.dtype)
 
     values: dict[str, list[float]] = {name: [] for name in able}
+    rates: dict[str, list[dict[str, float]]] = {kind: [] for kind in sorted(set(kinds.values()))}
     for turn in range(repeats or context.repeats):
         answers = {}
+        for kind in rates if roofline else ():  # the machine itself takes its turn
+            rates[kind].append(context.limits.sample(kind))
         for name in list(able):
             with _failure_noted(name, rows, able):
                 value, answers[name] = sample(able[name], task)
@@ -191,7 +189,6 @@ def compare(
         if turn == 0:
             for name in _wrong(task, rows, answers, check):
                 del able[name]
-            kind_of = {name: str(answer.W.dtype) for name, answer in answers.items()}
 
     reference = values[REFERENCE] if REFERENCE in able else None
     for name in able:
@@ -202,9 +199,8 @@ def compare(
         if target and name != REFERENCE and context.real_size:
             row["target"] = target
         if roofline:
-            row["floor"] = floor(task, kind_of[name], limits, context.threads)
-            row["floor"]["share"] = row["floor"]["seconds"] / row["median"]
-        row["limits"] = limits
+            row["floor"] = floor(task, kinds[name], rates[kinds[name]], measured, context.threads)
+        row["limits"] = dict(context.limits.values)
     return list(rows.values())
 
 
@@ -268,20 +264,30 @@ def summary(values: list[float]) -> Row:
 
 def pairwise(reference: list[float], values: list[float]) -> Row:
     """Return reference/value of each turn: how many times faster, median and extremes."""
-    ratios = sorted(a / b for a, b in zip(reference, values, strict=True) if b > 0)
-    if not ratios:
-        return {"of": REFERENCE, "median": float("nan"), "min": float("nan"), "max": float("nan")}
-    return {"of": REFERENCE, "median": median(ratios), "min": ratios[0], "max": ratios[-1]}
+    ratios = [a / b for a, b in zip(reference, values, strict=True) if min(a, b) > 0]
+    ratios = ratios or [float("nan")]  # differences that all drown in noise tell nothing
+    return {"of": REFERENCE, "median": median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def floor(task: Task, kind: str, limits: dict[str, Any], threads: int) -> Row:
-    """Return the least time an iteration can take on this machine.
+def floor(task: Task, kind: str, rates: list[dict[str, float]], values: list[float], threads: int) -> Row:
+    """Return the least time an iteration can take on this machine, and the share reached.
 
     The longer of the products' flops at the square gemm rate of the compute type and the bytes of
     X at the read bandwidth. Frobenius: X·Ht and Xᵀ·W, 4nmk, and two sweeps or Gram products, 4nk².
     Other beta: WH formed twice and a numerator for each factor, 8nmk; where the denominators are
     products too (beta ≠ 1), 12nmk; powers and logarithms count as free. Sparse X has nnz for nm,
     but for WH and the denominators of beta ∉ {1, 2}, which are dense.
+
+    Parameters
+    ----------
+    task : Task
+    kind : str
+        Compute type, "float32" or "float64".
+    rates : list of dict
+        The machine's rates at each turn.
+    values : list of float
+        Seconds per iteration at each turn.
+    threads : int
     """
     X, k = task.problem.X, task.k
     n, m = X.shape
@@ -293,15 +299,18 @@ def floor(task: Task, kind: str, limits: dict[str, Any], threads: int) -> Row:
     else:
         flops = 4 * stored * k + 8 * n * m * k
     moved = X.nbytes if not sp.issparse(X) else X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-    gemm = {"float32": "sgemm", "float64": "dgemm"}[kind]
-    at_rate = flops / (limits[f"{gemm}_{threads}t_gflops"] * 1e9)
-    at_bandwidth = moved / (limits["read_gb_s"] * 1e9)
+    gemm = f"{machine.GEMM[kind]}_{threads}t_gflops"
+    at_rate = [flops / (rate[gemm] * 1e9) for rate in rates]
+    at_bandwidth = [moved / (rate["read_gb_s"] * 1e9) for rate in rates]
+    least = [max(pair) for pair in zip(at_rate, at_bandwidth, strict=True)]
     return {
         "compute": kind,
         "flops": flops,
         "bytes": int(moved),
-        "bound": "flops" if at_rate >= at_bandwidth else "bytes",
-        "seconds": max(at_rate, at_bandwidth),
+        "bound": "flops" if median(at_rate) >= median(at_bandwidth) else "bytes",
+        "rates": {name: [rate[name] for rate in rates] for name in rates[0]},
+        "seconds": median(least),
+        "share": median([a / b for a, b in zip(least, values, strict=True) if b > 0] or [float("nan")]),
     }
 
 

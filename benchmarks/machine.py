@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
+import functools
 import os
 import platform
 import subprocess
@@ -87,8 +87,8 @@ def _git(*arguments: str) -> str:
 class Limits:
     """The machine's limits, measured in this run.
 
-    Rates are medians, because the figures they are compared with are; the best is kept beside.
-    A noisy machine changes while a run lasts, so :meth:`refresh` measures again before a row.
+    Rates are medians, because the figures they are compared with are. A shared machine changes by
+    the second, so a row with a floor also takes a :meth:`sample` at each turn of the contenders.
 
     Parameters
     ----------
@@ -101,66 +101,68 @@ class Limits:
     def __init__(self, threads: int, small: bool = False) -> None:
         self.threads = threads
         self.size = 512 if small else 2048
-        # twice the array must exceed any last-level cache for the rate to be the memory's
+        # larger than any last-level cache, or the rate would not be the memory's
         self.bytes = (16 << 20) if small else (1 << 30)
         self.repeats = 3 if small else 5
         self.values: dict[str, Any] = {"threads": threads, "gemm_size": self.size}
 
     def measure(self) -> dict[str, Any]:
-        """Measure everything once: gemm with one and all threads, read and copy bandwidth."""
-        for kind in ("float32", "float64"):
+        """Measure everything: gemm with one and all threads, read and copy bandwidth."""
+        for kind, name in GEMM.items():
             for threads in dict.fromkeys((1, self.threads)):
-                self._gemm(kind, threads)
-        self._bandwidth()
+                rates = self.gemm(kind, threads, self.repeats)
+                self.values[f"{name}_{threads}t_gflops"] = median(rates)
+                self.values[f"{name}_{threads}t_gflops_best"] = max(rates)
+        for what, rates in (("read", self.read(self.repeats)), ("copy", self.copy(self.repeats))):
+            self.values[f"{what}_gb_s"] = median(rates)
+            self.values[f"{what}_gb_s_best"] = max(rates)
         return self.values
 
-    def refresh(self, kind: str) -> dict[str, Any]:
-        """Measure again what a floor in compute type `kind` is made of; return a copy."""
-        self._gemm(kind, self.threads)
-        self._bandwidth(copy=False)
-        return dict(self.values)
+    def sample(self, kind: str) -> dict[str, float]:
+        """Return the rates that make a floor in compute type `kind`, as they are at this moment."""
+        return {
+            f"{GEMM[kind]}_{self.threads}t_gflops": median(self.gemm(kind, self.threads, 3)),
+            "read_gb_s": median(self.read(3)),
+        }
 
-    def gflops(self, kind: str) -> float:
-        return self.values[f"{_GEMM[kind]}_{self.threads}t_gflops"]
-
-    def _note(self, name: str, amount: float, seconds: list[float]) -> None:
-        self.values[name] = round(amount / median(seconds) / 1e9, 2)
-        self.values[f"{name}_best"] = round(amount / min(seconds) / 1e9, 2)
-
-    def _gemm(self, kind: str, threads: int) -> None:
-        rng = np.random.default_rng(0)
-        a = rng.random((self.size, self.size)).astype(kind)
-        b, out = a.copy(), np.empty_like(a)
+    def gemm(self, kind: str, threads: int, repeats: int) -> list[float]:
+        """Return rates of square matrix products, in GFLOP/s."""
+        a, b, out = self._matrices(kind)
         with threadpool_limits(threads, user_api="blas"):
-            np.matmul(a, b, out=out)
-            seconds = [_clock(np.matmul, a, b, out) for _ in range(self.repeats)]
-        self._note(f"{_GEMM[kind]}_{threads}t_gflops", 2.0 * self.size**3, seconds)
+            np.matmul(a, b, out=out)  # wakes the threads
+            return [2e-9 * self.size**3 / _clock(np.matmul, a, b, out) for _ in range(repeats)]
 
-    def _bandwidth(self, copy: bool = True) -> None:
-        source = np.ones(self.bytes // 8)
-        parts = np.array_split(source, self.threads)
+    def read(self, repeats: int) -> list[float]:
+        """Return rates of reading a large array, in GB/s."""
+        parts = np.array_split(self._memory, self.threads)
         with (
             threadpool_limits(1, user_api="blas"),  # a thread each; BLAS must not add its own
             ThreadPoolExecutor(self.threads) as pool,
         ):
             # x·x streams x once: the second operand comes from the cache line just read
-            seconds = [_clock(lambda: list(pool.map(np.dot, parts, parts))) for _ in range(self.repeats)]
-            self._note("read_gb_s", source.nbytes, seconds)
-            if copy:
-                half = source.size // 2
-                pairs = [(source[half + i : half + j], source[i:j]) for i, j in _cuts(half, self.threads)]
-                seconds = [
-                    _clock(lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs))) for _ in range(self.repeats)
-                ]
-                self._note("copy_gb_s", 2.0 * 8 * half, seconds)  # read and written
+            seconds = [_clock(lambda: list(pool.map(np.dot, parts, parts))) for _ in range(repeats)]
+        return [1e-9 * self._memory.nbytes / each for each in seconds]
+
+    def copy(self, repeats: int) -> list[float]:
+        """Return rates of copying half of a large array to the other, read and written, in GB/s."""
+        low, high = np.array_split(self._memory, 2)
+        low, high = np.array_split(low, self.threads), np.array_split(high, self.threads)
+        with ThreadPoolExecutor(self.threads) as pool:
+            seconds = [_clock(lambda: list(pool.map(np.copyto, high, low))) for _ in range(repeats)]
+        return [1e-9 * self._memory.nbytes / each for each in seconds]
+
+    @functools.cached_property
+    def _memory(self) -> np.ndarray:
+        return np.ones(self.bytes // 8)
+
+    @functools.cache  # noqa: B019 - one object a run
+    def _matrices(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        a = rng.random((self.size, self.size)).astype(kind)
+        return a, a.copy(), np.empty_like(a)
 
 
-_GEMM = {"float32": "sgemm", "float64": "dgemm"}
-
-
-def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
-    edges = [length * part // parts for part in range(parts + 1)]
-    return list(itertools.pairwise(edges))
+GEMM = {"float32": "sgemm", "float64": "dgemm"}
 
 
 def _clock(work: Any, *arguments: Any) -> float:

@@ -134,12 +134,14 @@ class RowState:
 
     @property
     def twin(self) -> RowState:
+        """The other buffers, for the next pass to write."""
         if self._twin is None:
             self._twin = RowState(**{name: np.empty_like(a) for name, a in self.arrays.items()})
             self._twin._twin = self
         return self._twin
 
     def rows(self, lo: int, hi: int) -> RowState:
+        """Return rows lo … hi of every buffer."""
         return RowState(**{name: a[lo:hi] for name, a in self.arrays.items()})
 
 
@@ -177,7 +179,7 @@ class _Scratch:
 
 
 def _add_pairwise(lanes: list[dict[str, Array]]) -> dict[str, Array]:
-    """The sum over lanes, in a tree that depends on their number only; into the first lane's arrays."""
+    """Add lanes up, in a tree that depends on their number only; into the first lane's arrays."""
     step = 1
     while step < len(lanes):
         for i in range(0, len(lanes) - step, 2 * step):
@@ -217,6 +219,7 @@ class Rows:
 
     @functools.cached_property
     def threads(self) -> int:
+        """How many threads visits may use."""
         return effective_threads(self.n_jobs)
 
     @property
@@ -271,9 +274,9 @@ class Rows:
         """
         parts = min(LANES, int(work / LANE_WORK * 8) + 1, rows // 256 + 1)
         if parts == 1:
-            total = [np.zeros(shape) for shape in shapes]
-            visit(0, rows, *total)
-            return total
+            whole = [np.zeros(shape) for shape in shapes]
+            visit(0, rows, *whole)
+            return whole
         bounds = [rows * i // parts for i in range(parts + 1)]
         sums = [[np.zeros(shape) for shape in shapes] for _ in range(parts)]
         run_all(lambda i: visit(bounds[i], bounds[i + 1], *sums[i]), parts, self.threads)
@@ -314,8 +317,9 @@ class Rows:
             Valid until the next pass.
         """
         plan, after = self.plan(orders.width), state.twin
-        gathers = plan.gathers and gather is not None
-        large = {n: (0, *s[1:]) for n, s in sums.items() if gathers and len(s) == 2 and s[0] == self.shape[1]}
+        if not plan.gathers:
+            gather = None
+        large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
         lanes = self._scratch.cleared(sums | large, len(plan.lanes))
         if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1:
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, lanes[0])
@@ -326,11 +330,12 @@ class Rows:
 
             self.visit_all(on_block, orders.width)
         total = _add_pairwise(lanes)
-        if gathers:
+        if gather:
+            gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
 
             def on_columns(lane: int, lo: int, hi: int, block: Any) -> None:
-                gather(self.backend, block, after, orders, lo, hi, total)
+                gather_rows(self.backend, block, after, orders, lo, hi, total)
 
             self.T.visit_all(on_columns, orders.width)
         return after, total
@@ -349,20 +354,17 @@ class Rows:
                 parts[lane, 1:] += seen[1:]
 
             self.visit_all(look, width)
-            least, bad, total, squares = parts[:, 0].min(), *parts[:, 1:].sum(axis=0)
+            least = float(parts[:, 0].min())
             if self.sparse and self.X.nnz < n * m:
                 least = min(least, 0.0)
-            self._opening = Opening(
-                float(least), not bad, float(total), float(squares), float(total) / (n * m)
-            )
+            bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
+            self._opening = Opening(least, not bad, total, squares, total / (n * m))
         return self._opening
 
     def products(self, Ht: Array) -> Array:
         """X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
         out = np.empty((self.shape[0], Ht.shape[1]), self.dtype)
-        self.visit_all(
-            lambda lane, lo, hi, block: self.backend.products(block, Ht, out[lo:hi]), Ht.shape[1]
-        )
+        self.visit_all(lambda lane, lo, hi, block: self.backend.products(block, Ht, out[lo:hi]), Ht.shape[1])
         return out
 
     def transposed_products(self, F: Array) -> Array:

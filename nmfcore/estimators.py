@@ -47,7 +47,8 @@ _WIDE = ("int32", "uint32", "int64", "uint64")
 # Read where they lie; anything else becomes float64, as in scikit-learn.
 _READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *_WIDE)]
 _EARLY_TOL = 1e-3  # a user who asks for more than this ...
-_EARLY_FALL = 1e-3  # ... is told when the last iteration still brought more than that
+_EARLY_FALL = 1e-3  # ... is told when the last iteration still brought more than that,
+_EXACT = 1e-6  # unless ‖X − WH‖² / ‖X‖² is below this: what is left of a nearly exact fit falls for ever
 
 
 class _BaseNMF(
@@ -464,10 +465,12 @@ class NMF(_BaseNMF):
     --------
     >>> import numpy as np
     >>> from nmfcore import NMF
-    >>> X = np.outer([1, 2, 3, 4], [1, 0, 2]) + np.outer([1, 0, 1, 0], [0, 3, 0])
-    >>> model = NMF(2, random_state=0, max_iter=500)
+    >>> X = np.random.default_rng(0).random((30, 8))
+    >>> model = NMF(3, random_state=0, max_iter=500)
     >>> W = model.fit_transform(X)
-    >>> bool(np.abs(X - W @ model.components_).max() < 0.1)
+    >>> W.shape, model.components_.shape, model.converged_
+    ((30, 3), (3, 8), True)
+    >>> bool(np.isclose(model.reconstruction_err_, np.linalg.norm(X - W @ model.components_)))
     True
     """
 
@@ -591,7 +594,8 @@ class NMF(_BaseNMF):
             return
         self._warn_of_end(solution.n_iter, solution.reason)
         early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
-        if early and solution.still_falling > _EARLY_FALL:
+        matters = 2 * solution.divergence > _EXACT * data.opening().squares
+        if early and matters and solution.still_falling > _EARLY_FALL:
             warnings.warn(
                 f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "

@@ -230,18 +230,14 @@ def load_images(
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise InputError(f"there is no folder '{root}': check the path")
-    files = sorted(
-        (file for file in root.iterdir() if _is_picture(file)), key=lambda file: _natural(file.name)
-    )
+    files = sorted((file for file in root.iterdir() if _is_picture(file)), key=lambda file: _natural(file.name))
     if not files:
         raise InputError(_empty_folder(root))
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1 pixels, got {_size(size)}")
 
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", module=r"PIL\b"
-        )  # remarks on metadata; what matters becomes an error below
+        warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error below
         warnings.simplefilter("error", _pillow().DecompressionBombWarning)
         return _decode_all(root, files, size, skip_broken, progress)
 
@@ -278,17 +274,11 @@ def read_idx(path: str | os.PathLike[str]) -> Pictures:
     path = Path(path)
     pixels = _idx_array(path)
     if pixels.ndim == 1:
-        raise InputError(
-            f"'{path}' holds one number per sample (labels?), not pictures: give the file with "
-            "the images"
-        )
+        raise InputError(f"'{path}' holds one number per sample (labels?), not pictures: give the file with the images")
     if pixels.ndim == 4 and pixels.shape[3] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim > 3:
-        raise InputError(
-            f"'{path}' holds an array of {pixels.ndim} dimensions, expected pictures × rows × "
-            "columns"
-        )
+        raise InputError(f"'{path}' holds an array of {pixels.ndim} dimensions, expected pictures × rows × columns")
     shape = (pixels.shape[1], pixels.shape[2]) if pixels.ndim == 3 else None
     matrix = _filled(pixels.reshape(len(pixels), math.prod(pixels.shape[1:])), path)
     labels = None
@@ -343,9 +333,7 @@ def read_csv(path: str | os.PathLike[str]) -> Pictures:
         with _open_text(path) as file:
             return _read_table(path, file)
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"'{path}' is not a text table in UTF-8: save it again as CSV UTF-8"
-        ) from error
+        raise InputError(f"'{path}' is not a text table in UTF-8: save it again as CSV UTF-8") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"'{path}' is damaged: {error}") from error
 
@@ -397,8 +385,7 @@ def read_npy(path: str | os.PathLike[str]) -> Pictures:
         if isinstance(error, PermissionError):
             raise
         raise InputError(
-            f"'{path}' is damaged, or holds Python objects: expected a numpy file with one "
-            "array of numbers"
+            f"'{path}' is damaged, or holds Python objects: expected a numpy file with one array of numbers"
         ) from error
     if array.dtype.kind not in "biuf":
         raise InputError(f"'{path}' holds {array.dtype} values: expected real numbers")
@@ -409,15 +396,12 @@ def read_npy(path: str | os.PathLike[str]) -> Pictures:
         shape = _square(array.shape[1])
     else:
         raise InputError(
-            f"'{path}' holds an array of shape {array.shape}: expected samples × features, or "
-            "pictures × rows × columns"
+            f"'{path}' holds an array of shape {array.shape}: expected samples × features, or pictures × rows × columns"
         )
     return Pictures(_filled(array, path), shape, None, labels, str(path))
 
 
-def model_of(
-    estimator: Any, W: np.ndarray, pictures: Pictures | None = None, **changes: Any
-) -> Model:
+def model_of(estimator: Any, W: np.ndarray, pictures: Pictures | None = None, **changes: Any) -> Model:
     """Gather a fitted estimator and what it was fitted on into a `Model`, to be saved.
 
     Parameters
@@ -455,11 +439,7 @@ def model_of(
     known: dict[str, Any] = {
         "W": W,
         "components": estimator.components_,
-        "parameters": {
-            name: value
-            for name, value in estimator.get_params(deep=False).items()
-            if name != "callback"
-        },
+        "parameters": {name: value for name, value in estimator.get_params(deep=False).items() if name != "callback"},
         "estimator": type(estimator).__name__,
         "history": dict(getattr(estimator, "history_", {})),
         "n_iter": int(estimator.n_iter_),
@@ -469,9 +449,7 @@ def model_of(
         "stop_reason": str(getattr(estimator, "stop_reason_", "")),
     }
     if pictures is not None:
-        known |= {
-            field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")
-        }
+        known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
     return Model(**(known | changes))
 
 
@@ -508,9 +486,7 @@ def estimator_from(model: Model) -> Any:
     from . import estimators
 
     if model.estimator not in ("NMF", "MiniBatchNMF"):
-        raise ModelFileError(
-            f"the model was made by {model.estimator!r}: this nmfcore knows NMF and MiniBatchNMF"
-        )
+        raise ModelFileError(f"the model was made by {model.estimator!r}: this nmfcore knows NMF and MiniBatchNMF")
     parameters = dict(model.parameters)
     if isinstance(parameters.get("dtype"), str):
         parameters["dtype"] = np.dtype(parameters["dtype"]).type
@@ -548,8 +524,7 @@ def _reader(path: Path) -> Callable[[Path], Pictures]:
     if _idx_header(path) is not None:
         return read_idx
     raise InputError(
-        f"'{path}' is of no known kind: expected a folder of pictures, an IDX file (.gz or "
-        "not), .csv, .npy or .npz"
+        f"'{path}' is of no known kind: expected a folder of pictures, an IDX file (.gz or not), .csv, .npy or .npz"
     )
 
 
@@ -569,9 +544,7 @@ def _with_size(pictures: Pictures, size: tuple[int, int] | None) -> Pictures:
 
 def _filled(matrix: np.ndarray, path: Path) -> np.ndarray:
     if 0 in matrix.shape:
-        raise InputError(
-            f"'{path}' is empty: it holds {matrix.shape[0]} samples of {matrix.shape[1]} features"
-        )
+        raise InputError(f"'{path}' is empty: it holds {matrix.shape[0]} samples of {matrix.shape[1]} features")
     return matrix
 
 
@@ -609,28 +582,17 @@ def _pillow() -> Any:
 
 def _natural(name: str) -> tuple[list[str | int], str]:
     """Sort key: runs of digits count as numbers; the name itself breaks ties."""
-    parts = re.split(
-        r"([0-9]+)", name.casefold()
-    )  # text and digits alternate, so like is compared with like
-    return [
-        int(part) if odd else part
-        for part, odd in zip(parts, itertools.cycle((False, True)), strict=False)
-    ], name
+    parts = re.split(r"([0-9]+)", name.casefold())  # text and digits alternate, so like is compared with like
+    return [int(part) if odd else part for part, odd in zip(parts, itertools.cycle((False, True)), strict=False)], name
 
 
 def _is_picture(file: Path) -> bool:
-    return (
-        file.suffix.lower() in PICTURE_SUFFIXES
-        and not file.name.startswith(".")
-        and not file.is_dir()
-    )
+    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and not file.is_dir()
 
 
 def _empty_folder(root: Path) -> str:
     message = f"the folder '{root}' holds no pictures (jpg, png, tif, pgm, bmp, gif, webp)"
-    entries = sorted(
-        (entry for entry in root.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name
-    )
+    entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir() and any(_is_picture(file) for file in entry.iterdir()):
             return f"{message}; its subfolder does: give '{entry}'"
@@ -660,9 +622,7 @@ def _grey(file: Path, size: tuple[int, int] | None, any_shape: bool) -> np.ndarr
             if size is not None:
                 if not any_shape:
                     _check_aspect(opened, size)
-                opened.draft(
-                    None, (2 * max(size),) * 2
-                )  # a JPEG many times too large is decoded at a fraction
+                opened.draft(None, (2 * max(size),) * 2)  # a JPEG many times too large is decoded at a fraction
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips at 255
                 wide = np.clip(np.asarray(picture, dtype=np.int64), 0, 65535)
@@ -672,9 +632,7 @@ def _grey(file: Path, size: tuple[int, int] | None, any_shape: bool) -> np.ndarr
             else:
                 picture = picture.convert("L")
             if size is not None and picture.size != (size[1], size[0]):
-                picture = picture.resize(
-                    (size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0
-                )
+                picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
             return np.asarray(picture)
     except _Broken:
         raise
@@ -692,16 +650,12 @@ def _check_aspect(picture: Any, size: tuple[int, int]) -> None:
         width, height = height, width
     ratio = (width * size[0]) / (height * size[1])
     if not 1 / (1 + ASPECT_TOLERANCE) <= ratio <= 1 + ASPECT_TOLERANCE:
-        raise _Broken(
-            f"has other proportions ({height}x{width}) than the first picture ({_size(size)})"
-        )
+        raise _Broken(f"has other proportions ({height}x{width}) than the first picture ({_size(size)})")
 
 
 def _advice(reason: str) -> str:
     if "proportions" in reason:
-        return (
-            "give --size HEIGHTxWIDTH to resize all to one size, or --skip-broken to leave it out"
-        )
+        return "give --size HEIGHTxWIDTH to resize all to one size, or --skip-broken to leave it out"
     return "repair or remove it, or give --skip-broken to leave it out"
 
 
@@ -734,10 +688,7 @@ def _decode_all(
         matrix = _allocate(root, len(files), size)
 
         def task(start: int) -> list[str | None]:
-            return [
-                _decode_row(file, row, size, any_shape)
-                for file, row in _slices(files, matrix, start)
-            ]
+            return [_decode_row(file, row, size, any_shape) for file, row in _slices(files, matrix, start)]
 
         pool = ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures")
         try:
@@ -756,26 +707,18 @@ def _decode_all(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if not kept:
-        raise InputError(
-            f"none of the {total} pictures in '{root}' can be read; the first: {skipped[0]}"
-        )
+        raise InputError(f"none of the {total} pictures in '{root}' can be read; the first: {skipped[0]}")
     if len(kept) < len(matrix):
         matrix = matrix[kept]
-    return Pictures(
-        matrix, size, tuple(files[index].name for index in kept), None, str(root), tuple(skipped)
-    )
+    return Pictures(matrix, size, tuple(files[index].name for index in kept), None, str(root), tuple(skipped))
 
 
-def _slices(
-    files: Sequence[Path], matrix: np.ndarray, start: int
-) -> Iterable[tuple[Path, np.ndarray]]:
+def _slices(files: Sequence[Path], matrix: np.ndarray, start: int) -> Iterable[tuple[Path, np.ndarray]]:
     stop = start + _PER_TASK
     return zip(files[start:stop], matrix[start:stop], strict=True)
 
 
-def _decode_row(
-    file: Path, row: np.ndarray, size: tuple[int, int] | None, any_shape: bool
-) -> str | None:
+def _decode_row(file: Path, row: np.ndarray, size: tuple[int, int] | None, any_shape: bool) -> str | None:
     try:
         row[:] = _grey(file, size, any_shape).reshape(-1)
     except _Broken as error:
@@ -824,12 +767,7 @@ def _idx_header(path: Path) -> tuple[np.dtype, tuple[int, ...]] | None:
     try:
         with _open_binary(path) as file:
             magic = file.read(4)
-            if (
-                len(magic) < 4
-                or magic[:2] != b"\0\0"
-                or magic[2] not in IDX_TYPES
-                or not 1 <= magic[3] <= 4
-            ):
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES or not 1 <= magic[3] <= 4:
                 return None
             sizes = file.read(4 * magic[3])
             if len(sizes) < 4 * magic[3]:
@@ -856,14 +794,8 @@ def _idx_array(path: Path) -> np.ndarray:
             raise damaged
         if dtype.itemsize == 1 and count:
             return np.memmap(path, dtype.newbyteorder("="), "r", offset, shape)
-        return (
-            np.fromfile(path, dtype, count, offset=offset)
-            .astype(dtype.newbyteorder("="))
-            .reshape(shape)
-        )
-    if (
-        promised > 1100 * stored
-    ):  # more than deflate can pack: do not reserve memory for a false promise
+        return np.fromfile(path, dtype, count, offset=offset).astype(dtype.newbyteorder("=")).reshape(shape)
+    if promised > 1100 * stored:  # more than deflate can pack: do not reserve memory for a false promise
         raise damaged
     numbers = np.empty(count, dtype)
     view = memoryview(numbers.view(np.uint8))  # type: ignore[arg-type]
@@ -936,9 +868,7 @@ def _read_table(path: Path, file: TextIO) -> Pictures:
                 "write the table without it "
                 "(in pandas: to_csv(..., index=False))"
             )
-        label_column = next(
-            (index for index, name in enumerate(names) if name in LABEL_COLUMNS), None
-        )
+        label_column = next((index for index, name in enumerate(names) if name in LABEL_COLUMNS), None)
         group = group[1:]
 
     blocks: list[np.ndarray] = []
@@ -955,17 +885,8 @@ def _read_table(path: Path, file: TextIO) -> Pictures:
     matrix = np.concatenate(blocks)
     kept: np.ndarray | None = None
     if label_column is not None:
-        kept = (
-            np.array([int(label) for label in labels])
-            if all(map(_is_integer, labels))
-            else np.array(labels)
-        )
-    elif (
-        matrix.dtype == np.uint8
-        and not _square(columns)
-        and columns - 1 >= 64
-        and _square(columns - 1)
-    ):
+        kept = np.array([int(label) for label in labels]) if all(map(_is_integer, labels)) else np.array(labels)
+    elif matrix.dtype == np.uint8 and not _square(columns) and columns - 1 >= 64 and _square(columns - 1):
         kept, matrix = matrix[:, 0].astype(np.int64), np.ascontiguousarray(matrix[:, 1:])
     return Pictures(_filled(matrix, path), _square(matrix.shape[1]), None, kept, str(path))
 
@@ -981,9 +902,7 @@ def _split_labels(
         raise InputError(f"'{path}' has a label column and no other: expected numbers beside it")
     rest, labels = [], []
     for number, line in lines:
-        if column == 0 and not line.startswith(
-            '"'
-        ):  # Kaggle's form, and by far the fastest to take apart
+        if column == 0 and not line.startswith('"'):  # Kaggle's form, and by far the fastest to take apart
             label, _, others = line.partition(delimiter)
         else:
             cells = _cells(line, delimiter)
@@ -997,10 +916,7 @@ def _split_labels(
 
 
 def _ragged(path: Path, number: int, expected: int, got: int) -> str:
-    return (
-        f"line {number} of '{path}' has {got} columns, expected {expected} as in the first line: "
-        "repair the line"
-    )
+    return f"line {number} of '{path}' has {got} columns, expected {expected} as in the first line: repair the line"
 
 
 def _numbers(path: Path, lines: list[tuple[int, str]], columns: int, delimiter: str) -> np.ndarray:
@@ -1023,8 +939,7 @@ def _numbers(path: Path, lines: list[tuple[int, str]], columns: int, delimiter: 
             if not _is_number(cell):
                 what = "is empty" if not cell.strip() else f"is {cell.strip()!r}"
                 raise InputError(
-                    f"line {number} of '{path}': number {position} {what}, expected a number: "
-                    "fill in or drop the line"
+                    f"line {number} of '{path}': number {position} {what}, expected a number: fill in or drop the line"
                 )
     raise InputError(f"lines {lines[0][0]} to {lines[-1][0]} of '{path}' cannot be read as numbers")
 
@@ -1042,9 +957,7 @@ def _narrow(block: np.ndarray) -> np.ndarray:
 
 def _from_archive(path: Path, archive: Any) -> tuple[np.ndarray, np.ndarray | None]:
     names = list(archive.files)
-    name = next(
-        (name for name in ("X", "arr_0") if name in names), names[0] if len(names) == 1 else None
-    )
+    name = next((name for name in ("X", "arr_0") if name in names), names[0] if len(names) == 1 else None)
     if name is None:
         held = ", ".join(f"'{other}'" for other in names[:6]) or "nothing"
         raise InputError(f"'{path}' holds {held}: expected a single array, or one named X")

@@ -23,9 +23,7 @@ OVERSAMPLES = 10
 CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
 
 
-def initialize(
-    data: Rows, n_components: int, init: str | None = None, random_state: Any = None
-) -> tuple[Array, Array]:
+def initialize(data: Rows, n_components: int, init: str | None = None, random_state: Any = None) -> tuple[Array, Array]:
     """Nonnegative factors to begin with.
 
     Parameters
@@ -85,7 +83,7 @@ def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, 
 
 
 def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
-    """The nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
+    """Take the nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
 
     Parameters
     ----------
@@ -122,7 +120,7 @@ def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
 
 
 def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
-    """The leading k singular triplets of X by subspace iteration from a Gaussian start.
+    """Find the leading k singular triplets of X by subspace iteration from a Gaussian start.
 
     Parameters
     ----------

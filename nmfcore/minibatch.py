@@ -177,14 +177,17 @@ def step(
         W[W < TINY] = 0
     p = mu.penalties
     cost = divergence(data, W, Ht, mu.beta)
-    cost += p.l1_W * float(W.sum(dtype=np.float64)) + p.l1_H * float(Ht.sum(dtype=np.float64))
-    cost += p.l2_W * inner(W, W) + p.l2_H * inner(Ht, Ht)  # without ½, as scikit-learn has it
+    if any(p):
+        cost += p.l1_W * float(W.sum(dtype=np.float64)) + p.l1_H * float(Ht.sum(dtype=np.float64))
+        cost += p.l2_W * inner(W, W) + p.l2_H * inner(Ht, Ht)  # without ½, as scikit-learn has it
 
     N, D = mu.column_terms(data, W, Ht)
-    D = D + p.l1_H
+    if p.l1_H > 0:
+        D = D + p.l1_H
     if p.l2_H > 0:
         D = D + p.l2_H * Ht
-    D = np.where(D == 0, EPSILON, D)
+    if not D.all():
+        D = np.where(D == 0, EPSILON, D)
     H = Ht.astype(np.float64)
     if mu.gamma != 1:
         H **= 1 / mu.gamma
@@ -194,7 +197,8 @@ def step(
         H **= mu.gamma
     if mu.floor_H:
         H[H < TINY] = 0
-    return Step(W, H.astype(Ht.dtype), memory, cost / data.shape[0])
+    H = H.astype(Ht.dtype, copy=False)
+    return Step(W, H, memory, cost / data.shape[0])
 
 
 class _Patience:

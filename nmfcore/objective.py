@@ -1,6 +1,6 @@
-"""What is minimised: D_β(X | WH) + penalties, and how far from a stationary point a pair is.
+r"""What is minimised: D_β(X | WH) + penalties, and how far from a stationary point a pair is.
 
-.. math:: D_\\beta(X | WH) + l_{1W} \\sum W + l_{1H} \\sum H + ½ l_{2W} \\|W\\|² + ½ l_{2H} \\|H\\|²
+.. math:: D_\beta(X | WH) + l_{1W} \sum W + l_{1H} \sum H + ½ l_{2W} \|W\|² + ½ l_{2H} \|H\|²
 
 β = 2 is half the squared Frobenius norm, β = 1 the generalised Kullback-Leibler, β = 0 the Itakura-Saito divergence.
 """
@@ -32,15 +32,18 @@ class Penalties(NamedTuple):
         return linear + 0.5 * (self.l2_W * squares_W + self.l2_H * squares_H)
 
 
+UNPENALISED = Penalties()
+
+
 def penalty(penalties: Penalties, W: Array, Ht: Array) -> float:
-    """The penalties of a pair W (n × k), Ht (m × k)."""
+    """Return the penalties of a pair W (n × k), Ht (m × k)."""
     if not any(penalties):
         return 0.0
     return penalties.value(W.sum(dtype=float), Ht.sum(dtype=float), inner(W, W), inner(Ht, Ht))
 
 
 def inner(A: Array, B: Array) -> float:
-    """⟨A, B⟩ in float64. Not through BLAS: its threads would make the bits depend on their number."""
+    """Return ⟨A, B⟩ in float64. Not through BLAS: its threads would make the bits depend on their number."""
     return float(np.einsum("ij,ij->", A, B, dtype=np.float64))
 
 

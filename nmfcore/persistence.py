@@ -178,9 +178,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "versions": {**versions(), **model.versions},
     }
     arrays: dict[str, np.ndarray] = {
-        "meta": np.array(
-            json.dumps(meta)
-        ),  # ASCII only, so file names that are no valid Unicode survive
+        "meta": np.array(json.dumps(meta)),  # ASCII only, so file names that are no valid Unicode survive
         "W": np.asarray(model.W),
         "components": np.asarray(model.components),
     }
@@ -225,26 +223,18 @@ def load(path: str | os.PathLike[str]) -> Model:
     if not file.exists():
         raise FileNotFoundError(f"there is no model file '{file}'")
     if not zipfile.is_zipfile(file):
-        raise ModelFileError(
-            f"'{file}' is not an nmfcore model, or it is damaged: it is no .npz archive"
-        )
+        raise ModelFileError(f"'{file}' is not an nmfcore model, or it is damaged: it is no .npz archive")
     try:
         with np.load(file, allow_pickle=False) as archive:
             meta = _read_meta(archive, file)
-            history = {
-                name[len(_PREFIX) :]: archive[name]
-                for name in archive.files
-                if name.startswith(_PREFIX)
-            }
+            history = {name[len(_PREFIX) :]: archive[name] for name in archive.files if name.startswith(_PREFIX)}
             model = Model(
                 W=archive["W"],
                 components=archive["components"],
                 parameters=dict(meta["parameters"]),
                 estimator=str(meta["estimator"]),
                 history=history,
-                shape=None
-                if meta["shape"] is None
-                else (int(meta["shape"][0]), int(meta["shape"][1])),
+                shape=None if meta["shape"] is None else (int(meta["shape"][0]), int(meta["shape"][1])),
                 names=None if meta["names"] is None else tuple(meta["names"]),
                 labels=archive["labels"] if "labels" in archive.files else None,
                 source=str(meta["source"]),
@@ -261,9 +251,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     except ModelFileError:
         raise
     except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"'{file}' is damaged and cannot be read as an nmfcore model ({error})"
-        ) from error
+        raise ModelFileError(f"'{file}' is damaged and cannot be read as an nmfcore model ({error})") from error
 
 
 def versions() -> dict[str, str]:
@@ -322,9 +310,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write '{path}': there is no folder '{target.parent}'; create it first"
-        )
+        raise FileNotFoundError(f"cannot write '{path}': there is no folder '{target.parent}'; create it first")
     beside = target.with_name(f".nmfcore-{secrets.token_hex(8)}.part")
     try:
         with open(beside, "xb") as file:
@@ -359,17 +345,13 @@ def sync_folder(folder: Path) -> None:
 
 def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:
     if "meta" not in archive:
-        raise ModelFileError(
-            f"'{file}' is not an nmfcore model: it is a numpy archive of something else"
-        )
+        raise ModelFileError(f"'{file}' is not an nmfcore model: it is a numpy archive of something else")
     try:
         meta = json.loads(str(archive["meta"][()]))
     except (json.JSONDecodeError, RecursionError):
         meta = None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise ModelFileError(
-            f"'{file}' is not an nmfcore model: it is a numpy archive of something else"
-        )
+        raise ModelFileError(f"'{file}' is not an nmfcore model: it is a numpy archive of something else")
     if int(meta["version"]) > VERSION:
         raise ModelFileError(
             f"'{file}' was written in model format {meta['version']}, this nmfcore reads up to "
@@ -382,19 +364,12 @@ def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:
 def _check_sizes(model: Model) -> None:
     W, components = np.asarray(model.W), np.asarray(model.components)
     if W.ndim != 2 or components.ndim != 2 or W.shape[1] != components.shape[0]:
-        raise ValueError(
-            f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m"
-        )
+        raise ValueError(f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m")
     if model.shape is not None and model.shape[0] * model.shape[1] != components.shape[1]:
-        raise ValueError(
-            f"the picture shape {model.shape} does not fit components with "
-            f"{components.shape[1]} features"
-        )
+        raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:
-            raise ValueError(
-                f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}"
-            )
+            raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -152,8 +152,7 @@ def reconstructions(
     reconstructed = _matrix(reconstructed, shape, "reconstructed")
     if originals.shape != reconstructed.shape:
         raise ValueError(
-            f"originals {originals.shape} and reconstructed {reconstructed.shape} "
-            "must have the same shape"
+            f"originals {originals.shape} and reconstructed {reconstructed.shape} must have the same shape"
         )
     n = len(originals)
     names = _titles(names, n, [""] * n)
@@ -230,9 +229,7 @@ def convergence(
     loss = np.asarray(history["loss"], dtype=float)
     seconds = np.asarray(history["seconds"], dtype=float)
     if loss.shape != seconds.shape or loss.ndim != 1:
-        raise ValueError(
-            f"loss {loss.shape} and seconds {seconds.shape} must be as long as each other"
-        )
+        raise ValueError(f"loss {loss.shape} and seconds {seconds.shape} must be as long as each other")
     axes = _axes(axes, (7.0, 4.2))
     recorded = np.isfinite(loss)
     values = np.sqrt(2 * np.maximum(loss, 0)) / norm if norm else loss
@@ -434,9 +431,7 @@ def _heading(axes: Axes, heading: str) -> None:
 def _matrix(values: Any, shape: tuple[int, int] | None, what: str) -> np.ndarray:
     matrix = np.asarray(values, dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(
-            f"{what} must be a matrix with a picture per row, got shape {matrix.shape}"
-        )
+        raise ValueError(f"{what} must be a matrix with a picture per row, got shape {matrix.shape}")
     if shape is not None and shape[0] * shape[1] != matrix.shape[1]:
         raise ValueError(
             f"a picture of shape {shape} has {shape[0] * shape[1]} pixels, "

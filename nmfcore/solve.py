@@ -39,6 +39,7 @@ class Solution(NamedTuple):
 
     @property
     def interrupted(self) -> bool:
+        """Whether an exception ended it."""
         return self.interruption is not None
 
 
@@ -50,7 +51,7 @@ class Progress:
     iteration : int
         Passes over X so far.
     loss : float
-        Penalised objective, NaN where a pass does not measure it.
+        Penalised objective; for mu with β ≠ 2 as last measured (every 10 passes).
     kkt : float
         KKT residual.
     violation : float
@@ -70,7 +71,7 @@ class Progress:
         self._factors = factors
 
     def factors(self) -> tuple[Array, Array]:
-        """Copies of W (n × k) and H (k × m) as they are now."""
+        """Copy W (n × k) and H (k × m) as they are now."""
         W, Ht = self._factors
         return W.copy(), Ht.T.copy()
 
@@ -86,15 +87,25 @@ class Coded(NamedTuple):
 # ---- stop rules: scikit-learn's ------------------------------------------------------------------------------------
 
 
-class _ViolationRule:
-    """Stop when the violation is at most tol × that of the first pass."""
+class _Rule:
+    """Asked before a pass is accepted (of the pair it came from), after, and at the end; a sentence means stop."""
 
     def __init__(self, tol: float, verbose: int, first_error: float | None):
         self.tol, self.verbose = tol, verbose
-        self.first: float | None = None
+        self.first = first_error
 
     def before(self, report: Report, done: int) -> str | None:
         return None
+
+    def after(self, report: Report, done: int) -> str | None:
+        return None
+
+    def end(self, done: int, error: float) -> str | None:
+        return None
+
+
+class _ViolationRule(_Rule):
+    """Stop when the violation is at most tol × that of the first pass."""
 
     def after(self, report: Report, done: int) -> str | None:
         if self.first is None:
@@ -110,27 +121,24 @@ class _ViolationRule:
             return f"the violation fell to {ratio:.2g} of the first, at most tol = {self.tol:g}"
         return None
 
-    def end(self, done: int, error: float) -> str | None:
-        return None
 
-
-class _ErrorRule:
+class _ErrorRule(_Rule):
     """Every 10 passes: stop when e = √(2 D_β) fell by less than tol × the first e since the last look."""
 
     def __init__(self, tol: float, verbose: int, first_error: float | None):
-        self.tol, self.verbose, self.started = tol, verbose, time.time()
-        self.first = self.last = first_error
-        self.printed = 0
+        super().__init__(tol, verbose, first_error)
+        self.last = first_error
+        self.started, self.looked = time.time(), 0
 
     def look(self, error: float, done: int) -> str | None:
-        if self.first is None:
+        if self.first is None or self.last is None:
             self.first = self.last = error
             return None
         if self.tol == 0 or done % 10:
             return None
+        self.looked = done
         if self.verbose:
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {error:f}")
-            self.printed = done
         fall = self.last - error
         self.last = error
         if self.first and fall / self.first < self.tol:
@@ -145,14 +153,14 @@ class _ErrorRule:
 
     def end(self, done: int, error: float) -> str | None:
         reason = None
-        if error == error and self.tol > 0 and done % 10 == 0 and self.printed != done:
+        if not np.isnan(error) and self.tol > 0 and done % 10 == 0 and self.looked != done:
             reason = self.look(error, done)
-        if self.verbose and self.printed != done:
+        if self.verbose and self.looked != done:
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds.")
         return reason
 
 
-_RULES = {"violation": _ViolationRule, "error every 10": _ErrorRule}
+_RULES: dict[str, type[_Rule]] = {"violation": _ViolationRule, "error every 10": _ErrorRule}
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
@@ -204,7 +212,8 @@ def factorize(
     seconds: list[float] = []
     state = RowState(W=W)
     first = state
-    done, kkt, reason, converged = 0, np.nan, "", False
+    done, kkt, known, converged = 0, np.nan, np.nan, False
+    reason: str | None = None
     interruption: BaseException | None = None
     small = None
     try:
@@ -214,8 +223,9 @@ def factorize(
             orders = solver.fix(small)
             after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather)
             report, new = solver.update_columns(small, sums, data)
-            if report.loss_before == report.loss_before and losses:  # measured by this pass, of the pair before it
-                losses[-1] = report.loss_before
+            if not np.isnan(report.loss_before):  # measured by this pass, of the pair before it
+                known = report.loss_before
+                losses[-1:] = [known] if losses else []
             reason = rule.before(report, done)
             if reason:
                 converged = True
@@ -226,11 +236,13 @@ def factorize(
                 state, small = after, new
                 done += 1
                 losses.append(report.loss)
+                known = known if np.isnan(report.loss) else report.loss
                 violations.append(report.violation)
                 kkt = report.kkt
                 seconds.append(time.perf_counter() - clock)
                 reason = rule.after(report, done)
                 if callback is not None:
+                    report.loss = known
                     progress = Progress(done, report, seconds[-1], (state["W"], small.Ht))
                     if callback(progress) is True and not reason:
                         reason = "the callback asked for it"
@@ -253,7 +265,7 @@ def factorize(
         reason = late or f"max_iter = {max_iter} was reached"
     elif converged:
         rule.end(done, np.nan)
-    if losses and losses[-1] != losses[-1] and done % 10 == 0:  # no further pass will measure it
+    if losses and np.isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it
         losses[-1] = final + penalty(solver.penalties, W, Ht)
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:
@@ -262,9 +274,7 @@ def factorize(
     return Solution(W, Ht, done, converged, reason, history, final, float(kkt), interruption, float(falling))
 
 
-def code(
-    data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_step: bool = False
-) -> Coded:
+def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_step: bool = False) -> Coded:
     """Rows of W for a fixed H, each solved for alone: a row's code does not depend on the rows beside it.
 
     Parameters

@@ -600,7 +600,7 @@ def test_n_components():
     auto = model(k="auto", init="custom").fit(X, **begin)
     assert auto.components_.shape == (2, 12)
     assert auto.n_components_ == auto._n_components == 2
-    W, _, _ = ours.non_negative_factorization(X, H=begin["H"], update_H=False, tol=0)
+    W, _, _ = ours.non_negative_factorization(X, H=begin["H"], n_components="auto", update_H=False, tol=0)
     assert W.shape == (40, 2)
 
 

@@ -1,5 +1,6 @@
 """Every operation of the CPU backend against its naive twin, over ragged shapes and all storage types."""
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def problem(rng, n, m, k, dtype, stored=None, layout="C"):
 
 def blocks(X, height, cuts=1):
     bounds = [X.shape[0] * i // cuts for i in range(cuts + 1)]
-    return [(a, b, cpu.cut(X, (a, b), height)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [(a, b, cpu.cut(X, (a, b), height)) for a, b in itertools.pairwise(bounds)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -271,7 +271,9 @@ def test_fits_in_multiprocessing_fork():
 def test_fits_inside_joblib_workers(backend):
     expected = [fit_bits(seed) for seed in range(2)]
     before = pools()
-    with joblib.parallel_config(backend=backend, n_jobs=2):
+    # joblib < 1.3 has the older of the two only.
+    configure = getattr(joblib, "parallel_config", joblib.parallel_backend)
+    with configure(backend, n_jobs=2):
         found = joblib.Parallel(timeout=120)(
             joblib.delayed(fit_bits)(seed, "cd", n_jobs) for seed in range(2) for n_jobs in (None, 2)
         )
@@ -338,7 +340,7 @@ def probe(*calls, **environment):
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc/self/task")
 two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two processors")
 PLAIN = "contextlib.nullcontext()"
-JOBLIB = "joblib.parallel_config(n_jobs=1)"
+JOBLIB = "getattr(joblib, 'parallel_config', joblib.parallel_backend)('threading', n_jobs=1)"
 LIMITS = "threadpoolctl.threadpool_limits(1)"
 
 

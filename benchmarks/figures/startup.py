@@ -56,12 +56,13 @@ def _turns(context: Context, case: str, code: str, environment: dict[str, str], 
     rows, able = _rows(context, case)
     values: dict[str, list[float]] = {name: [] for name in able}
     told: dict[str, list] = {name: [] for name in able}
-    turns = 1 if context.smoke else max(9, context.repeats)
-    for turn in range(turns + 1):
+    # turn 0 fills the kernel cache, the .pyc files and the page cache
+    turns = range(1, 2) if context.smoke else range(max(9, context.repeats) + 1)
+    for turn in turns:
         for name, contender in able.items():
             text = code.format(module=contender.module, settings="")
             wall, said = child(text, threads=context.threads, environment=environment)
-            if turn:  # turn 0 fills the kernel cache, the .pyc files and the page cache
+            if turn:
                 values[name].append(wall if whole_process else said)
                 told[name].append(said)
     for name, measured in values.items():
@@ -94,10 +95,12 @@ def _cold(context: Context, caches: Path) -> Iterator[list[Row]]:
                 empty = {"NUMBA_CACHE_DIR": str(caches / f"{solver}-{number}")}
                 # the reference fills the folder with nothing, so both may use the same
                 first.append(child(code, threads=context.threads, environment=empty)[1])
-                again.append(child(code, threads=context.threads, environment=empty)[1])
+                if not context.smoke:
+                    again.append(child(code, threads=context.threads, environment=empty)[1])
             row = rows[name]
             row.update(status="ok", **summary([told["fit_s"] for told in first]))
-            row["warm_up"] = {"cold_s": first[-1]["fit_s"], "warm_s": again[-1]["fit_s"]}
+            if again:
+                row["warm_up"] = {"cold_s": first[-1]["fit_s"], "warm_s": again[-1]["fit_s"]}
             row["error"] = first[-1]["error"]
             if name == REFERENCE:
                 continue

@@ -28,7 +28,7 @@ def _writable(folder: str) -> bool:
 
 
 def _private_folder() -> str | None:
-    """A folder of this user's below the temporary one: nobody else may plant compiled code there."""
+    """Return a folder of this user's below the temporary one: nobody else may plant compiled code there."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     folder = os.path.join(tempfile.gettempdir(), f"nmfcore-kernels-{user}")
     with contextlib.suppress(OSError):

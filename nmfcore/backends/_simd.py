@@ -38,8 +38,8 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 # rows per register tile, by vectors per row; AVX-512 and NEON have 32 registers, AVX and SSE 16. All divide 16.
-# Measured here, one core, GFLOP/s float32: 1 × 16: 129, 2 × 8: 155, 3 × 8: 155, 4 × 4: 115 (bound by broadcasts, so four
-# vectors are done as two and two); AVX2: 84, 101, 107, 96.
+# Measured here, one core, GFLOP/s float32: 1 × 16: 129, 2 × 8: 155, 3 × 8: 155, 4 × 4: 115 (bound by broadcasts, so
+# four vectors are done as two and two); AVX2: 84, 101, 107, 96.
 STRIP = {1: 16, 2: 8, 3: 8} if VECTOR_BYTES == 64 else {1: 8, 2: 4, 3: 4}
 INDEX = ir.IntType(64)
 
@@ -72,9 +72,7 @@ def _store(builder, value, pointer, offset, vector, align):
 
 
 def _broadcast(builder, scalar, vector):
-    one = builder.insert_element(
-        ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-    )
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
@@ -95,9 +93,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
             size = sig.args[0].dtype.bitwidth // 8
             vector = ir.VectorType(scalar, lanes)
             name = f"llvm.fma.v{lanes}f{size * 8}"
-            fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector, [vector] * 3), name
-            )
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
             xp = builder.gep(_data(context, builder, sig.args[0], x), [x0])
             bp = builder.gep(_data(context, builder, sig.args[4], b), [b0])
             cp = builder.gep(_data(context, builder, sig.args[7], c), [c0])
@@ -107,8 +103,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
             def step(t, sums):
                 at_b, at_x = builder.mul(t, ldb), builder.mul(t, ts)
                 row = [
-                    _load(builder, bp, builder.add(at_b, _constant(v * lanes)), vector, size)
-                    for v in range(vectors)
+                    _load(builder, bp, builder.add(at_b, _constant(v * lanes)), vector, size) for v in range(vectors)
                 ]
                 new = []
                 for r in range(rows):
@@ -152,7 +147,9 @@ def _make_micro(vectors: int, rows: int, unroll: int):
             sets = loop("terms", _constant(0), whole, zeros, unroll)
             sums = sets[0]
             for other in sets[1:]:
-                sums = [[builder.fadd(a, b) for a, b in zip(*pair)] for pair in zip(sums, other)]
+                sums = [
+                    [builder.fadd(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(sums, other, strict=True)
+                ]
             if unroll > 1:
                 (sums,) = loop("rest", whole, length, [sums], 1)
             adding = builder.icmp_signed("!=", accumulate, _constant(0))
@@ -187,9 +184,7 @@ def transpose(typingctx, a, a0, lda, b, b0, ldb):
         vector = ir.VectorType(scalar, lanes)
         ap = builder.gep(_data(context, builder, sig.args[0], a), [a0])
         bp = builder.gep(_data(context, builder, sig.args[3], b), [b0])
-        rows = [
-            _load(builder, ap, builder.mul(lda, _constant(i)), vector, size) for i in range(lanes)
-        ]
+        rows = [_load(builder, ap, builder.mul(lda, _constant(i)), vector, size) for i in range(lanes)]
         half = lanes // 2
         while half:
             swapped = list(rows)
@@ -238,7 +233,7 @@ _SOURCES = {
 def _make_reader(source):
     @intrinsic
     def reader(typingctx, address, index):
-        """Number `index` of an array at `address`, which need not be aligned (memory maps, fields of records)."""
+        """Read number `index` of an array at `address`, which need not be aligned (memory maps, fields of records)."""
 
         def codegen(context, builder, sig, args):
             start = builder.inttoptr(args[0], context.get_value_type(source).as_pointer())

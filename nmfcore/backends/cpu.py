@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 @functools.cache
 def kernels() -> ModuleType:
-    """The compiled kernels; Numba is imported here, when the first of them is needed."""
+    """Return the compiled kernels; Numba is imported here, when the first of them is needed."""
     from . import cpu_kernels
 
     return cpu_kernels
@@ -68,7 +68,7 @@ def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
 
 
 def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
-    """The block of rows lo … hi of X (ndarray of any strides, or CSR). The caller keeps X alive."""
+    """Return the block of rows lo … hi of X (ndarray of any strides, or CSR). The caller keeps X alive."""
     lo, hi = rows
     if hasattr(X, "indptr"):
         data, indptr, indices = X.data, X.indptr, X.indices
@@ -89,7 +89,22 @@ def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, STATS = 0, 1, 2, 3, 4, 5, 6
 
 
-def _frobenius(block, F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):
+def _frobenius(
+    block: tuple[Any, ...],
+    F: Array,
+    Ht: Array,
+    G: Array,
+    rule: int,
+    l1: float,
+    l2: float,
+    order: Array,
+    sweeps: int,
+    tol: float,
+    out: Array,
+    XtF: Array,
+    FtF: Array,
+    stats: Array,
+) -> None:
     address, code, row, column, indptr, indices, rows, columns, height = block
     kernels().frobenius_pass(
         address, code, row, column, indptr, indices, 0, rows, columns, height,
@@ -108,7 +123,7 @@ def opening(block: Block, dtype: np.dtype) -> Array:
 
 def products(block: Block, Ht: Array, out: Array) -> None:
     """out (r × k) = X·Ht."""
-    zero, none, empty, order, stats = _constants(Ht.dtype)
+    zero, _, empty, order, stats = _constants(Ht.dtype)
     _frobenius(block, out, Ht, empty, 2, zero, zero, order, 0, 0.0, out, empty, empty, stats)
 
 
@@ -127,7 +142,21 @@ def gram(F: Array) -> Array:
     return FtF
 
 
-def descend(block, F, Ht, G, l1, l2, order, sweeps, tol, out, XtF, FtF, stats) -> None:
+def descend(
+    block: Block,
+    F: Array,
+    Ht: Array,
+    G: Array,
+    l1: float,
+    l2: float,
+    order: Array,
+    sweeps: int,
+    tol: float,
+    out: Array,
+    XtF: Array,
+    FtF: Array,
+    stats: Array,
+) -> None:
     """One fused pass of coordinate descent: out = sweeps of F on (X·Ht, G); XtF += Xᵀ·out; FtF += outᵀ·out.
 
     `tol` freezes a row once its violation is at most tol × that of its first sweep. XtF, FtF of no rows are left out.
@@ -137,14 +166,18 @@ def descend(block, F, Ht, G, l1, l2, order, sweeps, tol, out, XtF, FtF, stats) -
     _frobenius(block, F, Ht, G, 0, c(l1), c(l2), order, sweeps, tol, out, XtF, FtF, stats)
 
 
-def multiply(block, F, Ht, G, l1, l2, out, XtF, FtF, stats) -> None:
-    """The same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
+def multiply(
+    block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
+) -> None:
+    """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
     c = F.dtype.type
     order = _constants(F.dtype)[3]
     _frobenius(block, F, Ht, G, 1, c(l1), c(l2), order, 0, 0.0, out, XtF, FtF, stats)
 
 
-def sweep(F, G, C, l1, l2, order, out, FtF, stats) -> None:
+def sweep(
+    F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array
+) -> None:
     """One sweep of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
 
     FtF (k × k) += outᵀ·out, stats[CROSS] += ⟨C, out⟩: what the loss needs.
@@ -154,8 +187,8 @@ def sweep(F, G, C, l1, l2, order, out, FtF, stats) -> None:
     _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, C, FtF, stats)
 
 
-def scale(F, G, C, l1, l2, out, FtF, stats) -> None:
-    """The same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
+def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
+    """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     _, none, _, order, _ = _constants(F.dtype)
     c = F.dtype.type
     _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, C, FtF, stats)
@@ -177,7 +210,22 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     return float(losses.sum())
 
 
-def multiply_beta(block, F, Ht, beta, gamma, l1, l2, floor, update, measure, out, N, D, stats) -> float:
+def multiply_beta(
+    block: Block,
+    F: Array,
+    Ht: Array,
+    beta: float,
+    gamma: float,
+    l1: float,
+    l2: float,
+    floor: float,
+    update: bool,
+    measure: bool,
+    out: Array,
+    N: Array,
+    D: Array,
+    stats: Array,
+) -> float:
     """One fused pass of the multiplicative update for β ≠ 2.
 
     out = F ⊙ (N_F / (D_F + l1 + l2·F))^γ (update = False: F stays), then N += (X ⊙ WH^(β−2))ᵀ·F and
@@ -205,7 +253,20 @@ def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
     )  # fmt: skip
 
 
-def code(block, Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, stats) -> None:
+def code(
+    block: Block,
+    Ht: Array,
+    beta: float,
+    gamma: float,
+    l1: float,
+    l2: float,
+    floor: float,
+    tol: float,
+    max_iter: int,
+    by_step: bool,
+    out: Array,
+    stats: Array,
+) -> None:
     """Multiplicative coding of each row alone, H fixed, until the row has settled; see the kernel for the two rules."""
     address, kind, row, column, indptr, indices, rows, columns, height = block
     c = Ht.dtype.type

@@ -1,7 +1,7 @@
 """The CPU kernels: serial, without the GIL, on one run of rows of X, writing into given outputs.
 
-All of them walk X in *tiles*: a few rows, widened once from whatever type X is stored in into a buffer that stays in the
-second-level cache, and used there by every product that needs them. A tile is whole multiples of the register tiles
+All of them walk X in *tiles*: a few rows, widened once from whatever type X is stored in into a buffer that stays in
+the second-level cache, and used there by every product that needs them. A tile is whole multiples of the register tiles
 and zero-padded, so that the bits of a row do not depend on which rows lie beside it.
 
 X is described by ``(address, code, row_stride, column_stride, indptr, indices)``: the address and type code of its
@@ -88,11 +88,13 @@ def aligned(size, like):
 
 @numba.njit(**INNER)
 def round_up(n, step):
+    """Return the least multiple of step that is at least n."""
     return (n + step - 1) // step * step
 
 
 @numba.njit(**INNER)
 def lanes_of(like):
+    """Return how many numbers of this type a vector holds."""
     return VECTOR_BYTES // like.itemsize
 
 
@@ -118,7 +120,7 @@ def pad_rows(F, lo, rows, out, ld):
 
 @numba.njit(**INNER)
 def copy_rows(Fp, ld, rows, out, first):
-    """The reverse of `pad_rows`: rows of length ld to rows first … of out. Their sum."""
+    """Undo `pad_rows`: rows of length ld to rows first … of out. Returns their sum."""
     total = 0.0
     for i in range(rows):
         to, of = out[first + i], Fp[i * ld : i * ld + ld]
@@ -150,7 +152,7 @@ def pad_transposed(F, out, ld):
 
 @numba.njit(**INNER)
 def half(address):
-    """A float16 widened by its bits (LLVM calls a library function where the processor has no conversion)."""
+    """Widen a float16 by its bits (LLVM calls a library function where the processor has no conversion)."""
     bits = np.uint32(read_u16(address, 0))
     magnitude = np.uint32(bits & np.uint32(0x7FFF))
     value = float_of_bits(np.uint32(magnitude << np.uint32(13))) * np.float32(2.0**112)
@@ -213,6 +215,7 @@ def widen(address, code, stride, n, out, first, step):
 
 @numba.njit(**INNER)
 def size_of(code):
+    """Return the bytes of a number of this storage type."""
     if code <= 1:
         return 1
     if code <= 3 or code == 8:
@@ -247,6 +250,7 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, row
 
 @numba.njit(**INNER)
 def longest_row(indptr, lo, hi):
+    """Return the most stored numbers of a CSR row."""
     out_of_line()
     longest = 0
     for i in range(lo, hi):
@@ -271,7 +275,7 @@ def opening_pass(address, code, row_stride, column_stride, indptr, indices, lo, 
         for j in range(length):
             x = np.float64(run[j])
             least = min(least, x)
-            bad += not (x - x == 0.0)
+            bad += x - x != 0.0
             total += x
             squares += x * x
     out[0], out[1], out[2], out[3] = least, bad, total, squares
@@ -332,6 +336,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 
 @numba.njit(**INNER)
 def accumulate_gram(Fp, kp, rows, c, FtF):
+    """FtF += FᵀF."""
     out_of_line()
     product(Fp, 0, 1, kp, Fp, 0, kp, c, 0, kp, round_up(FtF.shape[0], ALIGN), rows, kp, DEPTH, 0)
     add_rows(c, kp, FtF)
@@ -423,6 +428,7 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
 
 @numba.njit(**INNER)
 def sweep_scratch(kp, like):
+    """Return the buffers of `sweep_rows`."""
     return aligned((2 * kp + 1) * 4 * lanes_of(like), like)
 
 
@@ -723,7 +729,7 @@ def form_ratios(S, X, Q, first, m, beta):
 
 @numba.njit(**INNER)
 def row_divergence(S, X, s0, x0, m, beta):
-    """D_β(x | s) of one row, in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
+    """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
     out_of_line()
     total = 0.0
     if beta == 2:
@@ -799,6 +805,7 @@ def sparse_row_divergence(x, indices, begin, length, f, Htp, kp, Hsum, G, k, bet
 
 @numba.njit(**INNER)
 def column_sums(Ht):
+    """Return Σ_j Ht[j, :] in float64."""
     out_of_line()
     m, k = Ht.shape
     total = np.zeros(k)
@@ -944,9 +951,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, l
                 begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
                 widen(address + begin * numbers, code, numbers, length, run, 0, 1)
                 f = Fp[i * kp : i * kp + kp]
-                losses[i0 + i] = sparse_row_divergence(
-                    run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta
-                )
+                losses[i0 + i] = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
         else:
             load_tile(address, code, row_stride, column_stride, indptr, indices,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
@@ -1029,9 +1034,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                         begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
                         widen(address + begin * numbers, code, numbers, length, run, 0, 1)
                         f = Fp[i * kp : i * kp + kp]
-                        loss = sparse_row_divergence(
-                            run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta
-                        )
+                        loss = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
                     elif beta == 2:
                         loss = squares[i]
                         for t in range(k):

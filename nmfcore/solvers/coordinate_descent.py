@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import Penalties, kkt_frobenius, trace_loss
+from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._common import Orders, Report, Small
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class CoordinateDescent:
     beta = 2.0
     rule = "violation"
 
-    def __init__(self, penalties: Penalties = Penalties(), shuffle: Any = None):
+    def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None):
         self.penalties = penalties
         self.shuffle = shuffle
 
@@ -57,19 +57,22 @@ class CoordinateDescent:
         return np.zeros((data.shape[0], k), data.dtype)
 
     def start(self, data: Rows, W: Array, Ht: Array) -> Small:
+        """Prepare the shapes of the sums and the small factor."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
     def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
-        """The rule of this solver does not refer to the error."""
+        """Return None: the rule of this solver does not refer to the error."""
 
     def fix(self, small: Small) -> Orders:
+        """Say what the next pass works with."""
         return Orders(small.Ht, small.HHt, self._order(small.Ht.shape[1]))
 
     def visit(
         self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
     ) -> None:
+        """Make the new rows of one block, and their sums."""
         p = self.penalties
         backend.descend(
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, 1, 0.0,
@@ -79,11 +82,13 @@ class CoordinateDescent:
     def gather(
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
+        """Rows lo … hi of the sums over rows, from a block of Xᵀ."""
         part = np.empty((hi - lo, orders.width), orders.Ht.dtype)
         backend.products(block, after.arrays["W"], part)
         sums["XtW"][lo:hi] = part
 
     def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
+        """Make the new Ht from the sums, and report."""
         p, backend = self.penalties, data.backend
         Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
         m, k = Ht.shape

@@ -1,4 +1,4 @@
-"""Multiplicative updates for every β-divergence:
+"""Multiplicative updates for every β-divergence.
 
     F ← F ⊙ [ ((X ⊙ WH^(β−2))·Hᵀ) / (WH^(β−1)·Hᵀ + l1 + l2·F) ]^γ,    WH as it is before the update
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
+from ..objective import UNPENALISED, Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
 from ._common import Orders, Report, Small
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class MultiplicativeUpdate:
     losses = None  # all
     rule = "error every 10"
 
-    def __init__(self, penalties: Penalties = Penalties(), beta: float = 2.0):
+    def __init__(self, penalties: Penalties = UNPENALISED, beta: float = 2.0):
         self.penalties = penalties
         self.beta = float(beta)
         self.gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
@@ -51,6 +51,7 @@ class MultiplicativeUpdate:
         return TINY if self.floor_W else 0.0
 
     def start(self, data: Rows, W: Array, Ht: Array) -> Small:
+        """Prepare the shapes of the sums and the small factor."""
         m, k = Ht.shape
         stats = (data.backend.STATS + 2 * k,)
         if self.beta == 2:
@@ -69,12 +70,14 @@ class MultiplicativeUpdate:
         return data.backend.gram(Ht) if self.beta == 2 else np.zeros((0, 0))
 
     def fix(self, small: Small) -> Orders:
+        """Say what the next pass works with."""
         # The loss of the pair after 10, 20, … passes is measured by the pass that follows, from the WH it forms anyway.
         return Orders(small.Ht, small.HHt, measure=self.beta != 2 and small.passes % 10 == 0)
 
     def visit(
         self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
     ) -> None:
+        """Make the new rows of one block, and their sums."""
         p, W, out = self.penalties, rows.arrays["W"], after.arrays["W"]
         if self.beta == 2:
             backend.multiply(
@@ -109,6 +112,7 @@ class MultiplicativeUpdate:
             sums["D"][0] += W.sum(axis=0, dtype=np.float64)
 
     def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
+        """Make the new Ht from the sums, and report."""
         return (self._update_frobenius if self.beta == 2 else self._update_beta)(small, sums, data)
 
     def _update_frobenius(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
@@ -198,9 +202,7 @@ class MultiplicativeUpdate:
 
         def update(lane: int, lo: int, hi: int, block: Any) -> None:
             if self.beta == 2:
-                backend.multiply(
-                    block, W[lo:hi], Ht, HHt, p.l1_W, p.l2_W, out[lo:hi], nothing, nothing, stats[lane]
-                )
+                backend.multiply(block, W[lo:hi], Ht, HHt, p.l1_W, p.l2_W, out[lo:hi], nothing, nothing, stats[lane])
             else:
                 backend.multiply_beta(
                     block, W[lo:hi], Ht, self.beta, self.gamma, p.l1_W, p.l2_W, 0.0, True, False,
