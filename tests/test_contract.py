@@ -448,6 +448,15 @@ def test_no_warning_without_an_early_stop(parameters):
     assert estimator.converged_ is True
 
 
+def test_no_warning_when_the_fit_is_exact():
+    """Near an exact fit the loss may halve in every iteration and nothing is wrong."""
+    X = np.c_[5.0 - np.arange(1, 6), 5.0 + np.arange(1, 6)]
+    estimator = ours.NMF(2, init="nndsvd", random_state=0, max_iter=1000).fit(X)
+    loss = estimator.history_["loss"]
+    assert loss[-1] < 0.9 * loss[-2]
+    assert estimator.converged_ is True
+
+
 # --- attributes ---------------------------------------------------------------------------------
 
 
@@ -1065,6 +1074,15 @@ def test_F_ordered_X_is_not_copied_whole():
     estimator = model(k=5, init="random", max_iter=2)
     estimator.fit(X[:500])
     assert peak(lambda: estimator.fit(X)) < 0.6 * X.nbytes
+
+
+def test_a_frame_of_integers_is_not_widened_whole():
+    """What pandas.read_csv gives: int64, in columns."""
+    frame = pd.DataFrame(np.random.RandomState(0).randint(0, 256, (250, 20000)).T)
+    assert (frame.dtypes == np.int64).all()
+    estimator = model(k=5, init="random", max_iter=2)
+    estimator.fit(frame[:500])
+    assert peak(lambda: estimator.fit(frame)) < 0.6 * 8 * frame.size
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.5])

@@ -87,6 +87,14 @@ def aligned(size, like):
 
 
 @numba.njit(**INNER)
+def clear(buffer, first, last):
+    """buffer[first:last] = 0 (Numba's own assignment to a slice takes longer to compile than all this file's loops)."""
+    out_of_line()
+    for i in range(first, last):
+        buffer[i] = 0
+
+
+@numba.njit(**INNER)
 def round_up(n, step):
     """Return the least multiple of step that is at least n."""
     return (n + step - 1) // step * step
@@ -228,7 +236,7 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, row
     """Rows lo … lo+rows of X into `tile`, zero rows up to `padded` and zero columns up to ld."""
     out_of_line()
     if indptr.size:
-        tile[: padded * ld] = 0
+        clear(tile, 0, padded * ld)
         size = size_of(code)
         for i in range(rows):
             begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
@@ -245,7 +253,7 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, row
     for i in range(rows):
         for j in range(m, ld):
             tile[i * ld + j] = 0
-    tile[rows * ld : padded * ld] = 0
+    clear(tile, rows * ld, padded * ld)
 
 
 @numba.njit(**INNER)
@@ -547,21 +555,21 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
         padded = round_up(rows, step)
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
-            Cp[rows * kp : padded * kp] = 0
+            clear(Cp, rows * kp, padded * kp)
         elif not sparse:
             load_tile(address, code, row_stride, column_stride, indptr, indices,
                       i0, rows, padded, m, tile, ld, run)  # fmt: skip
         if rule <= PRODUCT and not given:
             if sparse:
                 sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Cp, run)
-                Cp[rows * kp : padded * kp] = 0
+                clear(Cp, rows * kp, padded * kp)
             else:
                 product(tile, 0, ld, 1, Htp, 0, kp, Cp, 0, kp, padded, m, kp, DEPTH, 0)
         if rule == PRODUCT:
             copy_rows(Cp, kp, rows, out, i0)
             continue
         pad_rows(F, i0, rows, Fp, kp)
-        Fp[rows * kp : padded * kp] = 0
+        clear(Fp, rows * kp, padded * kp)
         if rule == RESIDUAL:
             product(Fp, 0, kp, 1, Htp, 0, mp, Cp, 0, ld, padded, k, mp, DEPTH, 0)
             total = 0.0
@@ -862,7 +870,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
         rows = min(height, hi - i0)
         padded = round_up(rows, step)
         pad_rows(F, i0, rows, Fp, kp)
-        Fp[rows * kp : padded * kp] = 0
+        clear(Fp, rows * kp, padded * kp)
         if sparse:
             numbers = size_of(code)
             for i in range(rows):
@@ -902,7 +910,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                     form_ratios(S, X, Q, i * ld, m, beta)
                 product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
                 if beta != 1:
-                    Q[rows * ld : padded * ld] = 0
+                    clear(Q, rows * ld, padded * ld)
                     product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
                 multiply_rows(Fp, Np, Dp, kp, 0, rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
@@ -944,7 +952,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, l
         rows = min(height, hi - i0)
         padded = round_up(rows, ALIGN)
         pad_rows(F, i0, rows, Fp, kp)
-        Fp[rows * kp : padded * kp] = 0
+        clear(Fp, rows * kp, padded * kp)
         if sparse:
             numbers = size_of(code)
             for i in range(rows):
@@ -1015,7 +1023,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                 Fp[i * kp + t] = np.sqrt(total / m / k)
             for t in range(k, kp):
                 Fp[i * kp + t] = 0
-        Fp[rows * kp : padded * kp] = 0
+        clear(Fp, rows * kp, padded * kp)
         if beta == 2 and sparse:
             sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Np, run)
         elif beta == 2:
@@ -1074,7 +1082,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                     form_ratios(S, X, Q, i * ld, m, beta)
                 product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
                 if beta != 1:
-                    Q[rows * ld : padded * ld] = 0
+                    clear(Q, rows * ld, padded * ld)
                     product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
             if beta == 1:
                 for i in range(rows):
