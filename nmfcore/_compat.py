@@ -103,8 +103,8 @@ class _InverseOfX:
 class _InverseOfXt:
     """Of scikit-learn 1.5 and 1.6."""
 
-    # No request is made of the former name.
-    __metadata_request__inverse_transform = {("W" if VERSION < (1, 5) else "Xt"): metadata_routing.UNUSED}
+    # scikit-learn's own class marks Xt as unused here, and its get_metadata_routing() fails for it: these versions
+    # route no Xt anyway.
 
     def inverse_transform(self, X=None, *, Xt=None):
         if X is None and Xt is None:
@@ -129,10 +129,14 @@ class _InverseOfXt:
     )
 
 
-class _InverseOfW(_InverseOfXt):
+class _InverseOfW:
     """Of scikit-learn 1.4."""
 
-    def inverse_transform(self, Xt=None, W=None):  # type: ignore[override]
+    # No request is made of the former name.
+    if VERSION < (1, 5):
+        __metadata_request__inverse_transform = {"W": metadata_routing.UNUSED}
+
+    def inverse_transform(self, Xt=None, W=None):
         if Xt is None and W is None:
             raise TypeError("Missing required positional argument: Xt")
         if W is not None and Xt is not None:

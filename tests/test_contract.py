@@ -319,6 +319,23 @@ def test_bad_call(name):
 MU = {"NMF": {"solver": "mu"}, "MiniBatchNMF": {}}
 
 
+@pytest.mark.parametrize("beta", [0, -1.0])
+def test_zeros_are_refused_where_the_loss_has_no_place_for_them(beta):
+    X = data()
+    with_zeros = X * (X > 1)
+    message = "^When beta_loss <= 0 and X contains zeros, the solver may diverge"
+    estimator = quiet(model(solver="mu", beta_loss=beta).fit, X)
+    for matrix in (with_zeros, sp.csr_matrix(with_zeros)):
+        with pytest.raises(ValueError, match=message):
+            estimator.transform(matrix)
+        with pytest.raises(ValueError, match=message):
+            model(solver="mu", beta_loss=beta).fit(matrix)
+        with pytest.raises(ValueError, match=message):
+            ours.non_negative_factorization(
+                matrix, H=factors()["H"], n_components=3, update_H=False, solver="mu", beta_loss=beta
+            )
+
+
 def test_not_fitted():
     with pytest.raises(NotFittedError, match="This NMF instance is not fitted yet"):
         ours.NMF().transform(data())
@@ -557,6 +574,8 @@ def test_kkt_residual(solver, beta, penalty, form):
     matrix = X if form == "dense" else sp.csr_matrix(X)
     begin = factors()
     begin["H"][:, 3] = 0
+    if solver == "mu":
+        begin["W"][:, 2] = 0
     scaled = reference.penalties(*X.shape, **penalty)
     estimator = model(solver=solver, beta_loss=beta, init="custom", max_iter=4, **penalty)
     last = estimator.fit_transform(matrix, **begin)
@@ -825,6 +844,8 @@ def printed(package, name, X, **parameters):
         ("NMF", {"solver": "mu", "tol": 0, "max_iter": 7, "beta_loss": 1}),
         ("NMF", {"solver": "mu", "tol": 1e-3, "beta_loss": 1}),
         ("MiniBatchNMF", {"batch_size": 10, "max_iter": 3}),
+        ("MiniBatchNMF", {"batch_size": 10, "max_iter": 3, "alpha_W": 1e-2}),
+        ("MiniBatchNMF", {"batch_size": 10, "max_iter": 3, "alpha_W": 1e-2, "l1_ratio": 0.5}),
         ("MiniBatchNMF", {"batch_size": 10, "tol": 5e-2}),
         ("MiniBatchNMF", {"batch_size": 10, "tol": 0, "max_no_improvement": 1}),
     ],

@@ -252,6 +252,38 @@ def test_divergence(beta, form):
     assert their_nmf._beta_divergence(X, W, H, beta) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize("beta", BETAS)
+def test_tiny_entries_become_zero_where_scikit_learns_do(beta, form):
+    X = data(form, 0, "float64")
+    begin = start(X, "float64", zeros=False)
+    begin["W"][::3] *= 1e-17
+    begin["H"][:, ::2] *= 1e-18
+    parameters = {"solver": "mu", "beta_loss": beta, "max_iter": 1, "tol": 0, "init": "custom"}
+    results = [
+        package.non_negative_factorization(X, W=begin["W"].copy(), H=begin["H"].copy(), n_components=K, **parameters)
+        for package in (ours, theirs)
+    ]
+    for found, expected in zip(results[0][:2], results[1][:2], strict=True):
+        np.testing.assert_array_equal(found == 0, expected == 0)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cls", ["NMF", "MiniBatchNMF"])
+def test_a_generator_is_drawn_from_as_by_scikit_learn(cls):
+    """One RandomState for the start, the fill of zeros and the order of components."""
+    X = dense_data(False)
+    parameters = {"init": "nndsvdar", "tol": 0, "max_iter": 3}
+    parameters.update({"shuffle": True} if cls == "NMF" else {"batch_size": 40})
+    fits, left = [], []
+    for package in (ours, theirs):
+        rng = np.random.RandomState(5)
+        fits.append(getattr(package, cls)(K, random_state=rng, **parameters).fit(X.copy()))
+        left.append(rng.randint(10**9))
+    assert distance(fits[0].components_, fits[1].components_) <= 1e-10
+    assert left[0] == left[1]
+
+
 # --- transform ----------------------------------------------------------------------------------
 
 
@@ -420,6 +452,20 @@ def test_minibatch_partial_fit_is_fit(package):
             parts.partial_fit(X[rows], W=begin["W"][rows].copy(), H=begin["H"].copy())
     assert whole.n_steps_ == parts.n_steps_ == 20
     assert distance(parts.components_, whole.components_) <= 1e-12
+
+
+@pytest.mark.parametrize("beta", [1, 2, 0.5])
+def test_minibatch_with_a_dead_component(beta):
+    """A component without any weight: its denominators are 1 (β = 1) or a small floor."""
+    X = dense_data(False)[:70]
+    begin = start(X, "float64", zeros=False)
+    begin["W"][:, 2] = 0
+    fits = []
+    for package in (ours, theirs):
+        estimator = minibatch(package, init="custom", beta_loss=beta, tol=0, max_iter=2)
+        fits.append(estimator.fit(X, W=begin["W"].copy(), H=begin["H"].copy()))
+    assert distance(fits[0].components_, fits[1].components_) <= 1e-9
+    np.testing.assert_allclose(fits[0].components_[2], fits[1].components_[2], rtol=1e-9)
 
 
 def test_minibatch_fit_then_partial_fit():

@@ -239,6 +239,8 @@ def test_fit_in_a_forked_child():
     expected = fit_bits(n_jobs=2)
     assert in_forked_child(lambda: fit_bits(n_jobs=2)) == expected
     assert in_forked_child(lambda: fit_bits()) == expected
+    # The child has threads of its own again, not a pool that looks alive.
+    assert in_forked_child(lambda: (fit_bits(n_jobs=2), threading.active_count())[1]) > 1
     # and the parent's pool still works
     assert fit_bits(n_jobs=2) == expected
 
@@ -355,11 +357,12 @@ def test_several_threads_are_at_work():
 @needs_proc
 def test_one_thread_where_one_was_asked_for():
     found = probe((PLAIN, "1"), (LIMITS, ""), (JOBLIB, ""))
-    assert all(ratio <= 1.25 for ratio, _ in found), found
+    assert all(ratio <= 1.25 and busy == 1 for ratio, busy in found), found
 
 
 @needs_proc
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_one_thread_where_the_environment_asks_for_one(name):
-    ((ratio, _),) = probe((PLAIN, ""), **{name: "1"})
+    ((ratio, busy),) = probe((PLAIN, ""), **{name: "1"})
     assert ratio <= 1.25
+    assert busy == 1

@@ -20,7 +20,7 @@ RATIO = 5.0
 
 def run(context: Context) -> Iterator[list[Row]]:
     dtypes = context.cases(("float64", "float32"), smoke=1)
-    cases = [("mnist", 15, beta, dtype) for beta in DENSE for dtype in dtypes]
+    cases = [("mnist", 15, beta, dtype) for beta in context.cases(DENSE, smoke=3) for dtype in dtypes]
     cases += [("bbc", 20, beta, "float64") for beta in SPARSE]
     for name, k, beta, dtype in cases:
         problem = context.problem(name, dtype)

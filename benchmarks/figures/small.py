@@ -15,13 +15,14 @@ ABOUT = (
 
 
 def run(context: Context) -> Iterator[list[Row]]:
-    repeats = 3 if context.smoke else max(20, context.repeats)
-    for name, k, calls, settings in (
+    repeats = 2 if context.smoke else max(20, context.repeats)
+    fits = (
         # the constructor's defaults: init=None (nndsvda), tol=1e-4, max_iter=200
         ("digits", 10, 1, {"init": None, "tol": 1e-4}),
         ("random-100x50", 5, 10, {"init": None, "tol": 1e-4}),
         ("random-100x50", 5, 10, {"init": "custom", "tol": 1e-4}),
-    ):
+    )
+    for name, k, calls, settings in context.cases(fits):
         yield compare(
             context,
             context.task(context.problem(name), k, call="fit", **settings),
@@ -31,7 +32,7 @@ def run(context: Context) -> Iterator[list[Row]]:
             repeats=repeats,
             target={"ratio": 1.0},
         )
-    for name, k in (("digits", 10), ("random-100x50", 5)):
+    for name, k in context.cases((("random-100x50", 5), ("digits", 10)), smoke=1):
         yield compare(
             context,
             context.task(context.problem(name), k, max_iter=220),
