@@ -168,7 +168,7 @@ class _Scratch:
         self.lanes: list[dict[str, Array]] = []
 
     def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
-        if shapes != self.shapes or len(self.lanes) != count:
+        if (shapes is not self.shapes and shapes != self.shapes) or len(self.lanes) != count:
             self.shapes = shapes
             self.lanes = [{n: np.zeros(s) for n, s in shapes.items()} for _ in range(count)]
         else:
@@ -233,7 +233,8 @@ class Rows:
 
     def plan(self, width: int) -> _Plan:
         """How X is cut for factors of `width` columns: a function of shape, width, types and stored numbers only."""
-        if width not in self._plans:
+        plan = self._plans.get(width)
+        if plan is None:
             n, m = self.shape
             stored = self.X.nnz if self.sparse else n * m
             gathers = self.sparse and m * width > stored
@@ -254,8 +255,8 @@ class Rows:
                 ]
                 for lo, hi in itertools.pairwise(bounds)
             ]
-            self._plans[width] = _Plan(cuts, gathers)
-        return self._plans[width]
+            plan = self._plans[width] = _Plan(cuts, gathers)
+        return plan
 
     def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
         """visit(lane, first row, last row, block) for every block, lanes side by side, a lane's blocks in order."""
@@ -319,16 +320,17 @@ class Rows:
         plan, after = self.plan(orders.width), state.twin
         if not plan.gathers:
             gather = None
+        if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1 and gather is None:  # small: no pool, no slices
+            total = self._scratch.cleared(sums, 1)[0]
+            visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
+            return after, total
         large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
         lanes = self._scratch.cleared(sums | large, len(plan.lanes))
-        if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1:
-            visit(self.backend, plan.lanes[0][0][2], state, orders, after, lanes[0])
-        else:
 
-            def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-                visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
+        def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
+            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
 
-            self.visit_all(on_block, orders.width)
+        self.visit_all(on_block, orders.width)
         total = _add_pairwise(lanes)
         if gather:
             gather_rows = gather

@@ -7,6 +7,7 @@ r"""What is minimised: D_β(X | WH) + penalties, and how far from a stationary p
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,12 +48,12 @@ def inner(A: Array, B: Array) -> float:
     return float(np.einsum("ij,ij->", A, B, dtype=np.float64))
 
 
-def trace_loss(squares_X: float, cross: float, WtW: Array, HHt: Array) -> float:
-    """½‖X − WH‖² from the sums of a pass: ½(‖X‖² − 2⟨XᵀW, Ht⟩ + ⟨WᵀW, HHᵀ⟩), `cross` being the inner product.
+def trace_loss(squares_X: float, cross: float, square: float) -> float:
+    """½‖X − WH‖² from the sums of a pass: ½(‖X‖² − 2·cross + square), cross = ⟨XᵀW, Ht⟩, square = ⟨WᵀW, HHᵀ⟩.
 
     Free, but it cancels near an exact fit, where `divergence` is exact.
     """
-    return max(0.0, 0.5 * (squares_X - 2 * cross + float(np.einsum("ij,ij->", WtW, HHt))))
+    return max(0.0, 0.5 * (squares_X - 2 * cross + square))
 
 
 def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
@@ -86,7 +87,7 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
 
 def kkt_frobenius(weighed_steps: float, squares_X: float) -> float:
     """(Σ G_tt s²)^½ / ‖X‖_F: the coordinate Newton step that is still possible, measured in the reconstruction."""
-    return float(np.sqrt(weighed_steps / squares_X)) if squares_X else 0.0
+    return math.sqrt(weighed_steps / squares_X) if squares_X else 0.0
 
 
 def pull_of_zeros(column_sums: Array, pulls: Array, rows: int) -> float:

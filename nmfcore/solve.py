@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -153,7 +154,7 @@ class _ErrorRule(_Rule):
 
     def end(self, done: int, error: float) -> str | None:
         reason = None
-        if not np.isnan(error) and self.tol > 0 and done % 10 == 0 and self.looked != done:
+        if not isnan(error) and self.tol > 0 and done % 10 == 0 and self.looked != done:
             reason = self.look(error, done)
         if self.verbose and self.looked != done:
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds.")
@@ -223,7 +224,7 @@ def factorize(
             orders = solver.fix(small)
             after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather)
             report, new = solver.update_columns(small, sums, data)
-            if not np.isnan(report.loss_before):  # measured by this pass, of the pair before it
+            if not isnan(report.loss_before):  # measured by this pass, of the pair before it
                 known = report.loss_before
                 losses[-1:] = [known] if losses else []
             reason = rule.before(report, done)
@@ -236,7 +237,7 @@ def factorize(
                 state, small = after, new
                 done += 1
                 losses.append(report.loss)
-                known = known if np.isnan(report.loss) else report.loss
+                known = known if isnan(report.loss) else report.loss
                 violations.append(report.violation)
                 kkt = report.kkt
                 seconds.append(time.perf_counter() - clock)
@@ -265,7 +266,7 @@ def factorize(
         reason = late or f"max_iter = {max_iter} was reached"
     elif converged:
         rule.end(done, np.nan)
-    if losses and np.isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it
+    if losses and isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it
         losses[-1] = final + penalty(solver.penalties, W, Ht)
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:

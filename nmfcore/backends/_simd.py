@@ -223,6 +223,21 @@ def out_of_line(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def copy_numbers(typingctx, address, out, first, count):
+    """out[first : first + count] = as many numbers of its own type at `address`."""
+    signature = types.void(types.intp, out, types.intp, types.intp)
+
+    def codegen(context, builder, sig, args):
+        address, out, first, count = args
+        to = builder.gep(_data(context, builder, sig.args[1], out), [first])
+        size = sig.args[1].dtype.bitwidth // 8
+        cgutils.raw_memcpy(builder, to, builder.inttoptr(address, to.type), count, size)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 _SOURCES = {
     "u8": types.uint8, "i8": types.int8, "u16": types.uint16, "i16": types.int16,
     "u32": types.uint32, "i32": types.int32, "u64": types.uint64, "i64": types.int64,

@@ -86,7 +86,7 @@ def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
     return zero, np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(STATS)
 
 
-VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, STATS = 0, 1, 2, 3, 4, 5, 6
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
 def _frobenius(
@@ -180,7 +180,7 @@ def sweep(
 ) -> None:
     """One sweep of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
 
-    FtF (k × k) += outᵀ·out, stats[CROSS] += ⟨C, out⟩: what the loss needs.
+    FtF (k × k, zeros) = outᵀ·out, stats[CROSS] += ⟨C, out⟩, stats[SQUARE] += ⟨G, FtF⟩: what the loss needs.
     """
     _, none, _, _, _ = _constants(F.dtype)
     c = F.dtype.type

@@ -19,6 +19,7 @@ from . import _simd
 from ._caching import CACHE
 from ._simd import (
     bits_of_double,
+    copy_numbers,
     double_of_bits,
     float_of_bits,
     line4,
@@ -61,7 +62,7 @@ COORDINATE, MULTIPLICATIVE, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3, 4
 # what `beta_pass` does to F
 KEEP, RENEW, NUMERATOR = 0, 1, 2
 # entries of `stats`
-VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, STATS = 0, 1, 2, 3, 4, 5, 6
+VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denominators
 TINY = np.finfo(np.float64).eps  # below it mu with β < 1 (W) or β ≤ 1 (H) sets to zero, as scikit-learn
@@ -196,29 +197,40 @@ def number(address, code):
 
 
 @numba.njit(**INNER)
-def widen(address, code, stride, n, out, first, step):
-    """n numbers of X, `stride` bytes apart, into out[first], out[first + step], … in the compute type."""
+def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
+    """rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step] in the compute type."""
     out_of_line()
-    to = out[first:]
     # Loops of their own, which vectorise, for what images and tables come in; each costs every cold start 50 ms.
-    if step == 1 and stride == 1 and code == 0:
-        for j in range(n):
-            to[j] = read_u8(address, j)
-    elif step == 1 and stride == 4 and code == 9:
-        for j in range(n):
-            to[j] = read_f32(address, j)
-    elif step == 1 and stride == 8 and code == 10:
-        for j in range(n):
-            to[j] = read_f64(address, j)
-    elif step == 1 and stride == 8 and code == 7:
-        for j in range(n):
-            to[j] = read_i64(address, j)
-    elif step == 1 and stride == 2 and code == 2:
-        for j in range(n):
-            to[j] = read_u16(address, j)
-    else:
-        for j in range(n):
-            to[j * step] = number(address + j * stride, code)
+    same = step == 1 and stride == out.itemsize and code == (9 if out.itemsize == 4 else 10)
+    for i in range(rows):
+        start, to = address + i * row_stride, out[i * ld :]
+        if same:  # twice as fast as LLVM's loop on short rows
+            copy_numbers(start, to, 0, n)
+        elif step == 1 and stride == 1 and code == 0:
+            for j in range(n):
+                to[j] = read_u8(start, j)
+        elif step == 1 and stride == 4 and code == 9:
+            for j in range(n):
+                to[j] = read_f32(start, j)
+        elif step == 1 and stride == 8 and code == 10:
+            for j in range(n):
+                to[j] = read_f64(start, j)
+        elif step == 1 and stride == 8 and code == 7:
+            for j in range(n):
+                to[j] = read_i64(start, j)
+        elif step == 1 and stride == 2 and code == 2:
+            for j in range(n):
+                to[j] = read_u16(start, j)
+        else:
+            for j in range(n):
+                to[j * step] = number(start + j * stride, code)
+
+
+@numba.njit(**INNER)
+def widen(address, code, n, out):
+    """n numbers of X, side by side, into out: the stored numbers of a CSR row."""
+    size = size_of(code)
+    widen_rows(address, code, 0, size, 1, n, out, 0, 1)
 
 
 @numba.njit(**INNER)
@@ -233,26 +245,27 @@ def size_of(code):
 
 @numba.njit(**INNER)
 def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, rows, padded, m, tile, ld, run):
-    """Rows lo … lo+rows of X into `tile`, zero rows up to `padded` and zero columns up to ld."""
+    """Rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
     out_of_line()
     if indptr.size:
         clear(tile, 0, padded * ld)
         size = size_of(code)
         for i in range(rows):
             begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
-            widen(address + begin * size, code, size, length, run, 0, 1)
+            widen(address + begin * size, code, length, run)
             for p in range(length):  # += : a matrix with duplicate entries means their sum
                 tile[i * ld + indices[begin + p]] += run[p]
         return
     if column_stride == size_of(code) or rows == 1:
-        for i in range(rows):
-            widen(address + (lo + i) * row_stride, code, column_stride, m, tile, i * ld, 1)
+        widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, 1)
     else:  # by columns: reads in sequence where X is Fortran-ordered, writes stay in the first-level cache
-        for j in range(m):
-            widen(address + lo * row_stride + j * column_stride, code, row_stride, rows, tile, j, ld)
-    for i in range(rows):
-        for j in range(m, ld):
-            tile[i * ld + j] = 0
+        widen_rows(address + lo * row_stride, code, column_stride, row_stride, m, rows, tile, 1, ld)
+    beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
+    if beyond:
+        for i in range(rows):
+            end = tile[i * ld + m :]
+            for j in range(beyond):
+                end[j] = 0
     clear(tile, rows * ld, padded * ld)
 
 
@@ -276,10 +289,10 @@ def opening_pass(address, code, row_stride, column_stride, indptr, indices, lo, 
     for i in range(lo, hi):
         if sparse:
             size, length = size_of(code), indptr[i + 1] - indptr[i]
-            widen(address + indptr[i] * size, code, size, length, run, 0, 1)
+            widen(address + indptr[i] * size, code, length, run)
         else:
             length = m
-            widen(address + i * row_stride, code, column_stride, m, run, 0, 1)
+            widen_rows(address + i * row_stride, code, 0, column_stride, 1, m, run, 0, 1)
         for j in range(length):
             x = np.float64(run[j])
             least = min(least, x)
@@ -490,7 +503,7 @@ def sparse_rows_times(address, code, indptr, indices, lo, rows, Htp, kp, C, run)
     size = size_of(code)
     for i in range(rows):
         begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
-        widen(address + begin * size, code, size, length, run, 0, 1)
+        widen(address + begin * size, code, length, run)
         c = C[i * kp : i * kp + kp]
         for t in range(kp):
             c[t] = 0
@@ -508,7 +521,7 @@ def sparse_add_products(address, code, indptr, indices, lo, rows, Fp, kp, XtF, r
     size, k = size_of(code), XtF.shape[1]
     for i in range(rows):
         begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
-        widen(address + begin * size, code, size, length, run, 0, 1)
+        widen(address + begin * size, code, length, run)
         for p in range(length):
             x = np.float64(run[p])
             j = indices[begin + p]
@@ -524,7 +537,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
     COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). PRODUCT: out = C, nothing else. ACCUMULATE: F as it is.
     RESIDUAL: stats[0] += Σ (x − f·Ht)², nothing else. XtF and FtF of no rows are left out (transform; the Gram of F
     alone, with an X of no columns). For Ht of no rows C is given, in XtF: the step of the small factor, with
-    stats[CROSS] += ⟨C, F⟩. One kernel for all of these, because every further one costs each cold start seconds.
+    stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩. One kernel for all of these, because every further one costs
+    each cold start seconds.
     """
     k = F.shape[1]
     sparse, given = indptr.size > 0, Ht.shape[0] == 0 and rule < PRODUCT
@@ -598,6 +612,10 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
                 accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
+    if given and FtF.shape[0]:
+        for t in range(k):
+            for u in range(k):
+                stats[SQUARE] += G[t, u] * FtF[t, u]
 
 
 # ---- powers and logarithms that vectorise ------------------------------------------------------------------------
@@ -875,7 +893,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
             numbers = size_of(code)
             for i in range(rows):
                 begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
-                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                widen(address + begin * numbers, code, length, run)
                 f = Fp[i * kp : i * kp + kp]
                 if measure:
                     losses[i0 + i] = sparse_row_divergence(
@@ -957,7 +975,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, l
             numbers = size_of(code)
             for i in range(rows):
                 begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
-                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                widen(address + begin * numbers, code, length, run)
                 f = Fp[i * kp : i * kp + kp]
                 losses[i0 + i] = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
         else:
@@ -1010,7 +1028,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
             if sparse:
                 numbers = size_of(code)
                 begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
-                widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                widen(address + begin * numbers, code, length, run)
                 for p in range(length):
                     total += run[p]
             else:
@@ -1040,7 +1058,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                     if sparse:
                         numbers = size_of(code)
                         begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
-                        widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                        widen(address + begin * numbers, code, length, run)
                         f = Fp[i * kp : i * kp + kp]
                         loss = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
                     elif beta == 2:
@@ -1073,7 +1091,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                 for i in range(rows):
                     if active[i]:
                         begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
-                        widen(address + begin * numbers, code, numbers, length, run, 0, 1)
+                        widen(address + begin * numbers, code, length, run)
                         f = Fp[i * kp : i * kp + kp]
                         n = Np[i * kp : i * kp + kp]
                         sparse_ratios(run, indices, begin, length, f, Htp, kp, n)

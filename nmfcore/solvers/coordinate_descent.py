@@ -45,6 +45,7 @@ class CoordinateDescent:
 
     def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None):
         self.penalties = penalties
+        self.penalised = any(penalties)
         self.shuffle = shuffle
 
     def _order(self, k: int) -> Array:
@@ -95,18 +96,18 @@ class CoordinateDescent:
         order, new = self._order(k), np.empty_like(Ht)
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            backend.sweep(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats)
+            old, C, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
+            backend.sweep(old, WtW, C, p.l1_H, p.l2_H, order, out, HHt, stats)
 
-        stats_W = sums["stats"]
         stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, ((backend.STATS,), (k, k)))
-        loss = trace_loss(self.squares_X, stats_H[backend.CROSS], WtW, HHt)
-        if any(p):
-            sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
-            loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))
+        of_W, of_H = sums["stats"].tolist(), stats_H.tolist()
+        loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
+        if self.penalised:
+            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], np.trace(WtW), np.trace(HHt))
         report = Report(
             loss=loss,
-            violation=float(stats_W[backend.VIOLATION] + stats_H[backend.VIOLATION]),
-            kkt=kkt_frobenius(stats_W[backend.KKT] + stats_H[backend.KKT], self.squares_X),
+            violation=of_W[backend.VIOLATION] + of_H[backend.VIOLATION],
+            kkt=kkt_frobenius(of_W[backend.KKT] + of_H[backend.KKT], self.squares_X),
         )
         return report, Small(new, HHt)
 

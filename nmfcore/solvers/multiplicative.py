@@ -41,6 +41,7 @@ class MultiplicativeUpdate:
 
     def __init__(self, penalties: Penalties = UNPENALISED, beta: float = 2.0):
         self.penalties = penalties
+        self.penalised = any(penalties)
         self.beta = float(beta)
         self.gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
         self.floor_W = beta < 1
@@ -124,8 +125,8 @@ class MultiplicativeUpdate:
             backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
 
         stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
-        loss = fit = trace_loss(self.squares_X, stats_H[backend.CROSS], WtW, HHt)
-        if any(p):
+        loss = fit = trace_loss(self.squares_X, float(stats_H[backend.CROSS]), float(stats_H[backend.SQUARE]))
+        if self.penalised:
             sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
             loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))
         kkt = kkt_frobenius(stats_W[backend.KKT] + stats_H[backend.KKT], self.squares_X)
