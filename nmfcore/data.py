@@ -365,14 +365,14 @@ class Rows:
 
     def products(self, Ht: Array) -> Array:
         """X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
-        out = np.empty((self.shape[0], Ht.shape[1]), self.dtype)
+        out, Ht = np.empty((self.shape[0], Ht.shape[1]), self.dtype), self.backend.asarray(Ht)
         self.visit_all(lambda lane, lo, hi, block: self.backend.products(block, Ht, out[lo:hi]), Ht.shape[1])
         return out
 
     def transposed_products(self, F: Array) -> Array:
         """Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
         m, k = self.shape[1], F.shape[1]
-        plan = self.plan(k)
+        plan, F = self.plan(k), self.backend.asarray(F)
         if plan.gathers:
             return self.T.products(F).astype(np.float64)
         lanes = [{"XtF": np.zeros((m, k))} for _ in plan.lanes]

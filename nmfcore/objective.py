@@ -76,6 +76,7 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
         per row, which cancels near an exact fit.
     """
     backend = data.backend
+    W, Ht = backend.asarray(W), backend.asarray(Ht)
     parts = np.zeros(len(data.plan(Ht.shape[1]).lanes))
 
     def measure(lane: int, lo: int, hi: int, block: Any) -> None:

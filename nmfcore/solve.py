@@ -211,6 +211,7 @@ def factorize(
     losses: list[float] = []
     violations: list[float] = []
     seconds: list[float] = []
+    W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
     state = RowState(W=W)
     first = state
     done, kkt, known, converged = 0, np.nan, np.nan, False
@@ -298,7 +299,7 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     coded : Coded
         All sweeps of a block happen in one visit: X is read once.
     """
-    orders = solver.fix(solver.start(data, None, Ht))
+    orders = solver.fix(solver.start(data, None, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
     out = np.empty((data.shape[0], k), data.dtype)
     stats = np.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))

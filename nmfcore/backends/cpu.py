@@ -27,21 +27,24 @@ def kernels() -> ModuleType:
 
 
 class Block(NamedTuple):
-    """Rows of X: where their numbers lie, of what type, how far apart (bytes); for CSR the row bounds and columns."""
+    """Rows of X: where their numbers lie, of what type, how far apart (bytes).
+
+    Addresses, so that a kernel is compiled once whatever X is, and a read-only array is as good as another.
+    """
 
     address: int
     code: int
     row_stride: int
     column_stride: int
-    indptr: Array
-    indices: Array
+    indptr: int  # CSR: address of the row bounds; dense: 0
+    indices: int  # CSR: address of the columns
+    wide: int  # CSR: whether these two have 64 bits
     rows: int
     columns: int
     height: int  # rows per tile
 
 
-_NO_INDEX = np.zeros(0, np.int32)
-_NO_ROWS_OF_X = (0, 10, 0, 8, _NO_INDEX, _NO_INDEX)
+_NO_X = (0, 10, 0, 8, 0, 0, 0)
 _STORED = {
     name: code
     for code, names in enumerate(
@@ -50,6 +53,11 @@ _STORED = {
     )
     for name in names
 }  # fmt: skip
+
+
+def asarray(F: Array) -> Array:
+    """Return F as the kernels take it: C-contiguous, and a copy if it is read-only (Numba compiles anew for those)."""
+    return np.require(F, requirements=("C", "W"))
 
 
 def stored_as_is(dtype: np.dtype) -> bool:
@@ -72,12 +80,12 @@ def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
     lo, hi = rows
     if hasattr(X, "indptr"):
         data, indptr, indices = X.data, X.indptr, X.indices
-        code = _STORED[data.dtype.name]
-        return Block(data.ctypes.data, code, 0, 0, indptr[lo : hi + 1], indices, hi - lo, X.shape[1], height)
-    row, column = X.strides
-    code = _STORED[X.dtype.name]
-    address = X.ctypes.data + lo * row
-    return Block(address, code, row, column, _NO_INDEX, _NO_INDEX, hi - lo, X.shape[1], height)
+        first, wide = indptr.ctypes.data + lo * indptr.itemsize, int(indptr.itemsize == 8)
+        x = (data.ctypes.data, _STORED[data.dtype.name], 0, 0, first, indices.ctypes.data, wide)
+    else:
+        row, column = X.strides
+        x = (X.ctypes.data + lo * row, _STORED[X.dtype.name], row, column, 0, 0, 0)
+    return Block(*x, hi - lo, X.shape[1], height)
 
 
 @functools.cache
@@ -105,19 +113,19 @@ def _frobenius(
     FtF: Array,
     stats: Array,
 ) -> None:
-    address, code, row, column, indptr, indices, rows, columns, height = block
+    *x, rows, columns, height = block
     kernels().frobenius_pass(
-        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        *x, 0, rows, columns, height,
         F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats,
     )  # fmt: skip
 
 
 def opening(block: Block, dtype: np.dtype) -> Array:
     """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
-    address, code, row, column, indptr, indices, rows, columns, _ = block
+    *x, rows, columns, _ = block
     out = np.empty(4)
     like = np.zeros(0, dtype)
-    kernels().opening_pass(address, code, row, column, indptr, indices, 0, rows, columns, like, out)
+    kernels().opening_pass(*x, 0, rows, columns, like, out)
     return out
 
 
@@ -137,7 +145,7 @@ def gram(F: Array) -> Array:
     """FᵀF (k × k) in float64; blockwise products in F's type."""
     zero, none, empty, order, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
-    no_columns = Block(*_NO_ROWS_OF_X, F.shape[0], 0, 256)
+    no_columns = Block(*_NO_X, F.shape[0], 0, 256)
     _frobenius(no_columns, F, none, empty, 3, zero, zero, order, 0, 0.0, none, empty, FtF, stats)
     return FtF
 
@@ -184,27 +192,27 @@ def sweep(
     """
     _, none, _, _, _ = _constants(F.dtype)
     c = F.dtype.type
-    _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, C, FtF, stats)
+    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, C, FtF, stats)
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     _, none, _, order, _ = _constants(F.dtype)
     c = F.dtype.type
-    _frobenius((*_NO_ROWS_OF_X, F.shape[0], 0, 256), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, C, FtF, stats)
+    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, C, FtF, stats)
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     """Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
-    address, code, row, column, indptr, indices, rows, columns, height = block
-    if beta == 2 and not indptr.size:
+    *x, rows, columns, height = block
+    if beta == 2 and not block.indptr:
         zero, _, empty, order, _ = _constants(F.dtype)
         stats = np.zeros(STATS)
         _frobenius(block, F, Ht, empty, 4, zero, zero, order, 0, 0.0, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
     losses = np.empty(rows)
     kernels().divergence_pass(
-        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        *x, 0, rows, columns, height,
         F, Ht, float(beta), losses,
     )  # fmt: skip
     return float(losses.sum())
@@ -232,11 +240,11 @@ def multiply_beta(
     D += (WH^(β−1))ᵀ·F with the new F (β = 1: D[0] += its column sums); N of no rows is left out.
     Returns Σ D_β at the incoming pair where `measure` is set. WH is formed in tiles, twice, never stored.
     """
-    address, code, row, column, indptr, indices, rows, columns, height = block
+    *x, rows, columns, height = block
     c = F.dtype.type
     losses = np.zeros(rows if measure else 0)
     kernels().beta_pass(
-        address, code, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
+        *x, 0, rows, columns, max(height // 4, 64),
         F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), int(update), int(measure),
         out, N, D, stats, losses,
     )  # fmt: skip
@@ -245,10 +253,10 @@ def multiply_beta(
 
 def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
     """out = (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows: with Xᵀ, the sums of the KL update of H."""
-    address, code, row, column, indptr, indices, rows, columns, height = block
+    *x, rows, columns, height = block
     zero, nothing = F.dtype.type(0), np.zeros((0, F.shape[1]))
     kernels().beta_pass(
-        address, code, row, column, indptr, indices, 0, rows, columns, height,
+        *x, 0, rows, columns, height,
         F, Ht, 1.0, 1.0, zero, zero, 0.0, 2, 0, out, nothing, nothing, np.zeros(STATS), np.zeros(0),
     )  # fmt: skip
 
@@ -268,10 +276,10 @@ def code(
     stats: Array,
 ) -> None:
     """Multiplicative coding of each row alone, H fixed, until the row has settled; see the kernel for the two rules."""
-    address, kind, row, column, indptr, indices, rows, columns, height = block
+    *x, rows, columns, height = block
     c = Ht.dtype.type
     kernels().code_pass(
-        address, kind, row, column, indptr, indices, 0, rows, columns, max(height // 4, 64),
+        *x, 0, rows, columns, max(height // 4, 64),
         Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, int(by_step),
         out, stats,
     )  # fmt: skip

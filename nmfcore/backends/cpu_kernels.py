@@ -4,9 +4,9 @@ All of them walk X in *tiles*: a few rows, widened once from whatever type X is 
 the second-level cache, and used there by every product that needs them. A tile is whole multiples of the register tiles
 and zero-padded, so that the bits of a row do not depend on which rows lie beside it.
 
-X is described by ``(address, code, row_stride, column_stride, indptr, indices)``: the address and type code of its
-numbers, their strides in bytes, and for CSR the usual two arrays (empty for dense X). An address instead of an array
-keeps one compiled kernel for all storage types; the caller holds the reference.
+X is described by ``(address, code, row_stride, column_stride, indptr, indices, wide)``: the address and type code of
+its numbers, their strides in bytes, and for CSR the addresses of the usual two arrays (0 for dense X) and whether they have
+64 bits. Addresses instead of arrays keep one compiled kernel for all of these; the caller holds the references.
 
 Shapes: X n × m, F (rows of W, or of Ht) n × k, Ht m × k. ``padded(k)`` is k rounded up to whole vectors; flat buffers
 named ``…p`` have rows of that length with zeros beyond k.
@@ -234,6 +234,21 @@ def widen(address, code, n, out):
 
 
 @numba.njit(**INNER)
+def at(address, wide, i):
+    """Read number i of an index array of 32 or (wide) 64 bits."""
+    if wide:
+        return read_i64(address, i)
+    return np.int64(read_i32(address, i))
+
+
+@numba.njit(**INNER)
+def bounds(indptr, wide, i):
+    """Find the first stored number of CSR row i, and how many there are."""
+    begin = at(indptr, wide, i)
+    return begin, at(indptr, wide, i + 1) - begin
+
+
+@numba.njit(**INNER)
 def size_of(code):
     """Return the bytes of a number of this storage type."""
     if code <= 1:
@@ -244,17 +259,17 @@ def size_of(code):
 
 
 @numba.njit(**INNER)
-def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, rows, padded, m, tile, ld, run):
+def load_tile(address, code, row_stride, column_stride, indptr, indices, wide, lo, rows, padded, m, tile, ld, run):
     """Rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
     out_of_line()
-    if indptr.size:
+    if indptr:
         clear(tile, 0, padded * ld)
         size = size_of(code)
         for i in range(rows):
-            begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+            begin, length = bounds(indptr, wide, lo + i)
             widen(address + begin * size, code, length, run)
             for p in range(length):  # += : a matrix with duplicate entries means their sum
-                tile[i * ld + indices[begin + p]] += run[p]
+                tile[i * ld + at(indices, wide, begin + p)] += run[p]
         return
     if column_stride == size_of(code) or rows == 1:
         widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, 1)
@@ -270,26 +285,26 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, lo, row
 
 
 @numba.njit(**INNER)
-def longest_row(indptr, lo, hi):
+def longest_row(indptr, wide, lo, hi):
     """Return the most stored numbers of a CSR row."""
     out_of_line()
     longest = 0
     for i in range(lo, hi):
-        longest = max(longest, indptr[i + 1] - indptr[i])
+        longest = max(longest, bounds(indptr, wide, i)[1])
     return longest
 
 
 @numba.njit(**ENTRY)
-def opening_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, like, out):
+def opening_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, like, out):
     """[min, number of non-finite values, Σx, Σx²] of rows lo … hi, over the stored numbers (CSR: without the zeros)."""
-    sparse = indptr.size > 0
-    width = longest_row(indptr, lo, hi) if sparse else m
+    sparse = indptr != 0
+    width = longest_row(indptr, wide, lo, hi) if sparse else m
     run = aligned(max(width, 1), like)
     least, bad, total, squares = np.inf, 0, 0.0, 0.0
     for i in range(lo, hi):
         if sparse:
-            size, length = size_of(code), indptr[i + 1] - indptr[i]
-            widen(address + indptr[i] * size, code, length, run)
+            begin, length = bounds(indptr, wide, i)
+            widen(address + begin * size_of(code), code, length, run)
         else:
             length = m
             widen_rows(address + i * row_stride, code, 0, column_stride, 1, m, run, 0, 1)
@@ -497,40 +512,41 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, l1, l2, gamma, floor, hess, st
 
 
 @numba.njit(**INNER)
-def sparse_rows_times(address, code, indptr, indices, lo, rows, Htp, kp, C, run):
+def sparse_rows_times(address, code, indptr, indices, wide, lo, rows, Htp, kp, C, run):
     """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i."""
     out_of_line()
     size = size_of(code)
     for i in range(rows):
-        begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+        begin, length = bounds(indptr, wide, lo + i)
         widen(address + begin * size, code, length, run)
         c = C[i * kp : i * kp + kp]
         for t in range(kp):
             c[t] = 0
         for p in range(length):
             x = run[p]
-            h = Htp[indices[begin + p] * kp : indices[begin + p] * kp + kp]
+            j = at(indices, wide, begin + p) * kp
+            h = Htp[j : j + kp]
             for t in range(kp):
                 c[t] += x * h[t]
 
 
 @numba.njit(**INNER)
-def sparse_add_products(address, code, indptr, indices, lo, rows, Fp, kp, XtF, run):
+def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, XtF, run):
     """XtF[column_p, :] += x_p · F[i, :]; float64 throughout."""
     out_of_line()
     size, k = size_of(code), XtF.shape[1]
     for i in range(rows):
-        begin, length = indptr[lo + i], indptr[lo + i + 1] - indptr[lo + i]
+        begin, length = bounds(indptr, wide, lo + i)
         widen(address + begin * size, code, length, run)
         for p in range(length):
             x = np.float64(run[p])
-            j = indices[begin + p]
+            j = at(indices, wide, begin + p)
             for t in range(k):
                 XtF[j, t] += x * Fp[i * kp + t]
 
 
 @numba.njit(**ENTRY)
-def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
                    F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):  # fmt: skip
     """Rows lo … hi of X, once: C = X·Ht, new rows of F from (C, G) by `rule`, then XtF += Xᵀ·F and FtF += FᵀF.
 
@@ -541,14 +557,14 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
     each cold start seconds.
     """
     k = F.shape[1]
-    sparse, given = indptr.size > 0, Ht.shape[0] == 0 and rule < PRODUCT
+    sparse, given = indptr != 0, Ht.shape[0] == 0 and rule < PRODUCT
     kp = round_up(k, lanes_of(F))
     step = max(4 * lanes_of(F), ALIGN)
     ld = leading(m)
     mp = round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), step)
     tile = aligned(0 if sparse else height * ld, F)
-    run = aligned(max(1, longest_row(indptr, lo, hi)) if sparse else 0, F)
+    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if sparse else 0, F)
     Fp, Cp, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     Htp, Gp = aligned(m * kp, F), aligned(round_up(k, ALIGN) * kp, F)
     c = aligned(round_up(max(m, k), ALIGN) * kp, F)
@@ -571,11 +587,11 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
             pad_rows(XtF, i0, rows, Cp, kp)
             clear(Cp, rows * kp, padded * kp)
         elif not sparse:
-            load_tile(address, code, row_stride, column_stride, indptr, indices,
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, tile, ld, run)  # fmt: skip
         if rule <= PRODUCT and not given:
             if sparse:
-                sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Cp, run)
+                sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
                 clear(Cp, rows * kp, padded * kp)
             else:
                 product(tile, 0, ld, 1, Htp, 0, kp, Cp, 0, kp, padded, m, kp, DEPTH, 0)
@@ -607,7 +623,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, lo
                     stats[CROSS] += c_i[t] * f_i[t]
         elif XtF.shape[0]:
             if sparse:
-                sparse_add_products(address, code, indptr, indices, i0, rows, Fp, kp, XtF, run)
+                sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
             else:
                 accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
@@ -784,14 +800,14 @@ def row_divergence(S, X, s0, x0, m, beta):
 
 
 @numba.njit(**INNER)
-def sparse_ratios(x, indices, begin, length, f, Htp, kp, N):
+def sparse_ratios(x, indices, wide, begin, length, f, Htp, kp, N):
     """N = Σ_p x_p / (f·h_p) · h_p over the stored numbers of a row."""
     out_of_line()
     for t in range(kp):
         N[t] = 0
     for p in range(length):
-        at = indices[begin + p] * kp
-        h = Htp[at : at + kp]
+        j = at(indices, wide, begin + p) * kp
+        h = Htp[j : j + kp]
         s = f.dtype.type(0)
         for t in range(kp):
             s += f[t] * h[t]
@@ -801,21 +817,21 @@ def sparse_ratios(x, indices, begin, length, f, Htp, kp, N):
 
 
 @numba.njit(**INNER)
-def sparse_row_divergence(x, indices, begin, length, f, Htp, kp, Hsum, G, k, beta):
+def sparse_row_divergence(x, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta):
     """D_β of a CSR row, β = 1 or 2: what the zeros add comes from sums of H."""
     out_of_line()
     total = 0.0
     for p in range(length):
         value = np.float64(x[p])
         if beta == 2:
-            at, s = indices[begin + p] * kp, 0.0
+            j, s = at(indices, wide, begin + p) * kp, 0.0
             for t in range(k):
-                s += np.float64(f[t]) * np.float64(Htp[at + t])
+                s += np.float64(f[t]) * np.float64(Htp[j + t])
             total += value * value - 2 * value * s
         elif value > EPSILON:
-            at, s = indices[begin + p] * kp, 0.0
+            j, s = at(indices, wide, begin + p) * kp, 0.0
             for t in range(k):
-                s += np.float64(f[t]) * np.float64(Htp[at + t])
+                s += np.float64(f[t]) * np.float64(Htp[j + t])
             total += value * logarithm(value / max(s, EPSILON)) - value
     if beta == 2:
         for t in range(k):
@@ -856,7 +872,7 @@ def gram(Ht, out):
 
 
 @numba.njit(**ENTRY)
-def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
               F, Ht, beta, gamma, l1, l2, floor, update, measure, out, N, D, stats, losses):  # fmt: skip
     """Rows lo … hi of X, once: the multiplicative update of F, then the sums of the update of Ht.
 
@@ -865,12 +881,12 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
     measure = 1 writes D_β of each row, at the incoming pair, to `losses`.
     """
     k = Ht.shape[1]
-    sparse = indptr.size > 0 and beta == 1
+    sparse = indptr != 0 and beta == 1
     kp = round_up(k, lanes_of(F))
     step = max(4 * lanes_of(F), ALIGN)
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), step)
-    run = aligned(max(1, longest_row(indptr, lo, hi)) if indptr.size else 0, F)
+    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
     size = 0 if sparse else height * ld
     X, S, Q = aligned(size, F), aligned(size, F), aligned(0 if beta == 1 else size, F)
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
@@ -892,15 +908,15 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
         if sparse:
             numbers = size_of(code)
             for i in range(rows):
-                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                begin, length = bounds(indptr, wide, i0 + i)
                 widen(address + begin * numbers, code, length, run)
                 f = Fp[i * kp : i * kp + kp]
                 if measure:
                     losses[i0 + i] = sparse_row_divergence(
-                        run, indices, begin, length, f, Htp, kp, Hsum, no_gram, k, beta
+                        run, indices, wide, begin, length, f, Htp, kp, Hsum, no_gram, k, beta
                     )
                 if update:
-                    sparse_ratios(run, indices, begin, length, f, Htp, kp, Np[i * kp : i * kp + kp])
+                    sparse_ratios(run, indices, wide, begin, length, f, Htp, kp, Np[i * kp : i * kp + kp])
                     if update == NUMERATOR:
                         for t in range(k):
                             out[i0 + i, t] = Np[i * kp + t]
@@ -908,7 +924,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                     multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, stats)
                 if N.shape[0]:
                     for p in range(length):
-                        j = indices[begin + p]
+                        j = at(indices, wide, begin + p)
                         s = f.dtype.type(0)
                         for t in range(kp):
                             s += f[t] * Htp[j * kp + t]
@@ -916,7 +932,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                         for t in range(k):
                             N[j, t] += ratio * f[t]
         else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices,
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
             if update or measure:
                 product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
@@ -947,15 +963,15 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
 
 
 @numba.njit(**ENTRY)
-def divergence_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+def divergence_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
                     F, Ht, beta, losses):  # fmt: skip
     """D_β(x_i | f_i·H) of rows lo … hi, into losses; CSR with β = 1 or 2 visits the stored numbers only."""
     k = Ht.shape[1]
-    sparse = indptr.size > 0 and (beta == 1 or beta == 2)
+    sparse = indptr != 0 and (beta == 1 or beta == 2)
     kp = round_up(k, lanes_of(F))
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), ALIGN)
-    run = aligned(max(1, longest_row(indptr, lo, hi)) if indptr.size else 0, F)
+    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
     size = 0 if sparse else height * ld
     X, S = aligned(size, F), aligned(size, F)
     Htp, Hp = aligned(m * kp if sparse else 0, F), aligned(0 if sparse else k * mp, F)
@@ -974,12 +990,12 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, l
         if sparse:
             numbers = size_of(code)
             for i in range(rows):
-                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                begin, length = bounds(indptr, wide, i0 + i)
                 widen(address + begin * numbers, code, length, run)
                 f = Fp[i * kp : i * kp + kp]
-                losses[i0 + i] = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
+                losses[i0 + i] = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta)
         else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices,
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
             product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
             for i in range(rows):
@@ -987,7 +1003,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, l
 
 
 @numba.njit(**ENTRY)
-def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi, m, height,
+def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
               Ht, beta, gamma, l1, l2, floor, tol, max_iter, by_step, out, stats):  # fmt: skip
     """Multiplicative updates of each row of F alone, H fixed, until the row has settled (transform).
 
@@ -995,12 +1011,12 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
     row is done when e fell by less than tol × its first value; by_step = 1: done when ‖Δf‖ ≤ tol·‖f‖.
     """
     k = Ht.shape[1]
-    sparse = indptr.size > 0 and (beta == 1 or beta == 2)
+    sparse = indptr != 0 and (beta == 1 or beta == 2)
     kp = round_up(k, lanes_of(Ht))
     step = max(4 * lanes_of(Ht), ALIGN)
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), step)
-    longest = longest_row(indptr, lo, hi) if indptr.size else 0
+    longest = longest_row(indptr, wide, lo, hi) if indptr else 0
     run = aligned(max(1, longest), Ht)
     size = 0 if sparse else height * ld
     X, S, Q = aligned(size, Ht), aligned(size, Ht), aligned(0 if beta == 1 else size, Ht)
@@ -1021,13 +1037,13 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
         rows = min(height, hi - i0)
         padded = round_up(rows, step)
         if not sparse:
-            load_tile(address, code, row_stride, column_stride, indptr, indices,
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
         for i in range(rows):
             total, squared = 0.0, 0.0
             if sparse:
                 numbers = size_of(code)
-                begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                begin, length = bounds(indptr, wide, i0 + i)
                 widen(address + begin * numbers, code, length, run)
                 for p in range(length):
                     total += run[p]
@@ -1043,7 +1059,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                 Fp[i * kp + t] = 0
         clear(Fp, rows * kp, padded * kp)
         if beta == 2 and sparse:
-            sparse_rows_times(address, code, indptr, indices, i0, rows, Htp, kp, Np, run)
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Np, run)
         elif beta == 2:
             product(X, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
         iteration, going = 0, rows
@@ -1057,10 +1073,10 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                         continue
                     if sparse:
                         numbers = size_of(code)
-                        begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                        begin, length = bounds(indptr, wide, i0 + i)
                         widen(address + begin * numbers, code, length, run)
                         f = Fp[i * kp : i * kp + kp]
-                        loss = sparse_row_divergence(run, indices, begin, length, f, Htp, kp, Hsum, G, k, beta)
+                        loss = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta)
                     elif beta == 2:
                         loss = squares[i]
                         for t in range(k):
@@ -1090,11 +1106,11 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, lo, hi,
                 numbers = size_of(code)
                 for i in range(rows):
                     if active[i]:
-                        begin, length = indptr[i0 + i], indptr[i0 + i + 1] - indptr[i0 + i]
+                        begin, length = bounds(indptr, wide, i0 + i)
                         widen(address + begin * numbers, code, length, run)
                         f = Fp[i * kp : i * kp + kp]
                         n = Np[i * kp : i * kp + kp]
-                        sparse_ratios(run, indices, begin, length, f, Htp, kp, n)
+                        sparse_ratios(run, indices, wide, begin, length, f, Htp, kp, n)
             else:
                 for i in range(rows):
                     form_ratios(S, X, Q, i * ld, m, beta)

@@ -196,6 +196,7 @@ class MultiplicativeUpdate:
             New; the given one is not written.
         """
         p, backend = self.penalties, data.backend
+        W, Ht = backend.asarray(W), backend.asarray(Ht)
         out, k = np.empty_like(W), W.shape[1]
         nothing = np.zeros((0, k))
         HHt = self._gram(data, Ht)
@@ -228,6 +229,7 @@ class MultiplicativeUpdate:
         denominator : ndarray of shape (m, k), or (1, k) for β = 1
         """
         backend, (m, k) = data.backend, Ht.shape
+        W, Ht = backend.asarray(W), backend.asarray(Ht)
         if self.beta == 2:
             return data.transposed_products(W), Ht @ backend.gram(W)
         lanes = data.plan(k).lanes
