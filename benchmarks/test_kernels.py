@@ -119,14 +119,16 @@ def test_descend(benchmark, columns, k, stored):
 @pytest.mark.parametrize("k", [15, 45])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_sweep(benchmark, k, kind):
-    """One sweep on given products, 2nk² flops; in W's shape, though fits use it on Ht."""
+    """One sweep on given products and the Gram, 4nk² flops; in W's shape, though fits use it on Ht."""
     c = case(784, k, kind)
-    HHt, XHt = c.Ht64.T @ c.Ht64, c.X64 @ c.Ht64
-    arguments = [c.F, HHt.astype(kind), XHt.astype(kind), 0.0, 0.0, np.arange(k)]
-    arguments += [np.empty_like(c.F), np.zeros(cpu.STATS)]
+    HHt, XHt = c.Ht64.T @ c.Ht64, c.X64 @ c.Ht64  # sums come in float64, whatever the factors are
+    out, FtF, stats = np.empty_like(c.F), np.zeros((k, k)), np.zeros(cpu.STATS)
+    arguments = [c.F, HHt, XHt, 0.0, 0.0, np.arange(k), out, FtF, stats]
     cpu.sweep(*arguments)
-    c.agree(arguments[6], _sweep(c.F64, HHt, XHt))
-    measure(benchmark, kind, 2.0 * len(c.F) * k * k, cpu.sweep, *arguments)
+    c.agree(out, _sweep(c.F64, HHt, XHt))
+    c.agree(FtF, out.T.astype(np.float64) @ out)
+    # the sweep itself and the Gram of what it made
+    measure(benchmark, kind, 4.0 * len(c.F) * k * k, cpu.sweep, *arguments)
 
 
 def _sweep(F: np.ndarray, G: np.ndarray, C: np.ndarray) -> np.ndarray:

@@ -596,11 +596,12 @@ class NMF(_BaseNMF):
         early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
+            # Advice that cannot be followed is none: the solver is named once it is there.
+            other = ', or use solver="hals", whose rule does not depend on the start' if "hals" in SOLVERS else ""
             warnings.warn(
                 f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
-                "the rule compares with the first iteration, which the start made large. Decrease "
-                'tol, or use solver="hals", whose rule does not depend on the start.',
+                f"the rule compares with the first iteration, which the start made large. Decrease tol{other}.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -28,8 +28,8 @@ def run(context: Context) -> Iterator[list[Row]]:
             problem = problems.shifted(problem, 1.0)
         yield compare(
             context,
-            # an iteration of scikit-learn takes seconds here: two are enough to tell
-            context.task(problem, k, solver="mu", beta=beta, max_iter=6 if name == "bbc" else 3),
+            # an iteration of scikit-learn takes seconds here: three are enough to tell
+            context.task(problem, k, solver="mu", beta=beta, max_iter=6 if name == "bbc" else 4),
             per_iteration(1),
             check_iterates,
             case=f"mu iteration, beta={beta:g}",

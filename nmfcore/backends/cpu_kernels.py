@@ -5,8 +5,8 @@ the second-level cache, and used there by every product that needs them. A tile 
 and zero-padded, so that the bits of a row do not depend on which rows lie beside it.
 
 X is described by ``(address, code, row_stride, column_stride, indptr, indices, wide)``: the address and type code of
-its numbers, their strides in bytes, and for CSR the addresses of the usual two arrays (0 for dense X) and whether they have
-64 bits. Addresses instead of arrays keep one compiled kernel for all of these; the caller holds the references.
+its numbers, their strides in bytes, and for CSR the addresses of the usual two arrays (0 for dense X) and whether they
+have 64 bits. Addresses instead of arrays keep one compiled kernel for all of these; the caller holds the references.
 
 Shapes: X n × m, F (rows of W, or of Ht) n × k, Ht m × k. ``padded(k)`` is k rounded up to whole vectors; flat buffers
 named ``…p`` have rows of that length with zeros beyond k.
