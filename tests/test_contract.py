@@ -25,7 +25,6 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.fixes import parse_version
 
 import nmfcore as ours
-from nmfcore.solvers import SOLVERS
 
 SKLEARN = parse_version(sklearn.__version__)
 SOLVERS = ("cd", "mu")

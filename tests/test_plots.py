@@ -96,9 +96,7 @@ def test_large_pictures_are_averaged():
 
 
 def test_titles_and_heading(parts):
-    axes = components_grid(
-        parts[:2], (3, 4), titles=["nose", "a very long title indeed, too long"], heading="Cats"
-    )
+    axes = components_grid(parts[:2], (3, 4), titles=["nose", "a very long title indeed, too long"], heading="Cats")
     assert texts(axes)[0] == "nose"
     assert texts(axes)[1].startswith("a very long")
     assert texts(axes)[1].endswith("…")
@@ -137,9 +135,7 @@ def test_originals_stand_over_their_reconstructions():
         for values in (originals[rows], reconstructed[rows]):
             expected += list(np.clip(values / originals[rows].max(), 0, 1).reshape(-1, 3, 4))
     np.testing.assert_allclose(drawn, expected)
-    error = np.linalg.norm(originals - reconstructed, axis=1) / np.linalg.norm(
-        originals.astype(float), axis=1
-    )
+    error = np.linalg.norm(originals - reconstructed, axis=1) / np.linalg.norm(originals.astype(float), axis=1)
     assert sorted(texts(axes)) == sorted([*names, *(f"{100 * e:.0f} %" for e in error)])
     place = {text.get_text(): text.get_position() for text in axes.texts}
     assert place["0.jpg"][1] < place["3.jpg"][1]
