@@ -42,6 +42,7 @@ from ._simd import (
 
 # No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+# Literal arguments of the inner functions are wrapped (np.intp(1)): Numba would compile a copy for each value.
 INNER = {
     "nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy",
     "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
@@ -230,7 +231,7 @@ def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
 def widen(address, code, n, out):
     """n numbers of X, side by side, into out: the stored numbers of a CSR row."""
     size = size_of(code)
-    widen_rows(address, code, 0, size, 1, n, out, 0, 1)
+    widen_rows(address, code, np.intp(0), size, np.intp(1), n, out, np.intp(0), np.intp(1))
 
 
 @numba.njit(**INNER)
@@ -263,7 +264,7 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, wide, l
     """Rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
     out_of_line()
     if indptr:
-        clear(tile, 0, padded * ld)
+        clear(tile, np.intp(0), padded * ld)
         size = size_of(code)
         for i in range(rows):
             begin, length = bounds(indptr, wide, lo + i)
@@ -272,9 +273,9 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, wide, l
                 tile[i * ld + at(indices, wide, begin + p)] += run[p]
         return
     if column_stride == size_of(code) or rows == 1:
-        widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, 1)
+        widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
     else:  # by columns: reads in sequence where X is Fortran-ordered, writes stay in the first-level cache
-        widen_rows(address + lo * row_stride, code, column_stride, row_stride, m, rows, tile, 1, ld)
+        widen_rows(address + lo * row_stride, code, column_stride, row_stride, m, rows, tile, np.intp(1), ld)
     beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
     if beyond:
         for i in range(rows):
@@ -307,7 +308,9 @@ def opening_pass(address, code, row_stride, column_stride, indptr, indices, wide
             widen(address + begin * size_of(code), code, length, run)
         else:
             length = m
-            widen_rows(address + i * row_stride, code, 0, column_stride, 1, m, run, 0, 1)
+            widen_rows(
+                address + i * row_stride, code, np.intp(0), column_stride, np.intp(1), m, run, np.intp(0), np.intp(1)
+            )
         for j in range(length):
             x = np.float64(run[j])
             least = min(least, x)
@@ -321,32 +324,32 @@ def opening_pass(address, code, row_stride, column_stride, indptr, indices, wide
 
 
 @numba.njit(**INNER)
-def product(x, x0, rs, ts, b, b0, ldb, c, c0, ldc, rows, terms, columns, depth, accumulate):
-    """c[r, :columns] (+)= Σ_t x[r·rs + t·ts] · b[t, :columns]; rows and columns in whole register tiles."""
+def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
+    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows and columns in whole register tiles."""
     out_of_line()
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
         length = min(depth, terms - first)
-        adding = 1 if accumulate or first else 0
+        adding = 1 if first else 0
         left, j = columns // lanes, 0
         while left:
-            at_b = b0 + first * ldb + j
+            at_b = first * ldb + j
             if left == 1:
                 for r in range(0, rows, STRIP1):
-                    micro1(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
-                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                    micro1(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, r * ldc + j, ldc, length, adding)  # fmt: skip
                 left -= 1
                 j += lanes
             elif left == 2 or left == 4:
                 for r in range(0, rows, STRIP2):
-                    micro2(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
-                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                    micro2(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, r * ldc + j, ldc, length, adding)  # fmt: skip
                 left -= 2
                 j += 2 * lanes
             else:
                 for r in range(0, rows, STRIP3):
-                    micro3(x, x0 + r * rs + first * ts, rs, ts, b, at_b, ldb,
-                           c, c0 + r * ldc + j, ldc, length, adding)  # fmt: skip
+                    micro3(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
+                           c, r * ldc + j, ldc, length, adding)  # fmt: skip
                 left -= 3
                 j += 3 * lanes
 
@@ -366,7 +369,7 @@ def add_rows(c, ldc, out):
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     """XtF += tileᵀ·F; the tile's own product in the compute type, the sum in float64."""
     out_of_line()
-    product(tile, 0, 1, ld, Fp, 0, kp, c, 0, kp, round_up(m, ALIGN), rows, kp, DEPTH_ROWS, 0)
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, ALIGN), rows, kp, np.intp(DEPTH_ROWS))
     add_rows(c, kp, XtF)
 
 
@@ -374,7 +377,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 def accumulate_gram(Fp, kp, rows, c, FtF):
     """FtF += FᵀF."""
     out_of_line()
-    product(Fp, 0, 1, kp, Fp, 0, kp, c, 0, kp, round_up(FtF.shape[0], ALIGN), rows, kp, DEPTH, 0)
+    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], ALIGN), rows, kp, np.intp(DEPTH))
     add_rows(c, kp, FtF)
 
 
@@ -573,9 +576,9 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         Htp, Cp = aligned(round_up(k, ALIGN) * mp, F), aligned(height * ld, F)
         pad_transposed(Ht, Htp, mp)
     elif not given and rule != ACCUMULATE:
-        pad_rows(Ht, 0, m, Htp, kp)
+        pad_rows(Ht, np.intp(0), m, Htp, kp)
     if rule < PRODUCT:
-        pad_rows(G, 0, k, Gp, kp)
+        pad_rows(G, np.intp(0), k, Gp, kp)
         for t in range(k):
             hess[t] = G[t, t] + l2
             if rule == COORDINATE:
@@ -594,14 +597,14 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
                 clear(Cp, rows * kp, padded * kp)
             else:
-                product(tile, 0, ld, 1, Htp, 0, kp, Cp, 0, kp, padded, m, kp, DEPTH, 0)
+                product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, np.intp(DEPTH))
         if rule == PRODUCT:
             copy_rows(Cp, kp, rows, out, i0)
             continue
         pad_rows(F, i0, rows, Fp, kp)
         clear(Fp, rows * kp, padded * kp)
         if rule == RESIDUAL:
-            product(Fp, 0, kp, 1, Htp, 0, mp, Cp, 0, ld, padded, k, mp, DEPTH, 0)
+            product(Fp, kp, np.intp(1), Htp, mp, Cp, ld, padded, k, mp, np.intp(DEPTH))
             total = 0.0
             for i in range(rows):
                 for j in range(m):
@@ -612,8 +615,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         if rule == COORDINATE:
             sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats)
         elif rule == MULTIPLICATIVE:
-            product(Fp, 0, kp, 1, Gp, 0, kp, Dp, 0, kp, padded, k, kp, DEPTH, 0)
-            multiply_rows(Fp, Cp, Dp, kp, 0, rows, k, l1, l2, 1.0, 0.0, hess, stats)
+            product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
+            multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats)
         if rule != ACCUMULATE:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         if given:
@@ -701,41 +704,31 @@ def power(x, p):
 
 
 @numba.njit(**INNER)
-def raise_to(s, first, n, p):
-    """s[first : first+n] ← s^p. Powers of halves by √ and products (no more roundings than the exact chain has)."""
+def raise_to(s, p):
+    """s ← s^p. Powers of halves by √ and products (no more roundings than the exact chain has)."""
     out_of_line()
+    n, one = s.size, s.dtype.type(1)
     twice = int(2 * p)
     if twice == 2 * p and abs(twice) <= 8:
         whole, odd = abs(twice) // 2, abs(twice) % 2
-        if whole == 0 and odd:
-            for j in range(first, first + n):
-                s[j] = np.sqrt(s[j])
-        elif whole == 1 and odd:
-            for j in range(first, first + n):
-                s[j] = np.sqrt(s[j]) * s[j]
-        elif whole == 2 and not odd:
-            for j in range(first, first + n):
-                s[j] = s[j] * s[j]
-        elif whole == 2:
-            for j in range(first, first + n):
-                s[j] = np.sqrt(s[j]) * s[j] * s[j]
-        elif whole == 3 and not odd:
-            for j in range(first, first + n):
-                s[j] = s[j] * s[j] * s[j]
-        elif whole == 3:
-            for j in range(first, first + n):
-                s[j] = np.sqrt(s[j]) * s[j] * s[j] * s[j]
-        elif whole == 4:
-            for j in range(first, first + n):
-                s[j] = (s[j] * s[j]) * (s[j] * s[j])
-        elif whole == 0:
-            for j in range(first, first + n):
-                s[j] = 1
+        if odd:
+            for j in range(n):
+                root = np.sqrt(s[j])
+                s[j] = root if whole == 0 else root * s[j] if whole == 1 else root * s[j] * (
+                    s[j] if whole == 2 else s[j] * s[j]
+                )  # fmt: skip
+        else:
+            for j in range(n):
+                square = s[j] * s[j]
+                s[j] = (
+                    one if whole == 0 else s[j] if whole == 1 else square if whole == 2
+                    else square * s[j] if whole == 3 else square * square
+                )  # fmt: skip
         if twice < 0:
-            for j in range(first, first + n):
-                s[j] = 1 / s[j]
+            for j in range(n):
+                s[j] = one / s[j]
         return
-    for j in range(first, first + n):
+    for j in range(n):
         s[j] = power(np.float64(s[j]), p)
 
 
@@ -746,56 +739,62 @@ def raise_to(s, first, n, p):
 def form_ratios(S, X, Q, first, m, beta):
     """One row: S = WH becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (β ≠ 1), with scikit-learn's floors under WH."""
     out_of_line()
-    last = first + m
+    floor = S.dtype.type(EPSILON)
+    s, x = S[first : first + m], X[first : first + m]
     if beta == 1:
-        for j in range(first, last):
-            S[j] = X[j] / max(S[j], EPSILON)
+        for j in range(m):
+            s[j] = x[j] / max(s[j], floor)
         return
-    least = S[first]
-    for j in range(first, last):
-        s = S[j]
-        least = min(least, s)
-        floored = max(s, EPSILON)
-        S[j] = floored if beta < 2 else s
-        Q[j] = floored if beta < 1 else s
-    raise_to(S, first, m, beta - 2)
-    if beta > 2 or least >= EPSILON or beta < 1:
-        for j in range(first, last):
-            Q[j] *= S[j]
-    else:  # 1 < β < 2 has no floor under the denominator
-        for j in range(first, last):
-            Q[j] = Q[j] * S[j] if Q[j] >= EPSILON else power(np.float64(Q[j]), beta - 1)
-    for j in range(first, last):
-        S[j] *= X[j]
+    q = Q[first : first + m]
+    least = s[0]
+    for j in range(m):
+        wh = s[j]
+        least = min(least, wh)
+        floored = max(wh, floor)
+        s[j] = floored if beta < 2 else wh
+        q[j] = floored if beta < 1 else wh
+    raise_to(s, beta - 2)
+    for j in range(m):
+        wh = q[j]
+        q[j] = wh * s[j]
+        if beta > 1 and beta < 2 and wh < floor:
+            q[j] = wh  # no floor under this denominator: raised below, one by one
+        s[j] *= x[j]
+    if beta > 1 and beta < 2 and least < floor:
+        for j in range(m):
+            if q[j] < floor:  # only those: wh ≥ floor has wh^(β−1) ≥ min(wh, 1) ≥ floor
+                q[j] = power(np.float64(q[j]), beta - 1)
 
 
 @numba.njit(**INNER)
 def row_divergence(S, X, s0, x0, m, beta):
     """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
     out_of_line()
-    total = 0.0
+    total, floor = 0.0, np.float64(EPSILON)
+    s_row, x_row = S[s0 : s0 + m], X[x0 : x0 + m]
     if beta == 2:
         for j in range(m):
-            r = np.float64(X[x0 + j]) - np.float64(S[s0 + j])
+            r = np.float64(x_row[j]) - np.float64(s_row[j])
             total += r * r
         return total / 2
-    if beta == 1:
+    if beta == 1 or beta == 0:
         for j in range(m):
-            x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
-            part = x * logarithm(max(x, EPSILON) / max(s, EPSILON)) - x
-            total += s + (part if x > EPSILON else 0.0)
-        return total
-    if beta == 0:
-        for j in range(m):
-            x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
-            ratio = max(x, EPSILON) / max(s, EPSILON)
-            total += (ratio - logarithm(ratio) if x > EPSILON else 0.0) - 1.0
+            x, s = np.float64(x_row[j]), np.float64(s_row[j])
+            ratio = max(x, floor) / max(s, floor)
+            log = logarithm(ratio)
+            if beta == 1:
+                total += s + (x * log - x if x > floor else 0.0)
+            else:
+                total += (ratio - log if x > floor else 0.0) - 1.0
         return total
     for j in range(m):
-        x, s = np.float64(X[x0 + j]), np.float64(S[s0 + j])
-        floored, safe = max(s, EPSILON), max(x, EPSILON)
-        data = power(safe, beta) - beta * safe * power(floored, beta - 1)
-        total += (data if x > EPSILON else 0.0) + (beta - 1) * power(floored if beta < 0 else s, beta)
+        x, s = np.float64(x_row[j]), np.float64(s_row[j])
+        floored, safe = max(s, floor), max(x, floor)
+        log_x, log_s = logarithm(safe), logarithm(floored)
+        below = exponential((beta - 1) * log_s)
+        data = exponential(beta * log_x) - beta * safe * below
+        whole = below * floored if beta < 0 or s >= floor else power(s, beta)
+        total += (data if x > floor else 0.0) + (beta - 1) * whole
     return total / (beta * (beta - 1))
 
 
@@ -893,7 +892,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
     Hsum, none, no_gram = column_sums(Ht), np.zeros(0), np.zeros((0, 0))
-    pad_rows(Ht, 0, m, Htp, kp)
+    pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
         pad_transposed(Ht, Hp, mp)
     if beta == 1:
@@ -921,7 +920,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                         for t in range(k):
                             out[i0 + i, t] = Np[i * kp + t]
                         continue
-                    multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, stats)
+                    multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, l1, l2, gamma, floor, none, stats)
                 if N.shape[0]:
                     for p in range(length):
                         j = at(indices, wide, begin + p)
@@ -935,20 +934,20 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
             load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
             if update or measure:
-                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
                     losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
             if update:
                 for i in range(rows):
                     form_ratios(S, X, Q, i * ld, m, beta)
-                product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+                product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
                 if beta != 1:
                     clear(Q, rows * ld, padded * ld)
-                    product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
-                multiply_rows(Fp, Np, Dp, kp, 0, rows, k, l1, l2, gamma, floor, none, stats)
+                    product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
-                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 for i in range(rows):
                     form_ratios(S, X, Q, i * ld, m, beta)
                 accumulate_products(S, ld, m, Fp, kp, rows, c, N)
@@ -978,7 +977,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, w
     Fp = aligned(height * kp, F)
     Hsum, G = column_sums(Ht), np.zeros((k, k))
     if sparse:
-        pad_rows(Ht, 0, m, Htp, kp)
+        pad_rows(Ht, np.intp(0), m, Htp, kp)
         gram(Ht, G)
     else:
         pad_transposed(Ht, Hp, mp)
@@ -997,7 +996,7 @@ def divergence_pass(address, code, row_stride, column_stride, indptr, indices, w
         else:
             load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, X, ld, run)  # fmt: skip
-            product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+            product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             for i in range(rows):
                 losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
 
@@ -1027,12 +1026,12 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     ignored = np.zeros(STATS + 2 * k)
     start, before, squares = np.zeros(height), np.zeros(height), np.zeros(height)
     active = np.empty(height, np.bool_)
-    pad_rows(Ht, 0, m, Htp, kp)
+    pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
         pad_transposed(Ht, Hp, mp)
     if beta == 2:
         gram(Ht, G)
-        pad_rows(G, 0, k, Gp, kp)
+        pad_rows(G, np.intp(0), k, Gp, kp)
     for i0 in range(lo, hi, height):
         rows = min(height, hi - i0)
         padded = round_up(rows, step)
@@ -1061,12 +1060,12 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
         if beta == 2 and sparse:
             sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Np, run)
         elif beta == 2:
-            product(X, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+            product(X, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
         iteration, going = 0, rows
         while going and iteration <= max_iter:
             check = by_step == 0 and iteration % 10 == 0 and (tol > 0 or iteration == 0)
             if not sparse and (beta != 2):
-                product(Fp, 0, kp, 1, Hp, 0, mp, S, 0, ld, padded, k, mp, DEPTH, 0)
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if check:  # of the rows after `iteration` updates
                 for i in range(rows):
                     if not active[i]:
@@ -1101,7 +1100,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
             for i in range(rows * kp):
                 old[i] = Fp[i]
             if beta == 2:
-                product(Fp, 0, kp, 1, Gp, 0, kp, Dp, 0, kp, padded, k, kp, DEPTH, 0)
+                product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
             elif sparse:
                 numbers = size_of(code)
                 for i in range(rows):
@@ -1114,17 +1113,17 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
             else:
                 for i in range(rows):
                     form_ratios(S, X, Q, i * ld, m, beta)
-                product(S, 0, ld, 1, Htp, 0, kp, Np, 0, kp, padded, m, kp, DEPTH, 0)
+                product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
                 if beta != 1:
                     clear(Q, rows * ld, padded * ld)
-                    product(Q, 0, ld, 1, Htp, 0, kp, Dp, 0, kp, padded, m, kp, DEPTH, 0)
+                    product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
             if beta == 1:
                 for i in range(rows):
                     for t in range(k):
                         Dp[i * kp + t] = Hsum[t]
             for i in range(rows):
                 if active[i]:
-                    multiply_rows(Fp, Np, Dp, kp, i, 1, k, l1, l2, gamma, floor, none, ignored)
+                    multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, l1, l2, gamma, floor, none, ignored)
                 else:
                     for t in range(k):
                         Fp[i * kp + t] = old[i * kp + t]
