@@ -238,6 +238,17 @@ def copy_numbers(typingctx, address, out, first, count):
     return signature, codegen
 
 
+@intrinsic
+def pointer(typingctx, address, like):
+    """Turn an address into a pointer to numbers of like's type."""
+    kind = types.CPointer(like.dtype)
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.intp, like), codegen
+
+
 _SOURCES = {
     "u8": types.uint8, "i8": types.int8, "u16": types.uint16, "i16": types.int16,
     "u32": types.uint32, "i32": types.int32, "u64": types.uint64, "i64": types.int64,

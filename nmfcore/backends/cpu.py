@@ -72,7 +72,7 @@ def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
     the cache; the steps of 64 are the rows of a sweep.
     """
     row = max(columns, 1) * dtype.itemsize
-    return int(np.clip((800 << 10) // row // 64 * 64, 64, 256))
+    return int(np.clip((400 << 10) // row // 64 * 64, 64, 256))
 
 
 def cut(X: Any, rows: tuple[int, int], height: int) -> Block:

@@ -27,6 +27,7 @@ from ._simd import (
     micro2,
     micro3,
     out_of_line,
+    pointer,
     read_f32,
     read_f64,
     read_i8,
@@ -56,6 +57,7 @@ VECTOR_BYTES = _simd.VECTOR_BYTES
 STRIP1, STRIP2, STRIP3 = _simd.STRIP[1], _simd.STRIP[2], _simd.STRIP[3]
 ALIGN = 16  # every register tile's height divides it: tiles and columns are padded to multiples
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
+LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
 DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the first-level TLB has 64 entries or more
 
 # rules of `frobenius_pass`
@@ -113,6 +115,15 @@ def leading(m):
     """Row length of a tile of m columns: an odd number of 16-element lines, so that rows do not share cache sets."""
     ld = round_up(m, ALIGN)
     return ld + ALIGN if ld // ALIGN % 2 == 0 else ld
+
+
+@numba.njit(**INNER)
+def depth_of(m, size):
+    """Terms per partial product of X·Ht: of long rows a strip of Ht stays in the first-level cache.
+
+    A function of (m, type) only, whether the tile was copied or not: it decides how sums are rounded.
+    """
+    return m if size == 8 and m <= LONG else np.intp(DEPTH)
 
 
 @numba.njit(**INNER)
@@ -583,13 +594,28 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
             hess[t] = G[t, t] + l2
             if rule == COORDINATE:
                 Gp[t * kp + t] += l2
+    # float64 X is as large as its tile: rows that are not too long are multiplied where they lie, but for the last
+    # tile, whose padding would read past the end. Measured on 70,000 × 784, two threads: 59 → 50 ms at k = 15, 120 →
+    # 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time gave nothing either.
+    size = F.itemsize
+    direct = (
+        size == 8 and code == 10 and m <= LONG and column_stride == 8 and row_stride > 0
+        and row_stride % 8 == 0 and address % 8 == 0 and not sparse and not given
+    )  # fmt: skip
+    buffer, depth = tile, depth_of(m, size)
     for i0 in range(lo, hi, height):
         rows = min(height, hi - i0)
         padded = round_up(rows, step)
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
             clear(Cp, rows * kp, padded * kp)
+        elif direct and i0 + height < hi:
+            tile, ld = (
+                numba.carray(pointer(address + i0 * row_stride, F), height * row_stride // size),
+                row_stride // size,
+            )
         elif not sparse:
+            tile, ld = buffer, leading(m)
             load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, padded, m, tile, ld, run)  # fmt: skip
         if rule <= PRODUCT and not given:
@@ -597,7 +623,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
                 clear(Cp, rows * kp, padded * kp)
             else:
-                product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, np.intp(DEPTH))
+                product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, depth)
         if rule == PRODUCT:
             copy_rows(Cp, kp, rows, out, i0)
             continue
