@@ -240,8 +240,8 @@ class Rows:
             gathers = self.sparse and m * width > stored
             height = self.backend.tile_height(m, width, self.dtype)
             tiles = max(1, -(-n // height))
-            # A CSR number costs its gathered row of Ht: some four times a dense one.
-            work = (16.0 if self.sparse else 4.0) * stored * width + 4.0 * n * width**2
+            # A CSR number costs its gathered row of Ht and a scattered row of sums: some thirty dense ones.
+            work = (128.0 if self.sparse else 4.0) * stored * width + 4.0 * n * width**2
             lanes = min(LANES, tiles, int(work / LANE_WORK) + 1)
             if not gathers:
                 held = stored * self.X.dtype.itemsize

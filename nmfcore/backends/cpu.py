@@ -75,6 +75,11 @@ def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
     return int(np.clip((400 << 10) // row // 64 * 64, 64, 256))
 
 
+def _beta_height(columns: int, dtype: np.dtype) -> int:
+    """Rows per tile where X, WH and its powers lie side by side."""
+    return int(np.clip((1200 << 10) // (3 * max(columns, 1) * dtype.itemsize) // 16 * 16, 16, 128))
+
+
 def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
     """Return the block of rows lo … hi of X (ndarray of any strides, or CSR). The caller keeps X alive."""
     lo, hi = rows
@@ -240,15 +245,23 @@ def multiply_beta(
     D += (WH^(β−1))ᵀ·F with the new F (β = 1: D[0] += its column sums); N of no rows is left out.
     Returns Σ D_β at the incoming pair where `measure` is set. WH is formed in tiles, twice, never stored.
     """
-    *x, rows, columns, height = block
+    *x, rows, columns, _ = block
     c = F.dtype.type
     losses = np.zeros(rows if measure else 0)
     kernels().beta_pass(
-        *x, 0, rows, columns, max(height // 4, 64),
+        *x, 0, rows, columns, _beta_height(columns, F.dtype),
         F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), int(update), int(measure),
         out, N, D, stats, losses,
     )  # fmt: skip
     return float(losses.sum())
+
+
+def multiply_given(
+    F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array
+) -> None:
+    """out = F ⊙ (N / (D + l1 + l2·F))^γ for given terms, float64: the multiplicative step of the small factor."""
+    c = F.dtype.type
+    kernels().multiply_pass(F, N, D, c(l1), c(l2), float(gamma), float(floor), out, stats)
 
 
 def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
@@ -276,10 +289,10 @@ def code(
     stats: Array,
 ) -> None:
     """Multiplicative coding of each row alone, H fixed, until the row has settled; see the kernel for the two rules."""
-    *x, rows, columns, height = block
+    *x, rows, columns, _ = block
     c = Ht.dtype.type
     kernels().code_pass(
-        *x, 0, rows, columns, max(height // 4, 64),
+        *x, 0, rows, columns, _beta_height(columns, Ht.dtype),
         Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, int(by_step),
         out, stats,
     )  # fmt: skip

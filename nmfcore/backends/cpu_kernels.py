@@ -526,6 +526,19 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, l1, l2, gamma, floor, hess, st
 
 
 @numba.njit(**INNER)
+def sparse_sum(x, indices, wide, begin, length, Htp, kp, out):
+    """out = Σ_p x_p · Ht[column_p, :] over the stored numbers of one row."""
+    out_of_line()
+    for t in range(kp):
+        out[t] = 0
+    for p in range(length):
+        j = at(indices, wide, begin + p) * kp
+        h, value = Htp[j : j + kp], x[p]
+        for t in range(kp):
+            out[t] += value * h[t]
+
+
+@numba.njit(**INNER)
 def sparse_rows_times(address, code, indptr, indices, wide, lo, rows, Htp, kp, C, run):
     """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i."""
     out_of_line()
@@ -533,15 +546,7 @@ def sparse_rows_times(address, code, indptr, indices, wide, lo, rows, Htp, kp, C
     for i in range(rows):
         begin, length = bounds(indptr, wide, lo + i)
         widen(address + begin * size, code, length, run)
-        c = C[i * kp : i * kp + kp]
-        for t in range(kp):
-            c[t] = 0
-        for p in range(length):
-            x = run[p]
-            j = at(indices, wide, begin + p) * kp
-            h = Htp[j : j + kp]
-            for t in range(kp):
-                c[t] += x * h[t]
+        sparse_sum(run, indices, wide, begin, length, Htp, kp, C[i * kp : i * kp + kp])
 
 
 @numba.njit(**INNER)
@@ -552,11 +557,11 @@ def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, 
     for i in range(rows):
         begin, length = bounds(indptr, wide, lo + i)
         widen(address + begin * size, code, length, run)
+        f = Fp[i * kp : i * kp + kp]
         for p in range(length):
-            x = np.float64(run[p])
-            j = at(indices, wide, begin + p)
+            x, to = np.float64(run[p]), XtF[at(indices, wide, begin + p)]
             for t in range(k):
-                XtF[j, t] += x * Fp[i * kp + t]
+                to[t] += x * f[t]
 
 
 @numba.njit(**ENTRY)
@@ -596,7 +601,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 Gp[t * kp + t] += l2
     # float64 X is as large as its tile: rows that are not too long are multiplied where they lie, but for the last
     # tile, whose padding would read past the end. Measured on 70,000 × 784, two threads: 59 → 50 ms at k = 15, 120 →
-    # 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time gave nothing either.
+    # 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time: nothing either.
     size = F.itemsize
     direct = (
         size == 8 and code == 10 and m <= LONG and column_stride == 8 and row_stride > 0
@@ -729,6 +734,17 @@ def power(x, p):
     return value
 
 
+@numba.njit(**EXACT)
+def inverse_root(x):
+    """Return 1/√x to about 1 ulp: four Newton steps from a guess by bits, faster than the root and the division."""
+    y = double_of_bits(np.int64(0x5FE6EB50C7B537A9) - (bits_of_double(x) >> 1))
+    half_x = 0.5 * x
+    y = y * (1.5 - half_x * y * y)
+    y = y * (1.5 - half_x * y * y)
+    y = y * (1.5 - half_x * y * y)
+    return y * (1.5 - half_x * y * y)
+
+
 @numba.njit(**INNER)
 def raise_to(s, p):
     """s ← s^p. Powers of halves by √ and products (no more roundings than the exact chain has)."""
@@ -737,6 +753,16 @@ def raise_to(s, p):
     twice = int(2 * p)
     if twice == 2 * p and abs(twice) <= 8:
         whole, odd = abs(twice) // 2, abs(twice) % 2
+        if odd and s.itemsize == 8:
+            for j in range(n):
+                x = s[j]
+                root = inverse_root(np.float64(x))
+                step = root * root if twice < 0 else np.float64(x)
+                root = root if twice < 0 else x * root
+                s[j] = root if whole == 0 else root * step if whole == 1 else root * step * (
+                    step if whole == 2 else step * step
+                )  # fmt: skip
+            return
         if odd:
             for j in range(n):
                 root = np.sqrt(s[j])
@@ -771,25 +797,29 @@ def form_ratios(S, X, Q, first, m, beta):
         for j in range(m):
             s[j] = x[j] / max(s[j], floor)
         return
-    q = Q[first : first + m]
-    least = s[0]
+    q, zero, one = Q[first : first + m], S.dtype.type(0), S.dtype.type(1)
+    low = zero  # a float and no min(): both would keep LLVM from vectorising
     for j in range(m):
-        wh = s[j]
-        least = min(least, wh)
-        floored = max(wh, floor)
-        s[j] = floored if beta < 2 else wh
-        q[j] = floored if beta < 1 else wh
-    raise_to(s, beta - 2)
-    for j in range(m):
-        wh = q[j]
-        q[j] = wh * s[j]
-        if beta > 1 and beta < 2 and wh < floor:
-            q[j] = wh  # no floor under this denominator: raised below, one by one
-        s[j] *= x[j]
-    if beta > 1 and beta < 2 and least < floor:
+        low += one if s[j] < floor else zero
+    bare = beta > 1 and beta < 2 and low > 0  # no floor under this denominator: WH^(β−1) is not WH·s
+    if bare:
         for j in range(m):
-            if q[j] < floor:  # only those: wh ≥ floor has wh^(β−1) ≥ min(wh, 1) ≥ floor
-                q[j] = power(np.float64(q[j]), beta - 1)
+            q[j] = s[j]
+    if beta < 2 and low > 0:
+        for j in range(m):
+            s[j] = max(s[j], floor)
+    if not bare:
+        for j in range(m):
+            q[j] = s[j]
+    raise_to(s, beta - 2)
+    if bare:
+        raise_to(q, beta - 1)
+        for j in range(m):
+            s[j] *= x[j]
+    else:
+        for j in range(m):
+            q[j] *= s[j]
+            s[j] *= x[j]
 
 
 @numba.njit(**INNER)
@@ -839,6 +869,39 @@ def sparse_ratios(x, indices, wide, begin, length, f, Htp, kp, N):
         ratio = x[p] / max(s, EPSILON)
         for t in range(kp):
             N[t] += ratio * h[t]
+
+
+@numba.njit(**INNER)
+def sparse_form_ratios(S, first, m, x, indices, wide, begin, length, beta):
+    """One CSR row: S = WH becomes Q = WH^(β−1), x becomes the stored x_p·WH^(β−2), with scikit-learn's floors."""
+    out_of_line()
+    floor, zero = S.dtype.type(EPSILON), S.dtype.type(0)
+    s = S[first : first + m]
+    for p in range(length):  # x / (WH, floored as the numerator wants it): Q is multiplied in below
+        wh = s[at(indices, wide, begin + p)]
+        if beta < 2:
+            x[p] /= max(wh, floor)
+            if beta > 1 and wh < floor:  # Q has no floor there: undo what it will multiply with
+                x[p] *= S.dtype.type(power(np.float64(floor), beta - 1))
+        else:
+            x[p] = x[p] / wh if wh > 0 else zero
+    if beta < 1:
+        for j in range(m):
+            s[j] = max(s[j], floor)
+    low = zero
+    if beta > 1 and beta < 2:
+        for p in range(length):
+            low += 1 if s[at(indices, wide, begin + p)] < floor else 0
+    if low == 0:
+        raise_to(s, beta - 1)
+        for p in range(length):
+            x[p] *= s[at(indices, wide, begin + p)]
+    else:
+        for p in range(length):
+            wh = s[at(indices, wide, begin + p)]
+            if wh >= floor:
+                x[p] *= S.dtype.type(power(np.float64(wh), beta - 1))
+        raise_to(s, beta - 1)
 
 
 @numba.njit(**INNER)
@@ -908,12 +971,16 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     k = Ht.shape[1]
     sparse = indptr != 0 and beta == 1
     kp = round_up(k, lanes_of(F))
-    step = max(4 * lanes_of(F), ALIGN)
     ld, mp = leading(m), round_up(m, ALIGN)
-    height = round_up(min(height, hi - lo), step)
+    height = round_up(min(height, hi - lo), ALIGN)
     run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
     size = 0 if sparse else height * ld
-    X, S, Q = aligned(size, F), aligned(size, F), aligned(0 if beta == 1 else size, F)
+    stored = indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
+    X, S, Q = (
+        aligned(0 if stored and not measure else size, F),
+        aligned(size, F),
+        aligned(0 if beta == 1 or stored else size, F),
+    )
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
@@ -927,7 +994,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                 Dp[i * kp + t] = Hsum[t]
     for i0 in range(lo, hi, height):
         rows = min(height, hi - i0)
-        padded = round_up(rows, step)
+        padded = round_up(rows, ALIGN)
         pad_rows(F, i0, rows, Fp, kp)
         clear(Fp, rows * kp, padded * kp)
         if sparse:
@@ -950,41 +1017,77 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                 if N.shape[0]:
                     for p in range(length):
                         j = at(indices, wide, begin + p)
-                        s = f.dtype.type(0)
+                        h, n_j, s = Htp[j * kp : j * kp + kp], N[j], f.dtype.type(0)
                         for t in range(kp):
-                            s += f[t] * Htp[j * kp + t]
+                            s += f[t] * h[t]
                         ratio = np.float64(run[p] / max(s, EPSILON))
                         for t in range(k):
-                            N[j, t] += ratio * f[t]
+                            n_j[t] += ratio * f[t]
         else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, padded, m, X, ld, run)  # fmt: skip
+            if not stored or measure:
+                load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
+                          i0, rows, padded, m, X, ld, run)  # fmt: skip
             if update or measure:
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
                     losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
             if update:
-                for i in range(rows):
-                    form_ratios(S, X, Q, i * ld, m, beta)
-                product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
-                if beta != 1:
-                    clear(Q, rows * ld, padded * ld)
-                    product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                if stored:
+                    for i in range(rows):
+                        begin, length = bounds(indptr, wide, i0 + i)
+                        widen(address + begin * size_of(code), code, length, run)
+                        sparse_form_ratios(S, i * ld, m, run, indices, wide, begin, length, beta)
+                        sparse_sum(run, indices, wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
+                    clear(S, rows * ld, padded * ld)
+                    product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                else:
+                    for i in range(rows):
+                        form_ratios(S, X, Q, i * ld, m, beta)
+                    product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
+                    if beta != 1:
+                        clear(Q, rows * ld, padded * ld)
+                        product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
-                for i in range(rows):
-                    form_ratios(S, X, Q, i * ld, m, beta)
-                accumulate_products(S, ld, m, Fp, kp, rows, c, N)
-                if beta != 1:
-                    accumulate_products(Q, ld, m, Fp, kp, rows, c, D)
+                if stored:
+                    for i in range(rows):
+                        begin, length = bounds(indptr, wide, i0 + i)
+                        widen(address + begin * size_of(code), code, length, run)
+                        sparse_form_ratios(S, i * ld, m, run, indices, wide, begin, length, beta)
+                        f = Fp[i * kp : i * kp + kp]
+                        for p in range(length):
+                            n_j, ratio = N[at(indices, wide, begin + p)], np.float64(run[p])
+                            for t in range(k):
+                                n_j[t] += ratio * f[t]
+                    accumulate_products(S, ld, m, Fp, kp, rows, c, D)
+                else:
+                    for i in range(rows):
+                        form_ratios(S, X, Q, i * ld, m, beta)
+                    accumulate_products(S, ld, m, Fp, kp, rows, c, N)
+                    if beta != 1:
+                        accumulate_products(Q, ld, m, Fp, kp, rows, c, D)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
                     D[0, t] += Fp[i * kp + t]
         if update == RENEW:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+
+
+@numba.njit(**ENTRY)
+def multiply_pass(F, N, D, l1, l2, gamma, floor, out, stats):
+    """`multiply_rows` for given terms (float64, D of one row: the same for all): the step of the small factor."""
+    n, k = F.shape
+    kp = round_up(k, lanes_of(F))
+    Fp, Np, Dp, none = aligned(kp, F), aligned(kp, F), aligned(kp, F), np.zeros(0)
+    for i in range(n):
+        pad_rows(F, i, np.intp(1), Fp, kp)
+        pad_rows(N, i, np.intp(1), Np, kp)
+        pad_rows(D, i if D.shape[0] > 1 else np.intp(0), np.intp(1), Dp, kp)
+        multiply_rows(Fp, Np, Dp, kp, np.intp(0), np.intp(1), k, l1, l2, gamma, floor, none, stats)
+        copy_rows(Fp, kp, np.intp(1), out, i)
 
 
 @numba.njit(**ENTRY)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-EPSILON = np.finfo(np.float32).eps
 TINY = float(np.finfo(np.float64).eps)
 
 
@@ -138,29 +137,22 @@ class MultiplicativeUpdate:
         return np.where(D == 0, 1.0, D) if self.beta == 1 else D
 
     def _update_beta(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
-        p, backend, Ht = self.penalties, data.backend, small.Ht
-        m, k = Ht.shape
-        N = sums["N"]
-        D = self.denominator(sums["D"]) + p.l1_H
-        if p.l2_H:
-            D = D + p.l2_H * Ht
-        gradient = D - N
-        residual_H = np.abs(Ht * gradient).sum()
-        scale_H = inner(Ht, N)
-        pulls = np.maximum(0.0, -gradient)[Ht == 0]
-        columns = np.nonzero(Ht == 0)[1]
-        pull_H = pull_of_zeros(Ht.sum(axis=0, dtype=float), np.bincount(columns, pulls, k), m)
-        ratio = (N / np.where(D == 0, EPSILON, D)).astype(Ht.dtype)
-        if self.gamma != 1:
-            ratio **= Ht.dtype.type(self.gamma)
-        new = Ht * ratio
-        if self.floor_H:
-            new[new < TINY] = 0
+        p, backend, Ht, stats = self.penalties, data.backend, small.Ht, sums["stats"]
+        (m, k), new, S = Ht.shape, np.empty_like(Ht), backend.STATS
+        N, D = sums["N"], self.denominator(sums["D"])
+        floor = TINY if self.floor_H else 0.0
 
-        stats, S = sums["stats"], backend.STATS
-        pull_W = pull_of_zeros(stats[S : S + k], stats[S + k : S + 2 * k], data.shape[0])
-        scale = stats[backend.KKT] + scale_H
-        residual = stats[backend.VIOLATION] + residual_H + pull_W + pull_H
+        def multiply(lo: int, hi: int, part: Array) -> None:
+            terms = D if self.beta == 1 else D[lo:hi]
+            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, self.gamma, floor, new[lo:hi], part)
+
+        (stats_H,) = data.map_rows(multiply, m, 40.0 * m * k, (stats.shape,))
+        pulls = sum(
+            pull_of_zeros(of[S : S + k], of[S + k : S + 2 * k], rows)
+            for of, rows in ((stats, data.shape[0]), (stats_H, m))
+        )
+        residual = stats[backend.VIOLATION] + stats_H[backend.VIOLATION] + pulls
+        scale = stats[backend.KKT] + stats_H[backend.KKT]
         report = Report(kkt=float(residual / scale) if scale else 0.0)
         if small.passes % 10 == 0:
             fit, penalty_W = sums["loss"]
