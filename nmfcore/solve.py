@@ -219,7 +219,7 @@ def factorize(
     interruption: BaseException | None = None
     small = None
     try:
-        small = solver.start(data, W, Ht)
+        small = solver.start(data, Ht)
         rule = _RULES[solver.rule](tol, verbose, solver.first_error(data, W, Ht) if tol else None)
         while done < max_iter:
             orders = solver.fix(small)
@@ -299,7 +299,7 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     coded : Coded
         All sweeps of a block happen in one visit: X is read once.
     """
-    orders = solver.fix(solver.start(data, None, data.backend.asarray(Ht)))
+    orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
     out = np.empty((data.shape[0], k), data.dtype)
     stats = np.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))

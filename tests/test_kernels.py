@@ -16,7 +16,17 @@ from nmfcore.data import as_rows
 STORED = ["uint8", "bool", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32",
           "float64"]  # fmt: skip
 # around the register tiles (16 rows, 8 or 16 lanes, 3 vectors) and the sweep's width
-SHAPES = [(1, 1, 1), (3, 2, 2), (15, 17, 3), (16, 16, 16), (33, 31, 8), (65, 48, 17), (70, 129, 26), (130, 5, 50)]
+SHAPES = [
+    (203, 21, 4),
+    (1, 1, 1),
+    (3, 2, 2),
+    (15, 17, 3),
+    (16, 16, 16),
+    (33, 31, 8),
+    (65, 48, 17),
+    (70, 129, 26),
+    (130, 5, 50),
+]
 DTYPES = [np.float32, np.float64]
 
 
@@ -51,10 +61,11 @@ def blocks(X, height, cuts=1):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed", "csr"])
 @pytest.mark.parametrize("stored", STORED)
-def test_products_read_every_type_where_it_lies(rng, stored, layout, dtype):
+@pytest.mark.parametrize("n", [37, 150])  # one tile, and several with a rest
+def test_products_read_every_type_where_it_lies(rng, stored, layout, dtype, n):
     if layout == "csr" and stored == "float16":
         pytest.skip("scipy has no sparse float16")
-    n, m, k = 37, 29, 5
+    m, k = 29, 5
     X, F, Ht = problem(rng, n, m, k, dtype, stored, layout)
     before = X.copy()
     out, XtF = np.empty_like(F), np.zeros((m, k))
@@ -148,8 +159,9 @@ def test_one_pass_of_multiplicative_updates(rng, beta, layout, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("beta", [-1.2, 0, 0.5, 1, 1.2, 1.5, 2, 3])
 @pytest.mark.parametrize("layout", ["C", "F", "csr"])
-def test_divergence(rng, beta, layout, dtype):
-    X, F, Ht = problem(rng, 37, 19, 4, dtype, layout=layout)
+@pytest.mark.parametrize("n", [37, 301])  # one tile, and several
+def test_divergence(rng, beta, layout, dtype, n):
+    X, F, Ht = problem(rng, n, 19, 4, dtype, layout=layout)
     total = sum(cpu.divergence(block, F[lo:hi], Ht, beta) for lo, hi, block in blocks(X, 64, cuts=2))
     assert total == pytest.approx(ref.beta_divergence(X, F, Ht.T, beta), rel=20 * tolerance(dtype))
 

@@ -605,7 +605,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     size = F.itemsize
     direct = (
         size == 8 and code == 10 and m <= LONG and column_stride == 8 and row_stride > 0
-        and row_stride % 8 == 0 and address % 8 == 0 and not sparse and not given
+        and row_stride % 8 == 0 and address % 8 == 0 and not sparse and not given and rule != RESIDUAL
     )  # fmt: skip
     buffer, depth = tile, depth_of(m, size)
     for i0 in range(lo, hi, height):

@@ -1,9 +1,9 @@
 """The registry of solvers: the estimators, the command line, tests and benchmarks are all driven by it.
 
-A solver is settings and four functions, called by the one loop in `nmfcore.solve`:
+A solver is settings and a handful of functions, called by the one loop in `nmfcore.solve`:
 
-``start(data, W, Ht) → (state, small)``
-    Row-aligned buffers, and the small factor with k-sized state.
+``start(data, Ht) → small``
+    The small factor with k-sized state; from then on `sums` names the sums over rows and their shapes.
 ``fix(small) → orders``
     What a visit needs to know: Ht, its Gram or column sums, k-sized instructions.
 ``visit(backend, block, rows, orders, after, sums)``

@@ -53,11 +53,7 @@ class CoordinateDescent:
             return natural_order(k)
         return np.asarray(self.shuffle.permutation(k), dtype=np.intp)
 
-    def initial_rows(self, data: Rows, k: int) -> Array:
-        """Where coding of rows begins: zero."""
-        return np.zeros((data.shape[0], k), data.dtype)
-
-    def start(self, data: Rows, W: Array, Ht: Array) -> Small:
+    def start(self, data: Rows, Ht: Array) -> Small:
         """Prepare the shapes of the sums and the small factor."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
         self.squares_X = data.opening().squares

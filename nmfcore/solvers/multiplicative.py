@@ -50,7 +50,7 @@ class MultiplicativeUpdate:
     def _floor(self) -> float:
         return TINY if self.floor_W else 0.0
 
-    def start(self, data: Rows, W: Array, Ht: Array) -> Small:
+    def start(self, data: Rows, Ht: Array) -> Small:
         """Prepare the shapes of the sums and the small factor."""
         m, k = Ht.shape
         stats = (data.backend.STATS + 2 * k,)
