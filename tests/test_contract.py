@@ -493,7 +493,8 @@ def test_attributes(solver):
     assert mine._n_components == other._n_components
     assert mine._beta_loss == other._beta_loss
     assert mine.components_.shape == (3, 12)
-    assert mine.components_.flags.f_contiguous == other.components_.flags.f_contiguous
+    if solver == "cd":  # the contract names the order after cd only
+        assert mine.components_.flags.f_contiguous == other.components_.flags.f_contiguous
     assert isinstance(mine.stop_reason_, str)
     assert mine.stop_reason_.strip()
     assert isinstance(mine.kkt_residual_, float)
@@ -744,6 +745,12 @@ def test_set_output(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_metadata_routing(name):
+    if parse_version("1.5") <= SKLEARN < parse_version("1.7"):  # scikit-learn's own routing raises: nothing to compare
+        with pytest.raises(ValueError, match="Xt"):
+            getattr(theirs, name)().get_metadata_routing()
+        assert hasattr(getattr(ours, name)(), "set_partial_fit_request") == (name == "MiniBatchNMF")
+        getattr(ours, name)().get_metadata_routing()
+        return
     mine, other = getattr(ours, name)(), getattr(theirs, name)()
     for method in ("fit", "transform", "inverse_transform", "partial_fit", "score"):
         setter = f"set_{method}_request"
