@@ -33,7 +33,8 @@ ERAS = {
     "1.5": ("3.11", ["numpy<2.1", "scipy<1.15", "pandas<2.3"]),
     "1.6": ("3.11", ["numpy<2.3", "scipy<1.16", "pandas<3"]),
     "1.7": ("3.12", ["numpy<2.4", "scipy<1.17", "pandas<3"]),
-    "1.8": ("3.13", ["pandas<3"]),
+    # load_digits of 1.8 sets a shape, which NumPy 2.5 deprecates
+    "1.8": ("3.13", ["numpy<2.5", "pandas<3"]),
     "1.9": ("3.13", []),
 }
 SHOWN = ["scikit-learn", "numpy", "scipy", "numba", "threadpoolctl", "pandas"]
