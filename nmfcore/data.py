@@ -123,11 +123,16 @@ def effective_threads(n_jobs: int | None) -> int:
 
 
 class RowState:
-    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes."""
+    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes.
+
+    A buffer named ``before`` holds the W of the pass before: the twin's is the W of this state, and nothing is copied.
+    Three buffers take turns then; the one that was ``before`` here is free once the twin is committed.
+    """
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays
         self._twin: RowState | None = None
+        self._spare: Array | None = None
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -136,8 +141,16 @@ class RowState:
     def twin(self) -> RowState:
         """The other buffers, for the next pass to write."""
         if self._twin is None:
-            self._twin = RowState(**{name: np.empty_like(a) for name, a in self.arrays.items()})
-            self._twin._twin = self
+            fresh = {name: np.empty_like(a) for name, a in self.arrays.items() if name != "before"}
+            if "before" in self.arrays:
+                if self._spare is not None:
+                    fresh["W"] = self._spare
+                fresh["before"] = self.arrays["W"]
+                self._twin = RowState(**fresh)
+                self._twin._spare = self.arrays["before"]
+            else:
+                self._twin = RowState(**fresh)
+                self._twin._twin = self
         return self._twin
 
     def rows(self, lo: int, hi: int) -> RowState:
@@ -179,12 +192,19 @@ class _Scratch:
 
 
 def _add_pairwise(lanes: list[dict[str, Array]]) -> dict[str, Array]:
-    """Add lanes up, in a tree that depends on their number only; into the first lane's arrays."""
+    """Add lanes up, in a tree that depends on their number only; into the first lane's arrays.
+
+    "worst" is not added: the one that begins with the larger number stays, the earlier of equals.
+    """
     step = 1
     while step < len(lanes):
         for i in range(0, len(lanes) - step, 2 * step):
             for name, total in lanes[i].items():
-                total += lanes[i + step][name]
+                more = lanes[i + step][name]
+                if name != "worst":
+                    total += more
+                elif more[0] > total[0]:
+                    total[:] = more
         step *= 2
     return lanes[0]
 
@@ -221,6 +241,10 @@ class Rows:
     def threads(self) -> int:
         """How many threads visits may use."""
         return effective_threads(self.n_jobs)
+
+    def take(self, rows: Array) -> Rows:
+        """Return a copy of some rows (increasing numbers), in the type X is stored in."""
+        return Rows(self.X[rows], self.dtype, self.n_jobs)
 
     @property
     def T(self) -> Rows:
@@ -305,7 +329,8 @@ class Rows:
         orders : object
             k-sized instructions, `orders.width` the number of columns of the factors.
         sums : dict of str to shape
-            Named float64 sums; those whose first dimension is m may be huge for sparse X.
+            Named float64 sums; those whose first dimension is m may be huge for sparse X. "worst" is not added up but
+            kept whole, where its first number is largest.
         gather : callable or None
             gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
             transposed matrix. Used where an accumulator per lane would outweigh a sparse X.

@@ -83,7 +83,9 @@ def test_loss_never_rises(solver, beta, penalty, dtype, form):
         estimator.fit(matrix)
     loss = estimator.history_["loss"]
     loss = loss[np.isfinite(loss)]
-    assert len(loss) >= (100 if beta == 2 else 10)
+    assert estimator.n_iter_ == 100
+    # hals rejects a pass now and then; what it accepts is what it tells of.
+    assert len(loss) >= (90 if solver == "hals" else 100 if beta == 2 else 10)
     assert loss[-1] < 0.9 * loss[0]
     # Rounding of the sums the loss is made of, not of the loss itself.
     size = 0.5 * np.sum(X.astype("float64") ** 2) if beta == 2 else np.abs(loss[0])

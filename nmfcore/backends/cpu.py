@@ -99,6 +99,20 @@ def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
     return zero, np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(STATS)
 
 
+class Momentum(NamedTuple):
+    """Where the sweeps of a pass begin: max(0, B + weight·(B − before·scale)), B = F·scale."""
+
+    before: Array  # r × k: the rows before F
+    scale: Array  # k for F and k for `before`, compute type; of no entries: the sweeps begin at F
+    weight: float
+    FtB: Array  # k × k: += outᵀ·B; 2k × k: below it the Gram of where the sweeps began (and stats[CROSS] its ⟨C, ·⟩)
+
+
+@functools.cache
+def _no_momentum(dtype: np.dtype) -> Momentum:
+    return Momentum(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
+
+
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
@@ -117,11 +131,14 @@ def _frobenius(
     XtF: Array,
     FtF: Array,
     stats: Array,
+    delta: float = 0.0,
+    momentum: Momentum | None = None,
 ) -> None:
     *x, rows, columns, height = block
+    before, scale, weight, FtB = momentum or _no_momentum(F.dtype)
     kernels().frobenius_pass(
         *x, 0, rows, columns, height,
-        F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats,
+        F, before, scale, weight, Ht, G, rule, l1, l2, order, sweeps, tol, delta, out, XtF, FtF, FtB, stats,
     )  # fmt: skip
 
 
@@ -169,14 +186,17 @@ def descend(
     XtF: Array,
     FtF: Array,
     stats: Array,
+    delta: float = 0.0,
+    momentum: Momentum | None = None,
 ) -> None:
     """One fused pass of coordinate descent: out = sweeps of F on (X·Ht, G); XtF += Xᵀ·out; FtF += outᵀ·out.
 
-    `tol` freezes a row once its violation is at most tol × that of its first sweep. XtF, FtF of no rows are left out.
+    `tol` freezes a row once its violation is at most tol × that of its first sweep; `delta` > 0 once its step is below
+    delta × its first one. `momentum` moves the start of the sweeps. XtF, FtF of no rows are left out.
     stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
     """
     c = F.dtype.type
-    _frobenius(block, F, Ht, G, 0, c(l1), c(l2), order, sweeps, tol, out, XtF, FtF, stats)
+    _frobenius(block, F, Ht, G, 0, c(l1), c(l2), order, sweeps, tol, out, XtF, FtF, stats, delta, momentum)
 
 
 def multiply(
@@ -189,15 +209,16 @@ def multiply(
 
 
 def sweep(
-    F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array
-) -> None:
-    """One sweep of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
+    F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array,
+    sweeps: int = 1, delta: float = 0.0,
+) -> None:  # fmt: skip
+    """Sweeps of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
 
     FtF (k × k, zeros) = outᵀ·out, stats[CROSS] += ⟨C, out⟩, stats[SQUARE] += ⟨G, FtF⟩: what the loss needs.
     """
     _, none, _, _, _ = _constants(F.dtype)
     c = F.dtype.type
-    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, 1, 0.0, out, C, FtF, stats)
+    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, sweeps, 0.0, out, C, FtF, stats, delta)
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
@@ -221,6 +242,25 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
         F, Ht, float(beta), losses,
     )  # fmt: skip
     return float(losses.sum())
+
+
+def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
+    """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
+    *x, rows, columns, height = block
+    losses = np.empty(rows)
+    kernels().divergence_pass(
+        *x, 0, rows, columns, height,
+        F, Ht, 2.0, losses,
+    )  # fmt: skip
+    i = int(losses.argmax())
+    if block.indptr:
+        alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
+    else:
+        alone = block._replace(address=block.address + i * block.row_stride, rows=1)
+    row = np.zeros((columns, 1))
+    add_products(alone, np.ones((1, 1), F.dtype), row)
+    residual = row[:, 0] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64)
+    return float(losses[i]), np.maximum(residual, 0.0)
 
 
 def multiply_beta(

@@ -396,11 +396,12 @@ def accumulate_gram(Fp, kp, rows, c, FtF):
 
 
 @numba.njit(**INNER)
-def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats):
     """Coordinate descent on the rows of F, in place: up to `sweeps` sweeps, each row until it has settled.
 
     min over f ≥ 0 of ½ fᵀGf − (c − l1)ᵀf for each row f, G with the L2 penalty on its diagonal. A row is settled, and
-    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep.
+    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep; with
+    `delta` > 0 once the square of its step is below delta² × that of its first.
     Rows are turned component-major, four vectors of them at a time: then every step is a broadcast and a
     multiply-add, and no step needs a sum across a vector.
     """
@@ -409,12 +410,16 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
     width = 4 * lanes
     W, C = scratch[: kp * width], scratch[kp * width : 2 * kp * width]
     g = scratch[2 * kp * width : (2 * kp + 1) * width]
-    first, now, active = np.empty(width), np.empty(width), np.empty(width, np.bool_)
+    moved = scratch[(2 * kp + 1) * width : (2 * kp + 2) * width]
+    limit = scratch[(2 * kp + 2) * width : (2 * kp + 3) * width]
+    keep = scratch[(2 * kp + 3) * width : (2 * kp + 4) * width]  # 1 where a row still moves, else 0
+    first, now = np.empty(width), np.empty(width)
     violation = 0.0
     kkt = 0.0
     most = 0
     unsettled = 0
-    zero = Fp.dtype.type(0)
+    zero, one = Fp.dtype.type(0), Fp.dtype.type(1)
+    square = Fp.dtype.type(delta * delta)
     for i0 in range(0, rows, width):
         live = min(width, rows - i0)
         for b in range(0, width, lanes):
@@ -422,10 +427,11 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                 transpose(Fp, (i0 + b) * kp + t, kp, W, t * width + b, width)
                 transpose(Cp, (i0 + b) * kp + t, kp, C, t * width + b, width)
         for b in range(width):
-            active[b] = b < live
+            keep[b] = one if b < live else zero
         for s in range(sweeps):
             for b in range(width):
                 now[b] = 0.0
+                moved[b] = zero
             for position in range(k):
                 t = order[position]
                 line4(Gp, t * kp, kp, 1, W, 0, width, g, 0, width, k, 0)
@@ -444,8 +450,17 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                         step = np.float64(new - w)
                         weighed += step * step
                         w_t[b] = new if hess != 0 else w
+                        moved[b] += (new - w) * (new - w) if hess != 0 else zero
                     if hess != 0:
                         kkt += weighed * hess
+                elif delta > 0:
+                    if hess != 0:
+                        for b in range(width):
+                            w = w_t[b]
+                            new = max(w - (g[b] - c_t[b] + l1) * inverse, zero)
+                            new = new if keep[b] > zero else w
+                            moved[b] += (new - w) * (new - w)
+                            w_t[b] = new
                 else:
                     for b in range(width):
                         w = w_t[b]
@@ -453,15 +468,21 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                         projected = min(gradient, zero) if w == 0 else gradient
                         now[b] += abs(np.float64(projected))
                         new = max(w - gradient * inverse, zero)
-                        w_t[b] = new if hess != 0 and active[b] else w
+                        w_t[b] = new if hess != 0 and keep[b] > zero else w
             going = 0
             if s == 0:
                 for b in range(live):
                     violation += now[b]
                     first[b] = now[b]
+                    limit[b] = moved[b] * square
+            if delta > 0:
+                for b in range(live):
+                    keep[b] = keep[b] if moved[b] > limit[b] else zero
+            else:
+                for b in range(live):
+                    keep[b] = zero if now[b] <= tol * first[b] else keep[b]
             for b in range(live):
-                active[b] = active[b] and not now[b] <= tol * first[b]
-                going += active[b]
+                going += keep[b] > zero
             most = max(most, s + 1)
             if going == 0:
                 break
@@ -477,9 +498,28 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
 
 
 @numba.njit(**INNER)
+def extrapolate(Fp, before, lo, rows, scale, momentum, Bp, kp):
+    """F ← max(0, B + momentum·(B − before·scale)) in place, B = F·scale kept beside."""
+    out_of_line()
+    k, beta, zero = scale.size // 2, Fp.dtype.type(momentum), Fp.dtype.type(0)
+    for i in range(rows):
+        f, b, old = Fp[i * kp : i * kp + kp], Bp[i * kp : i * kp + kp], before[lo + i]
+        for t in range(kp):
+            b[t] = zero
+        if momentum == 0:  # the buffer of what was before may never have been written
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = b[t]
+        else:
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = max(b[t] + beta * (b[t] - old[t] * scale[k + t]), zero)
+
+
+@numba.njit(**INNER)
 def sweep_scratch(kp, like):
     """Return the buffers of `sweep_rows`."""
-    return aligned((2 * kp + 1) * 4 * lanes_of(like), like)
+    return aligned((2 * kp + 4) * 4 * lanes_of(like), like)
 
 
 # ---- Frobenius: one pass over X ----------------------------------------------------------------------------------
@@ -566,7 +606,8 @@ def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, 
 
 @numba.njit(**ENTRY)
 def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
-                   F, Ht, G, rule, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):  # fmt: skip
+                   F, before, scale, momentum, Ht, G, rule, l1, l2, order, sweeps, tol, delta,
+                   out, XtF, FtF, FtB, stats):  # fmt: skip
     """Rows lo … hi of X, once: C = X·Ht, new rows of F from (C, G) by `rule`, then XtF += Xᵀ·F and FtF += FᵀF.
 
     COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). PRODUCT: out = C, nothing else. ACCUMULATE: F as it is.
@@ -574,8 +615,12 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     alone, with an X of no columns). For Ht of no rows C is given, in XtF: the step of the small factor, with
     stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩. One kernel for all of these, because every further one costs
     each cold start seconds.
+
+    With `scale` (k numbers) the sweeps start from max(0, B + momentum·(B − before)·scale), B = F·scale, instead of
+    from F, and FtB += Fᵀ·B with the new F; FtB of twice as many rows also gets the Gram of where the sweeps started.
     """
     k = F.shape[1]
+    moving = scale.size > 0
     sparse, given = indptr != 0, Ht.shape[0] == 0 and rule < PRODUCT
     kp = round_up(k, lanes_of(F))
     step = max(4 * lanes_of(F), ALIGN)
@@ -587,7 +632,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     Fp, Cp, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     Htp, Gp = aligned(m * kp, F), aligned(round_up(k, ALIGN) * kp, F)
     c = aligned(round_up(max(m, k), ALIGN) * kp, F)
-    scratch, hess = aligned((2 * kp + 1) * 4 * lanes_of(F), F), np.zeros(k)
+    scratch, hess = sweep_scratch(kp, F), np.zeros(k)
+    Bp = aligned(height * kp if moving else 0, F)
     if rule == RESIDUAL:
         Htp, Cp = aligned(round_up(k, ALIGN) * mp, F), aligned(height * ld, F)
         pad_transposed(Ht, Htp, mp)
@@ -643,8 +689,15 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                     total += r * r
             stats[0] += total
             continue
+        if moving:
+            extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
+            clear(Bp, rows * kp, padded * kp)
+            if FtB.shape[0] > k:
+                accumulate_gram(Fp, kp, rows, c, FtB[k:])
+                for i in range(rows * kp):
+                    stats[CROSS] += np.float64(Cp[i]) * np.float64(Fp[i])
         if rule == COORDINATE:
-            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats)
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats)
         elif rule == MULTIPLICATIVE:
             product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
             multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats)
@@ -662,6 +715,9 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
+        if moving:
+            product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, ALIGN), rows, kp, np.intp(DEPTH))
+            add_rows(c, kp, FtB[:k])
     if given and FtF.shape[0]:
         for t in range(k):
             for u in range(k):

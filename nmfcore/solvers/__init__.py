@@ -14,7 +14,8 @@ A solver is settings and a handful of functions, called by the one loop in `nmfc
 ``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows alone, each to its own end.
 """
 
+from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
 from .multiplicative import MultiplicativeUpdate
 
-SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "mu": MultiplicativeUpdate}
+SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}

@@ -40,6 +40,7 @@ class Report:
 
     loss: float = np.nan  # penalised objective at the new pair
     loss_before: float = np.nan  # the same at the incoming pair, where the pass measured it
+    start_loss: float = np.nan  # the same at the very first pair, where the first pass measured it
     violation: float = np.nan
     kkt: float = np.nan
     error: float | None = None  # √(2 D_β) without penalties, at the new pair

@@ -59,6 +59,10 @@ class CoordinateDescent:
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
+    def rows(self, W: Array) -> dict[str, Array]:
+        """Return the row-aligned buffers of this solver, as they are before the first pass."""
+        return {"W": W}
+
     def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
         """Return None: the rule of this solver does not refer to the error."""
 

@@ -62,6 +62,10 @@ class MultiplicativeUpdate:
         self.squares_X = data.opening().squares
         return Small(Ht, self._gram(data, Ht))
 
+    def rows(self, W: Array) -> dict[str, Array]:
+        """Return the row-aligned buffers of this solver, as they are before the first pass."""
+        return {"W": W}
+
     def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
         """√(2 D) of the start, which the stop rule refers to; for β ≠ 2 the first pass measures it."""
         return float(np.sqrt(2 * divergence(data, W, Ht, 2))) if self.beta == 2 else None
