@@ -19,7 +19,7 @@ from . import _simd
 from ._caching import CACHE
 from ._simd import (
     bits_of_double,
-    copy_numbers,
+    clear_vector,
     double_of_bits,
     float_of_bits,
     line4,
@@ -27,6 +27,7 @@ from ._simd import (
     micro2,
     micro3,
     out_of_line,
+    pad_row,
     pointer,
     read_f32,
     read_f64,
@@ -38,7 +39,10 @@ from ._simd import (
     read_u16,
     read_u32,
     read_u64,
+    spill_row,
     transpose,
+    unpad_row,
+    widen_line,
 )
 
 # No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
@@ -130,24 +134,25 @@ def depth_of(m, size):
 def pad_rows(F, lo, rows, out, ld):
     """Rows lo … lo+rows of F, with zeros up to row length ld."""
     out_of_line()
-    k = F.shape[1]
     for i in range(rows):
-        to, of = out[i * ld : i * ld + ld], F[lo + i]
-        for t in range(k):
-            to[t] = of[t]
-        for t in range(k, ld):
-            to[t] = 0
+        pad_row(F, lo + i, out, i * ld, ld)
 
 
 @numba.njit(**INNER)
 def copy_rows(Fp, ld, rows, out, first):
-    """Undo `pad_rows`: rows of length ld to rows first … of out. Returns their sum."""
-    total = 0.0
-    for i in range(rows):
-        to, of = out[first + i], Fp[i * ld : i * ld + ld]
-        for t in range(out.shape[1]):
-            to[t] = of[t]
-            total += np.float64(of[t])
+    """Undo `pad_rows`: rows of length ld, zero beyond out's columns, to rows first … of out. Returns their sum."""
+    out_of_line()
+    k = out.shape[1]
+    # Masked stores are slow (20 cycles on Zen 4): rows that others follow are stored with their padding, which the next
+    # row overwrites.
+    followed = max(rows * k - ld + k, 0) // max(k, 1)
+    for i in range(followed):
+        spill_row(Fp, i * ld, out, first + i)
+    for i in range(followed, rows):
+        unpad_row(Fp, i * ld, out, first + i)
+    total, padded = 0.0, Fp[: rows * ld]
+    for i in range(padded.size):
+        total += np.float64(padded[i])
     return total
 
 
@@ -212,30 +217,12 @@ def number(address, code):
 def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
     """rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step] in the compute type."""
     out_of_line()
-    # Loops of their own, which vectorise, for what images and tables come in; each costs every cold start 50 ms.
-    same = step == 1 and stride == out.itemsize and code == (9 if out.itemsize == 4 else 10)
+    vectors = step == 1 and stride == size_of(code)
     for i in range(rows):
-        start, to = address + i * row_stride, out[i * ld :]
-        if same:  # twice as fast as LLVM's loop on short rows
-            copy_numbers(start, to, 0, n)
-        elif step == 1 and stride == 1 and code == 0:
-            for j in range(n):
-                to[j] = read_u8(start, j)
-        elif step == 1 and stride == 4 and code == 9:
-            for j in range(n):
-                to[j] = read_f32(start, j)
-        elif step == 1 and stride == 8 and code == 10:
-            for j in range(n):
-                to[j] = read_f64(start, j)
-        elif step == 1 and stride == 8 and code == 7:
-            for j in range(n):
-                to[j] = read_i64(start, j)
-        elif step == 1 and stride == 2 and code == 2:
-            for j in range(n):
-                to[j] = read_u16(start, j)
-        else:
-            for j in range(n):
-                to[j * step] = number(start + j * stride, code)
+        start = address + i * row_stride
+        first = widen_line(start, code, out, i * ld, n) if vectors else 0
+        for j in range(first, n):
+            out[i * ld + j * step] = number(start + j * stride, code)
 
 
 @numba.njit(**INNER)
@@ -283,16 +270,14 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, wide, l
             for p in range(length):  # += : a matrix with duplicate entries means their sum
                 tile[i * ld + at(indices, wide, begin + p)] += run[p]
         return
+    beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
+    for i in range(rows if beyond else 0):  # first, because the vectors reach into the next row
+        for j in range(0, beyond, lanes_of(tile)):
+            clear_vector(tile, i * ld + m + j)
     if column_stride == size_of(code) or rows == 1:
         widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
     else:  # by columns: reads in sequence where X is Fortran-ordered, writes stay in the first-level cache
         widen_rows(address + lo * row_stride, code, column_stride, row_stride, m, rows, tile, np.intp(1), ld)
-    beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
-    if beyond:
-        for i in range(rows):
-            end = tile[i * ld + m :]
-            for j in range(beyond):
-                end[j] = 0
     clear(tile, rows * ld, padded * ld)
 
 
