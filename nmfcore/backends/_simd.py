@@ -311,7 +311,14 @@ def clear_vector(typingctx, out, first):
         scalar, lanes = _element(sig.args[0])
         vector = ir.VectorType(scalar, lanes)
         zero = ir.Constant(vector, [0.0] * lanes)
-        _store(builder, zero, _data(context, builder, sig.args[0], args[0]), args[1], vector, sig.args[0].dtype.bitwidth // 8)
+        _store(
+            builder,
+            zero,
+            _data(context, builder, sig.args[0], args[0]),
+            args[1],
+            vector,
+            sig.args[0].dtype.bitwidth // 8,
+        )
         return context.get_dummy_value()
 
     return signature, codegen
@@ -382,14 +389,27 @@ def out_of_line(typingctx):
 
 
 @intrinsic
-def pointer(typingctx, address, like):
-    """Turn an address into a pointer to numbers of like's type."""
-    kind = types.CPointer(like.dtype)
+def view(typingctx, address, like):
+    """Numbers of like's type (one dimension, C-contiguous) that lie at `address`, as an array of no known length.
+
+    For the register tiles, which take a buffer and offsets; what owns the numbers is the caller's business.
+    """
+    signature = like(types.intp, like)
 
     def codegen(context, builder, sig, args):
-        return builder.inttoptr(args[0], context.get_value_type(kind))
+        array = context.make_array(sig.return_type)(context, builder)
+        itemsize = _constant(sig.return_type.dtype.bitwidth // 8)
+        context.populate_array(
+            array,
+            data=builder.inttoptr(args[0], array.data.type),
+            shape=[_constant(2**62)],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return array._getvalue()
 
-    return kind(types.intp, like), codegen
+    return signature, codegen
 
 
 _SOURCES = {
