@@ -41,6 +41,7 @@ VECTOR_BYTES = _vector_bytes()
 # Measured here, one core, GFLOP/s float32: 1 × 16: 129, 2 × 8: 155, 3 × 8: 155, 4 × 4: 115 (bound by broadcasts, so
 # four vectors are done as two and two); AVX2: 84, 101, 107, 96.
 STRIP = {1: 16, 2: 8, 3: 8} if VECTOR_BYTES == 64 else {1: 8, 2: 4, 3: 4}
+GRAIN = 8  # rows of a product come in multiples of this
 INDEX = ir.IntType(64)
 
 
@@ -170,6 +171,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
 
 
 micro1 = _make_micro(1, STRIP[1], 1)
+micro1_rest = _make_micro(1, GRAIN, 1)  # the same sums; where STRIP[1] rows are more than there are
 micro2 = _make_micro(2, STRIP[2], 1)
 micro3 = _make_micro(3, STRIP[3], 1)
 line4 = _make_micro(4, 1, 2)  # one row of four vectors: the gradient of one component in a sweep
@@ -223,7 +225,7 @@ def _lanes_below(builder, first, end, lanes):
 
 
 def _convert(builder, value, kind):
-    """The same numbers in another float type."""
+    """Return the same numbers in another float type."""
     if value.type == kind:
         return value
     single = isinstance(kind.element if isinstance(kind, ir.VectorType) else kind, ir.FloatType)

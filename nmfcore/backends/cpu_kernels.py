@@ -24,6 +24,7 @@ from ._simd import (
     float_of_bits,
     line4,
     micro1,
+    micro1_rest,
     micro2,
     micro3,
     out_of_line,
@@ -59,6 +60,7 @@ EXACT = INNER | {"fastmath": {"contract"}, "forceinline": True}
 
 VECTOR_BYTES = _simd.VECTOR_BYTES
 STRIP1, STRIP2, STRIP3 = _simd.STRIP[1], _simd.STRIP[2], _simd.STRIP[3]
+GRAIN = _simd.GRAIN  # what rows of a product are rounded up to
 ALIGN = 16  # every register tile's height divides it: tiles and columns are padded to multiples
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
@@ -298,7 +300,7 @@ def longest_row(indptr, wide, lo, hi):
 
 @numba.njit(**INNER)
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
-    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows and columns in whole register tiles."""
+    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows in multiples of GRAIN, columns in whole vectors."""
     out_of_line()
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
@@ -308,7 +310,11 @@ def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
         while left:
             at_b = first * ldb + j
             if left == 1:
-                for r in range(0, rows, STRIP1):
+                whole = rows // STRIP1 * STRIP1
+                for r in range(whole, rows, GRAIN):  # none where STRIP1 is no more than this
+                    micro1_rest(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
+                                c, r * ldc + j, ldc, length, adding)  # fmt: skip
+                for r in range(0, whole, STRIP1):
                     micro1(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
                            c, r * ldc + j, ldc, length, adding)  # fmt: skip
                 left -= 1
@@ -342,7 +348,7 @@ def add_rows(c, ldc, out):
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     """XtF += tileᵀ·F; the tile's own product in the compute type, the sum in float64."""
     out_of_line()
-    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, ALIGN), rows, kp, np.intp(DEPTH_ROWS))
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
     add_rows(c, kp, XtF)
 
 
@@ -350,7 +356,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 def accumulate_gram(Fp, kp, rows, c, FtF):
     """FtF += FᵀF."""
     out_of_line()
-    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], ALIGN), rows, kp, np.intp(DEPTH))
+    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], GRAIN), rows, kp, np.intp(DEPTH))
     add_rows(c, kp, FtF)
 
 
@@ -535,7 +541,7 @@ def rows_of_tile(i0, n, height, hold):
     """
     rows = min(height, n - i0)
     if hold >= 0:
-        whole = (n - i0 - hold) // ALIGN * ALIGN
+        whole = (n - i0 - hold) // GRAIN * GRAIN
         if 0 < whole < rows:
             rows = whole
     return rows
@@ -546,12 +552,12 @@ def held_back(code, size, m, dense):
     """Return how many rows must follow those that are multiplied where they lie; −1 where X is always copied.
 
     float64 X is as large as its tile: rows that are not too long are not copied. Register tiles read beyond the end of
-    a row, up to a multiple of ALIGN: into the rows that follow. Measured on 70,000 × 784, two threads: 59 → 50 ms at
+    a row, up to a multiple of GRAIN: into the rows that follow. Measured on 70,000 × 784, two threads: 59 → 50 ms at
     k = 15, 120 → 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time:
     nothing either. A function of shape and types only, as it decides how sums are rounded.
     """
     if dense and size == 8 and code == 10 and 0 < m <= LONG:
-        return (round_up(m, ALIGN) - 1) // m
+        return (round_up(m, GRAIN) - 1) // m
     return -1
 
 
@@ -593,7 +599,7 @@ def opening_row(x, first, length, out):
 def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S):
     """Σ (x − f·Ht)² over a tile, WH formed in S (row length mp)."""
     out_of_line()
-    product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, ALIGN), k, mp, np.intp(DEPTH))
+    product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
     total = 0.0
     for i in range(rows):
         x, s = tile[i * ld : i * ld + m], S[i * mp : i * mp + m]
@@ -610,8 +616,8 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
 
     OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
     PRODUCT: out = X·Ht. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which those of no rows are left out (the Gram of F
-    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)². One kernel for all of these, because every
-    further one costs each cold start the better part of a second; without the sweep, which mu does not need.
+    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)². One kernel for all of these, because
+    every further one costs each cold start the better part of a second; without the sweep, which mu does not need.
     """
     k = F.shape[1]
     sparse, size, kp = indptr != 0, F.itemsize, round_up(F.shape[1], lanes_of(F))
@@ -643,22 +649,22 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
                 sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Hp, kp, c, run)
             elif rule == OPENING:
                 sparse_opening(address, code, indptr, indices, wide, i0, rows, run, stats)
-        elif well and rows % ALIGN == 0 and n - i0 - rows >= hold:
+        elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
             tile, at_x = view(address + i0 * row_stride, copied), row_stride // size
         else:
             load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, round_up(rows, ALIGN), m, tile, ld, run)  # fmt: skip
+                      i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip
         if rule == OPENING:
             for i in range(0 if sparse else rows):
                 opening_row(tile, i * ld, m, stats)
         elif rule == PRODUCT:
             if not sparse:
-                product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, ALIGN), m, kp, depth_of(m, size))
+                product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
             copy_rows(c, kp, rows, out, i0)
         else:
             pad_rows(F, i0, rows, Fp, kp)
             if rule == RESIDUAL:
-                clear(Fp, rows * kp, round_up(rows, ALIGN) * kp)
+                clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
                 stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c)
             elif XtF.shape[0]:
                 if sparse:
@@ -709,7 +715,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     i0 = 0
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
-        padded, whole = round_up(rows, step), round_up(rows, ALIGN)
+        padded, whole = round_up(rows, step), round_up(rows, GRAIN)
         tile, at_x = copied, ld
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
