@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -173,38 +174,47 @@ class _Plan(NamedTuple):
     gathers: bool  # sums over rows come from the transposed matrix
 
 
+class _Sums(NamedTuple):
+    """Named sums of one lane, side by side in one piece of memory: cleared and added up at one stroke."""
+
+    whole: Array
+    named: dict[str, Array]
+
+    @classmethod
+    def zeros(cls, shapes: dict[str, tuple[int, ...]]) -> _Sums:
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        whole = np.zeros(sum(sizes))
+        ends = itertools.accumulate(sizes)
+        parts = {
+            name: whole[end - size : end].reshape(shape)
+            for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+        }
+        return cls(whole, parts)
+
+
 class _Scratch:
     """Accumulators of one shape per lane, kept between passes (a fresh 64 MB would be paid page by page)."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.lanes: list[dict[str, Array]] = []
+        self.lanes: list[_Sums] = []
 
-    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
+    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[_Sums]:
         if (shapes is not self.shapes and shapes != self.shapes) or len(self.lanes) != count:
             self.shapes = shapes
-            self.lanes = [{n: np.zeros(s) for n, s in shapes.items()} for _ in range(count)]
+            self.lanes = [_Sums.zeros(shapes) for _ in range(count)]
         else:
             for lane in self.lanes:
-                for total in lane.values():
-                    total.fill(0.0)
+                lane.whole.fill(0.0)
         return self.lanes
 
 
-def _add_pairwise(lanes: list[dict[str, Array]]) -> dict[str, Array]:
-    """Add lanes up, in a tree that depends on their number only; into the first lane's arrays.
-
-    "worst" is not added: the one that begins with the larger number stays, the earlier of equals.
-    """
+def _add_pairwise(lanes: list[Array]) -> Array:
+    """Add lanes up, in a tree that depends on their number only; into the first lane's array."""
     step = 1
     while step < len(lanes):
         for i in range(0, len(lanes) - step, 2 * step):
-            for name, total in lanes[i].items():
-                more = lanes[i + step][name]
-                if name != "worst":
-                    total += more
-                elif more[0] > total[0]:
-                    total[:] = more
+            lanes[i] += lanes[i + step]
         step *= 2
     return lanes[0]
 
@@ -297,7 +307,7 @@ class Rows:
 
         The small factor is cut by its own size only, so its bits do not depend on the number of threads.
         """
-        parts = min(LANES, int(work / LANE_WORK * 8) + 1, rows // 256 + 1)
+        parts = 1 if rows < 256 else min(LANES, int(work / LANE_WORK * 8) + 1, rows // 256 + 1)
         if parts == 1:
             whole = [np.zeros(shape) for shape in shapes]
             visit(0, rows, *whole)
@@ -346,17 +356,21 @@ class Rows:
         if not plan.gathers:
             gather = None
         if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1 and gather is None:  # small: no pool, no slices
-            total = self._scratch.cleared(sums, 1)[0]
+            total = self._scratch.cleared(sums, 1)[0].named
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
         large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
         lanes = self._scratch.cleared(sums | large, len(plan.lanes))
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
+            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane].named)
 
         self.visit_all(on_block, orders.width)
-        total = _add_pairwise(lanes)
+        worst = max((lane.named["worst"] for lane in lanes), key=lambda w: w[0]).copy() if "worst" in sums else None
+        _add_pairwise([lane.whole for lane in lanes])
+        total = lanes[0].named
+        if worst is not None:  # max keeps the earliest of equals
+            total = total | {"worst": worst}
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
@@ -400,13 +414,13 @@ class Rows:
         plan, F = self.plan(k), self.backend.asarray(F)
         if plan.gathers:
             return self.T.products(F).astype(np.float64)
-        lanes = [{"XtF": np.zeros((m, k))} for _ in plan.lanes]
+        lanes = [np.zeros((m, k)) for _ in plan.lanes]
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            self.backend.add_products(block, F[lo:hi], lanes[lane]["XtF"])
+            self.backend.add_products(block, F[lo:hi], lanes[lane])
 
         self.visit_all(add, k)
-        return _add_pairwise(lanes)["XtF"]
+        return _add_pairwise(lanes)
 
 
 def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:

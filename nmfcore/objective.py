@@ -53,7 +53,8 @@ def trace_loss(squares_X: float, cross: float, square: float) -> float:
 
     Free, but it cancels near an exact fit, where `divergence` is exact.
     """
-    return max(0.0, 0.5 * (squares_X - 2 * cross + square))
+    loss = 0.5 * (squares_X - 2 * cross + square)
+    return loss if loss > 0 else 0.0
 
 
 def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:

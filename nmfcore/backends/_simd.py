@@ -41,6 +41,7 @@ VECTOR_BYTES = _vector_bytes()
 # Measured here, one core, GFLOP/s float32: 1 × 16: 129, 2 × 8: 155, 3 × 8: 155, 4 × 4: 115 (bound by broadcasts, so
 # four vectors are done as two and two); AVX2: 84, 101, 107, 96.
 STRIP = {1: 16, 2: 8, 3: 8} if VECTOR_BYTES == 64 else {1: 8, 2: 4, 3: 4}
+GRAIN = 8  # rows of a product come in multiples of this
 INDEX = ir.IntType(64)
 
 
@@ -48,9 +49,12 @@ def _constant(i):
     return ir.Constant(INDEX, i)
 
 
+def _scalar(array_type):
+    return ir.FloatType() if array_type.dtype.bitwidth == 32 else ir.DoubleType()
+
+
 def _element(array_type):
-    scalar = ir.FloatType() if array_type.dtype.bitwidth == 32 else ir.DoubleType()
-    return scalar, VECTOR_BYTES * 8 // array_type.dtype.bitwidth
+    return _scalar(array_type), VECTOR_BYTES * 8 // array_type.dtype.bitwidth
 
 
 def _data(context, builder, array_type, array):
@@ -167,6 +171,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
 
 
 micro1 = _make_micro(1, STRIP[1], 1)
+micro1_rest = _make_micro(1, GRAIN, 1)  # the same sums; where STRIP[1] rows are more than there are
 micro2 = _make_micro(2, STRIP[2], 1)
 micro3 = _make_micro(3, STRIP[3], 1)
 line4 = _make_micro(4, 1, 2)  # one row of four vectors: the gradient of one component in a sweep
@@ -212,6 +217,168 @@ def transpose(typingctx, a, a0, lda, b, b0, ldb):
     return signature, codegen
 
 
+def _lanes_below(builder, first, end, lanes):
+    """Mask of the lanes t with first + t < end."""
+    kind = ir.VectorType(INDEX, lanes)
+    numbers = ir.Constant(kind, list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _broadcast(builder, builder.sub(end, first), kind))
+
+
+def _convert(builder, value, kind):
+    """Return the same numbers in another float type."""
+    if value.type == kind:
+        return value
+    single = isinstance(kind.element if isinstance(kind, ir.VectorType) else kind, ir.FloatType)
+    return builder.fptrunc(value, kind) if single else builder.fpext(value, kind)
+
+
+def _masked(builder, pointer, offset, vector):
+    """Return the address of a vector and the suffix by which LLVM names masked accesses to it."""
+    address = _vector_pointer(builder, pointer, offset, vector)
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    return address, f"v{vector.count}f{bits}.p0v{vector.count}f{bits}"
+
+
+@intrinsic
+def pad_row(typingctx, F, i, out, first, ld):
+    """out[first : first + ld] = row i of F (C-contiguous), then zeros; ld in whole vectors of out's type."""
+    if F.layout != "C":
+        return None
+    signature = types.void(F, types.intp, out, types.intp, types.intp)
+
+    def codegen(context, builder, sig, args):
+        F, i, out, first, ld = args
+        array = context.make_array(sig.args[0])(context, builder, F)
+        k = builder.extract_value(array.shape, 1)
+        source, (scalar, lanes) = _scalar(sig.args[0]), _element(sig.args[2])
+        vector, target = ir.VectorType(source, lanes), ir.VectorType(scalar, lanes)
+        start = builder.gep(array.data, [builder.mul(i, k)])
+        to = builder.gep(_data(context, builder, sig.args[2], out), [first])
+        with cgutils.for_range_slice(builder, _constant(0), ld, _constant(lanes), INDEX) as (t, _):
+            address, suffix = _masked(builder, start, t, vector)
+            mask = _lanes_below(builder, t, k, lanes)
+            kind = ir.FunctionType(vector, [address.type, ir.IntType(32), mask.type, vector])
+            load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{suffix}")
+            align = ir.Constant(ir.IntType(32), sig.args[0].dtype.bitwidth // 8)
+            value = builder.call(load, [address, align, mask, ir.Constant(vector, [0.0] * lanes)])
+            _store(builder, _convert(builder, value, target), to, t, target, sig.args[2].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _make_unpad(whole: bool):
+    @intrinsic
+    def unpad(typingctx, padded, first, out, i):
+        """Row i of out (C-contiguous) = padded[first : first + out's columns], of out's type."""
+        if out.layout != "C" or out.dtype != padded.dtype:
+            return None
+        signature = types.void(padded, types.intp, out, types.intp)
+
+        def codegen(context, builder, sig, args):
+            padded, first, out, i = args
+            array = context.make_array(sig.args[2])(context, builder, out)
+            k, (scalar, lanes) = builder.extract_value(array.shape, 1), _element(sig.args[0])
+            vector = ir.VectorType(scalar, lanes)
+            start = builder.gep(_data(context, builder, sig.args[0], padded), [first])
+            to = builder.gep(array.data, [builder.mul(i, k)])
+            size = sig.args[0].dtype.bitwidth // 8
+            with cgutils.for_range_slice(builder, _constant(0), k, _constant(lanes), INDEX) as (t, _):
+                value = _load(builder, start, t, vector, size)
+                if whole:
+                    _store(builder, value, to, t, vector, size)
+                else:
+                    address, suffix = _masked(builder, to, t, vector)
+                    mask = _lanes_below(builder, t, k, lanes)
+                    kind = ir.FunctionType(ir.VoidType(), [vector, address.type, ir.IntType(32), mask.type])
+                    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{suffix}")
+                    builder.call(store, [value, address, ir.Constant(ir.IntType(32), size), mask])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return unpad
+
+
+unpad_row = _make_unpad(False)
+spill_row = _make_unpad(True)  # in whole vectors: the next numbers of out are overwritten, and there must be some
+
+
+@intrinsic
+def clear_vector(typingctx, out, first):
+    """Put a vector of zeros at out[first:]."""
+    signature = types.void(out, types.intp)
+
+    def codegen(context, builder, sig, args):
+        scalar, lanes = _element(sig.args[0])
+        vector = ir.VectorType(scalar, lanes)
+        zero = ir.Constant(vector, [0.0] * lanes)
+        _store(
+            builder,
+            zero,
+            _data(context, builder, sig.args[0], args[0]),
+            args[1],
+            vector,
+            sig.args[0].dtype.bitwidth // 8,
+        )
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# Storage types that `widen_line` reads by vectors, by the kernels' code: what images and tables come in. Each costs
+# every cold start some milliseconds.
+_BY_VECTORS = {0: ("u", 8), 2: ("u", 16), 5: ("i", 32), 7: ("i", 64), 9: ("f", 32), 10: ("f", 64)}
+
+
+@intrinsic
+def widen_line(typingctx, address, code, out, first, n):
+    """out[first : first + n] = n numbers of X side by side at `address`, in whole vectors; the last two may overlap.
+
+    Returns how many were read: none if there is less than a vector of them, or of another storage type.
+    """
+    signature = types.intp(types.intp, types.intp, out, types.intp, types.intp)
+
+    def codegen(context, builder, sig, args):
+        address, code, out, first, n = args
+        scalar, lanes = _element(sig.args[2])
+        vector = ir.VectorType(scalar, lanes)
+        size = sig.args[2].dtype.bitwidth // 8
+        to = builder.gep(_data(context, builder, sig.args[2], out), [first])
+        last = builder.sub(n, _constant(lanes))
+        begin = builder.block
+        cases = builder.append_basic_block("cases")
+        end = builder.append_basic_block("end")
+        builder.cbranch(builder.icmp_signed("<", last, _constant(0)), end, cases)
+        builder.position_at_end(cases)
+        switch = builder.switch(code, end)
+        done = [(begin, 0), (cases, 0)]
+        for number, (kind, bits) in _BY_VECTORS.items():
+            block = builder.append_basic_block(f"from_{kind}{bits}")
+            switch.add_case(_constant(number), block)
+            builder.position_at_end(block)
+            element = ir.IntType(bits) if kind != "f" else ir.FloatType() if bits == 32 else ir.DoubleType()
+            source = ir.VectorType(element, lanes)
+            start = builder.inttoptr(address, element.as_pointer())
+            with cgutils.for_range_slice(builder, _constant(0), n, _constant(lanes), INDEX) as (t, _):
+                at = builder.select(builder.icmp_signed("<", t, last), t, last)
+                value = _load(builder, start, at, source, 1)
+                if kind == "f":
+                    value = _convert(builder, value, vector)
+                else:
+                    value = (builder.uitofp if kind == "u" else builder.sitofp)(value, vector)
+                _store(builder, value, to, at, vector, size)
+            done.append((builder.block, 1))
+            builder.branch(end)
+        builder.position_at_end(end)
+        count = builder.phi(INDEX)
+        for block, all_of_them in done:
+            count.add_incoming(n if all_of_them else _constant(0), block)
+        return count
+
+    return signature, codegen
+
+
 @intrinsic
 def out_of_line(typingctx):
     """Keep the function that calls this out of its callers: copies in each multiply the time to compile."""
@@ -224,29 +391,27 @@ def out_of_line(typingctx):
 
 
 @intrinsic
-def copy_numbers(typingctx, address, out, first, count):
-    """out[first : first + count] = as many numbers of its own type at `address`."""
-    signature = types.void(types.intp, out, types.intp, types.intp)
+def view(typingctx, address, like):
+    """Numbers of like's type (one dimension, C-contiguous) that lie at `address`, as an array of no known length.
+
+    For the register tiles, which take a buffer and offsets; what owns the numbers is the caller's business.
+    """
+    signature = like(types.intp, like)
 
     def codegen(context, builder, sig, args):
-        address, out, first, count = args
-        to = builder.gep(_data(context, builder, sig.args[1], out), [first])
-        size = sig.args[1].dtype.bitwidth // 8
-        cgutils.raw_memcpy(builder, to, builder.inttoptr(address, to.type), count, size)
-        return context.get_dummy_value()
+        array = context.make_array(sig.return_type)(context, builder)
+        itemsize = _constant(sig.return_type.dtype.bitwidth // 8)
+        context.populate_array(
+            array,
+            data=builder.inttoptr(args[0], array.data.type),
+            shape=[_constant(2**62)],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=None,
+        )
+        return array._getvalue()
 
     return signature, codegen
-
-
-@intrinsic
-def pointer(typingctx, address, like):
-    """Turn an address into a pointer to numbers of like's type."""
-    kind = types.CPointer(like.dtype)
-
-    def codegen(context, builder, sig, args):
-        return builder.inttoptr(args[0], context.get_value_type(kind))
-
-    return kind(types.intp, like), codegen
 
 
 _SOURCES = {

@@ -116,59 +116,38 @@ def _no_momentum(dtype: np.dtype) -> Momentum:
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
-def _frobenius(
-    block: tuple[Any, ...],
-    F: Array,
-    Ht: Array,
-    G: Array,
-    rule: int,
-    l1: float,
-    l2: float,
-    order: Array,
-    sweeps: int,
-    tol: float,
-    out: Array,
-    XtF: Array,
-    FtF: Array,
-    stats: Array,
-    delta: float = 0.0,
-    momentum: Momentum | None = None,
+def _look(
+    block: tuple[Any, ...], F: Array, Ht: Array, rule: int, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
-    *x, rows, columns, height = block
-    before, scale, weight, FtB = momentum or _no_momentum(F.dtype)
-    kernels().frobenius_pass(
-        *x, 0, rows, columns, height,
-        F, before, scale, weight, Ht, G, rule, l1, l2, order, sweeps, tol, delta, out, XtF, FtF, FtB, stats,
-    )  # fmt: skip
+    kernels().product_pass(*block, F, Ht, rule, out, XtF, FtF, stats)
 
 
 def opening(block: Block, dtype: np.dtype) -> Array:
     """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
-    *x, rows, columns, _ = block
+    _, none, empty, _, _ = _constants(dtype)
     out = np.empty(4)
-    like = np.zeros(0, dtype)
-    kernels().opening_pass(*x, 0, rows, columns, like, out)
+    _look(block, none, none, 0, none, empty, empty, out)
     return out
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
     """out (r × k) = X·Ht."""
-    zero, _, empty, order, stats = _constants(Ht.dtype)
-    _frobenius(block, out, Ht, empty, 2, zero, zero, order, 0, 0.0, out, empty, empty, stats)
+    _, _, empty, _, stats = _constants(Ht.dtype)
+    _look(block, out, Ht, 1, out, empty, empty, stats)
 
 
 def add_products(block: Block, F: Array, XtF: Array) -> None:
     """XtF (m × k, float64) += Xᵀ·F."""
-    zero, none, empty, order, stats = _constants(F.dtype)
-    _frobenius(block, F, none, empty, 3, zero, zero, order, 0, 0.0, none, XtF, empty, stats)
+    _, none, empty, _, stats = _constants(F.dtype)
+    _look(block, F, none, 2, none, XtF, empty, stats)
 
 
 def gram(F: Array) -> Array:
     """FᵀF (k × k) in float64; blockwise products in F's type."""
-    zero, none, empty, order, stats = _constants(F.dtype)
+    _, none, empty, _, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
     no_columns = Block(*_NO_X, F.shape[0], 0, 256)
-    _frobenius(no_columns, F, none, empty, 3, zero, zero, order, 0, 0.0, none, empty, FtF, stats)
+    _look(no_columns, F, none, 2, none, empty, FtF, stats)
     return FtF
 
 
@@ -195,17 +174,20 @@ def descend(
     delta × its first one. `momentum` moves the start of the sweeps. XtF, FtF of no rows are left out.
     stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
     """
-    c = F.dtype.type
-    _frobenius(block, F, Ht, G, 0, c(l1), c(l2), order, sweeps, tol, out, XtF, FtF, stats, delta, momentum)
+    kernels().frobenius_pass(
+        *block, F, *(momentum or _no_momentum(F.dtype)), Ht, G, 0, float(l1), float(l2), order, sweeps, tol, delta,
+        out, XtF, FtF, stats,
+    )  # fmt: skip
 
 
 def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
     """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
-    c = F.dtype.type
     order = _constants(F.dtype)[3]
-    _frobenius(block, F, Ht, G, 1, c(l1), c(l2), order, 0, 0.0, out, XtF, FtF, stats)
+    kernels().frobenius_pass(
+        *block, F, *_no_momentum(F.dtype), Ht, G, 1, float(l1), float(l2), order, 0, 0.0, 0.0, out, XtF, FtF, stats
+    )
 
 
 def sweep(
@@ -216,25 +198,28 @@ def sweep(
 
     FtF (k × k, zeros) = outᵀ·out, stats[CROSS] += ⟨C, out⟩, stats[SQUARE] += ⟨G, FtF⟩: what the loss needs.
     """
-    _, none, _, _, _ = _constants(F.dtype)
-    c = F.dtype.type
-    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 0, c(l1), c(l2), order, sweeps, 0.0, out, C, FtF, stats, delta)
+    none = _constants(F.dtype)[1]
+    kernels().frobenius_pass(
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, 0, float(l1), float(l2), order, sweeps, 0.0, delta,
+        out, C, FtF, stats,
+    )  # fmt: skip
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     _, none, _, order, _ = _constants(F.dtype)
-    c = F.dtype.type
-    _frobenius((*_NO_X, F.shape[0], 0, 256), F, none, G, 1, c(l1), c(l2), order, 0, 0.0, out, C, FtF, stats)
+    kernels().frobenius_pass(
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, 1, float(l1), float(l2), order, 0, 0.0, 0.0,
+        out, C, FtF, stats,
+    )  # fmt: skip
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     """Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
     *x, rows, columns, height = block
     if beta == 2 and not block.indptr:
-        zero, _, empty, order, _ = _constants(F.dtype)
-        stats = np.zeros(STATS)
-        _frobenius(block, F, Ht, empty, 4, zero, zero, order, 0, 0.0, F[:0], empty, empty, stats)
+        empty, stats = _constants(F.dtype)[2], np.zeros(STATS)
+        _look(block, F, Ht, 3, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
     losses = np.empty(rows)
     kernels().divergence_pass(

@@ -19,15 +19,16 @@ from . import _simd
 from ._caching import CACHE
 from ._simd import (
     bits_of_double,
-    copy_numbers,
+    clear_vector,
     double_of_bits,
     float_of_bits,
     line4,
     micro1,
+    micro1_rest,
     micro2,
     micro3,
     out_of_line,
-    pointer,
+    pad_row,
     read_f32,
     read_f64,
     read_i8,
@@ -38,7 +39,11 @@ from ._simd import (
     read_u16,
     read_u32,
     read_u64,
+    spill_row,
     transpose,
+    unpad_row,
+    view,
+    widen_line,
 )
 
 # No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
@@ -55,13 +60,16 @@ EXACT = INNER | {"fastmath": {"contract"}, "forceinline": True}
 
 VECTOR_BYTES = _simd.VECTOR_BYTES
 STRIP1, STRIP2, STRIP3 = _simd.STRIP[1], _simd.STRIP[2], _simd.STRIP[3]
+GRAIN = _simd.GRAIN  # what rows of a product are rounded up to
 ALIGN = 16  # every register tile's height divides it: tiles and columns are padded to multiples
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
 DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the first-level TLB has 64 entries or more
 
 # rules of `frobenius_pass`
-COORDINATE, MULTIPLICATIVE, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3, 4
+COORDINATE, MULTIPLICATIVE = 0, 1
+# rules of `product_pass`
+OPENING, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3
 # what `beta_pass` does to F
 KEEP, RENEW, NUMERATOR = 0, 1, 2
 # entries of `stats`
@@ -130,24 +138,25 @@ def depth_of(m, size):
 def pad_rows(F, lo, rows, out, ld):
     """Rows lo … lo+rows of F, with zeros up to row length ld."""
     out_of_line()
-    k = F.shape[1]
     for i in range(rows):
-        to, of = out[i * ld : i * ld + ld], F[lo + i]
-        for t in range(k):
-            to[t] = of[t]
-        for t in range(k, ld):
-            to[t] = 0
+        pad_row(F, lo + i, out, i * ld, ld)
 
 
 @numba.njit(**INNER)
 def copy_rows(Fp, ld, rows, out, first):
-    """Undo `pad_rows`: rows of length ld to rows first … of out. Returns their sum."""
-    total = 0.0
-    for i in range(rows):
-        to, of = out[first + i], Fp[i * ld : i * ld + ld]
-        for t in range(out.shape[1]):
-            to[t] = of[t]
-            total += np.float64(of[t])
+    """Undo `pad_rows`: rows of length ld, zero beyond out's columns, to rows first … of out. Returns their sum."""
+    out_of_line()
+    k = out.shape[1]
+    # Masked stores are slow (20 cycles on Zen 4): rows that others follow are stored with their padding, which the next
+    # row overwrites.
+    followed = max(rows * k - ld + k, 0) // max(k, 1)
+    for i in range(followed):
+        spill_row(Fp, i * ld, out, first + i)
+    for i in range(followed, rows):
+        unpad_row(Fp, i * ld, out, first + i)
+    total, padded = 0.0, Fp[: rows * ld]
+    for i in range(padded.size):
+        total += np.float64(padded[i])
     return total
 
 
@@ -212,30 +221,12 @@ def number(address, code):
 def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
     """rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step] in the compute type."""
     out_of_line()
-    # Loops of their own, which vectorise, for what images and tables come in; each costs every cold start 50 ms.
-    same = step == 1 and stride == out.itemsize and code == (9 if out.itemsize == 4 else 10)
+    vectors = step == 1 and stride == size_of(code)
     for i in range(rows):
-        start, to = address + i * row_stride, out[i * ld :]
-        if same:  # twice as fast as LLVM's loop on short rows
-            copy_numbers(start, to, 0, n)
-        elif step == 1 and stride == 1 and code == 0:
-            for j in range(n):
-                to[j] = read_u8(start, j)
-        elif step == 1 and stride == 4 and code == 9:
-            for j in range(n):
-                to[j] = read_f32(start, j)
-        elif step == 1 and stride == 8 and code == 10:
-            for j in range(n):
-                to[j] = read_f64(start, j)
-        elif step == 1 and stride == 8 and code == 7:
-            for j in range(n):
-                to[j] = read_i64(start, j)
-        elif step == 1 and stride == 2 and code == 2:
-            for j in range(n):
-                to[j] = read_u16(start, j)
-        else:
-            for j in range(n):
-                to[j * step] = number(start + j * stride, code)
+        start = address + i * row_stride
+        first = widen_line(start, code, out, i * ld, n) if vectors else 0
+        for j in range(first, n):
+            out[i * ld + j * step] = number(start + j * stride, code)
 
 
 @numba.njit(**INNER)
@@ -283,16 +274,14 @@ def load_tile(address, code, row_stride, column_stride, indptr, indices, wide, l
             for p in range(length):  # += : a matrix with duplicate entries means their sum
                 tile[i * ld + at(indices, wide, begin + p)] += run[p]
         return
+    beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
+    for i in range(rows if beyond else 0):  # first, because the vectors reach into the next row
+        for j in range(0, beyond, lanes_of(tile)):
+            clear_vector(tile, i * ld + m + j)
     if column_stride == size_of(code) or rows == 1:
         widen_rows(address + lo * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
     else:  # by columns: reads in sequence where X is Fortran-ordered, writes stay in the first-level cache
         widen_rows(address + lo * row_stride, code, column_stride, row_stride, m, rows, tile, np.intp(1), ld)
-    beyond = round_up(m, ALIGN) - m  # what register tiles read of a row beyond its end
-    if beyond:
-        for i in range(rows):
-            end = tile[i * ld + m :]
-            for j in range(beyond):
-                end[j] = 0
     clear(tile, rows * ld, padded * ld)
 
 
@@ -306,37 +295,12 @@ def longest_row(indptr, wide, lo, hi):
     return longest
 
 
-@numba.njit(**ENTRY)
-def opening_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, like, out):
-    """[min, number of non-finite values, Σx, Σx²] of rows lo … hi, over the stored numbers (CSR: without the zeros)."""
-    sparse = indptr != 0
-    width = longest_row(indptr, wide, lo, hi) if sparse else m
-    run = aligned(max(width, 1), like)
-    least, bad, total, squares = np.inf, 0, 0.0, 0.0
-    for i in range(lo, hi):
-        if sparse:
-            begin, length = bounds(indptr, wide, i)
-            widen(address + begin * size_of(code), code, length, run)
-        else:
-            length = m
-            widen_rows(
-                address + i * row_stride, code, np.intp(0), column_stride, np.intp(1), m, run, np.intp(0), np.intp(1)
-            )
-        for j in range(length):
-            x = np.float64(run[j])
-            least = min(least, x)
-            bad += x - x != 0.0
-            total += x
-            squares += x * x
-    out[0], out[1], out[2], out[3] = least, bad, total, squares
-
-
 # ---- the product -------------------------------------------------------------------------------------------------
 
 
 @numba.njit(**INNER)
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
-    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows and columns in whole register tiles."""
+    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows in multiples of GRAIN, columns in whole vectors."""
     out_of_line()
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
@@ -346,7 +310,11 @@ def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
         while left:
             at_b = first * ldb + j
             if left == 1:
-                for r in range(0, rows, STRIP1):
+                whole = rows // STRIP1 * STRIP1
+                for r in range(whole, rows, GRAIN):  # none where STRIP1 is no more than this
+                    micro1_rest(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
+                                c, r * ldc + j, ldc, length, adding)  # fmt: skip
+                for r in range(0, whole, STRIP1):
                     micro1(x, r * rs + first * ts, rs, ts, b, at_b, ldb,
                            c, r * ldc + j, ldc, length, adding)  # fmt: skip
                 left -= 1
@@ -380,7 +348,7 @@ def add_rows(c, ldc, out):
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     """XtF += tileᵀ·F; the tile's own product in the compute type, the sum in float64."""
     out_of_line()
-    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, ALIGN), rows, kp, np.intp(DEPTH_ROWS))
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
     add_rows(c, kp, XtF)
 
 
@@ -388,7 +356,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 def accumulate_gram(Fp, kp, rows, c, FtF):
     """FtF += FᵀF."""
     out_of_line()
-    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], ALIGN), rows, kp, np.intp(DEPTH))
+    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], GRAIN), rows, kp, np.intp(DEPTH))
     add_rows(c, kp, FtF)
 
 
@@ -516,12 +484,6 @@ def extrapolate(Fp, before, lo, rows, scale, momentum, Bp, kp):
                 f[t] = max(b[t] + beta * (b[t] - old[t] * scale[k + t]), zero)
 
 
-@numba.njit(**INNER)
-def sweep_scratch(kp, like):
-    """Return the buffers of `sweep_rows`."""
-    return aligned((2 * kp + 4) * 4 * lanes_of(like), like)
-
-
 # ---- Frobenius: one pass over X ----------------------------------------------------------------------------------
 
 
@@ -604,91 +566,214 @@ def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, 
                 to[t] += x * f[t]
 
 
+@numba.njit(**INNER)
+def rows_of_tile(i0, n, height, hold):
+    """Return how many rows the tile that begins at row i0 has.
+
+    With hold ≥ 0 (see `held_back`) the last tile is cut in two: whole register tiles, which may be multiplied where
+    they lie, and the few rows that are left, which are copied.
+    """
+    rows = min(height, n - i0)
+    if hold >= 0:
+        whole = (n - i0 - hold) // GRAIN * GRAIN
+        if 0 < whole < rows:
+            rows = whole
+    return rows
+
+
+@numba.njit(**INNER)
+def held_back(code, size, m, dense):
+    """Return how many rows must follow those that are multiplied where they lie; −1 where X is always copied.
+
+    float64 X is as large as its tile: rows that are not too long are not copied. Register tiles read beyond the end of
+    a row, up to a multiple of GRAIN: into the rows that follow. Measured on 70,000 × 784, two threads: 59 → 50 ms at
+    k = 15, 120 → 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time:
+    nothing either. A function of shape and types only, as it decides how sums are rounded.
+    """
+    if dense and size == 8 and code == 10 and 0 < m <= LONG:
+        return (round_up(m, GRAIN) - 1) // m
+    return -1
+
+
+@numba.njit(**INNER)
+def lies_well(address, row_stride, column_stride, m):
+    """Whether register tiles can read float64 rows where they lie."""
+    return column_stride == 8 and row_stride >= 8 * m and row_stride % 8 == 0 and address % 8 == 0
+
+
+@numba.njit(**INNER)
+def sparse_opening(address, code, indptr, indices, wide, lo, rows, run, out):
+    """`opening_rows` for the stored numbers of CSR rows."""
+    out_of_line()
+    for i in range(rows):
+        begin, length = bounds(indptr, wide, lo + i)
+        widen(address + begin * size_of(code), code, length, run)
+        opening_row(run, np.intp(0), length, out)
+
+
+@numba.njit(**INNER)
+def opening_row(x, first, length, out):
+    """Add n numbers to [min, number of non-finite values, Σx, Σx²]."""
+    out_of_line()
+    row = x[first : first + length]
+    least, bad, total, squares = out[0], 0.0, 0.0, 0.0
+    for j in range(length):
+        x_j = np.float64(row[j])
+        least = x_j if x_j < least else least
+        bad += x_j - x_j != 0.0
+        total += x_j
+        squares += x_j * x_j
+    out[0] = least
+    out[1] += bad
+    out[2] += total
+    out[3] += squares
+
+
+@numba.njit(**INNER)
+def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S):
+    """Σ (x − f·Ht)² over a tile, WH formed in S (row length mp)."""
+    out_of_line()
+    product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
+    total = 0.0
+    for i in range(rows):
+        x, s = tile[i * ld : i * ld + m], S[i * mp : i * mp + m]
+        for j in range(m):
+            r = np.float64(x[j]) - np.float64(s[j])
+            total += r * r
+    return total
+
+
 @numba.njit(**ENTRY)
-def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
-                   F, before, scale, momentum, Ht, G, rule, l1, l2, order, sweeps, tol, delta,
-                   out, XtF, FtF, FtB, stats):  # fmt: skip
-    """Rows lo … hi of X, once: C = X·Ht, new rows of F from (C, G) by `rule`, then XtF += Xᵀ·F and FtF += FᵀF.
+def product_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+                 F, Ht, rule, out, XtF, FtF, stats):  # fmt: skip
+    """n rows of X, once, F left as it is.
 
-    COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). PRODUCT: out = C, nothing else. ACCUMULATE: F as it is.
-    RESIDUAL: stats[0] += Σ (x − f·Ht)², nothing else. XtF and FtF of no rows are left out (transform; the Gram of F
-    alone, with an X of no columns). For Ht of no rows C is given, in XtF: the step of the small factor, with
-    stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩. One kernel for all of these, because every further one costs
-    each cold start seconds.
-
-    With `scale` (k numbers) the sweeps start from max(0, B + momentum·(B − before)·scale), B = F·scale, instead of
-    from F, and FtB += Fᵀ·B with the new F; FtB of twice as many rows also gets the Gram of where the sweeps started.
+    OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
+    PRODUCT: out = X·Ht. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which those of no rows are left out (the Gram of F
+    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)². One kernel for all of these, because
+    every further one costs each cold start the better part of a second; without the sweep, which mu does not need.
     """
     k = F.shape[1]
-    moving = scale.size > 0
-    sparse, given = indptr != 0, Ht.shape[0] == 0 and rule < PRODUCT
-    kp = round_up(k, lanes_of(F))
-    step = max(4 * lanes_of(F), ALIGN)
-    ld = leading(m)
-    mp = round_up(m, ALIGN)
-    height = round_up(min(height, hi - lo), step)
-    tile = aligned(0 if sparse else height * ld, F)
-    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if sparse else 0, F)
-    Fp, Cp, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
-    Htp, Gp = aligned(m * kp, F), aligned(round_up(k, ALIGN) * kp, F)
-    c = aligned(round_up(max(m, k), ALIGN) * kp, F)
-    scratch, hess = sweep_scratch(kp, F), np.zeros(k)
-    Bp = aligned(height * kp if moving else 0, F)
+    sparse, size, kp = indptr != 0, F.itemsize, round_up(F.shape[1], lanes_of(F))
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(height, n), ALIGN)
+    hold = held_back(code, size, m, not sparse and rule != OPENING)
+    well = hold >= 0 and lies_well(address, row_stride, column_stride, m)
+    of_tile, of_F, of_H = 0 if sparse else height * ld, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
+    of_c = height * mp if rule == RESIDUAL else max(round_up(max(m, k), ALIGN), height) * kp
+    memory = aligned(of_tile + of_F + of_H + of_c + 4 * ALIGN, F)
+    copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
+    Hp = Fp[of_F:]
+    c = Hp[of_H:]
+    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
     if rule == RESIDUAL:
-        Htp, Cp = aligned(round_up(k, ALIGN) * mp, F), aligned(height * ld, F)
-        pad_transposed(Ht, Htp, mp)
-    elif not given and rule != ACCUMULATE:
+        pad_transposed(Ht, Hp, mp)
+    elif rule == PRODUCT:
+        pad_rows(Ht, np.intp(0), m, Hp, kp)
+    elif rule == OPENING:
+        stats[0] = np.inf
+        for i in range(1, 4):
+            stats[i] = 0
+    i0 = 0
+    while i0 < n:
+        rows = rows_of_tile(i0, n, height, hold)
+        tile, at_x = copied, ld
+        if sparse:
+            if rule == PRODUCT:
+                sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Hp, kp, c, run)
+            elif rule == OPENING:
+                sparse_opening(address, code, indptr, indices, wide, i0, rows, run, stats)
+        elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
+            tile, at_x = view(address + i0 * row_stride, copied), row_stride // size
+        else:
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
+                      i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip
+        if rule == OPENING:
+            for i in range(0 if sparse else rows):
+                opening_row(tile, i * ld, m, stats)
+        elif rule == PRODUCT:
+            if not sparse:
+                product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
+            copy_rows(c, kp, rows, out, i0)
+        else:
+            pad_rows(F, i0, rows, Fp, kp)
+            if rule == RESIDUAL:
+                clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
+                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c)
+            elif XtF.shape[0]:
+                if sparse:
+                    sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
+                else:
+                    accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
+            if FtF.shape[0]:
+                accumulate_gram(Fp, kp, rows, c, FtF)
+        i0 += rows
+
+
+@numba.njit(**ENTRY)
+def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+                   F, before, scale, momentum, FtB, Ht, G, rule, l1, l2, order, sweeps, tol, delta,
+                   out, XtF, FtF, stats):  # fmt: skip
+    """n rows of X, once: C = X·Ht, new rows of F from (C, G) by `rule`, then XtF += Xᵀ·F and FtF += FᵀF.
+
+    COORDINATE: `sweep_rows`. MULTIPLICATIVE: F ⊙ C / (F·G). XtF and FtF of no rows are left out (transform). For Ht of
+    no rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩.
+
+    With `scale` (k numbers for F, k for `before`) the sweeps start from max(0, B + momentum·(B − before·scale)),
+    B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of twice as many rows asks for the loss of where
+    the sweeps started too: its Gram in the rows below, stats[CROSS] += ⟨C, ·⟩.
+    """
+    moving = scale.size > 0
+    k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
+    sparse, given = indptr != 0, Ht.shape[0] == 0
+    kp, ld = round_up(k, lanes), leading(m)
+    step = max(4 * lanes, ALIGN)  # rows of a sweep
+    height = round_up(min(height, n), step)
+    hold = held_back(code, size, m, not sparse and not given)
+    well = hold >= 0 and lies_well(address, row_stride, column_stride, m)
+    # One piece of memory: asking for each buffer on its own took a tenth of the time of small data.
+    of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
+    of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
+    of_D = of_F if rule == MULTIPLICATIVE or moving else 0
+    of_sweep = (2 * kp + 4) * step
+    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
+    copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
+    Cp = Fp[of_F:]
+    Gp = Cp[of_F:]
+    Htp = Gp[of_G:]
+    c = Htp[of_H:]
+    scratch = c[of_c:]
+    Dp = Bp = scratch[of_sweep:]
+    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
+    if not given:
         pad_rows(Ht, np.intp(0), m, Htp, kp)
-    if rule < PRODUCT:
-        pad_rows(G, np.intp(0), k, Gp, kp)
-        for t in range(k):
-            hess[t] = G[t, t] + l2
-            if rule == COORDINATE:
-                Gp[t * kp + t] += l2
-    # float64 X is as large as its tile: rows that are not too long are multiplied where they lie, but for the last
-    # tile, whose padding would read past the end. Measured on 70,000 × 784, two threads: 59 → 50 ms at k = 15, 120 →
-    # 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time: nothing either.
-    size = F.itemsize
-    direct = (
-        size == 8 and code == 10 and m <= LONG and column_stride == 8 and row_stride > 0
-        and row_stride % 8 == 0 and address % 8 == 0 and not sparse and not given and rule != RESIDUAL
-    )  # fmt: skip
-    buffer, depth = tile, depth_of(m, size)
-    for i0 in range(lo, hi, height):
-        rows = min(height, hi - i0)
-        padded = round_up(rows, step)
+    pad_rows(G, np.intp(0), k, Gp, kp)
+    hess = np.empty(k)
+    for t in range(k):
+        hess[t] = G[t, t] + l2
+        if rule == COORDINATE:
+            Gp[t * kp + t] += l2
+    i0 = 0
+    while i0 < n:
+        rows = rows_of_tile(i0, n, height, hold)
+        padded, whole = round_up(rows, step), round_up(rows, GRAIN)
+        tile, at_x = copied, ld
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
-            clear(Cp, rows * kp, padded * kp)
-        elif direct and i0 + height < hi:
-            tile, ld = (
-                numba.carray(pointer(address + i0 * row_stride, F), height * row_stride // size),
-                row_stride // size,
-            )
-        elif not sparse:
-            tile, ld = buffer, leading(m)
-            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, padded, m, tile, ld, run)  # fmt: skip
-        if rule <= PRODUCT and not given:
-            if sparse:
-                sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
-                clear(Cp, rows * kp, padded * kp)
+            whole = rows
+        elif sparse:
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
+            whole = rows
+        else:
+            if well and rows == whole and n - i0 - rows >= hold:
+                tile, at_x = view(address + i0 * row_stride, copied), row_stride // size
             else:
-                product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, depth)
-        if rule == PRODUCT:
-            copy_rows(Cp, kp, rows, out, i0)
-            continue
+                load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
+                          i0, rows, whole, m, tile, ld, run)  # fmt: skip
+            product(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size))
         pad_rows(F, i0, rows, Fp, kp)
+        clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
-        if rule == RESIDUAL:
-            product(Fp, kp, np.intp(1), Htp, mp, Cp, ld, padded, k, mp, np.intp(DEPTH))
-            total = 0.0
-            for i in range(rows):
-                for j in range(m):
-                    r = np.float64(tile[i * ld + j]) - np.float64(Cp[i * ld + j])
-                    total += r * r
-            stats[0] += total
-            continue
         if moving:
             extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
             clear(Bp, rows * kp, padded * kp)
@@ -698,26 +783,28 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                     stats[CROSS] += np.float64(Cp[i]) * np.float64(Fp[i])
         if rule == COORDINATE:
             sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats)
-        elif rule == MULTIPLICATIVE:
+        else:
             product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
             multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats)
-        if rule != ACCUMULATE:
-            stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+        stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         if given:
+            cross = 0.0
             for i in range(rows):
                 c_i, f_i = XtF[i0 + i], Fp[i * kp : i * kp + kp]
                 for t in range(k):
-                    stats[CROSS] += c_i[t] * f_i[t]
+                    cross += c_i[t] * f_i[t]
+            stats[CROSS] += cross
         elif XtF.shape[0]:
             if sparse:
                 sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
             else:
-                accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
+                accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
         if moving:
             product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, ALIGN), rows, kp, np.intp(DEPTH))
             add_rows(c, kp, FtB[:k])
+        i0 += rows
     if given and FtF.shape[0]:
         for t in range(k):
             for u in range(k):

@@ -56,6 +56,7 @@ class CoordinateDescent:
     def start(self, data: Rows, Ht: Array) -> Small:
         """Prepare the shapes of the sums and the small factor."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
+        self.sums_H = ((data.backend.STATS,), self.sums["WtW"])
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
@@ -93,13 +94,13 @@ class CoordinateDescent:
         p, backend = self.penalties, data.backend
         Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
         m, k = Ht.shape
-        order, new = self._order(k), np.empty_like(Ht)
+        order, new = self._order(k), np.empty((m, k), Ht.dtype)  # faster than empty_like
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             old, C, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
             backend.sweep(old, WtW, C, p.l1_H, p.l2_H, order, out, HHt, stats)
 
-        stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, ((backend.STATS,), (k, k)))
+        stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, self.sums_H)
         of_W, of_H = sums["stats"].tolist(), stats_H.tolist()
         loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
