@@ -36,7 +36,7 @@ from .data import Rows, as_rows
 from .initialization import initialize
 from .objective import Penalties, divergence
 from .solve import Coded, Solution, code, factorize
-from .solvers import SOLVERS
+from .solvers import SOLVERS, ExtrapolatedUpdate
 
 __all__ = ["NMF", "MiniBatchNMF", "non_negative_factorization"]
 
@@ -410,6 +410,10 @@ class NMF(_BaseNMF):
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
         Whether "cd" draws the order of components anew for every sweep of a fit.
+    extrapolate : bool, default=False
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [4]_: two to four
+        times fewer iterations to the same loss. The loss still never rises. Keeps W of the iteration
+        before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
     device : {None, "auto", "cpu"}, default=None
         Where to compute. This version has no GPU backend.
     dtype : {None, numpy.float32, numpy.float64}, default=None
@@ -460,6 +464,8 @@ class NMF(_BaseNMF):
        β-divergence", Neural Computation 23(9), 2011.
     .. [3] C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative
        matrix factorization", Pattern Recognition 41(4), 2008.
+    .. [4] L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extrapolation
+       and application to β-NMF", arXiv 2401.06646, 2024.
 
     Examples
     --------
@@ -478,6 +484,7 @@ class NMF(_BaseNMF):
         **_BaseNMF._parameter_constraints,
         "solver": [StrOptions(set(SOLVERS))],
         "shuffle": ["boolean"],
+        "extrapolate": ["boolean"],
     }
     _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
 
@@ -496,6 +503,7 @@ class NMF(_BaseNMF):
         l1_ratio=0.0,
         verbose=0,
         shuffle=False,
+        extrapolate=False,
         device=None,
         dtype=None,
         n_jobs=None,
@@ -514,6 +522,7 @@ class NMF(_BaseNMF):
         self.l1_ratio = l1_ratio
         self.verbose = verbose
         self.shuffle = shuffle
+        self.extrapolate = extrapolate
         self.device = device
         self.dtype = dtype
         self.n_jobs = n_jobs
@@ -560,6 +569,11 @@ class NMF(_BaseNMF):
             raise ValueError(
                 f"Invalid beta_loss parameter: solver {self.solver!r} does not handle beta_loss = {self.beta_loss!r}"
             )
+        if self.extrapolate and not (self.solver == "mu" and 1 <= _beta_loss_to_float(self.beta_loss) <= 2):
+            raise ValueError(
+                f"extrapolate=True with solver={self.solver!r} and beta_loss={self.beta_loss!r}: only solver='mu' with "
+                "1 <= beta_loss <= 2 extrapolates. Set extrapolate=False, or choose such a solver and loss."
+            )
         if warn and self.solver == "mu" and self.init == "nndsvd":
             warnings.warn(
                 "The multiplicative update ('mu') solver cannot update zeros present in the "
@@ -576,10 +590,15 @@ class NMF(_BaseNMF):
         W, Ht = self._start(X, data, W, H)
         if data.opening().total == 0:
             return _nothing(W, Ht, self.solver)
-        shuffle = check_random_state(self.random_state) if self.shuffle else None
+        penalties = self._penalties(data.shape)
+        if self.extrapolate:
+            solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
+        else:
+            shuffle = check_random_state(self.random_state) if self.shuffle else None
+            solver = self._solver(penalties, self._beta_loss, shuffle)
         return factorize(
             data,
-            self._solver(self._penalties(data.shape), self._beta_loss, shuffle),
+            solver,
             W,
             Ht,
             tol=self.tol,
@@ -940,6 +959,7 @@ def non_negative_factorization(
     random_state=None,
     verbose=0,
     shuffle=False,
+    extrapolate=False,
     device=None,
     dtype=None,
     n_jobs=None,
@@ -988,6 +1008,8 @@ def non_negative_factorization(
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
+        See `NMF`.
+    extrapolate : bool, default=False
         See `NMF`.
     device : {None, "auto", "cpu"}, default=None
         See `NMF`.
@@ -1041,6 +1063,7 @@ def non_negative_factorization(
         l1_ratio=l1_ratio,
         verbose=verbose,
         shuffle=shuffle,
+        extrapolate=extrapolate,
         device=device,
         dtype=dtype,
         n_jobs=n_jobs,

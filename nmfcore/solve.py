@@ -212,7 +212,7 @@ def factorize(
     violations: list[float] = []
     seconds: list[float] = []
     W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
-    state = RowState(W=W)
+    state = RowState(**solver.rows(W))
     first = state
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
@@ -252,6 +252,9 @@ def factorize(
                 if reason:
                     converged = True
                     break
+            else:  # the pass is lost, but X was read
+                small = new
+                done += 1
             if max_time is not None and time.perf_counter() - clock >= max_time and done < max_iter:
                 reason = f"max_time = {max_time:g} s was over"
                 break
@@ -259,8 +262,12 @@ def factorize(
         interruption = stop
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     Ht = Ht if small is None else small.Ht
-    W = state["W"] if done else W.copy()
+    W = state["W"] if state is not first else W.copy()
     final = divergence(data, W, Ht, solver.beta)
+    earlier = None if small is None else solver.best(state, small)
+    if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
+        _, W, Ht = earlier
+        final = divergence(data, W, Ht, solver.beta)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)))
         converged = late is not None
