@@ -235,16 +235,18 @@ def test_a_step_too_far_is_taken_back(beta, max_iter, penalty, monkeypatch):
     monkeypatch.undo()
     assert estimator.n_iter_ == max_iter
     loss = estimator.history_["loss"]
-    assert len(loss) < max_iter or max_iter == 11
+    assert len(loss) < max_iter or max_iter < 40
     assert len(estimator.history_["seconds"]) == len(loss)
-    loss = loss[np.isfinite(loss)]
-    assert (np.diff(loss) <= 1e-12 * loss[0]).all()
     scaled = reference.penalties(*X.shape, **penalty)
-    reached = reference.objective(X, W, estimator.components_, beta, scaled[0], scaled[1], scaled[2], scaled[3])
-    assert reached <= loss.min() * (1 + 1e-12)
-    plain = model("mu", beta, 4, 10 if max_iter > 40 else 1, init="custom", **penalty)
-    W = plain.fit_transform(X, **begin)
-    assert reached < reference.objective(X, W, plain.components_, beta, *scaled)
+    at_start = reference.objective(X, begin["W"], begin["H"], beta, *scaled)
+    loss = [at_start, *loss[np.isfinite(loss)]]
+    assert (np.diff(loss) <= 1e-12 * at_start).all()
+    reached = reference.objective(X, W, estimator.components_, beta, *scaled)
+    assert reached <= min(loss) * (1 + 1e-12)
+    if max_iter > 40:
+        plain = model("mu", beta, 4, 10, init="custom", **penalty)
+        W = plain.fit_transform(X, **begin)
+        assert reached < reference.objective(X, W, plain.components_, beta, *scaled)
     for factor, given in zip((begin["W"], begin["H"]), start(X, 4).values(), strict=True):
         np.testing.assert_array_equal(factor, given)
 
