@@ -37,7 +37,7 @@ from .data import Rows, as_rows
 from .initialization import initialize
 from .objective import Penalties, divergence
 from .solve import Coded, Solution, code, factorize
-from .solvers import SOLVERS
+from .solvers import SOLVERS, ExtrapolatedUpdate
 from .warm_start import sample_rows, warm_start
 
 __all__ = ["NMF", "MiniBatchNMF", "non_negative_factorization"]
@@ -426,6 +426,10 @@ class NMF(_BaseNMF):
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
         Whether "cd" and "hals" draw the order of components anew for every step of a fit.
+    extrapolate : bool, default=False
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: two to four
+        times fewer iterations to the same loss. The loss still never rises. Keeps W of the iteration
+        before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
     device : {None, "auto", "cpu"}, default=None
         Where to compute. This version has no GPU backend.
     dtype : {None, numpy.float32, numpy.float64}, default=None
@@ -481,6 +485,8 @@ class NMF(_BaseNMF):
        extrapolation", Neural Computation 31(2), 2019.
     .. [5] C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative
        matrix factorization", Pattern Recognition 41(4), 2008.
+    .. [6] L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extrapolation
+       and application to β-NMF", arXiv 2401.06646, 2024.
 
     Examples
     --------
@@ -500,6 +506,7 @@ class NMF(_BaseNMF):
         "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"}), None],
         "solver": [StrOptions(set(SOLVERS))],
         "shuffle": ["boolean"],
+        "extrapolate": ["boolean"],
     }
     _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
 
@@ -518,6 +525,7 @@ class NMF(_BaseNMF):
         l1_ratio=0.0,
         verbose=0,
         shuffle=False,
+        extrapolate=False,
         device=None,
         dtype=None,
         n_jobs=None,
@@ -536,6 +544,7 @@ class NMF(_BaseNMF):
         self.l1_ratio = l1_ratio
         self.verbose = verbose
         self.shuffle = shuffle
+        self.extrapolate = extrapolate
         self.device = device
         self.dtype = dtype
         self.n_jobs = n_jobs
@@ -587,6 +596,11 @@ class NMF(_BaseNMF):
                 f"init='auto' is for solver='hals'; solver={self.solver!r} takes None, 'random', 'nndsvd', 'nndsvda', "
                 "'nndsvdar' or 'custom'."
             )
+        if self.extrapolate and not (self.solver == "mu" and 1 <= _beta_loss_to_float(self.beta_loss) <= 2):
+            raise ValueError(
+                f"extrapolate=True with solver={self.solver!r} and beta_loss={self.beta_loss!r}: only solver='mu' with "
+                "1 <= beta_loss <= 2 extrapolates. Set extrapolate=False, or choose such a solver and loss."
+            )
         if warn and self.solver == "mu" and self.init == "nndsvd":
             warnings.warn(
                 "The multiplicative update ('mu') solver cannot update zeros present in the "
@@ -606,14 +620,19 @@ class NMF(_BaseNMF):
             return _nothing(W, Ht, self.solver)
         if max_time is not None:
             max_time -= time.perf_counter() - clock
-        options: dict[str, Any] = {}
-        if self.shuffle:
-            options["shuffle"] = check_random_state(self.random_state)
-        if self._auto and sample_rows(*data.shape, Ht.shape[1]):
-            options["trusted"] = True
+        penalties = self._penalties(data.shape)
+        if self.extrapolate:
+            solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
+        else:
+            options: dict[str, Any] = {}
+            if self.shuffle:
+                options["shuffle"] = check_random_state(self.random_state)
+            if self._auto and sample_rows(*data.shape, Ht.shape[1]):
+                options["trusted"] = True
+            solver = self._solver(penalties, self._beta_loss, **options)
         return factorize(
             data,
-            self._solver(self._penalties(data.shape), self._beta_loss, **options),
+            solver,
             W,
             Ht,
             tol=self.tol,
@@ -976,6 +995,7 @@ def non_negative_factorization(
     random_state=None,
     verbose=0,
     shuffle=False,
+    extrapolate=False,
     device=None,
     dtype=None,
     n_jobs=None,
@@ -1024,6 +1044,8 @@ def non_negative_factorization(
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
+        See `NMF`.
+    extrapolate : bool, default=False
         See `NMF`.
     device : {None, "auto", "cpu"}, default=None
         See `NMF`.
@@ -1077,6 +1099,7 @@ def non_negative_factorization(
         l1_ratio=l1_ratio,
         verbose=verbose,
         shuffle=shuffle,
+        extrapolate=extrapolate,
         device=device,
         dtype=dtype,
         n_jobs=n_jobs,

@@ -263,7 +263,7 @@ def factorize(
             if reason:
                 converged = True
                 break
-            done += 1
+            done += 1  # X was read, whether or not the pass is accepted
             small = new
             if report.accepted:
                 if state is first:  # the caller's W: leave it, the twin gets a buffer of its own
@@ -291,8 +291,12 @@ def factorize(
         interruption = stop
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     Ht = Ht if small is None else small.Ht
-    W = state["W"] if done else W.copy()
+    W = state["W"] if state is not first else W.copy()
     final = divergence(data, W, Ht, solver.beta)
+    earlier = None if small is None else solver.best(state, small)
+    if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
+        _, W, Ht = earlier
+        final = divergence(data, W, Ht, solver.beta)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)))
         converged = late is not None

@@ -268,6 +268,24 @@ def mu_iteration(X, W, H, beta, penalty=(0, 0, 0, 0), update_H=True):
     return W, Ht.T
 
 
+def mu_extrapolated(X, W, H, beta, iterations, penalty=(0, 0, 0, 0)):
+    """mu from a point ahead: F + θ max(0, F − F before), θ = (ν − 1)/ν', ν' = ½(1 + √(1 + 4ν²)), ν from 1.
+
+    No entry of that point is below TINY, unless θ = 0.  Without restarts.  Returns (W, H).
+    """
+    W, H = dense(W), dense(H)
+    before, nu = (W, H), 1.0
+    for _ in range(iterations):
+        after = (1 + math.sqrt(1 + 4 * nu * nu)) / 2
+        theta, nu = (nu - 1) / after, after
+        ahead = []
+        for F, F_before in zip((W, H), before, strict=True):
+            ahead.append(np.maximum(F + theta * np.maximum(0, F - F_before), TINY) if theta else F)
+        before = (W, H)
+        W, H = mu_iteration(X, *ahead, beta, penalty)
+    return W, H
+
+
 # --- stationarity -------------------------------------------------------------------------------
 
 

@@ -29,6 +29,11 @@ from ._simd import (
     micro3,
     out_of_line,
     pad_row,
+    ratio_half,
+    ratio_one,
+    ratio_three,
+    ratio_three_halves,
+    ratio_zero,
     read_f32,
     read_f64,
     read_i8,
@@ -350,6 +355,16 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     out_of_line()
     product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
     add_rows(c, kp, XtF)
+
+
+@numba.njit(**INNER)
+def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
+    """`accumulate_products` into a flat padded float64 buffer, which `add_rows` adds to XtF once per call."""
+    out_of_line()
+    columns = round_up(m, ALIGN)
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, columns, rows, kp, np.intp(DEPTH_ROWS))
+    for i in range(columns * kp):
+        sums[i] += c[i]
 
 
 @numba.njit(**INNER)
@@ -966,6 +981,49 @@ def form_ratios(S, X, Q, first, m, beta):
 
 
 @numba.njit(**INNER)
+def form_tile(S, X, Q, first, ld, rows, vectors, beta):
+    """`form_ratios` for a register tile and one of the five β that `product_ratios` knows."""
+    floor = S.dtype.type(EPSILON)
+    if beta == 1:
+        ratio_one(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 0:
+        ratio_zero(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 0.5:
+        ratio_half(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 1.5:
+        ratio_three_halves(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    else:
+        ratio_three(S, first, X, first, Q, first, ld, rows, vectors, floor)
+
+
+@numba.njit(**INNER)
+def product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, rows, k, beta):
+    """S = F·H in register tiles, each turned into X ⊙ WH^(β−2), and Q = WH^(β−1), before the next one begins."""
+    out_of_line()
+    lanes = lanes_of(S)
+    left, j = mp // lanes, 0
+    one, vectors = np.intp(1), 0
+    while left:
+        if left == 1:
+            vectors = 1
+            for r in range(0, rows, STRIP1):
+                micro1(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP1, vectors, beta)
+        elif left == 2 or left == 4:
+            vectors = 2
+            for r in range(0, rows, STRIP2):
+                micro2(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP2, vectors, beta)
+        else:
+            vectors = 3
+            for r in range(0, rows, STRIP3):
+                micro3(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP3, vectors, beta)
+        left -= vectors
+        j += vectors * lanes
+
+
+@numba.njit(**INNER)
 def row_divergence(S, X, s0, x0, m, beta):
     """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
     out_of_line()
@@ -1118,6 +1176,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     height = round_up(min(height, hi - lo), ALIGN)
     run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
     size = 0 if sparse else height * ld
+    fused = indptr == 0 and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
     stored = indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
     X, S, Q = (
         aligned(0 if stored and not measure else size, F),
@@ -1127,6 +1186,8 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
+    summed = N.shape[0] > 0 and not sparse
+    Ns, Ds = np.zeros(mp * kp if summed and not stored else 0), np.zeros(mp * kp if summed and beta != 1 else 0)
     Hsum, none, no_gram = column_sums(Ht), np.zeros(0), np.zeros((0, 0))
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
@@ -1170,7 +1231,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
             if not stored or measure:
                 load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                           i0, rows, padded, m, X, ld, run)  # fmt: skip
-            if update or measure:
+            if measure or update and not fused:
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
@@ -1185,15 +1246,21 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                     clear(S, rows * ld, padded * ld)
                     product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
+                    if fused:
+                        product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
+                    else:
+                        for i in range(rows):
+                            form_ratios(S, X, Q, i * ld, m, beta)
                     product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
                     if beta != 1:
                         clear(Q, rows * ld, padded * ld)
                         product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
-                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
+                if fused:
+                    product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
+                else:
+                    product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 if stored:
                     for i in range(rows):
                         begin, length = bounds(indptr, wide, i0 + i)
@@ -1204,19 +1271,24 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                             n_j, ratio = N[at(indices, wide, begin + p)], np.float64(run[p])
                             for t in range(k):
                                 n_j[t] += ratio * f[t]
-                    accumulate_products(S, ld, m, Fp, kp, rows, c, D)
+                    sum_products(S, ld, m, Fp, kp, rows, c, Ds)
                 else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    accumulate_products(S, ld, m, Fp, kp, rows, c, N)
+                    if not fused:
+                        for i in range(rows):
+                            form_ratios(S, X, Q, i * ld, m, beta)
+                    sum_products(S, ld, m, Fp, kp, rows, c, Ns)
                     if beta != 1:
-                        accumulate_products(Q, ld, m, Fp, kp, rows, c, D)
+                        sum_products(Q, ld, m, Fp, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
                     D[0, t] += Fp[i * kp + t]
         if update == RENEW:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+    if Ns.size:
+        add_rows(Ns, kp, N)
+    if Ds.size:
+        add_rows(Ds, kp, D)
 
 
 @numba.njit(**ENTRY)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
-from ._common import Orders, Report, Small
+from ._common import Orders, Report, Small, Solver
 
 if TYPE_CHECKING:
     from ..data import Rows, RowState
@@ -29,7 +29,7 @@ def natural_order(k: int) -> Array:
     return np.arange(k, dtype=np.intp)
 
 
-class CoordinateDescent:
+class CoordinateDescent(Solver):
     """One sweep over the rows of W, one over the columns of H, per pass over X.
 
     Parameters
@@ -59,10 +59,6 @@ class CoordinateDescent:
         self.sums_H = ((data.backend.STATS,), self.sums["WtW"])
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
-
-    def rows(self, W: Array) -> dict[str, Array]:
-        """Return the row-aligned buffers of this solver, as they are before the first pass."""
-        return {"W": W}
 
     def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
         """Return None: the rule of this solver does not refer to the error."""
