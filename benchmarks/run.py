@@ -22,7 +22,7 @@ if sys.path[0] == str(HERE):
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from benchmarks import contenders, figures, machine, records  # noqa: E402
+from benchmarks import contenders, figures, machine, records, reference  # noqa: E402
 from benchmarks.harness import Context  # noqa: E402
 
 BAD = ("WRONG", "FAILED")
@@ -32,6 +32,13 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="name figures and contenders, and stop")
+    parser.add_argument(
+        "--reference",
+        nargs="?",
+        const="",
+        metavar="CASE",
+        help="compute scikit-learn's final errors that results/reference.json lacks, and stop",
+    )
     parser.add_argument("--table", action="store_true", help="write figures.md from the records")
     parser.add_argument("--smoke", action="store_true", help="everything, tiny, in seconds")
     parser.add_argument("--full", action="store_true", help="the slow figures too")
@@ -73,6 +80,14 @@ def main(given: list[str] | None = None) -> int:
         page = records.report(out, about)
         (out / "figures.md").write_text(page, encoding="utf-8")
         print(page)
+        return 0
+    if options.reference is not None:
+        if options.data is None:
+            print("--reference needs the data (--data or NMFCORE_DATA)")
+            return 2
+        with threadpool_limits(options.threads):
+            done = reference.compute(Path(options.data), out / "reference.json", options.reference)
+        print(f"{done} computed; {out / 'reference.json'}")
         return 0
     if options.contenders:
         unknown = set(options.contenders) - set(found)
