@@ -45,6 +45,17 @@ class Context:
     smoke: bool = False
     full: bool = False
     scale: float = 1.0
+    quick: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for contender in self.contenders.values():
+            contender.threads = self.threads
+
+    @property
+    def drop_ins(self) -> dict[str, Contender]:
+        """The contenders that do scikit-learn's very work: the same iterates, the same calls."""
+        return {name: each for name, each in self.contenders.items() if each.drop_in}
 
     @property
     def real_size(self) -> bool:
@@ -156,10 +167,10 @@ def compare(
     Returns
     -------
     rows : list of dict
-        One for each contender, also for those skipped or wrong.
+        One for each drop-in contender, also for those skipped or wrong.
     """
     rows: dict[str, Row] = {}
-    for name, contender in context.contenders.items():
+    for name, contender in context.drop_ins.items():
         row = describe_case(task, case, unit, name)
         reason = contender.unavailable() or contender.skip(task)
         if reason:

@@ -106,29 +106,44 @@ def quantity(value: float, unit: str) -> str:
         for scale, prefix in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= scale or scale == 1e-6:
                 return f"{value / scale:.3g} {prefix}{rest}"
-    return f"{value:.4g} {unit}"
+    return f"{value:.6f} ×" if unit == "×" else f"{value:.4g} {unit}"
 
 
 def met(row: Row) -> bool | None:
-    """Return whether the row's target is met; None without one."""
+    """Return whether the row's target is met in all its parts; None without one.
+
+    Parts: ``ratio`` (times faster, at least), ``value`` (median, at most), ``max`` (worst repeat, at
+    most), ``loss_ratio`` (final error over the reference's, at most).
+    """
     target = row.get("target")
     if not target or row["status"] != "ok":
         return None
+    reached = True
     if "ratio" in target:
-        return bool(row.get("ratio")) and (row["ratio"]["median"] or 0.0) >= target["ratio"]
-    return row["median"] <= target["value"]
+        reached &= bool(row.get("ratio")) and (row["ratio"]["median"] or 0.0) >= target["ratio"]
+    if "value" in target:
+        reached &= row["median"] <= target["value"]
+    if "max" in target:
+        reached &= row["max"] <= target["max"]
+    if "loss_ratio" in target:
+        reached &= row["check"].get("loss_ratio", float("inf")) <= target["loss_ratio"]
+    return bool(reached)
 
 
 def _target(row: Row) -> str | None:
     reached = met(row)
     if reached is None:
         return None
-    target = row["target"]
+    target, wanted = row["target"], []
     if "ratio" in target:
-        wanted = f"≥ {target['ratio']:.3g} ×"
-    else:
-        wanted = f"≤ {quantity(target['value'], row['unit'])}"
-    return f"{wanted} {'met' if reached else 'MISSED'}"
+        wanted.append(f"≥ {target['ratio']:.3g} ×")
+    if "value" in target:
+        wanted.append(f"≤ {quantity(target['value'], row['unit'])}")
+    if "max" in target:
+        wanted.append(f"worst ≤ {quantity(target['max'], row['unit'])}")
+    if "loss_ratio" in target:
+        wanted.append(f"loss ≤ {target['loss_ratio']:.5g} ×")
+    return f"{', '.join(wanted)} {'met' if reached else 'MISSED'}"
 
 
 def _answer(row: Row) -> str | None:
@@ -181,7 +196,7 @@ def _provenance(rows: list[Row]) -> str:
         return " / ".join(dict.fromkeys(str(pick(row)) for row in rows))
 
     versions = rows[-1]["versions"]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     dates = sorted(row["date"][:10] for row in rows)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     limits = rows[-1].get("limits") or {}

@@ -42,6 +42,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="write figures.md from the records")
     parser.add_argument("--smoke", action="store_true", help="everything, tiny, in seconds")
     parser.add_argument("--full", action="store_true", help="the slow figures too")
+    parser.add_argument("--quick", action="store_true", help="fewer starts and smaller limits, for a look")
     parser.add_argument("--figures", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these only")
     parser.add_argument(
@@ -117,6 +118,8 @@ def _run(
         smoke=options.smoke,
         full=options.full,
         scale=options.scale,
+        quick=options.quick,
+        out=out,
     )
     facts = machine.describe([contender.package for contender in found.values()])
     facts.update(threads=options.threads, smoke=options.smoke, scale=options.scale)

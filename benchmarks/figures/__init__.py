@@ -11,7 +11,18 @@ import importlib
 from types import ModuleType
 
 # in the order to run and to show
-NAMES = ("iteration", "cats", "mu", "fit_transform", "memory", "small", "startup", "notebook")
+NAMES = (
+    "iteration",
+    "cats",
+    "mu",
+    "fit_transform",
+    "memory",
+    "small",
+    "startup",
+    "notebook",
+    "calls",
+    "quality",
+)
 
 
 def find(name: str) -> ModuleType:
