@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 if sys.path[0] == str(HERE):
@@ -148,6 +149,7 @@ def _run(
             failed.append(f"{name} raised")
         if rows:
             records.append(out / f"{name}.jsonl", rows)
+            _draw(figure, out / f"{name}.jsonl", rows, failed)
             seconds = time.perf_counter() - start
             print(f"{seconds:.0f} s" if options.smoke else f"{records.table(rows)}\n\n{seconds:.0f} s")
         failed += [f"{name}: {records.sentence(r)}" for r in rows if r["status"] in BAD]
@@ -155,6 +157,20 @@ def _run(
     if failed:
         print("\nFAILED\n" + "\n".join(failed))
     return 1 if failed else 0
+
+
+def _draw(figure: ModuleType, path: Path, rows: list[records.Row], failed: list[str]) -> None:
+    """Draw the figure's plots, if it has any, from the newest records; smoke runs from their own."""
+    if not hasattr(figure, "written"):
+        return
+    try:
+        for drawn in figure.written(rows if rows[0]["smoke"] else records.newest(path), path.parent):
+            print(f"drawn: {drawn}")
+    except ImportError as error:
+        print(f"not drawn: {error}")  # the records are there; --table draws them elsewhere
+    except Exception:
+        traceback.print_exc()
+        failed.append(f"drawing {path.stem} raised")
 
 
 if __name__ == "__main__":

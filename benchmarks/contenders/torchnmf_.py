@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,14 @@ class Torchnmf(Contender):
         if sp.issparse(X):
             coo = X.tocoo()
             places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-            V = torch.sparse_coo_tensor(places, torch.from_numpy(coo.data), coo.shape, dtype=dtype)
+            V = torch.sparse_coo_tensor(
+                places, torch.from_numpy(coo.data), coo.shape, dtype=dtype, check_invariants=False
+            )
         else:
             V = torch.tensor(X, dtype=dtype)
         # the module is made in float32; the shared start has float32 values, so nothing is lost
         model = NMF(W=torch.tensor(task.H0.T.copy()), H=torch.tensor(task.W0)).to(dtype)
-        n_iter = model.fit(V, beta=task.beta, tol=task.tol, max_iter=task.max_iter)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls what torch has deprecated
+            n_iter = model.fit(V, beta=task.beta, tol=task.tol, max_iter=task.max_iter)
         return Result(model.H.detach().numpy(), model.W.detach().numpy().T, int(n_iter))

@@ -22,6 +22,7 @@ NAMES = (
     "notebook",
     "calls",
     "quality",
+    "curves",
 )
 
 

@@ -157,7 +157,7 @@ def _call(context: Context, call: Call) -> Iterator[list[Row]]:
             yield rows(f"{what}, against its whole call", {REFERENCE: [reference.seconds], **reached}, call.reached)
         if call.clock and any(reached.values()):
             clock = scikit_learn_clock(task, goal)
-            targets = dict.fromkeys(call.inits, {"ratio": call.clock})
+            targets = {init: {"ratio": call.clock} for init in call.inits}
             case = f"{what}, against its clock there"
             yield rows(case, {REFERENCE: [clock], **reached}, {} if clock is None else targets)
     if call.single:
