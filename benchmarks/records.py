@@ -22,13 +22,13 @@ def append(path: Path, rows: list[Row]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Round floats to 6 digits and replace NaN, which is not JSON."""
+    """Round floats to 8 digits and replace NaN, which is not JSON."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return float(f"{value:.8g}") if math.isfinite(value) else None
     return value
 
 
@@ -39,8 +39,15 @@ def newest(path: Path) -> list[Row]:
         row = json.loads(line)
         problem = row["problem"]
         key = (row["case"], problem["name"], problem["dtype"], row["k"], row["beta"], row["init"])
-        found[(*key, row["contender"])] = row
+        # a development run must not hide a whole one
+        run = (row["smoke"], row.get("quick", False), row["scale"])
+        found[(*key, row["contender"], *run)] = row
     return list(found.values())
+
+
+def published(path: Path) -> list[Row]:
+    """Return the newest records for readers: smoke, quick and scaled runs are for development."""
+    return [row for row in newest(path) if not (row["smoke"] or row.get("quick")) and row["scale"] == 1]
 
 
 HEAD = ("data", "k", "case", "contender", "median", "min", "spread", "faster than scikit-learn")
@@ -181,8 +188,7 @@ def report(folder: Path, about: dict[str, str]) -> str:
         path = folder / f"{name}.jsonl"
         if not path.exists():
             continue
-        # smoke runs and shares of the data are for development, not for the reader
-        rows = [row for row in newest(path) if not row["smoke"] and row["scale"] == 1]
+        rows = published(path)
         if not rows:
             continue
         parts += [f"## {name}", sentence, table(rows), _provenance(rows)]

@@ -82,6 +82,10 @@ def main(given: list[str] | None = None) -> int:
         page = records.report(out, about)
         (out / "figures.md").write_text(page, encoding="utf-8")
         print(page)
+        for name in about:
+            path = out / f"{name}.jsonl"
+            rows = records.published(path) if path.exists() else []
+            _draw(figures.find(name), rows, out, [])
         return 0
     if options.reference is not None:
         if options.data is None:
@@ -123,7 +127,7 @@ def _run(
         out=out,
     )
     facts = machine.describe([contender.package for contender in found.values()])
-    facts.update(threads=options.threads, smoke=options.smoke, scale=options.scale)
+    facts.update(threads=options.threads, smoke=options.smoke, scale=options.scale, quick=options.quick)
     print(f"{facts['machine']['cpu']}, {options.threads} threads; commit {facts['commit']}")
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     if context.folder is None and not options.smoke:
@@ -149,7 +153,7 @@ def _run(
             failed.append(f"{name} raised")
         if rows:
             records.append(out / f"{name}.jsonl", rows)
-            _draw(figure, out / f"{name}.jsonl", rows, failed)
+            _draw(figure, rows, out, failed)
             seconds = time.perf_counter() - start
             print(f"{seconds:.0f} s" if options.smoke else f"{records.table(rows)}\n\n{seconds:.0f} s")
         failed += [f"{name}: {records.sentence(r)}" for r in rows if r["status"] in BAD]
@@ -159,18 +163,18 @@ def _run(
     return 1 if failed else 0
 
 
-def _draw(figure: ModuleType, path: Path, rows: list[records.Row], failed: list[str]) -> None:
-    """Draw the figure's plots, if it has any, from the newest records; smoke runs from their own."""
-    if not hasattr(figure, "written"):
+def _draw(figure: ModuleType, rows: list[records.Row], folder: Path, failed: list[str]) -> None:
+    """Draw the figure's plots of these rows, if it has any."""
+    if not rows or not hasattr(figure, "draw"):
         return
     try:
-        for drawn in figure.written(rows if rows[0]["smoke"] else records.newest(path), path.parent):
-            print(f"drawn: {drawn}")
+        for path in figure.draw(rows, folder):
+            print(f"drawn: {path}")
     except ImportError as error:
         print(f"not drawn: {error}")  # the records are there; --table draws them elsewhere
     except Exception:
         traceback.print_exc()
-        failed.append(f"drawing {path.stem} raised")
+        failed.append(f"drawing {figure.__name__} raised")
 
 
 if __name__ == "__main__":

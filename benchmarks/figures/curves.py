@@ -7,8 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from math import log
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -56,9 +57,9 @@ def run(context: Context) -> Iterator[list[Row]]:
         yield rows
 
 
-def written(records: list[Row], folder: Any) -> list[Any]:
-    """Draw the plots of these rows into `folder`; return the paths. Called at the end of the run."""
-    return [plots.curves(records, folder / "curves.png"), plots.profile(records, folder / "summary.png")]
+def draw(rows: list[Row], folder: Path) -> list[Path]:
+    """Draw the plots of these rows into `folder`; return the paths."""
+    return [plots.curves(rows, folder / "curves.png"), plots.profile(rows, folder / "summary.png")]
 
 
 def rungs() -> Iterator[int]:
@@ -149,7 +150,7 @@ def crossing(points: list[list[float]], goal: float) -> float | None:
     one iteration that is there already counts in full.
     """
     points = undisturbed(points)
-    for (_, early, high), (_, late, low) in zip(points, points[1:], strict=False):
+    for (_, early, high), (_, late, low) in pairwise(points):
         if low <= goal:
             if early <= 0 or late <= early or high <= goal:
                 return float(late)
