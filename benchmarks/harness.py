@@ -138,6 +138,7 @@ def compare(
     repeats: int | None = None,
     target: dict[str, float] | None = None,
     roofline: bool = False,
+    warm_up: Sample = whole,
 ) -> list[Row]:
     """Measure one case with every contender that can run it.
 
@@ -163,6 +164,8 @@ def compare(
         ``{"ratio": at least}`` or ``{"value": at most}``.
     roofline : bool
         Add the share of the machine's floor; `sample` must then return seconds per iteration.
+    warm_up : callable
+        The sample that warms up, with ``max_iter=1``.
 
     Returns
     -------
@@ -182,8 +185,8 @@ def compare(
     kinds: dict[str, str] = {}
     for name in list(able):
         with _failure_noted(name, rows, able):
-            cold, result = whole(able[name], brief)
-            warm, _ = whole(able[name], brief)
+            cold, result = warm_up(able[name], brief)
+            warm, _ = warm_up(able[name], brief)
             rows[name]["warm_up"] = {"cold_s": cold, "warm_s": warm}
             kinds[name] = str(result.W.dtype)
 

@@ -18,7 +18,8 @@ ABOUT = (
     "float64 from the same random starts; scikit-learn's are kept in `reference.json`, and a start "
     "is compared only where its hash and that of X agree. *median* and *worst* are over the starts. "
     "No time is taken. `--quick`: two starts of each, without the full data sets. Solver `cd` does "
-    "scikit-learn's iterates, so one start is enough to check the comparison itself."
+    "scikit-learn's iterates, so one start is enough to check the comparison itself. The notebooks' "
+    "calls, ended by their own stop rules, are compared with scikit-learn's kept errors as well."
 )
 FULL_ONLY = True
 # solver → how many of the starts
@@ -34,6 +35,40 @@ def run(context: Context) -> Iterator[list[Row]]:
     known = {} if context.smoke else reference.read()
     for case in cases:
         yield list(_rows(context, case, known))
+    if not context.smoke:
+        for call in reference.CALLS:
+            yield [_call(context, call, init, known) for init in dict.fromkeys((call.init, "auto"))]
+
+
+def _call(context: Context, call: reference.Call, init: str | None, known: dict[str, Any]) -> Row:
+    """Return the row for a notebook's call with hals and the same init, or with its own."""
+    problem = context.problem(call.problem)
+    task = Task(problem, call.k, solver="hals", call="fit", init=init, tol=call.tol, max_iter=call.max_iter)
+    row = describe_case(task, f"final error of the call {call.name}", "×", f"nmfcore hals, init={init or 'default'}")
+    contender = context.contenders.get("nmfcore")
+    reason = "left out by --contenders" if contender is None else contender.unavailable() or contender.skip(task)
+    kept = known.get(reference.key(call))
+    if kept is None:
+        reason = reason or "not in reference.json; run.py --reference computes it"
+    elif not reason and kept["X_sha256"] != reference.digest(problem.X):
+        reason = "X is not the X of reference.json" + (", but generated" if problem.generated else "")
+    if reason:
+        return {**row, "status": "skipped", "why": reason}
+    try:
+        _, result = whole(contender, task)
+    except Exception as error:
+        traceback.print_exc()
+        return {**row, "status": "FAILED", "why": f"{type(error).__name__}: {error}"}
+    wrong = evaluate.check_factors(task, result)
+    if wrong:
+        return {**row, "status": "WRONG", "why": wrong}
+    error = evaluate.loss(problem.X, result.W, result.H)
+    row.update(status="ok", errors=[error], check={"ok": True, "why": "", "n_iter": int(result.n_iter)})
+    row.update(summary([error / kept["error"]]))
+    row["note"] = f"scikit-learn {kept['n_iter']} it."
+    if context.real_size:
+        row["target"] = {"value": 1.001}
+    return row
 
 
 def _rows(context: Context, case: reference.Starts, known: dict[str, Any]) -> Iterator[Row]:
