@@ -169,7 +169,7 @@ def _answer(row: Row) -> str | None:
     return ", ".join(parts) or None
 
 
-def report(folder: Path, about: dict[str, str]) -> str:
+def report(folder: Path, about: dict[str, str], plots: dict[str, tuple[str, ...]]) -> str:
     """Return the page of all figures from the newest records in `folder`.
 
     Parameters
@@ -178,6 +178,8 @@ def report(folder: Path, about: dict[str, str]) -> str:
         Holds ``<figure>.jsonl``.
     about : dict
         One sentence for each figure, in the order to show them.
+    plots : dict
+        File names of each figure's plots; those that are in `folder` are shown.
     """
     parts = [
         "# Figures",
@@ -191,7 +193,8 @@ def report(folder: Path, about: dict[str, str]) -> str:
         rows = published(path)
         if not rows:
             continue
-        parts += [f"## {name}", sentence, table(rows), _provenance(rows)]
+        shown = [f"![{Path(plot).stem}]({plot})" for plot in plots.get(name, ()) if (folder / plot).exists()]
+        parts += [f"## {name}", sentence, *shown, table(rows), _provenance(rows)]
     return "\n\n".join(parts) + "\n"
 
 

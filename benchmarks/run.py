@@ -79,13 +79,12 @@ def main(given: list[str] | None = None) -> int:
         return 0
     out = options.out or HERE / "results"
     if options.table:
-        page = records.report(out, about)
-        (out / "figures.md").write_text(page, encoding="utf-8")
-        print(page)
         for name in about:
             path = out / f"{name}.jsonl"
-            rows = records.published(path) if path.exists() else []
-            _draw(figures.find(name), rows, out, [])
+            _draw(figures.find(name), records.published(path) if path.exists() else [], out, [])
+        page = records.report(out, about, {name: getattr(figures.find(name), "PLOTS", ()) for name in about})
+        (out / "figures.md").write_text(page, encoding="utf-8")
+        print(page)
         return 0
     if options.reference is not None:
         if options.data is None:

@@ -3,7 +3,7 @@
 A file of this package has ``ABOUT`` (one sentence for the reader of the table) and
 ``run(context)``, a generator that yields lists of rows. ``FULL_ONLY = True`` keeps a slow one out
 of a run that does not ask for it with ``--full`` or by name; ``draw(rows, folder)`` makes plots of
-the rows and returns their paths.
+the rows, the files that ``PLOTS`` names, and returns their paths.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ ABOUT = (
     "a curve is a whole call of its own with so many iterations (1, 2, 3, 4, 6, 8, 12, …), "
     "validation and conversion of X included, compilation not (*first call / warm*); the factors it "
     "returned are checked and judged in float64 with the clock stopped. The table tells the seconds "
-    "to within 1 % of the least loss anyone found, between two points by interpolation. Plots: "
-    "[loss over time](curves.png), [summary](summary.png)."
+    "to within 1 % of the least loss anyone found, between two points by interpolation."
 )
 FULL_ONLY = True
+PLOTS = ("curves.png", "summary.png")
 # problem, k, storage type, seconds that the last call of a contender may take
 PROBLEMS = (
     ("digits", 10, None, 4.0),
@@ -59,7 +59,8 @@ def run(context: Context) -> Iterator[list[Row]]:
 
 def draw(rows: list[Row], folder: Path) -> list[Path]:
     """Draw the plots of these rows into `folder`; return the paths."""
-    return [plots.curves(rows, folder / "curves.png"), plots.profile(rows, folder / "summary.png")]
+    over_time, summary_of_all = PLOTS
+    return [plots.curves(rows, folder / over_time), plots.profile(rows, folder / summary_of_all)]
 
 
 def rungs() -> Iterator[int]:

@@ -12,9 +12,9 @@ from benchmarks.harness import Context, Row, compare, per_iteration
 ABOUT = (
     'One iteration of `solver="cd"` from a shared start, `tol=0`: (time of `max_iter` − time of '
     "2) / difference. Both are given the same array. The floor is max(4nmk + 4nk² flops at the "
-    "square gemm rate, bytes of X at the read bandwidth), the rates measured at each turn. Plot: "
-    "[roofline](roofline.png)."
+    "square gemm rate, bytes of X at the read bandwidth), the rates measured at each turn."
 )
+PLOTS = ("roofline.png",)
 # storage type → times faster than scikit-learn given the same array
 TARGETS = {"float64": 3.5, "float32": 2.0, "uint8": 5.0, "int64": 5.0}
 
@@ -36,4 +36,4 @@ def run(context: Context) -> Iterator[list[Row]]:
 
 def draw(rows: list[Row], folder: Path) -> list[Path]:
     """Draw the iterations under the machine's limits."""
-    return [plots.roofline(rows, folder / "roofline.png")]
+    return [plots.roofline(rows, folder / PLOTS[0])]
