@@ -24,8 +24,15 @@ LINES = {
     "hals": "-",
     "cd": (0, (5, 1.5)),
     "mu": (0, (1, 1.2)),
-    "mu+": (0, (1, 1.2, 3, 1.2)),
+    "mu+": (0, (1, 3)),
     "minibatch": (0, (4, 1.2, 1, 1.2)),
+}
+SOLVERS = {
+    "hals": "HALS, several sweeps a pass",
+    "cd": "coordinate descent (HALS, one sweep)",
+    "mu": "multiplicative updates",
+    "mu+": "… extrapolated",
+    "minibatch": "mini-batches",
 }
 INK, PALE = "#222222", "#DDDDDD"
 TOLERANCES = (1e-2, 1e-3)
@@ -95,6 +102,8 @@ def curves(rows: list[Row], path: Path) -> Path:
     figure, axes = _figure(lines, columns, (4.6 * columns, 3.9 * lines + 0.3))
     for axis in axes.flat[len(found) :]:
         axis.set_axis_off()
+    for axis in axes.flat[len(found) : len(found) + 1]:
+        _legend(axis)
     for axis, (name, members) in zip(axes.flat, found.items(), strict=False):
         least = min(row["least"] for row in members)
         ends = []
@@ -102,14 +111,16 @@ def curves(rows: list[Row], path: Path) -> Path:
             points = [point for point in undisturbed(row["points"]) if point[0]]
             seconds = [point[1] for point in points]
             above = [max(point[2] / least - 1.0, FLOOR) for point in points]
-            axis.plot(seconds, above, **_style(row["contender"]))
+            style = _style(row["contender"])
+            axis.plot(seconds, above, **style)
+            axis.plot(seconds[-1], above[-1], "o", markersize=3.5, color=style["color"], zorder=4)
             ends.append((seconds[-1], above[-1], row["contender"]))
         axis.set(xscale="log", yscale="log")
         axis.set_ylim(FLOOR * 0.8, None)
         shape, dtype = members[0]["problem"]["shape"], members[0]["problem"]["dtype"]
         axis.set_title(f"{name}   ({shape[0]:,} × {shape[1]:,} {dtype})", loc="left", fontsize=10, color=INK)
         _name_lines(axis, ends)
-    for axis in axes[-1]:
+    for axis in axes.flat[max(0, len(found) - columns) : len(found)]:
         axis.set_xlabel("seconds of the whole call", fontsize=9, color=INK)
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error above the least found", fontsize=9, color=INK)
@@ -117,6 +128,17 @@ def curves(rows: list[Row], path: Path) -> Path:
         "Loss over time from one shared start", x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK
     )
     return _save(figure, path)
+
+
+def _legend(axis: Any) -> None:
+    """Say in a free panel what lines mean; their names are at their ends."""
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    for i, (solver, line) in enumerate(LINES.items()):
+        y = 0.85 - 0.09 * i
+        axis.plot([0.05, 0.25], [y, y], color=INK, linestyle=line, linewidth=1.4)
+        axis.text(0.3, y, SOLVERS[solver], fontsize=8, color=INK, va="center")
+    said = "A line ends where it stood still or\nits next call would have taken too long."
+    axis.text(0.05, 0.78 - 0.09 * len(LINES), said, fontsize=8, color=INK, va="top")
 
 
 def _name_lines(axis: Any, ends: list[tuple[float, float, str]]) -> None:
