@@ -44,7 +44,7 @@ class Call:
     max_iter: int
     own_max_iter: int | None = None  # nmfcore's, where scikit-learn's is a truncation
     inits: tuple[str | None, ...] = ("nndsvd", "auto")
-    factor: float = 1.001  # the target is this many times scikit-learn's final error
+    factor: float = 1.001  # the target is this many times scikit-learn's final error; 0: none
     whole: dict[str | None, dict[str, float]] = field(default_factory=dict)  # targets by init
     single: dict[str | None, dict[str, float]] = field(default_factory=dict)  # … given float32
     reached: dict[str | None, dict[str, float]] = field(default_factory=dict)  # … to the target
@@ -65,7 +65,7 @@ CALLS = (
         whole={init: {"ratio": 10, "loss_ratio": 1.001} for init in ("nndsvd", "auto")},
     ),
     # scikit-learn's default start makes its stop rule fire after two iterations
-    Call("cats", 50, None, 200, inits=(None,), whole={None: {"loss_ratio": 0.7}}, clock=None),
+    Call("cats", 50, None, 200, inits=(None,), whole={None: {"loss_ratio": 0.7}}, factor=0.0),
     Call(
         "cats",
         50,
