@@ -131,9 +131,10 @@ class RowState:
     """
 
     def __init__(self, **arrays: Array):
-        self.arrays = arrays
+        self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
         self._twin: RowState | None = None
         self._spare: Array | None = None
+        self._rows: dict[tuple[int, int], RowState] = {}
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -156,7 +157,10 @@ class RowState:
 
     def rows(self, lo: int, hi: int) -> RowState:
         """Return rows lo … hi of every buffer."""
-        return RowState(**{name: a[lo:hi] for name, a in self.arrays.items()})
+        part = self._rows.get((lo, hi))
+        if part is None:
+            part = self._rows[lo, hi] = RowState(**{name: a[lo:hi] for name, a in self.arrays.items()})
+        return part
 
 
 class Opening(NamedTuple):
@@ -174,47 +178,51 @@ class _Plan(NamedTuple):
     gathers: bool  # sums over rows come from the transposed matrix
 
 
-class _Sums(NamedTuple):
-    """Named sums of one lane, side by side in one piece of memory: cleared and added up at one stroke."""
-
-    whole: Array
-    named: dict[str, Array]
-
-    @classmethod
-    def zeros(cls, shapes: dict[str, tuple[int, ...]]) -> _Sums:
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        whole = np.zeros(sum(sizes))
-        ends = itertools.accumulate(sizes)
-        parts = {
-            name: whole[end - size : end].reshape(shape)
-            for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
-        }
-        return cls(whole, parts)
-
-
 class _Scratch:
-    """Accumulators of one shape per lane, kept between passes (a fresh 64 MB would be paid page by page)."""
+    """Accumulators per lane, kept between passes (a fresh 64 MB would be paid page by page).
+
+    All of them in one piece of memory, so that clearing and adding up take a call or a few, however many the lanes.
+    """
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.lanes: list[_Sums] = []
+        self.lanes: list[dict[str, Array]] = []
+        self.whole = np.zeros((0, 0))
 
-    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[_Sums]:
-        if (shapes is not self.shapes and shapes != self.shapes) or len(self.lanes) != count:
-            self.shapes = shapes
-            self.lanes = [_Sums.zeros(shapes) for _ in range(count)]
-        else:
-            for lane in self.lanes:
-                lane.whole.fill(0.0)
+    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
+        """Return named sums of zeros for each lane."""
+        if (shapes is self.shapes or shapes == self.shapes) and len(self.lanes) == count:
+            self.whole.fill(0.0)
+            return self.lanes
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        ends = list(itertools.accumulate(sizes))
+        self.whole = np.zeros((count, -(-ends[-1] // 8) * 8))  # lanes share no cache line
+        self.shapes = shapes
+        self.lanes = [
+            {
+                name: row[end - size : end].reshape(shape)
+                for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+            }
+            for row in self.whole
+        ]
         return self.lanes
 
+    def total(self) -> dict[str, Array]:
+        """Add all lanes up in the first one's sums, and return these. "worst" is the one that begins with the most."""
+        worst = None
+        if "worst" in self.shapes:  # max keeps the earliest of equals
+            worst = max((lane["worst"] for lane in self.lanes), key=lambda each: each[0]).copy()
+        _add_pairwise(self.whole)
+        if worst is not None:
+            self.lanes[0]["worst"][:] = worst
+        return self.lanes[0]
 
-def _add_pairwise(lanes: list[Array]) -> Array:
-    """Add lanes up, in a tree that depends on their number only; into the first lane's array."""
+
+def _add_pairwise(lanes: Array) -> Array:
+    """Add lanes (first axis) up, in a tree that depends on their number only; into the first lane."""
     step = 1
     while step < len(lanes):
-        for i in range(0, len(lanes) - step, 2 * step):
-            lanes[i] += lanes[i + step]
+        lanes[: len(lanes) - step : 2 * step] += lanes[step :: 2 * step]
         step *= 2
     return lanes[0]
 
@@ -356,21 +364,17 @@ class Rows:
         if not plan.gathers:
             gather = None
         if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1 and gather is None:  # small: no pool, no slices
-            total = self._scratch.cleared(sums, 1)[0].named
+            total = self._scratch.cleared(sums, 1)[0]
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
         large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
         lanes = self._scratch.cleared(sums | large, len(plan.lanes))
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane].named)
+            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
 
         self.visit_all(on_block, orders.width)
-        worst = max((lane.named["worst"] for lane in lanes), key=lambda w: w[0]).copy() if "worst" in sums else None
-        _add_pairwise([lane.whole for lane in lanes])
-        total = lanes[0].named
-        if worst is not None:  # max keeps the earliest of equals
-            total = total | {"worst": worst}
+        total = self._scratch.total()
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
@@ -414,7 +418,7 @@ class Rows:
         plan, F = self.plan(k), self.backend.asarray(F)
         if plan.gathers:
             return self.T.products(F).astype(np.float64)
-        lanes = [np.zeros((m, k)) for _ in plan.lanes]
+        lanes = np.zeros((len(plan.lanes), m, k))
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
             self.backend.add_products(block, F[lo:hi], lanes[lane])

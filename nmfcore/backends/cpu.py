@@ -94,9 +94,9 @@ def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
 
 
 @functools.cache
-def _constants(dtype: np.dtype) -> tuple[Any, Array, Array, Array, Array]:
-    zero = dtype.type(0)
-    return zero, np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(0, np.intp), np.zeros(STATS)
+def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
+    """Return what stands for an argument left out: a factor of no rows, sums of no rows, stats nobody reads."""
+    return np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(STATS)
 
 
 class Momentum(NamedTuple):
@@ -124,7 +124,7 @@ def _look(
 
 def opening(block: Block, dtype: np.dtype) -> Array:
     """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
-    _, none, empty, _, _ = _constants(dtype)
+    none, empty, _ = _constants(dtype)
     out = np.empty(4)
     _look(block, none, none, 0, none, empty, empty, out)
     return out
@@ -132,19 +132,19 @@ def opening(block: Block, dtype: np.dtype) -> Array:
 
 def products(block: Block, Ht: Array, out: Array) -> None:
     """out (r × k) = X·Ht."""
-    _, _, empty, _, stats = _constants(Ht.dtype)
+    _, empty, stats = _constants(Ht.dtype)
     _look(block, out, Ht, 1, out, empty, empty, stats)
 
 
 def add_products(block: Block, F: Array, XtF: Array) -> None:
     """XtF (m × k, float64) += Xᵀ·F."""
-    _, none, empty, _, stats = _constants(F.dtype)
+    none, empty, stats = _constants(F.dtype)
     _look(block, F, none, 2, none, XtF, empty, stats)
 
 
 def gram(F: Array) -> Array:
     """FᵀF (k × k) in float64; blockwise products in F's type."""
-    _, none, empty, _, stats = _constants(F.dtype)
+    none, empty, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
     no_columns = Block(*_NO_X, F.shape[0], 0, 256)
     _look(no_columns, F, none, 2, none, empty, FtF, stats)
@@ -175,7 +175,7 @@ def descend(
     stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
     """
     kernels().frobenius_pass(
-        *block, F, *(momentum or _no_momentum(F.dtype)), Ht, G, 0, float(l1), float(l2), order, sweeps, tol, delta,
+        *block, F, *(momentum or _no_momentum(F.dtype)), Ht, G, float(l1), float(l2), order, sweeps, tol, delta,
         out, XtF, FtF, stats,
     )  # fmt: skip
 
@@ -184,9 +184,8 @@ def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
     """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
-    order = _constants(F.dtype)[3]
     kernels().frobenius_pass(
-        *block, F, *_no_momentum(F.dtype), Ht, G, 1, float(l1), float(l2), order, 0, 0.0, 0.0, out, XtF, FtF, stats
+        *block, F, *_no_momentum(F.dtype), Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats
     )
 
 
@@ -198,54 +197,55 @@ def sweep(
 
     FtF (k × k, zeros) = outᵀ·out, stats[CROSS] += ⟨C, out⟩, stats[SQUARE] += ⟨G, FtF⟩: what the loss needs.
     """
-    none = _constants(F.dtype)[1]
+    none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, 0, float(l1), float(l2), order, sweeps, 0.0, delta,
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, float(l1), float(l2), order, sweeps, 0.0, delta,
         out, C, FtF, stats,
     )  # fmt: skip
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
-    _, none, _, order, _ = _constants(F.dtype)
+    none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, 1, float(l1), float(l2), order, 0, 0.0, 0.0,
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
         out, C, FtF, stats,
     )  # fmt: skip
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     """Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
-    *x, rows, columns, height = block
     if beta == 2 and not block.indptr:
-        empty, stats = _constants(F.dtype)[2], np.zeros(STATS)
+        empty, stats = _constants(F.dtype)[1], np.zeros(STATS)
         _look(block, F, Ht, 3, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
-    losses = np.empty(rows)
-    kernels().divergence_pass(
-        *x, 0, rows, columns, height,
-        F, Ht, float(beta), losses,
-    )  # fmt: skip
-    return float(losses.sum())
+    if beta == 2:
+        losses = np.empty(block.rows)
+        kernels().sparse_residual_pass(*block, F, Ht, losses)
+        return float(losses.sum())
+    # what mu has compiled anyway, asked for nothing else
+    nothing, stats = np.zeros((0, F.shape[1])), np.zeros(STATS + 2 * F.shape[1])
+    return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
 
 
 def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
     """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
-    *x, rows, columns, height = block
-    losses = np.empty(rows)
-    kernels().divergence_pass(
-        *x, 0, rows, columns, height,
-        F, Ht, 2.0, losses,
-    )  # fmt: skip
+    losses = np.empty((block.rows, 1), F.dtype)
+    if block.indptr:
+        of_rows = np.empty(block.rows)
+        kernels().sparse_residual_pass(*block, F, Ht, of_rows)
+        losses[:, 0] = of_rows
+    else:
+        _look(block, F, Ht, 3, losses, _constants(F.dtype)[1], _constants(F.dtype)[1], np.zeros(STATS))
     i = int(losses.argmax())
     if block.indptr:
         alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
     else:
         alone = block._replace(address=block.address + i * block.row_stride, rows=1)
-    row = np.zeros((columns, 1))
+    row = np.zeros((block.columns, 1))
     add_products(alone, np.ones((1, 1), F.dtype), row)
     residual = row[:, 0] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64)
-    return float(losses[i]), np.maximum(residual, 0.0)
+    return float(losses[i, 0]), np.maximum(residual, 0.0)
 
 
 def multiply_beta(
