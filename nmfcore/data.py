@@ -427,6 +427,23 @@ class Rows:
         return _add_pairwise(lanes)
 
 
+    def gram(self) -> Array:
+        """XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
+        m, few = self.shape[1], 256
+        plan = self.plan(m)
+        lanes = np.zeros((len(plan.lanes), m, m))
+
+        def add(lane: int, lo: int, hi: int, block: Any) -> None:
+            for first in range(lo, hi, few):
+                last = min(first + few, hi)
+                rows = self.backend.asarray(np.asarray(self.X[first:last], self.dtype))
+                cut = self.backend.cut(self.X, (first, last), block.height)
+                self.backend.add_products(cut, rows, lanes[lane])
+
+        self.visit_all(add, m)
+        return _add_pairwise(lanes)
+
+
 def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:
     """X as row blocks.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from .initialization import initialize
+from .initialization import initialize, spectral_start
 from .solve import factorize
 
 if TYPE_CHECKING:
@@ -55,14 +55,15 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     """
     n, m = data.shape
     rng = check_random_state(random_state)
-    init = "nndsvd" if k <= min(n, m) else "random"
+    if k > min(n, m):
+        return initialize(data, k, "random", rng)
     rows = sample_rows(n, m, k)
     if not rows:
-        return initialize(data, k, init, rng)
+        return spectral_start(data, k, rng)
     best = None
     for _ in range(SAMPLES):
         sample = data.take(np.sort(rng.choice(n, rows, replace=False)))
-        W, Ht = initialize(sample, k, init, rng)
+        W, Ht = spectral_start(sample, k, rng)
         found = factorize(sample, solver_for(rows), W, Ht, tol=TOL, max_iter=PASSES)
         if found.interruption is not None:
             raise found.interruption

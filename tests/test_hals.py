@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
 import nmfcore.warm_start as warm
-from nmfcore import NMF
+from nmfcore import NMF, initialization
 from nmfcore.backends import cpu
 from nmfcore.data import as_rows
 from nmfcore.objective import Penalties
@@ -359,3 +359,46 @@ def test_ctrl_c_in_a_sample_is_raised(monkeypatch):
     monkeypatch.setattr(warm, "factorize", interrupted)
     with pytest.raises(KeyboardInterrupt):
         NMF(4, solver="hals", random_state=0).fit(tall())
+
+
+# --- the start by singular vectors --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", ["uint8", "float32", "float64", "int64"])
+@pytest.mark.parametrize("layout", ["C", "F", "strided"])
+def test_the_gram_of_x(stored, layout, monkeypatch):
+    import nmfcore.data
+
+    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 1e6)
+    X = np.random.RandomState(0).randint(0, 256, (1500, 37)).astype(stored)
+    X = {"C": lambda: X, "F": lambda: np.asfortranarray(X), "strided": lambda: np.repeat(X, 2, axis=1)[:, ::2]}[layout]()
+    data = as_rows(X, np.float32 if stored in ("uint8", "float32") else np.float64)
+    assert len(data.plan(37).lanes) > 1
+    wide = X.astype("int64")
+    np.testing.assert_array_equal(data.gram(), wide.T @ wide)  # to the bit
+
+
+@pytest.mark.parametrize("shape", [(400, 30), (30, 400), (200, 60)])
+def test_singular_triplets_of_either_way(shape):
+    rng = np.random.RandomState(0)
+    X = rng.rand(shape[0], 8) @ np.diag(2.0 ** -np.arange(8)) @ rng.rand(8, shape[1])
+    data = as_rows(X, np.float64)
+    U, S, Vt = np.linalg.svd(X, full_matrices=False)
+    ways = [initialization.randomized_svd(data, 5, 0, powers=2)]
+    if shape[0] > shape[1]:
+        ways.append(initialization.gram_svd(data, 5))
+    for found_U, found_S, found_Vt in ways:
+        np.testing.assert_allclose(found_S, S[:5], rtol=1e-5)
+        np.testing.assert_allclose(np.abs(np.sum(found_U * U[:, :5], axis=0)), 1, atol=1e-5)
+        np.testing.assert_allclose(np.abs(np.sum(found_Vt * Vt[:5], axis=1)), 1, atol=1e-5)
+    W, Ht = initialization.spectral_start(data, 5, 0)
+    expected_W, expected_H = reference.nndsvd(U[:, :5], S[:5], Vt[:5])
+    np.testing.assert_allclose(W @ Ht.T, expected_W @ expected_H, atol=1e-3 * X.max())
+
+
+def test_the_gram_way_leaves_out_what_rounding_has_swallowed():
+    X = np.outer(np.arange(1.0, 41), np.arange(1.0, 6))
+    U, S, Vt = initialization.gram_svd(as_rows(X, np.float64), 3)
+    assert S[0] == pytest.approx(np.linalg.norm(X))
+    assert np.isfinite(U).all()
+    assert (U[:, 1:] == 0).all()
