@@ -124,12 +124,17 @@ def effective_threads(n_jobs: int | None) -> int:
 
 
 class RowState:
-    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes."""
+    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes.
+
+    A buffer named ``before`` holds the W of the pass before: the twin's is the W of this state, and nothing is copied.
+    Three buffers take turns then; the one that was ``before`` here is free once the twin is committed.
+    """
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
         self._twin: RowState | None = None
         self._rows: dict[tuple[int, int], RowState] = {}
+        self._spare: Array | None = None
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -138,8 +143,16 @@ class RowState:
     def twin(self) -> RowState:
         """The other buffers, for the next pass to write."""
         if self._twin is None:
-            self._twin = RowState(**{name: np.empty_like(a) for name, a in self.arrays.items()})
-            self._twin._twin = self
+            fresh = {name: np.empty_like(a) for name, a in self.arrays.items() if name != "before"}
+            if "before" in self.arrays:
+                if self._spare is not None:
+                    fresh["W"] = self._spare
+                fresh["before"] = self.arrays["W"]
+                self._twin = RowState(**fresh)
+                self._twin._spare = self.arrays["before"]
+            else:
+                self._twin = RowState(**fresh)
+                self._twin._twin = self
         return self._twin
 
     def rows(self, lo: int, hi: int) -> RowState:
@@ -242,6 +255,10 @@ class Rows:
         """How many threads visits may use."""
         return effective_threads(self.n_jobs)
 
+    def take(self, rows: Array) -> Rows:
+        """Return a copy of some rows (increasing numbers), in the type X is stored in."""
+        return Rows(self.X[rows], self.dtype, self.n_jobs)
+
     @property
     def T(self) -> Rows:
         """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""
@@ -325,7 +342,8 @@ class Rows:
         orders : object
             k-sized instructions, `orders.width` the number of columns of the factors.
         sums : dict of str to shape
-            Named float64 sums; those whose first dimension is m may be huge for sparse X.
+            Named float64 sums; those whose first dimension is m may be huge for sparse X. "worst" is not added up but
+            kept whole, where its first number is largest.
         gather : callable or None
             gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
             transposed matrix. Used where an accumulator per lane would outweigh a sparse X.
@@ -351,7 +369,10 @@ class Rows:
             visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
 
         self.visit_all(on_block, orders.width)
+        worst = max((lane["worst"] for lane in lanes), key=lambda w: w[0]).copy() if "worst" in sums else None
         total = self._scratch.total()
+        if worst is not None:  # max keeps the earliest of equals
+            total = total | {"worst": worst}
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from abc import ABC
 from functools import partial
@@ -36,7 +37,8 @@ from .data import Rows, as_rows
 from .initialization import initialize
 from .objective import Penalties, divergence
 from .solve import Coded, Solution, code, factorize
-from .solvers import SOLVERS
+from .solvers import SOLVERS, ExtrapolatedUpdate
+from .warm_start import sample_rows, warm_start
 
 __all__ = ["NMF", "MiniBatchNMF", "non_negative_factorization"]
 
@@ -248,10 +250,14 @@ class _BaseNMF(
         l1, l2 = float(self.l1_ratio), 1.0 - float(self.l1_ratio)
         return Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
 
-    def _solver(self, penalties: Penalties, beta: float, shuffle: Any = None) -> Any:
+    def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Any:
         if self.solver == "mu":
             return SOLVERS["mu"](penalties, beta=float(beta))
-        return SOLVERS[self.solver](penalties, shuffle=shuffle)
+        return SOLVERS[self.solver](penalties, **options)
+
+    @property
+    def _auto(self) -> bool:
+        return self.solver == "hals" and self.init in (None, "auto")
 
     def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
         """Check a factor that the user gave → as an array, and its type if it came with one."""
@@ -281,8 +287,14 @@ class _BaseNMF(
         if self._n_components == "auto":
             self._n_components = m
         k = self._n_components
-        if data.opening().total == 0 and (self.init in (None, "random") or k <= min(n, m)):
+        if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
             return np.zeros((n, k), data.dtype), np.zeros((m, k), data.dtype)
+        if self._auto:
+
+            def solver_for(rows: int, **options: Any) -> Any:
+                return self._solver(self._penalties((rows, m)), self._beta_loss, **options)
+
+            return warm_start(data, k, solver_for, self.random_state)
         return initialize(data, k, self.init, self.random_state)
 
     def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
@@ -386,18 +398,22 @@ class NMF(_BaseNMF):
     n_components : int, "auto" or None, default="auto"
         k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
         announces the default and takes None.)
-    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
-        Where to begin. None is "nndsvda" for k ≤ min(n_samples, n_features), else "random".
-        "custom" takes W and H from the call; if one is missing, it is solved for.
-    solver : {"cd", "mu"}, default="cd"
-        Coordinate descent (Frobenius only) or multiplicative updates (any loss).
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"} or None, default=None
+        Where to begin. None is "nndsvda" for k ≤ min(n_samples, n_features), else "random"; for
+        "hals" it is "auto": fits of row samples drawn from `random_state` where X is tall, NNDSVD
+        elsewhere. "custom" takes W and H from the call; if one is missing, it is solved for.
+    solver : {"cd", "hals", "mu"}, default="cd"
+        Coordinate descent as scikit-learn's, or accelerated and extrapolated (both Frobenius
+        only), or multiplicative updates (any loss).
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
     tol : float, default=1e-4
         "cd" stops when the sum of projected gradients is at most `tol` of the first iteration's;
-        "mu" when √(2 D_β) fell by less than `tol` of its first value in 10 iterations (0: never).
+        "mu" when √(2 D_β) fell by less than `tol` of its first value in 10 iterations (0: never);
+        "hals" when the relative error √(2 loss) / ‖X‖ fell by less than `tol`, relatively, in 10
+        passes, or when `kkt_residual_` is at most ``tol / 10`` (0: never).
     max_iter : int, default=200
-        Most iterations, each one pass over X.
+        Most iterations, each one pass over X; those of "auto" over its samples are not counted.
     random_state : int, RandomState or None, default=None
         Draws random starts, the start of the randomised SVD, and the order of `shuffle`.
     alpha_W : float, default=0.0
@@ -409,7 +425,11 @@ class NMF(_BaseNMF):
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
-        Whether "cd" draws the order of components anew for every sweep of a fit.
+        Whether "cd" and "hals" draw the order of components anew for every step of a fit.
+    extrapolate : bool, default=False
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: two to four
+        times fewer iterations to the same loss. The loss still never rises. Keeps W of the iteration
+        before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
     device : {None, "auto", "cpu"}, default=None
         Where to compute. This version has no GPU backend.
     dtype : {None, numpy.float32, numpy.float64}, default=None
@@ -433,7 +453,7 @@ class NMF(_BaseNMF):
     reconstruction_err_ : float
         √(2 D_β(X | WH)) without penalties, of the W of the fit.
     n_iter_ : int
-        Iterations.
+        Iterations; for "hals" passes over X, those included that were rejected.
     n_features_in_ : int
         Features seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -441,10 +461,11 @@ class NMF(_BaseNMF):
     converged_ : bool
         Whether the stop rule was met.
     stop_reason_ : str
-        Why the fit ended.
+        Why the fit ended, and which rule it was.
     history_ : dict of str to ndarray of shape (n_iter_,), float64
         "loss" (objective with penalties; for "mu" with β ≠ 2 where its rule looks, NaN between),
-        "violation" (sum of projected gradients, NaN for "mu") and "seconds" of each iteration.
+        "violation" (sum of projected gradients, NaN for "mu") and "seconds" of each iteration; for
+        "hals" of each pass that was accepted.
     kkt_residual_ : float
         Distance from a stationary point: 0 at one.
 
@@ -458,8 +479,14 @@ class NMF(_BaseNMF):
        tensor factorizations", IEICE Trans. Fundamentals E92-A(3), 2009.
     .. [2] C. Févotte, J. Idier, "Algorithms for nonnegative matrix factorization with the
        β-divergence", Neural Computation 23(9), 2011.
-    .. [3] C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative
+    .. [3] N. Gillis, F. Glineur, "Accelerated multiplicative updates and hierarchical ALS
+       algorithms for nonnegative matrix factorization", Neural Computation 24(4), 2012.
+    .. [4] A. M. S. Ang, N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
+       extrapolation", Neural Computation 31(2), 2019.
+    .. [5] C. Boutsidis, E. Gallopoulos, "SVD based initialization: A head start for nonnegative
        matrix factorization", Pattern Recognition 41(4), 2008.
+    .. [6] L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extrapolation
+       and application to β-NMF", arXiv 2401.06646, 2024.
 
     Examples
     --------
@@ -476,8 +503,10 @@ class NMF(_BaseNMF):
 
     _parameter_constraints: dict = {
         **_BaseNMF._parameter_constraints,
+        "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"}), None],
         "solver": [StrOptions(set(SOLVERS))],
         "shuffle": ["boolean"],
+        "extrapolate": ["boolean"],
     }
     _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
 
@@ -496,6 +525,7 @@ class NMF(_BaseNMF):
         l1_ratio=0.0,
         verbose=0,
         shuffle=False,
+        extrapolate=False,
         device=None,
         dtype=None,
         n_jobs=None,
@@ -514,6 +544,7 @@ class NMF(_BaseNMF):
         self.l1_ratio = l1_ratio
         self.verbose = verbose
         self.shuffle = shuffle
+        self.extrapolate = extrapolate
         self.device = device
         self.dtype = dtype
         self.n_jobs = n_jobs
@@ -560,6 +591,16 @@ class NMF(_BaseNMF):
             raise ValueError(
                 f"Invalid beta_loss parameter: solver {self.solver!r} does not handle beta_loss = {self.beta_loss!r}"
             )
+        if self.init == "auto" and self.solver != "hals":
+            raise ValueError(
+                f"init='auto' is for solver='hals'; solver={self.solver!r} takes None, 'random', 'nndsvd', 'nndsvda', "
+                "'nndsvdar' or 'custom'."
+            )
+        if self.extrapolate and not (self.solver == "mu" and 1 <= _beta_loss_to_float(self.beta_loss) <= 2):
+            raise ValueError(
+                f"extrapolate=True with solver={self.solver!r} and beta_loss={self.beta_loss!r}: only solver='mu' with "
+                "1 <= beta_loss <= 2 extrapolates. Set extrapolate=False, or choose such a solver and loss."
+            )
         if warn and self.solver == "mu" and self.init == "nndsvd":
             warnings.warn(
                 "The multiplicative update ('mu') solver cannot update zeros present in the "
@@ -573,18 +614,30 @@ class NMF(_BaseNMF):
         self._n_components, self._beta_loss = self._resolve(data.shape[1], warn=True)
         self._check_solver(warn=True)
         self._check_zeros(data, self._beta_loss)
+        clock, max_time = time.perf_counter(), self.max_time
         W, Ht = self._start(X, data, W, H)
         if data.opening().total == 0:
             return _nothing(W, Ht, self.solver)
-        shuffle = check_random_state(self.random_state) if self.shuffle else None
+        if max_time is not None:
+            max_time -= time.perf_counter() - clock
+        penalties = self._penalties(data.shape)
+        if self.extrapolate:
+            solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
+        else:
+            options: dict[str, Any] = {}
+            if self.shuffle:
+                options["shuffle"] = check_random_state(self.random_state)
+            if self._auto and sample_rows(*data.shape, Ht.shape[1]):
+                options["trusted"] = True
+            solver = self._solver(penalties, self._beta_loss, **options)
         return factorize(
             data,
-            self._solver(self._penalties(data.shape), self._beta_loss, shuffle),
+            solver,
             W,
             Ht,
             tol=self.tol,
             max_iter=self.max_iter,
-            max_time=self.max_time,
+            max_time=max_time,
             callback=self._watch(tasks),
             verbose=self.verbose,
         )
@@ -592,7 +645,9 @@ class NMF(_BaseNMF):
     def _warn(self, solution: Solution, data: Rows) -> None:
         if data.opening().total == 0:
             return
-        self._warn_of_end(solution.n_iter, solution.reason)
+        # scikit-learn warns even if the rule fired in the very last iteration; hals, which is ours, does not.
+        if self.solver != "hals" or not solution.converged:
+            self._warn_of_end(solution.n_iter, solution.reason)
         early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
@@ -940,6 +995,7 @@ def non_negative_factorization(
     random_state=None,
     verbose=0,
     shuffle=False,
+    extrapolate=False,
     device=None,
     dtype=None,
     n_jobs=None,
@@ -965,11 +1021,11 @@ def non_negative_factorization(
         Where to begin, for ``init="custom"``; the fixed H for ``update_H=False``. Never written.
     n_components : int, "auto" or None, default="auto"
         k, see `NMF`.
-    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"} or None, default=None
         Where to begin, see `NMF`.
     update_H : bool, default=True
         False solves for W with H fixed, every row alone, as `NMF.transform`.
-    solver : {"cd", "mu"}, default="cd"
+    solver : {"cd", "hals", "mu"}, default="cd"
         See `NMF`.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         β, see `NMF`.
@@ -988,6 +1044,8 @@ def non_negative_factorization(
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     shuffle : bool, default=False
+        See `NMF`.
+    extrapolate : bool, default=False
         See `NMF`.
     device : {None, "auto", "cpu"}, default=None
         See `NMF`.
@@ -1041,6 +1099,7 @@ def non_negative_factorization(
         l1_ratio=l1_ratio,
         verbose=verbose,
         shuffle=shuffle,
+        extrapolate=extrapolate,
         device=device,
         dtype=dtype,
         n_jobs=n_jobs,

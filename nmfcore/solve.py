@@ -161,7 +161,38 @@ class _ErrorRule(_Rule):
         return reason
 
 
-_RULES: dict[str, type[_Rule]] = {"violation": _ViolationRule, "error every 10": _ErrorRule}
+class _FallRule(_Rule):
+    """Stop when a window of accepted passes brought too little, or when hardly a step is left.
+
+    Both are free of the scale of X and of the start: the relative error fell by less than tol (relatively) over the
+    last `WINDOW` accepted passes, or the KKT residual is at most tol / 10.
+    """
+
+    WINDOW = 10
+
+    def __init__(self, tol: float, verbose: int, first_error: float | None):
+        super().__init__(tol, verbose, first_error)
+        self.losses: list[float] = []
+
+    def before(self, report: Report, done: int) -> str | None:
+        if not self.losses and not isnan(report.start_loss):
+            self.losses.append(report.start_loss)
+        return None
+
+    def after(self, report: Report, done: int) -> str | None:
+        self.losses.append(report.loss)
+        if self.verbose:
+            print(f"pass {done}: loss {report.loss:.9g}, KKT residual {report.kkt:.3g}")
+        if report.kkt <= self.tol / 10:
+            return f"the KKT residual fell to {report.kkt:.2g}, at most tol / 10 = {self.tol / 10:g}"
+        if self.tol > 0 and len(self.losses) > self.WINDOW:
+            then, now = self.losses[-1 - self.WINDOW], self.losses[-1]
+            if then > 0 and 1 - (max(now, 0.0) / then) ** 0.5 < self.tol:
+                return f"the relative error fell by less than tol = {self.tol:g} in {self.WINDOW} passes"
+        return None
+
+
+_RULES: dict[str, type[_Rule]] = {"violation": _ViolationRule, "error every 10": _ErrorRule, "fall": _FallRule}
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
@@ -212,7 +243,7 @@ def factorize(
     violations: list[float] = []
     seconds: list[float] = []
     W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
-    state = RowState(W=W)
+    state = RowState(**solver.rows(W))
     first = state
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
@@ -232,11 +263,12 @@ def factorize(
             if reason:
                 converged = True
                 break
+            done += 1  # X was read, whether or not the pass is accepted
+            small = new
             if report.accepted:
                 if state is first:  # the caller's W: leave it, the twin gets a buffer of its own
                     after._twin = None
-                state, small = after, new
-                done += 1
+                state = after
                 losses.append(report.loss)
                 known = known if isnan(report.loss) else report.loss
                 violations.append(report.violation)
@@ -259,8 +291,12 @@ def factorize(
         interruption = stop
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     Ht = Ht if small is None else small.Ht
-    W = state["W"] if done else W.copy()
+    W = state["W"] if state is not first else W.copy()
     final = divergence(data, W, Ht, solver.beta)
+    earlier = None if small is None else solver.best(state, small)
+    if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
+        _, W, Ht = earlier
+        final = divergence(data, W, Ht, solver.beta)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)))
         converged = late is not None

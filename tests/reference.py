@@ -152,6 +152,64 @@ def cd_iteration(X, W, H, penalty=(0, 0, 0, 0), orders=(None, None), update_H=Tr
     return W, Ht.T, violation, math.sqrt(newton / np.sum(X * X))
 
 
+# --- accelerated HALS ---------------------------------------------------------------------------
+
+
+def settle(F, G, C, l1=0.0, l2=0.0, sweeps=1, delta=0.0):
+    """Sweeps over each row alone, until its step is below delta × its first one."""
+    F, G, C = dense(F).copy(), dense(G) + l2 * np.eye(len(G)), dense(C) - l1
+    for f, c in zip(F, C, strict=True):
+        for number in range(sweeps):
+            old = f.copy()
+            for t in range(len(f)):
+                if G[t, t] > 0:
+                    f[t] = max(0.0, f[t] - (f @ G[t] - c[t]) / G[t, t])
+            moved = np.sum((f - old) ** 2)
+            if number == 0:
+                limit = delta**2 * moved
+            if moved <= limit:
+                break
+    return F
+
+
+def hals(X, W, H, passes, stages, settled, penalty=(0, 0, 0, 0)):
+    """Yield (W, H, loss, accepted) of every pass: Ang and Gillis' scheme as it is written, with Z formed.
+
+    Components are rescaled after the first pass and after a rejected one: by the power of two next to
+    (‖h‖ / ‖w‖)^½ without penalties, not at all with them (leave one side without for that).
+    """
+    l1_W, l1_H, l2_W, l2_H = penalty
+    X, W, Ht = dense(X), dense(W).copy(), dense(H).T.copy()
+    beta, cap, before = 0.5, 1.0, 0.5
+    V, Y, hat, last, best, lowest = W, W, Ht, Ht, None, math.inf
+    for number in range(passes):
+        w, h = next((w, h) for since, w, h in reversed(stages) if number >= since)
+        new = settle(Y, hat.T @ hat, X @ hat, l1_W, l2_W, w, settled)
+        loss = objective(X, new, hat.T, 2, *penalty)
+        accepted = loss <= lowest + 1e-13 * np.sum(X * X)
+        lowest = min(loss, lowest)
+        yield (new, hat.T, loss, True) if accepted else (*best[:3], False)
+        momentum = accepted and best is not None
+        if accepted:
+            V, best = W if best else new, (new, hat.T, loss)
+            W, begin = new, hat
+            if momentum:
+                step, beta, cap, before = beta, min(cap, 1.01 * beta), min(1.0, 1.005 * cap), beta
+        else:
+            beta, cap, begin = beta / 1.5, before, best[1].T
+            V, W = best[0], best[0]
+        if not momentum:
+            step = 0.0
+            if not any(penalty):
+                d = 2.0 ** np.round(np.log2(np.sqrt(np.sum(begin**2, 0) / np.sum(W**2, 0))) / 2)
+                W, begin = W * d, begin / d
+            V = W
+        Z = W + step * (W - V)
+        made = settle(begin, Z.T @ Z, X.T @ Z, l1_H, l2_H, h, settled)
+        hat = np.maximum(0, made + beta * (made - last)) if momentum else made
+        Y, last = np.maximum(0, Z), made
+
+
 # --- multiplicative updates ---------------------------------------------------------------------
 
 
@@ -208,6 +266,24 @@ def mu_iteration(X, W, H, beta, penalty=(0, 0, 0, 0), update_H=True):
         if beta <= 1:
             Ht = np.where(Ht < TINY, 0.0, Ht)
     return W, Ht.T
+
+
+def mu_extrapolated(X, W, H, beta, iterations, penalty=(0, 0, 0, 0)):
+    """mu from a point ahead: F + θ max(0, F − F before), θ = (ν − 1)/ν', ν' = ½(1 + √(1 + 4ν²)), ν from 1.
+
+    No entry of that point is below TINY, unless θ = 0.  Without restarts.  Returns (W, H).
+    """
+    W, H = dense(W), dense(H)
+    before, nu = (W, H), 1.0
+    for _ in range(iterations):
+        after = (1 + math.sqrt(1 + 4 * nu * nu)) / 2
+        theta, nu = (nu - 1) / after, after
+        ahead = []
+        for F, F_before in zip((W, H), before, strict=True):
+            ahead.append(np.maximum(F + theta * np.maximum(0, F - F_before), TINY) if theta else F)
+        before = (W, H)
+        W, H = mu_iteration(X, *ahead, beta, penalty)
+    return W, H
 
 
 # --- stationarity -------------------------------------------------------------------------------

@@ -379,6 +379,94 @@ def widen_line(typingctx, address, code, out, first, n):
     return signature, codegen
 
 
+def _make_ratio(beta: float):
+    """Of a register tile of S = WH, as soon as it is there: S becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (not for β = 1).
+
+    With scikit-learn's floors under WH. Right after the product of the tile its numbers are still in the first-level
+    cache.
+    """
+
+    @intrinsic
+    def ratio(typingctx, s, s0, x, x0, q, q0, ld, rows, vectors, floor):
+        signature = types.void(
+            s, types.intp, x, types.intp, q, types.intp, types.intp, types.intp, types.intp, s.dtype
+        )  # fmt: skip
+
+        def codegen(context, builder, sig, args):
+            s, s0, x, x0, q, q0, ld, rows, vectors, floor = args
+            scalar, lanes = _element(sig.args[0])
+            size = sig.args[0].dtype.bitwidth // 8
+            vector = ir.VectorType(scalar, lanes)
+            sp = builder.gep(_data(context, builder, sig.args[0], s), [s0])
+            xp = builder.gep(_data(context, builder, sig.args[2], x), [x0])
+            qp = builder.gep(_data(context, builder, sig.args[4], q), [q0])
+            least, one = _broadcast(builder, floor, vector), ir.Constant(vector, [1.0] * lanes)
+            kind = builder.module, ir.FunctionType(vector, [vector]), f"llvm.sqrt.v{lanes}f{size * 8}"
+            root = cgutils.get_or_insert_function(*kind)
+            most = builder.fdiv(one, builder.call(root, [least]))
+            with cgutils.for_range(builder, rows, intp=INDEX) as row:
+                start = builder.mul(row.index, ld)
+                with cgutils.for_range(builder, vectors, intp=INDEX) as column:
+                    at = builder.add(start, builder.mul(column.index, _constant(lanes)))
+                    bare, value = _load(builder, sp, at, vector, size), _load(builder, xp, at, vector, size)
+                    power = None
+                    if beta <= 1:  # a NaN stays one: the comparison is false for it
+                        wh = builder.select(builder.fcmp_ordered("<", bare, least), least, bare)
+                    if beta == 1:
+                        value = builder.fdiv(value, wh)
+                    elif beta == 0:
+                        power = builder.fdiv(one, wh)
+                        value = builder.fmul(builder.fmul(value, power), power)
+                    elif beta == 0.5:
+                        power = _inverse_root(builder, wh, vector, size)
+                        value = builder.fmul(builder.fmul(value, power), builder.fmul(power, power))
+                    elif beta == 1.5:  # no floor under the denominator
+                        inverse = _inverse_root(builder, bare, vector, size)
+                        power = builder.fmul(bare, inverse)
+                        high = builder.select(builder.fcmp_ordered(">", inverse, most), most, inverse)
+                        value = builder.fmul(value, high)
+                    else:  # 3: no floor
+                        power = builder.fmul(bare, bare)
+                        value = builder.fmul(value, bare)
+                    _store(builder, value, sp, at, vector, size)
+                    if power is not None:
+                        _store(builder, power, qp, at, vector, size)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return ratio
+
+
+def _inverse_root(builder, x, vector, size):
+    """1/√x of a vector to about 1 ulp, x ≥ 0 (a huge number for 0): a guess by bits and two steps of fourth order.
+
+    With e = 1 − x·y²: y ← y·(1 + e/2 + 3e²/8 + 5e³/16); the guess has |e| < 0.07, so 24 bits need 1½ steps.
+    """
+    lanes = vector.count
+    whole = ir.VectorType(ir.IntType(size * 8), lanes)
+    magic = 0x5FE6EB50C7B537A9 if size == 8 else 0x5F375A86
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{size * 8}"
+    )
+
+    def all_of(value):
+        return ir.Constant(vector, [value] * lanes)
+
+    shifted = builder.lshr(builder.bitcast(x, whole), ir.Constant(whole, [1] * lanes))
+    y = builder.bitcast(builder.sub(ir.Constant(whole, [magic] * lanes), shifted), vector)
+    for order in (3, 3 if size == 8 else 1):
+        e = builder.call(fma, [builder.fneg(builder.fmul(x, y)), y, all_of(1.0)])
+        series = all_of((0.5, 0.375, 0.3125)[order - 1])
+        for c in (0.5, 0.375)[order - 2 :: -1] if order > 1 else ():
+            series = builder.call(fma, [series, e, all_of(c)])
+        y = builder.call(fma, [builder.fmul(y, e), series, y])
+    return y
+
+
+ratio_one, ratio_zero, ratio_half, ratio_three_halves, ratio_three = (_make_ratio(b) for b in (1, 0, 0.5, 1.5, 3))
+
+
 @intrinsic
 def out_of_line(typingctx):
     """Keep the function that calls this out of its callers: copies in each multiply the time to compile."""

@@ -99,6 +99,20 @@ def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
     return np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(STATS)
 
 
+class Momentum(NamedTuple):
+    """Where the sweeps of a pass begin: max(0, B + weight·(B − before·scale)), B = F·scale."""
+
+    before: Array  # r × k: the rows before F
+    scale: Array  # k for F and k for `before`, compute type; of no entries: the sweeps begin at F
+    weight: float
+    FtB: Array  # k × k: += outᵀ·B; 2k × k: below it the Gram of where the sweeps began (and stats[CROSS] its ⟨C, ·⟩)
+
+
+@functools.cache
+def _no_momentum(dtype: np.dtype) -> Momentum:
+    return Momentum(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
+
+
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
@@ -151,39 +165,52 @@ def descend(
     XtF: Array,
     FtF: Array,
     stats: Array,
+    delta: float = 0.0,
+    momentum: Momentum | None = None,
 ) -> None:
     """One fused pass of coordinate descent: out = sweeps of F on (X·Ht, G); XtF += Xᵀ·out; FtF += outᵀ·out.
 
-    `tol` freezes a row once its violation is at most tol × that of its first sweep. XtF, FtF of no rows are left out.
+    `tol` freezes a row once its violation is at most tol × that of its first sweep; `delta` > 0 once its step is below
+    delta × its first one. `momentum` moves the start of the sweeps. XtF, FtF of no rows are left out.
     stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
     """
-    kernels().frobenius_pass(*block, F, Ht, G, float(l1), float(l2), order, sweeps, tol, out, XtF, FtF, stats)
+    kernels().frobenius_pass(
+        *block, F, *(momentum or _no_momentum(F.dtype)), Ht, G, float(l1), float(l2), order, sweeps, tol, delta,
+        out, XtF, FtF, stats,
+    )  # fmt: skip
 
 
 def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
     """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
-    kernels().frobenius_pass(*block, F, Ht, G, float(l1), float(l2), None, 0, 0.0, out, XtF, FtF, stats)
+    kernels().frobenius_pass(
+        *block, F, *_no_momentum(F.dtype), Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats
+    )
 
 
 def sweep(
-    F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array
-) -> None:
-    """One sweep of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
+    F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array,
+    sweeps: int = 1, delta: float = 0.0,
+) -> None:  # fmt: skip
+    """Sweeps of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
 
     FtF (k × k, zeros) = outᵀ·out, stats[CROSS] += ⟨C, out⟩, stats[SQUARE] += ⟨G, FtF⟩: what the loss needs.
     """
     none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, none, G, float(l1), float(l2), order, 1, 0.0, out, C, FtF, stats
-    )
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, float(l1), float(l2), order, sweeps, 0.0, delta,
+        out, C, FtF, stats,
+    )  # fmt: skip
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     none = _constants(F.dtype)[0]
-    kernels().frobenius_pass(*_NO_X, len(F), 0, 256, F, none, G, float(l1), float(l2), None, 0, 0.0, out, C, FtF, stats)
+    kernels().frobenius_pass(
+        *_NO_X, len(F), 0, 256, F, *_no_momentum(F.dtype), none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
+        out, C, FtF, stats,
+    )  # fmt: skip
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
@@ -193,12 +220,34 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
         _look(block, F, Ht, 3, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
     if beta == 2:
-        losses = np.empty(block.rows)
-        kernels().sparse_residual_pass(*block, F, Ht, losses)
-        return float(losses.sum())
+        return float(_row_losses(block, F, Ht).sum())
     # what mu has compiled anyway, asked for nothing else
     nothing, stats = np.zeros((0, F.shape[1])), np.zeros(STATS + 2 * F.shape[1])
     return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
+
+
+def _row_losses(block: Block, F: Array, Ht: Array) -> Array:
+    *x, rows, columns, height = block
+    losses = np.empty(rows)
+    kernels().divergence_pass(
+        *x, 0, rows, columns, height,
+        F, Ht, 2.0, losses,
+    )  # fmt: skip
+    return losses
+
+
+def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
+    """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
+    losses = _row_losses(block, F, Ht)
+    i = int(losses.argmax())
+    if block.indptr:
+        alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
+    else:
+        alone = block._replace(address=block.address + i * block.row_stride, rows=1)
+    row = np.zeros((block.columns, 1))
+    add_products(alone, np.ones((1, 1), F.dtype), row)
+    residual = row[:, 0] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64)
+    return float(losses[i]), np.maximum(residual, 0.0)
 
 
 def multiply_beta(

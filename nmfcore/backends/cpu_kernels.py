@@ -29,6 +29,11 @@ from ._simd import (
     micro3,
     out_of_line,
     pad_row,
+    ratio_half,
+    ratio_one,
+    ratio_three,
+    ratio_three_halves,
+    ratio_zero,
     read_f32,
     read_f64,
     read_i8,
@@ -351,6 +356,16 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 
 
 @numba.njit(**INNER)
+def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
+    """`accumulate_products` into a flat padded float64 buffer, which `add_rows` adds to XtF once per call."""
+    out_of_line()
+    columns = round_up(m, ALIGN)
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, columns, rows, kp, np.intp(DEPTH_ROWS))
+    for i in range(columns * kp):
+        sums[i] += c[i]
+
+
+@numba.njit(**INNER)
 def accumulate_gram(Fp, kp, rows, c, FtF):
     """FtF += FᵀF."""
     out_of_line()
@@ -362,11 +377,12 @@ def accumulate_gram(Fp, kp, rows, c, FtF):
 
 
 @numba.njit(**INNER)
-def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats):
     """Coordinate descent on the rows of F, in place: up to `sweeps` sweeps, each row until it has settled.
 
     min over f ≥ 0 of ½ fᵀGf − (c − l1)ᵀf for each row f, G with the L2 penalty on its diagonal. A row is settled, and
-    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep.
+    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep; with
+    `delta` > 0 once the square of its step is below delta² × that of its first.
     Rows are turned component-major, four vectors of them at a time: then every step is a broadcast and a
     multiply-add, and no step needs a sum across a vector.
     """
@@ -375,12 +391,16 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
     width = 4 * lanes
     W, C = scratch[: kp * width], scratch[kp * width : 2 * kp * width]
     g = scratch[2 * kp * width : (2 * kp + 1) * width]
-    first, now, active = np.empty(width), np.empty(width), np.empty(width, np.bool_)
+    moved = scratch[(2 * kp + 1) * width : (2 * kp + 2) * width]
+    limit = scratch[(2 * kp + 2) * width : (2 * kp + 3) * width]
+    keep = scratch[(2 * kp + 3) * width : (2 * kp + 4) * width]  # 1 where a row still moves, else 0
+    first, now = np.empty(width), np.empty(width)
     violation = 0.0
     kkt = 0.0
     most = 0
     unsettled = 0
-    zero = Fp.dtype.type(0)
+    zero, one = Fp.dtype.type(0), Fp.dtype.type(1)
+    square = Fp.dtype.type(delta * delta)
     for i0 in range(0, rows, width):
         live = min(width, rows - i0)
         for b in range(0, width, lanes):
@@ -388,10 +408,11 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                 transpose(Fp, (i0 + b) * kp + t, kp, W, t * width + b, width)
                 transpose(Cp, (i0 + b) * kp + t, kp, C, t * width + b, width)
         for b in range(width):
-            active[b] = b < live
+            keep[b] = one if b < live else zero
         for s in range(sweeps):
             for b in range(width):
                 now[b] = 0.0
+                moved[b] = zero
             for position in range(k):
                 t = order[position]
                 line4(Gp, t * kp, kp, 1, W, 0, width, g, 0, width, k, 0)
@@ -410,8 +431,17 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                         step = np.float64(new - w)
                         weighed += step * step
                         w_t[b] = new if hess != 0 else w
+                        moved[b] += (new - w) * (new - w) if hess != 0 else zero
                     if hess != 0:
                         kkt += weighed * hess
+                elif delta > 0:
+                    if hess != 0:
+                        for b in range(width):
+                            w = w_t[b]
+                            new = max(w - (g[b] - c_t[b] + l1) * inverse, zero)
+                            new = new if keep[b] > zero else w
+                            moved[b] += (new - w) * (new - w)
+                            w_t[b] = new
                 else:
                     for b in range(width):
                         w = w_t[b]
@@ -419,15 +449,21 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
                         projected = min(gradient, zero) if w == 0 else gradient
                         now[b] += abs(np.float64(projected))
                         new = max(w - gradient * inverse, zero)
-                        w_t[b] = new if hess != 0 and active[b] else w
+                        w_t[b] = new if hess != 0 and keep[b] > zero else w
             going = 0
             if s == 0:
                 for b in range(live):
                     violation += now[b]
                     first[b] = now[b]
+                    limit[b] = moved[b] * square
+            if delta > 0:
+                for b in range(live):
+                    keep[b] = keep[b] if moved[b] > limit[b] else zero
+            else:
+                for b in range(live):
+                    keep[b] = zero if now[b] <= tol * first[b] else keep[b]
             for b in range(live):
-                active[b] = active[b] and not now[b] <= tol * first[b]
-                going += active[b]
+                going += keep[b] > zero
             most = max(most, s + 1)
             if going == 0:
                 break
@@ -443,9 +479,22 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats):
 
 
 @numba.njit(**INNER)
-def sweep_scratch(kp, like):
-    """Return the buffers of `sweep_rows`."""
-    return aligned((2 * kp + 1) * 4 * lanes_of(like), like)
+def extrapolate(Fp, before, lo, rows, scale, momentum, Bp, kp):
+    """F ← max(0, B + momentum·(B − before·scale)) in place, B = F·scale kept beside."""
+    out_of_line()
+    k, beta, zero = scale.size // 2, Fp.dtype.type(momentum), Fp.dtype.type(0)
+    for i in range(rows):
+        f, b, old = Fp[i * kp : i * kp + kp], Bp[i * kp : i * kp + kp], before[lo + i]
+        for t in range(kp):
+            b[t] = zero
+        if momentum == 0:  # the buffer of what was before may never have been written
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = b[t]
+        else:
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = max(b[t] + beta * (b[t] - old[t] * scale[k + t]), zero)
 
 
 # ---- Frobenius: one pass over X ----------------------------------------------------------------------------------
@@ -676,13 +725,19 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
 
 @numba.njit(**ENTRY)
 def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                   F, Ht, G, l1, l2, order, sweeps, tol, out, XtF, FtF, stats):  # fmt: skip
+                   F, before, scale, momentum, FtB, Ht, G, l1, l2, order, sweeps, tol, delta,
+                   out, XtF, FtF, stats):  # fmt: skip
     """n rows of X, once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
     With an order of the components `sweep_rows`, with None F ⊙ C / (F·G): Numba compiles each when it is first asked
     for, without the other. XtF and FtF of no rows are left out (transform). For Ht of no rows C is given, in XtF: the
     step of the small factor, with stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩.
+
+    With `scale` (k numbers for F, k for `before`) the sweeps start from max(0, B + momentum·(B − before·scale)),
+    B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of twice as many rows asks for the loss of where
+    the sweeps started too: its Gram in the rows below, stats[CROSS] += ⟨C, ·⟩.
     """
+    moving = scale.size > 0
     k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
     sparse, given = indptr != 0, Ht.shape[0] == 0
     kp, ld = round_up(k, lanes), leading(m)
@@ -693,15 +748,16 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     # One piece of memory: asking for each buffer on its own took a tenth of the time of small data.
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
-    of_D = of_F if order is None else 0
-    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + (2 * kp + 1) * step + 4 * ALIGN, F)
+    of_D = of_F if order is None or moving else 0
+    of_sweep = (2 * kp + 4) * step
+    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Cp = Fp[of_F:]
     Gp = Cp[of_F:]
     Htp = Gp[of_G:]
     c = Htp[of_H:]
     scratch = c[of_c:]
-    Dp = scratch[(2 * kp + 1) * step :]
+    Dp = Bp = scratch[of_sweep:]
     run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
     if not given:
         pad_rows(Ht, np.intp(0), m, Htp, kp)
@@ -732,11 +788,18 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
+        if moving:
+            extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
+            clear(Bp, rows * kp, padded * kp)
+            if FtB.shape[0] > k:
+                accumulate_gram(Fp, kp, rows, c, FtB[k:])
+                for i in range(rows * kp):
+                    stats[CROSS] += np.float64(Cp[i]) * np.float64(Fp[i])
         if order is None:
             product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
             multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats)
         else:
-            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, scratch, stats)
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats)
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         if given:
             cross = 0.0
@@ -752,6 +815,9 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
+        if moving:
+            product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, ALIGN), rows, kp, np.intp(DEPTH))
+            add_rows(c, kp, FtB[:k])
         i0 += rows
     if given and FtF.shape[0]:
         for t in range(k):
@@ -914,6 +980,49 @@ def form_ratios(S, X, Q, first, m, beta):
 
 
 @numba.njit(**INNER)
+def form_tile(S, X, Q, first, ld, rows, vectors, beta):
+    """`form_ratios` for a register tile and one of the five β that `product_ratios` knows."""
+    floor = S.dtype.type(EPSILON)
+    if beta == 1:
+        ratio_one(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 0:
+        ratio_zero(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 0.5:
+        ratio_half(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    elif beta == 1.5:
+        ratio_three_halves(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    else:
+        ratio_three(S, first, X, first, Q, first, ld, rows, vectors, floor)
+
+
+@numba.njit(**INNER)
+def product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, rows, k, beta):
+    """S = F·H in register tiles, each turned into X ⊙ WH^(β−2), and Q = WH^(β−1), before the next one begins."""
+    out_of_line()
+    lanes = lanes_of(S)
+    left, j = mp // lanes, 0
+    one, vectors = np.intp(1), 0
+    while left:
+        if left == 1:
+            vectors = 1
+            for r in range(0, rows, STRIP1):
+                micro1(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP1, vectors, beta)
+        elif left == 2 or left == 4:
+            vectors = 2
+            for r in range(0, rows, STRIP2):
+                micro2(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP2, vectors, beta)
+        else:
+            vectors = 3
+            for r in range(0, rows, STRIP3):
+                micro3(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
+                form_tile(S, X, Q, r * ld + j, ld, STRIP3, vectors, beta)
+        left -= vectors
+        j += vectors * lanes
+
+
+@numba.njit(**INNER)
 def row_divergence(S, X, s0, x0, m, beta):
     """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
     out_of_line()
@@ -1066,6 +1175,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     height = round_up(min(height, hi - lo), ALIGN)
     run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
     size = 0 if sparse else height * ld
+    fused = indptr == 0 and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
     stored = indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
     X, S, Q = (
         aligned(0 if stored and not measure else size, F),
@@ -1075,6 +1185,8 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
+    summed = N.shape[0] > 0 and not sparse
+    Ns, Ds = np.zeros(mp * kp if summed and not stored else 0), np.zeros(mp * kp if summed and beta != 1 else 0)
     Hsum, none, no_gram = column_sums(Ht), np.zeros(0), np.zeros((0, 0))
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
@@ -1118,7 +1230,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
             if not stored or measure:
                 load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                           i0, rows, padded, m, X, ld, run)  # fmt: skip
-            if update or measure:
+            if measure or update and not fused:
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
@@ -1133,15 +1245,21 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                     clear(S, rows * ld, padded * ld)
                     product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
+                    if fused:
+                        product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
+                    else:
+                        for i in range(rows):
+                            form_ratios(S, X, Q, i * ld, m, beta)
                     product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
                     if beta != 1:
                         clear(Q, rows * ld, padded * ld)
                         product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
-                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
+                if fused:
+                    product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
+                else:
+                    product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 if stored:
                     for i in range(rows):
                         begin, length = bounds(indptr, wide, i0 + i)
@@ -1152,19 +1270,24 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                             n_j, ratio = N[at(indices, wide, begin + p)], np.float64(run[p])
                             for t in range(k):
                                 n_j[t] += ratio * f[t]
-                    accumulate_products(S, ld, m, Fp, kp, rows, c, D)
+                    sum_products(S, ld, m, Fp, kp, rows, c, Ds)
                 else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    accumulate_products(S, ld, m, Fp, kp, rows, c, N)
+                    if not fused:
+                        for i in range(rows):
+                            form_ratios(S, X, Q, i * ld, m, beta)
+                    sum_products(S, ld, m, Fp, kp, rows, c, Ns)
                     if beta != 1:
-                        accumulate_products(Q, ld, m, Fp, kp, rows, c, D)
+                        sum_products(Q, ld, m, Fp, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
                     D[0, t] += Fp[i * kp + t]
         if update == RENEW:
             stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+    if Ns.size:
+        add_rows(Ns, kp, N)
+    if Ds.size:
+        add_rows(Ds, kp, D)
 
 
 @numba.njit(**ENTRY)
@@ -1182,21 +1305,43 @@ def multiply_pass(F, N, D, l1, l2, gamma, floor, out, stats):
 
 
 @numba.njit(**ENTRY)
-def sparse_residual_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                         F, Ht, losses):  # fmt: skip
-    """½ Σ (x_i − f_i·H)² of CSR rows, into losses: the trace form, from the stored numbers. Other β: `beta_pass`."""
+def divergence_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
+                    F, Ht, beta, losses):  # fmt: skip
+    """D_β(x_i | f_i·H) of rows lo … hi, into losses; CSR with β = 1 or 2 visits the stored numbers only."""
     k = Ht.shape[1]
+    sparse = indptr != 0 and (beta == 1 or beta == 2)
     kp = round_up(k, lanes_of(F))
-    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)), F)
-    Htp, f = aligned(m * kp, F), aligned(kp, F)
-    none, G = np.zeros(0), np.zeros((k, k))
-    pad_rows(Ht, np.intp(0), m, Htp, kp)
-    gram(Ht, G)
-    for i in range(n):
-        begin, length = bounds(indptr, wide, i)
-        widen(address + begin * size_of(code), code, length, run)
-        pad_rows(F, i, np.intp(1), f, kp)
-        losses[i] = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, none, G, k, np.float64(2.0))
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(height, hi - lo), ALIGN)
+    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
+    size = 0 if sparse else height * ld
+    X, S = aligned(size, F), aligned(size, F)
+    Htp, Hp = aligned(m * kp if sparse else 0, F), aligned(0 if sparse else k * mp, F)
+    Fp = aligned(height * kp, F)
+    Hsum, G = column_sums(Ht), np.zeros((k, k))
+    if sparse:
+        pad_rows(Ht, np.intp(0), m, Htp, kp)
+        gram(Ht, G)
+    else:
+        pad_transposed(Ht, Hp, mp)
+    for i0 in range(lo, hi, height):
+        rows = min(height, hi - i0)
+        padded = round_up(rows, ALIGN)
+        pad_rows(F, i0, rows, Fp, kp)
+        clear(Fp, rows * kp, padded * kp)
+        if sparse:
+            numbers = size_of(code)
+            for i in range(rows):
+                begin, length = bounds(indptr, wide, i0 + i)
+                widen(address + begin * numbers, code, length, run)
+                f = Fp[i * kp : i * kp + kp]
+                losses[i0 + i] = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta)
+        else:
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
+                      i0, rows, padded, m, X, ld, run)  # fmt: skip
+            product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
+            for i in range(rows):
+                losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
 
 
 @numba.njit(**ENTRY)

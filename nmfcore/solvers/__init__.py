@@ -9,12 +9,18 @@ A solver is settings and a handful of functions, called by the one loop in `nmfc
 ``visit(backend, block, rows, orders, after, sums)``
     Pure: new rows, and their sums. ``gather`` is its other half for sums over columns of a very sparse X.
 ``update_columns(small, sums, data) → (report, small)``
-    A new small factor beside the old one, and what the loop wants to know about the pass.
+    A new small factor beside the old one, and what the loop wants to know about the pass. Of a pass that was not
+    accepted: what the next one begins with.
+
+``rows(W)`` names the buffers that travel with W, ``best(state, small)`` a pair to prefer to the last one at the end.
 
 ``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows alone, each to its own end.
 """
 
+from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
-from .multiplicative import MultiplicativeUpdate
+from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 
-SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "mu": MultiplicativeUpdate}
+__all__ = ["SOLVERS", "CoordinateDescent", "ExtrapolatedUpdate", "MultiplicativeUpdate"]
+
+SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}

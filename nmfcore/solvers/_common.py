@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from ..data import RowState
+
 Array = NDArray[Any]
+
+
+class Solver:
+    """What the loop asks of every solver beside the functions in the package's docstring."""
+
+    def rows(self, W: Array) -> dict[str, Array]:
+        """Row-aligned buffers that travel with W. The loop never writes to the first ones."""
+        return {"W": W}
+
+    def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
+        """Objective, W and Ht of an earlier pair that may be better than the last one; None: the last one is the best."""
+        return None
 
 
 @dataclass(slots=True)
@@ -40,6 +55,7 @@ class Report:
 
     loss: float = np.nan  # penalised objective at the new pair
     loss_before: float = np.nan  # the same at the incoming pair, where the pass measured it
+    start_loss: float = np.nan  # the same at the very first pair, where the first pass measured it
     violation: float = np.nan
     kkt: float = np.nan
     error: float | None = None  # √(2 D_β) without penalties, at the new pair

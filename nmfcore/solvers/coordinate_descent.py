@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
-from ._common import Orders, Report, Small
+from ._common import Orders, Report, Small, Solver
 
 if TYPE_CHECKING:
     from ..data import Rows, RowState
@@ -29,7 +29,7 @@ def natural_order(k: int) -> Array:
     return np.arange(k, dtype=np.intp)
 
 
-class CoordinateDescent:
+class CoordinateDescent(Solver):
     """One sweep over the rows of W, one over the columns of H, per pass over X.
 
     Parameters

@@ -1,0 +1,361 @@
+"""Accelerated HALS against its twin, its stop rule, its repairs, and the start that samples give."""
+
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
+
+import nmfcore.warm_start as warm
+from nmfcore import NMF
+from nmfcore.backends import cpu
+from nmfcore.data import as_rows
+from nmfcore.objective import Penalties
+from nmfcore.solve import factorize
+from nmfcore.solvers import accelerated_hals as accelerated
+from nmfcore.solvers.accelerated_hals import AcceleratedHALS
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def problem(seed=0, n=60, m=25, k=4, noise=0.3):
+    rng = np.random.RandomState(seed)
+    X = rng.gamma(0.5, 1.0, (n, k)) @ rng.gamma(0.5, 1.0, (k, m)) + noise * rng.rand(n, m)
+    W, H = rng.rand(n, k), rng.rand(k, m)
+    return X, W, H
+
+
+def fit(X, W, H, **parameters):
+    model = NMF(H.shape[0], solver="hals", init="custom", **{"tol": 0, "max_iter": 50, **parameters})
+    return model, model.fit_transform(X, W=W, H=H)
+
+
+# --- the iteration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["dense", "csr", "sparse enough to gather"])
+@pytest.mark.parametrize("penalty", [(0, 0, 0, 0), (0.5, 0, 0.1, 0)], ids=["none", "W"])
+def test_passes_are_those_of_the_twin(form, penalty):
+    X, W, H = problem(seed=4, m=25 if form != "sparse enough to gather" else 150)
+    if form != "dense":
+        X = X * (np.random.RandomState(1).rand(*X.shape) < (0.5 if form == "csr" else 0.06))
+    matrix = X if form == "dense" else sp.csr_matrix(X)
+    data = as_rows(matrix, np.float64)
+    assert data.plan(4).gathers == (form == "sparse enough to gather")
+    expected = list(reference.hals(X, W, H, 45, accelerated.STAGES, accelerated.SETTLED, penalty))
+    found = []
+    l1_W, l1_H, l2_W, l2_H = penalty
+    solver = AcceleratedHALS(Penalties(l1_W, l1_H, l2_W, l2_H))
+    solution = factorize(
+        data, solver, W, np.ascontiguousarray(H.T), tol=0, max_iter=45,
+        callback=lambda report: found.append((report.iteration, *report.factors(), report.loss)),
+    )  # fmt: skip
+    assert solution.n_iter == 45
+    for number, W_found, H_found, loss in found:
+        W_twin, H_twin, loss_twin, accepted = expected[number - 1]
+        assert accepted
+        np.testing.assert_allclose(W_found, W_twin, rtol=1e-6, atol=1e-7 * W_twin.max())
+        np.testing.assert_allclose(H_found, H_twin, rtol=1e-6, atol=1e-7 * H_twin.max())
+        assert loss == pytest.approx(loss_twin, rel=1e-9)
+    assert len(found) == sum(step[3] for step in expected)
+
+
+def test_a_pass_that_raises_the_loss_is_rejected_and_the_next_descends(monkeypatch):
+    monkeypatch.setattr(accelerated, "GROW", 3.0)  # reckless: momentum overshoots
+    X, W, H = problem(noise=1.0)
+    seen = []
+    original = AcceleratedHALS.update_columns
+
+    def spy(self, small, sums, data):
+        report, new = original(self, small, sums, data)
+        seen.append((report.accepted, report.loss, new.loss))
+        return report, new
+
+    monkeypatch.setattr(AcceleratedHALS, "update_columns", spy)
+    model, W = fit(X, W, H, max_iter=60)
+    rejected = [i for i, (accepted, _, _) in enumerate(seen) if not accepted]
+    assert len(rejected) >= 3
+    assert len(model.history_["loss"]) == 60 - len(rejected)
+    assert (np.diff(model.history_["loss"]) <= 0).all()
+    for i in rejected[:-1]:
+        assert seen[i + 1][0], "after a rejected pass comes a plain step"
+        assert seen[i + 1][1] < seen[i][2]
+    # what is returned is the accepted pair, whatever the last pass was
+    residual = 0.5 * np.sum((X - W @ model.components_) ** 2)
+    assert residual == pytest.approx(model.history_["loss"][-1], rel=1e-10)
+
+
+@pytest.mark.parametrize("max_iter", range(1, 12))
+def test_history_ends_with_the_loss_of_what_is_returned(max_iter, monkeypatch):
+    monkeypatch.setattr(accelerated, "GROW", 3.0)
+    X, W, H = problem(noise=1.0)
+    for alpha in (0.0, 1e-3):
+        model, found = fit(X, W, 100 * H, max_iter=max_iter, alpha_W=alpha, l1_ratio=0.5)
+        penalties = reference.penalties(*X.shape, alpha, "same", 0.5)
+        loss = reference.objective(X, found, model.components_, 2, *penalties)
+        assert model.history_["loss"][-1] == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_it_ends_no_higher_than_coordinate_descent_and_sooner(shuffle, digits):
+    losses = {}
+    for solver, passes in (("cd", 300), ("hals", 60)):
+        fits = [
+            NMF(8, solver=solver, init="random", random_state=seed, tol=0, max_iter=passes, shuffle=shuffle).fit(digits)
+            for seed in range(6)
+        ]
+        losses[solver] = np.median([model.reconstruction_err_ for model in fits])
+    assert losses["hals"] <= 1.002 * losses["cd"]
+
+
+def test_scales_of_the_start_do_not_matter(digits):
+    X = digits[:300]
+    rng = np.random.RandomState(0)
+    W, H = rng.rand(300, 6), rng.rand(6, 64)
+    d = 2.0 ** np.array([10, -8, 0, 5, -3, 9])
+    one, _ = fit(X, W, H)
+    other, _ = fit(X, W * d, H / d[:, None])
+    scaled, _ = fit(1024 * X, 32 * W, 32 * H)
+    np.testing.assert_allclose(other.history_["loss"], one.history_["loss"], rtol=1e-12)
+    np.testing.assert_allclose(scaled.history_["loss"], 1024**2 * one.history_["loss"], rtol=1e-12)
+    assert scaled.kkt_residual_ == pytest.approx(one.kkt_residual_)
+
+
+# --- penalties ----------------------------------------------------------------------------------
+
+
+def test_balance_minimises_the_penalties():
+    rng = np.random.RandomState(0)
+    a, b, c, d = rng.rand(4, 50) * 10.0 ** rng.randint(-3, 4, (4, 50))
+    a[:10], c[:10] = 0, 0  # L2 alone
+    b[10:20], d[10:20] = 0, 0  # L1 alone
+    c[20:25], d[20:25] = 0, 0  # one side only: no scale is best
+
+    def value(scale):
+        return a * scale + 0.5 * b * scale**2 + c / scale + 0.5 * d / scale**2
+
+    best = accelerated.balance(a, b, c, d)
+    assert (best[20:25] == 1).all()
+    for factor in (0.99, 1.01):
+        assert (value(best) <= value(best * factor))[np.r_[:20, 25:50]].all()
+    np.testing.assert_allclose(best[:10], (d[:10] / b[:10]) ** 0.25)
+    np.testing.assert_allclose(best[10:20], np.sqrt(c[10:20] / a[10:20]))
+
+
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("alpha_H", ["same", 0.0, 1e-4])
+def test_penalised_loss_ends_no_higher_than_that_of_coordinate_descent(l1_ratio, alpha_H, digits):
+    X = digits[:400]
+    options = {"alpha_W": 1e-3, "alpha_H": alpha_H, "l1_ratio": l1_ratio, "init": "nndsvda", "tol": 0}
+    fast = NMF(6, solver="hals", max_iter=60, **options).fit(X)
+    slow = NMF(6, solver="cd", max_iter=60, **options).fit(X)
+    assert fast.history_["loss"][-1] <= slow.history_["loss"][-1] * 1.001
+    assert (np.diff(fast.history_["loss"]) <= 1e-9 * fast.history_["loss"][0]).all()
+
+
+# --- dead components ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["dense", "uint8", "csr"])
+@pytest.mark.parametrize("dead", [(1,), (0, 3)])
+@pytest.mark.parametrize("factor", ["W", "H", "both"])
+def test_dead_components_are_revived(form, dead, factor):
+    X, W, H = problem(noise=0)
+    X = np.round(20 * X).clip(0, 255)
+    if factor in ("W", "both"):
+        W[:, dead] = 0
+    if factor in ("H", "both"):
+        H[list(dead)] = 0
+    matrix = {"dense": lambda: X, "uint8": lambda: X.astype("uint8"), "csr": lambda: sp.csr_matrix(X)}[form]()
+    start = {"W": W.astype("float32"), "H": H.astype("float32")} if form == "uint8" else {"W": W, "H": H}
+    model, W = fit(matrix, **start, max_iter=80)
+    assert (model.components_.sum(axis=1) > 0).all()
+    assert (W.sum(axis=0) > 0).all()
+    assert (np.diff(model.history_["loss"]) <= 1e-6 * np.sum(X**2)).all()
+    full = NMF(4, solver="hals", init="nndsvd", tol=0, max_iter=80).fit(X)
+    assert model.reconstruction_err_ <= 1.5 * full.reconstruction_err_ + 1e-3 * np.linalg.norm(X)
+
+
+def test_the_worst_row_is_the_lowest_of_equals_in_any_cut(monkeypatch):
+    import nmfcore.data
+
+    X, W, H = problem(n=400)
+    X[[37, 290, 399]] = 50.0 * np.arange(25)
+    H[2] = 0
+    fits = []
+    for work in (1e12, 1e3):
+        monkeypatch.setattr(nmfcore.data, "LANE_WORK", work)
+        fits.append(fit(X, W, H, max_iter=6)[0].components_)
+    np.testing.assert_allclose(*fits, rtol=1e-8, atol=1e-10)
+
+
+def test_an_exact_fit_of_lower_rank_revives_nothing():
+    X = np.outer(np.arange(1.0, 9), np.arange(1.0, 6))
+    rng = np.random.RandomState(0)
+    W, H = np.abs(rng.randn(8, 3)), np.abs(rng.randn(3, 5))
+    H[1:], W[:, 1:] = 0, 0
+    model, W = fit(X, W, H)
+    assert np.isfinite(W).all()
+    assert model.reconstruction_err_ <= 1e-6 * np.linalg.norm(X)
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "csr"])
+@pytest.mark.parametrize("stored", ["uint8", "float64"])
+def test_worst_row(layout, stored):
+    rng = np.random.RandomState(0)
+    X = rng.randint(0, 20, (70, 30)).astype(stored)
+    F, Ht = rng.rand(70, 3), rng.rand(30, 3)
+    matrix = {"C": X, "F": np.asfortranarray(X), "csr": sp.csr_matrix(X)}[layout]
+    residual = X - F @ Ht.T
+    losses = 0.5 * np.sum(residual**2, axis=1)
+    value, row = cpu.worst_row(cpu.cut(matrix, (10, 70), 64), F[10:], Ht)
+    i = 10 + np.argmax(losses[10:])
+    assert value == pytest.approx(losses[i])
+    np.testing.assert_allclose(row, np.maximum(0, residual[i]), atol=1e-12)
+
+
+# --- the stop rule ------------------------------------------------------------------------------
+
+
+def test_stops_by_the_window_and_says_so(digits):
+    model = NMF(10, solver="hals", init="nndsvd", tol=1e-3, max_iter=500).fit(digits)
+    assert model.converged_
+    assert "relative error fell by less than tol = 0.001 in 10 passes" in model.stop_reason_
+    errors = np.sqrt(model.history_["loss"])
+    assert 1 - errors[-1] / errors[-11] < 1e-3
+    assert (1 - errors[10:-1] / errors[:-11] >= 1e-3).all(), "no sooner"
+
+
+def test_stops_by_the_kkt_residual_and_says_so():
+    X, W, H = problem(noise=0)
+    model, _ = fit(X, W, H, tol=1e-2, max_iter=500)
+    assert model.converged_
+    assert "KKT residual" in model.stop_reason_
+    assert model.kkt_residual_ <= 1e-3
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-4])
+@pytest.mark.parametrize("k", [3, 10])
+def test_restarted_it_ends_at_once_without_raising_the_loss(tol, k, digits):
+    model = NMF(k, solver="hals", init="nndsvd", tol=tol, max_iter=2000)
+    W = model.fit_transform(digits)
+    assert model.converged_
+    again = NMF(k, solver="hals", init="custom", tol=tol, max_iter=2000)
+    again.fit(digits, W=W, H=model.components_)
+    assert again.converged_
+    assert len(again.history_["loss"]) <= (1 if "KKT" in model.stop_reason_ else 10)
+    assert again.history_["loss"][-1] <= model.history_["loss"][-1] * (1 + 1e-12)
+
+
+def test_restarted_from_a_kkt_stop_it_ends_after_one_pass():
+    for seed in range(8):
+        X, W, H = problem(seed, noise=0.02)
+        model, W = fit(X, W, H, tol=5e-3, max_iter=2000)
+        if "KKT" in model.stop_reason_:
+            again, _ = fit(X, W, model.components_, tol=5e-3, max_iter=2000)
+            assert again.n_iter_ == 1
+            break
+    else:
+        pytest.fail("no start ended by its KKT residual")
+
+
+def test_the_rule_is_free_of_scale(digits):
+    fits = [NMF(6, solver="hals", init="nndsvd", tol=1e-3).fit(scale * digits) for scale in (1, 2.0**-20, 2.0**20)]
+    assert len({model.n_iter_ for model in fits}) == 1
+
+
+def test_no_warning_where_the_rule_fired_in_the_last_pass(digits, recwarn):
+    model = NMF(5, solver="hals", init="nndsvd", tol=1e-3, max_iter=500).fit(digits)
+    recwarn.clear()
+    exact = NMF(5, solver="hals", init="nndsvd", tol=1e-3, max_iter=model.n_iter_).fit(digits)
+    assert exact.converged_
+    assert not recwarn
+    with pytest.warns(ConvergenceWarning, match="Maximum number of iterations"):
+        NMF(5, solver="hals", init="nndsvd", tol=1e-3, max_iter=model.n_iter_ - 1).fit(digits)
+
+
+def test_tol_zero_makes_all_passes():
+    X, W, H = problem(noise=0)
+    assert fit(X, W, H, max_iter=300)[0].n_iter_ == 300
+
+
+def test_verbose_tells_of_every_accepted_pass(digits, capsys):
+    model = NMF(5, solver="hals", init="nndsvd", tol=0, max_iter=5, verbose=1).fit(digits)
+    assert capsys.readouterr().out.count("KKT residual") == len(model.history_["loss"])
+
+
+# --- init="auto" --------------------------------------------------------------------------------
+
+
+def tall(n=9000, m=30, k=4, seed=0):
+    rng = np.random.RandomState(seed)
+    X = rng.gamma(0.5, 1.0, (n, k)) @ rng.gamma(0.5, 1.0, (k, m)) + 0.1 * rng.rand(n, m)
+    return np.round(20 * X).clip(0, 255).astype("uint8")
+
+
+def test_only_hals_takes_auto(digits):
+    with pytest.raises(ValueError, match="init='auto' is for solver='hals'; solver='cd' takes"):
+        NMF(3, init="auto").fit(digits)
+    auto = NMF(3, solver="hals", init="auto", random_state=0, tol=0, max_iter=4).fit(digits)
+    none = NMF(3, solver="hals", random_state=0, tol=0, max_iter=4).fit(digits)
+    np.testing.assert_array_equal(auto.components_, none.components_)
+
+
+def test_samples_of_tall_data_lead_to_few_passes():
+    X = tall()
+    assert warm.sample_rows(*X.shape, 4) > 0
+    auto = NMF(4, solver="hals", random_state=0, max_iter=500).fit(X)
+    named = NMF(4, solver="hals", init="nndsvd", random_state=0, max_iter=500).fit(X)
+    assert auto.converged_
+    assert auto.n_iter_ < named.n_iter_
+    assert auto.reconstruction_err_ <= 1.001 * named.reconstruction_err_
+
+
+@pytest.mark.parametrize("form", ["array", "csr", "memory map"])
+def test_auto_depends_on_the_random_state_only(form, tmp_path):
+    X = tall()
+    if form == "csr":
+        X = sp.csr_matrix(X.astype("float64"))
+    elif form == "memory map":
+        np.save(tmp_path / "X.npy", X)
+        X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    fits = [
+        NMF(4, solver="hals", random_state=seed, tol=0, max_iter=3, n_jobs=jobs).fit(X)
+        for seed, jobs in ((0, 1), (0, 2), (0, 3), (1, 2))
+    ]
+    for other in fits[1:3]:
+        np.testing.assert_array_equal(other.components_, fits[0].components_)
+    assert (fits[3].components_ != fits[0].components_).any()
+
+
+@pytest.mark.parametrize("penalty", [{}, {"alpha_W": 1e-4, "l1_ratio": 0.5}])
+def test_auto_minimises_the_penalised_loss(penalty):
+    X = tall()
+    auto = NMF(4, solver="hals", random_state=0, max_iter=300, tol=1e-6, **penalty).fit(X)
+    named = NMF(4, solver="cd", init="nndsvd", random_state=0, max_iter=300, tol=0, **penalty).fit(X)
+    assert auto.history_["loss"][-1] <= 1.002 * named.history_["loss"][-1]
+
+
+def test_more_components_than_features_start_at_random():
+    X = tall(m=5)
+    model = NMF(8, solver="hals", random_state=0, tol=0, max_iter=5).fit(X)
+    assert model.components_.shape == (8, 5)
+
+
+def test_max_time_counts_the_samples_too():
+    X = tall()
+    with pytest.warns(ConvergenceWarning, match="max_time"):
+        model = NMF(4, solver="hals", random_state=0, tol=0, max_iter=10**6, max_time=0.3).fit(X)
+    assert not model.converged_
+    assert model.n_iter_ >= 1
+
+
+def test_ctrl_c_in_a_sample_is_raised(monkeypatch):
+    def interrupted(*arguments, **settings):
+        return factorize(
+            *arguments, **{**settings, "callback": lambda report: (_ for _ in ()).throw(KeyboardInterrupt)}
+        )
+
+    monkeypatch.setattr(warm, "factorize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        NMF(4, solver="hals", random_state=0).fit(tall())
