@@ -56,6 +56,19 @@ def _divergence(V: np.ndarray, WH: np.ndarray, beta: float) -> float:
     return float(terms.sum()) / (beta * (beta - 1.0))
 
 
+def check_factors(task: Task, result: Result) -> str | None:
+    """Return what is wrong with the factors by themselves, or None: shapes, finite, no negative."""
+    n, m = task.problem.X.shape
+    for name, factor, shape in (("W", result.W, (n, task.k)), ("H", result.H, (task.k, m))):
+        if factor.shape != shape:
+            return f"{name} has shape {factor.shape}, not {shape}"
+        if not np.isfinite(factor).all():
+            return f"{name} is not finite"
+        if factor.min() < 0:
+            return f"{name} has negative entries, the least {factor.min():.2e}"
+    return None
+
+
 def distance(result: Result, reference: Result) -> float:
     """Return the larger of the relative distances of W and of H to the reference's."""
     pairs = ((result.W, reference.W), (result.H, reference.H))

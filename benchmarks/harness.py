@@ -45,6 +45,17 @@ class Context:
     smoke: bool = False
     full: bool = False
     scale: float = 1.0
+    quick: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for contender in self.contenders.values():
+            contender.threads = self.threads
+
+    @property
+    def drop_ins(self) -> dict[str, Contender]:
+        """The contenders that do scikit-learn's very work: the same iterates, the same calls."""
+        return {name: each for name, each in self.contenders.items() if each.drop_in}
 
     @property
     def real_size(self) -> bool:
@@ -127,6 +138,7 @@ def compare(
     repeats: int | None = None,
     target: dict[str, float] | None = None,
     roofline: bool = False,
+    warm_up: Sample = whole,
 ) -> list[Row]:
     """Measure one case with every contender that can run it.
 
@@ -152,14 +164,16 @@ def compare(
         ``{"ratio": at least}`` or ``{"value": at most}``.
     roofline : bool
         Add the share of the machine's floor; `sample` must then return seconds per iteration.
+    warm_up : callable
+        The sample that warms up, with ``max_iter=1``.
 
     Returns
     -------
     rows : list of dict
-        One for each contender, also for those skipped or wrong.
+        One for each drop-in contender, also for those skipped or wrong.
     """
     rows: dict[str, Row] = {}
-    for name, contender in context.contenders.items():
+    for name, contender in context.drop_ins.items():
         row = describe_case(task, case, unit, name)
         reason = contender.unavailable() or contender.skip(task)
         if reason:
@@ -171,8 +185,8 @@ def compare(
     kinds: dict[str, str] = {}
     for name in list(able):
         with _failure_noted(name, rows, able):
-            cold, result = whole(able[name], brief)
-            warm, _ = whole(able[name], brief)
+            cold, result = warm_up(able[name], brief)
+            warm, _ = warm_up(able[name], brief)
             rows[name]["warm_up"] = {"cold_s": cold, "warm_s": warm}
             kinds[name] = str(result.W.dtype)
 

@@ -258,6 +258,19 @@ def cbcl(folder: Path) -> np.ndarray:
     return np.ascontiguousarray(1.0 - loadmat(path)["X"].T)
 
 
+@problem("cbcl-hoyer", stand_in=lambda: hoyer(pictures(2_429, 361, zeros=0.0) / 255.0))
+def cbcl_hoyer(folder: Path) -> np.ndarray:
+    """CBCL faces as Hoyer (2004) prepared them, for figures that compare with published errors."""
+    return hoyer(cbcl(folder))
+
+
+def hoyer(X: np.ndarray) -> np.ndarray:
+    """Return pictures standardised, then 0.25 (x + 0.25) clipped to [1e-4, 1]."""
+    X = X - X.mean()
+    X = X / np.sqrt(np.mean(X**2))
+    return np.maximum(np.clip(0.25 * (X + 0.25), 0, 1), 1e-4)
+
+
 @problem("digits")
 def digits(folder: Path) -> np.ndarray:
     """scikit-learn's bundled digits: 1,797×64 float64."""

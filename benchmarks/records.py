@@ -22,13 +22,13 @@ def append(path: Path, rows: list[Row]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Round floats to 6 digits and replace NaN, which is not JSON."""
+    """Round floats to 8 digits and replace NaN, which is not JSON."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return float(f"{value:.8g}") if math.isfinite(value) else None
     return value
 
 
@@ -39,8 +39,15 @@ def newest(path: Path) -> list[Row]:
         row = json.loads(line)
         problem = row["problem"]
         key = (row["case"], problem["name"], problem["dtype"], row["k"], row["beta"], row["init"])
-        found[(*key, row["contender"])] = row
+        # a development run must not hide a whole one
+        run = (row["smoke"], row.get("quick", False), row["scale"])
+        found[(*key, row["contender"], *run)] = row
     return list(found.values())
+
+
+def published(path: Path) -> list[Row]:
+    """Return the newest records for readers: smoke, quick and scaled runs are for development."""
+    return [row for row in newest(path) if not (row["smoke"] or row.get("quick")) and row["scale"] == 1]
 
 
 HEAD = ("data", "k", "case", "contender", "median", "min", "spread", "faster than scikit-learn")
@@ -106,29 +113,44 @@ def quantity(value: float, unit: str) -> str:
         for scale, prefix in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= scale or scale == 1e-6:
                 return f"{value / scale:.3g} {prefix}{rest}"
-    return f"{value:.4g} {unit}"
+    return f"{value:.6f} ×" if unit == "×" else f"{value:.4g} {unit}"
 
 
 def met(row: Row) -> bool | None:
-    """Return whether the row's target is met; None without one."""
+    """Return whether the row's target is met in all its parts; None without one.
+
+    Parts: ``ratio`` (times faster, at least), ``value`` (median, at most), ``max`` (worst repeat, at
+    most), ``loss_ratio`` (final error over the reference's, at most).
+    """
     target = row.get("target")
     if not target or row["status"] != "ok":
         return None
+    reached = True
     if "ratio" in target:
-        return bool(row.get("ratio")) and (row["ratio"]["median"] or 0.0) >= target["ratio"]
-    return row["median"] <= target["value"]
+        reached &= bool(row.get("ratio")) and (row["ratio"]["median"] or 0.0) >= target["ratio"]
+    if "value" in target:
+        reached &= row["median"] <= target["value"]
+    if "max" in target:
+        reached &= row["max"] <= target["max"]
+    if "loss_ratio" in target:
+        reached &= row["check"].get("loss_ratio", float("inf")) <= target["loss_ratio"]
+    return bool(reached)
 
 
 def _target(row: Row) -> str | None:
     reached = met(row)
     if reached is None:
         return None
-    target = row["target"]
+    target, wanted = row["target"], []
     if "ratio" in target:
-        wanted = f"≥ {target['ratio']:.3g} ×"
-    else:
-        wanted = f"≤ {quantity(target['value'], row['unit'])}"
-    return f"{wanted} {'met' if reached else 'MISSED'}"
+        wanted.append(f"≥ {target['ratio']:.3g} ×")
+    if "value" in target:
+        wanted.append(f"≤ {quantity(target['value'], row['unit'])}")
+    if "max" in target:
+        wanted.append(f"worst ≤ {quantity(target['max'], row['unit'])}")
+    if "loss_ratio" in target:
+        wanted.append(f"loss ≤ {target['loss_ratio']:.5g} ×")
+    return f"{', '.join(wanted)} {'met' if reached else 'MISSED'}"
 
 
 def _answer(row: Row) -> str | None:
@@ -147,7 +169,7 @@ def _answer(row: Row) -> str | None:
     return ", ".join(parts) or None
 
 
-def report(folder: Path, about: dict[str, str]) -> str:
+def report(folder: Path, about: dict[str, str], plots: dict[str, tuple[str, ...]]) -> str:
     """Return the page of all figures from the newest records in `folder`.
 
     Parameters
@@ -156,6 +178,8 @@ def report(folder: Path, about: dict[str, str]) -> str:
         Holds ``<figure>.jsonl``.
     about : dict
         One sentence for each figure, in the order to show them.
+    plots : dict
+        File names of each figure's plots; those that are in `folder` are shown.
     """
     parts = [
         "# Figures",
@@ -166,11 +190,11 @@ def report(folder: Path, about: dict[str, str]) -> str:
         path = folder / f"{name}.jsonl"
         if not path.exists():
             continue
-        # smoke runs and shares of the data are for development, not for the reader
-        rows = [row for row in newest(path) if not row["smoke"] and row["scale"] == 1]
+        rows = published(path)
         if not rows:
             continue
-        parts += [f"## {name}", sentence, table(rows), _provenance(rows)]
+        shown = [f"![{Path(plot).stem}]({plot})" for plot in plots.get(name, ()) if (folder / plot).exists()]
+        parts += [f"## {name}", sentence, *shown, table(rows), _provenance(rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -181,7 +205,7 @@ def _provenance(rows: list[Row]) -> str:
         return " / ".join(dict.fromkeys(str(pick(row)) for row in rows))
 
     versions = rows[-1]["versions"]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     dates = sorted(row["date"][:10] for row in rows)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     limits = rows[-1].get("limits") or {}

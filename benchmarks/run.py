@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 if sys.path[0] == str(HERE):
@@ -22,7 +23,7 @@ if sys.path[0] == str(HERE):
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from benchmarks import contenders, figures, machine, records  # noqa: E402
+from benchmarks import contenders, figures, machine, records, reference  # noqa: E402
 from benchmarks.harness import Context  # noqa: E402
 
 BAD = ("WRONG", "FAILED")
@@ -32,9 +33,17 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="name figures and contenders, and stop")
+    parser.add_argument(
+        "--reference",
+        nargs="?",
+        const="",
+        metavar="CASE",
+        help="compute scikit-learn's final errors that results/reference.json lacks, and stop",
+    )
     parser.add_argument("--table", action="store_true", help="write figures.md from the records")
     parser.add_argument("--smoke", action="store_true", help="everything, tiny, in seconds")
     parser.add_argument("--full", action="store_true", help="the slow figures too")
+    parser.add_argument("--quick", action="store_true", help="fewer starts and smaller limits, for a look")
     parser.add_argument("--figures", nargs="+", metavar="NAME", help="these only")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these only")
     parser.add_argument(
@@ -70,9 +79,20 @@ def main(given: list[str] | None = None) -> int:
         return 0
     out = options.out or HERE / "results"
     if options.table:
-        page = records.report(out, about)
+        for name in about:
+            path = out / f"{name}.jsonl"
+            _draw(figures.find(name), records.published(path) if path.exists() else [], out, [])
+        page = records.report(out, about, {name: getattr(figures.find(name), "PLOTS", ()) for name in about})
         (out / "figures.md").write_text(page, encoding="utf-8")
         print(page)
+        return 0
+    if options.reference is not None:
+        if options.data is None:
+            print("--reference needs the data (--data or NMFCORE_DATA)")
+            return 2
+        with threadpool_limits(options.threads):
+            done = reference.compute(Path(options.data), out / "reference.json", options.reference)
+        print(f"{done} computed; {out / 'reference.json'}")
         return 0
     if options.contenders:
         unknown = set(options.contenders) - set(found)
@@ -102,9 +122,11 @@ def _run(
         smoke=options.smoke,
         full=options.full,
         scale=options.scale,
+        quick=options.quick,
+        out=out,
     )
     facts = machine.describe([contender.package for contender in found.values()])
-    facts.update(threads=options.threads, smoke=options.smoke, scale=options.scale)
+    facts.update(threads=options.threads, smoke=options.smoke, scale=options.scale, quick=options.quick)
     print(f"{facts['machine']['cpu']}, {options.threads} threads; commit {facts['commit']}")
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     if context.folder is None and not options.smoke:
@@ -130,6 +152,7 @@ def _run(
             failed.append(f"{name} raised")
         if rows:
             records.append(out / f"{name}.jsonl", rows)
+            _draw(figure, rows, out, failed)
             seconds = time.perf_counter() - start
             print(f"{seconds:.0f} s" if options.smoke else f"{records.table(rows)}\n\n{seconds:.0f} s")
         failed += [f"{name}: {records.sentence(r)}" for r in rows if r["status"] in BAD]
@@ -137,6 +160,20 @@ def _run(
     if failed:
         print("\nFAILED\n" + "\n".join(failed))
     return 1 if failed else 0
+
+
+def _draw(figure: ModuleType, rows: list[records.Row], folder: Path, failed: list[str]) -> None:
+    """Draw the figure's plots of these rows, if it has any."""
+    if not rows or not hasattr(figure, "draw"):
+        return
+    try:
+        for path in figure.draw(rows, folder):
+            print(f"drawn: {path}")
+    except ImportError as error:
+        print(f"not drawn: {error}")  # the records are there; --table draws them elsewhere
+    except Exception:
+        traceback.print_exc()
+        failed.append(f"drawing {figure.__name__} raised")
 
 
 if __name__ == "__main__":

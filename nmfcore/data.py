@@ -133,8 +133,8 @@ class RowState:
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
         self._twin: RowState | None = None
-        self._rows: dict[tuple[int, int], RowState] = {}
         self._spare: Array | None = None
+        self._rows: dict[tuple[int, int], RowState] = {}
 
     def __getitem__(self, name: str) -> Array:
         return self.arrays[name]
@@ -208,8 +208,13 @@ class _Scratch:
         return self.lanes
 
     def total(self) -> dict[str, Array]:
-        """Add all lanes up in the first one's sums, and return these."""
+        """Add all lanes up in the first one's sums, and return these. "worst" is the one that begins with the most."""
+        worst = None
+        if "worst" in self.shapes:  # max keeps the earliest of equals
+            worst = max((lane["worst"] for lane in self.lanes), key=lambda each: each[0]).copy()
         _add_pairwise(self.whole)
+        if worst is not None:
+            self.lanes[0]["worst"][:] = worst
         return self.lanes[0]
 
 
@@ -369,10 +374,7 @@ class Rows:
             visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
 
         self.visit_all(on_block, orders.width)
-        worst = max((lane["worst"] for lane in lanes), key=lambda w: w[0]).copy() if "worst" in sums else None
         total = self._scratch.total()
-        if worst is not None:  # max keeps the earliest of equals
-            total = total | {"worst": worst}
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}

@@ -27,14 +27,15 @@ class Task:
     k : int
         Number of components.
     solver : str
-        "cd" or "mu" (issue 3 adds more); a contender skips what it does not know.
+        "cd", "mu", "hals" or "minibatch" (the estimator MiniBatchNMF); a contender skips what it
+        does not know.
     beta : float
         The beta-divergence: 2 Frobenius, 1 Kullback-Leibler, 0 Itakura-Saito.
     call : str
         "factorise": factors only, by the shortest call; "fit": the estimator's fit;
         "fit+transform": fit, then transform of the same X, as the notebooks do.
-    init : str
-        "custom" starts from W0 and H0, anything else is the contender's own.
+    init : str or None
+        "custom" starts from W0 and H0, anything else is the contender's own; None its default.
     W0, H0 : ndarray, shape (n_samples, k) and (k, n_features), or None
         The shared start, read-only float64.
     tol, max_iter, seed :
@@ -77,12 +78,22 @@ class Contender:
         Distribution whose version is recorded.
     entry : str
         A name of `module` to ask for: a package that imports lazily fails only then.
+    solvers : tuple of str
+        What the figures that compare algorithms may ask of it, as in `Task.solver`.
+    drop_in : bool
+        Whether it keeps scikit-learn's API and iterates: only these take part in the figures that
+        compare the same work.
+    threads : int
+        How many it may use, set by the run; for libraries that threadpoolctl does not reach.
     """
 
     name: str
     module: str
     package: str
     entry: str
+    solvers: tuple[str, ...] = ()
+    drop_in: bool = False
+    threads: int = 2
 
     def unavailable(self) -> str | None:
         """Return why this contender cannot run at all, or None."""
@@ -94,6 +105,8 @@ class Contender:
 
     def skip(self, task: Task) -> str | None:
         """Return why this contender cannot do the task, or None."""
+        if task.solver not in self.solvers:
+            return f"{self.name} has no solver {task.solver!r}"
         return None
 
     def prepare(self, task: Task) -> Any:

@@ -1,7 +1,11 @@
-"""nmfcore: scikit-learn's API, so nothing but names (the underscore avoids shadowing nmfcore)."""
+"""nmfcore: scikit-learn's API and more solvers (the underscore avoids shadowing nmfcore)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.contenders import Task
 from benchmarks.contenders.scikit_learn import ScikitLearnAPI
 
 
@@ -11,3 +15,20 @@ class Nmfcore(ScikitLearnAPI):
     name = "nmfcore"
     module = "nmfcore"
     package = "nmfcore"
+    solvers = ("cd", "hals", "mu", "mu+", "minibatch")  # mu+: with extrapolate=True
+
+    def skip(self, task: Task) -> str | None:
+        import nmfcore
+        from nmfcore.solvers import SOLVERS
+
+        if task.solver == "mu+":
+            if "extrapolate" not in nmfcore.NMF().get_params():
+                return f"nmfcore {nmfcore.__version__} has no extrapolated mu"
+        elif task.solver not in (*SOLVERS, "minibatch"):
+            return f"nmfcore {nmfcore.__version__} has no solver {task.solver!r}"
+        return super().skip(task)
+
+    def estimator(self, task: Task, **more: Any) -> Any:
+        if task.solver == "mu+":
+            return super().estimator(replace(task, solver="mu"), extrapolate=True, **more)
+        return super().estimator(task, **more)

@@ -1,4 +1,4 @@
-"""scikit-learn's NMF, and the shape of any library that keeps its API."""
+"""scikit-learn's NMF and MiniBatchNMF, and the shape of any library that keeps their API."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from benchmarks.contenders import Contender, Result, Task
 
 
 class ScikitLearnAPI(Contender):
-    """A contender with scikit-learn's ``NMF`` and ``non_negative_factorization`` in `module`."""
+    """A contender with scikit-learn's estimators and ``non_negative_factorization`` in `module`."""
 
     entry = "NMF"
-    solvers = ("cd", "mu")
+    solvers = ("cd", "mu", "minibatch")
+    drop_in = True
 
     def skip(self, task: Task) -> str | None:
-        if task.solver not in self.solvers:
-            return f"{self.name} has no solver {task.solver!r}"
-        if task.solver == "cd" and task.beta != 2:
-            return "solver 'cd' minimises the Frobenius norm only"
-        return None
+        if task.solver in ("cd", "hals") and task.beta != 2:
+            return f"solver {task.solver!r} minimises the Frobenius norm only"
+        if task.init == "auto" and task.solver != "hals":
+            return 'init="auto" is of solver "hals"'
+        return super().skip(task)
 
     def prepare(self, task: Task) -> dict[str, Any]:
         # scikit-learn writes into a custom start, so each run gets its own copy, in the type
@@ -34,26 +35,46 @@ class ScikitLearnAPI(Contender):
             start = {"W": task.W0.astype(dtype), "H": task.H0.astype(dtype)}
         return start
 
-    def run(self, task: Task, prepared: dict[str, Any]) -> Result:
+    def estimator(self, task: Task, **more: Any) -> Any:
+        """Return the estimator the task asks for, not fitted."""
         library = importlib.import_module(self.module)
-        X = task.problem.X
         options = {
-            "solver": task.solver,
             "beta_loss": task.beta,
             "init": task.init,
             "tol": task.tol,
             "max_iter": task.max_iter,
             "random_state": task.seed,
+            **more,
         }
+        if task.solver == "minibatch":
+            if not task.tol:  # as with the other solvers, 0 means all of max_iter
+                options["max_no_improvement"] = None
+            return library.MiniBatchNMF(task.k, **options)
+        return library.NMF(task.k, solver=task.solver, **options)
+
+    def run(self, task: Task, prepared: dict[str, Any]) -> Result:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # max_iter is reached on purpose
-            if task.call == "factorise":
-                W, H, n_iter = library.non_negative_factorization(X, n_components=task.k, **prepared, **options)
-                return Result(W, H, n_iter)
-            model = library.NMF(task.k, **options)
-            W = model.fit_transform(X, **prepared)
-            codes = model.transform(X) if task.call == "fit+transform" else None
+            if task.call == "factorise" and task.solver != "minibatch":
+                return self._factorise(task, prepared)
+            model = self.estimator(task)
+            W = model.fit_transform(task.problem.X, **prepared)
+            codes = model.transform(task.problem.X) if task.call == "fit+transform" else None
             return Result(W, model.components_, model.n_iter_, codes)
+
+    def _factorise(self, task: Task, prepared: dict[str, Any]) -> Result:
+        W, H, n_iter = importlib.import_module(self.module).non_negative_factorization(
+            task.problem.X,
+            n_components=task.k,
+            solver=task.solver,
+            beta_loss=task.beta,
+            init=task.init,
+            tol=task.tol,
+            max_iter=task.max_iter,
+            random_state=task.seed,
+            **prepared,
+        )
+        return Result(W, H, n_iter)
 
 
 class ScikitLearn(ScikitLearnAPI):

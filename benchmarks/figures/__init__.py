@@ -2,7 +2,8 @@
 
 A file of this package has ``ABOUT`` (one sentence for the reader of the table) and
 ``run(context)``, a generator that yields lists of rows. ``FULL_ONLY = True`` keeps a slow one out
-of a run that does not ask for it with ``--full`` or by name.
+of a run that does not ask for it with ``--full`` or by name; ``draw(rows, folder)`` makes plots of
+the rows, the files that ``PLOTS`` names, and returns their paths.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ import importlib
 from types import ModuleType
 
 # in the order to run and to show
-NAMES = ("iteration", "cats", "mu", "fit_transform", "memory", "small", "startup", "notebook")
+NAMES = (
+    "iteration",
+    "cats",
+    "mu",
+    "fit_transform",
+    "memory",
+    "small",
+    "startup",
+    "notebook",
+    "calls",
+    "quality",
+    "curves",
+)
 
 
 def find(name: str) -> ModuleType:

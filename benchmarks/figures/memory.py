@@ -60,7 +60,7 @@ def run(context: Context) -> Iterator[list[Row]]:
     max_iter = 5
     task = context.task(problem, 15, call="fit", init="nndsvd", tol=1e-4, max_iter=max_iter)
     rows, peaks = {}, {}
-    for name, contender in context.contenders.items():
+    for name, contender in context.drop_ins.items():
         rows[name] = describe_case(task, "peak memory of a fit", "MB", name)
         reason = contender.unavailable() or contender.skip(task)
         if reason:

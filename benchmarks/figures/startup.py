@@ -115,7 +115,7 @@ def _rows(context: Context, case: str, **settings: Any) -> tuple[dict[str, Row],
     rows, able = {}, {}
     settings = {"call": "fit", "init": None, "tol": 1e-4, **settings}
     task = context.task(context.problem("digits"), 10, **settings)
-    for name, contender in context.contenders.items():
+    for name, contender in context.drop_ins.items():
         rows[name] = describe_case(task, case, "s", name)
         reason = contender.unavailable()
         if reason:

@@ -222,25 +222,23 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
         _look(block, F, Ht, 3, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
     if beta == 2:
-        return float(_row_losses(block, F, Ht).sum())
+        losses = np.empty(block.rows)
+        kernels().sparse_residual_pass(*block, F, Ht, losses)
+        return float(losses.sum())
     # what mu has compiled anyway, asked for nothing else
     nothing, stats = np.zeros((0, F.shape[1])), np.zeros(STATS + 2 * F.shape[1])
     return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
 
 
-def _row_losses(block: Block, F: Array, Ht: Array) -> Array:
-    *x, rows, columns, height = block
-    losses = np.empty(rows)
-    kernels().divergence_pass(
-        *x, 0, rows, columns, height,
-        F, Ht, 2.0, losses,
-    )  # fmt: skip
-    return losses
-
-
 def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
     """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
-    losses = _row_losses(block, F, Ht)
+    losses = np.empty((block.rows, 1), F.dtype)
+    if block.indptr:
+        of_rows = np.empty(block.rows)
+        kernels().sparse_residual_pass(*block, F, Ht, of_rows)
+        losses[:, 0] = of_rows
+    else:
+        _look(block, F, Ht, 3, losses, _constants(F.dtype)[1], _constants(F.dtype)[1], np.zeros(STATS))
     i = int(losses.argmax())
     if block.indptr:
         alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
@@ -249,7 +247,7 @@ def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
     row = np.zeros((block.columns, 1))
     add_products(alone, np.ones((1, 1), F.dtype), row)
     residual = row[:, 0] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64)
-    return float(losses[i]), np.maximum(residual, 0.0)
+    return float(losses[i, 0]), np.maximum(residual, 0.0)
 
 
 def multiply_beta(

@@ -643,16 +643,19 @@ def opening_row(x, first, length, out):
 
 
 @numba.njit(**INNER)
-def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S):
-    """Σ (x − f·Ht)² over a tile, WH formed in S (row length mp)."""
+def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
+    """Σ (x − f·Ht)² over a tile, WH formed in S (row length mp); half of it by row into out[first:], if it has rows."""
     out_of_line()
     product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
     total = 0.0
     for i in range(rows):
-        x, s = tile[i * ld : i * ld + m], S[i * mp : i * mp + m]
+        x, s, of_row = tile[i * ld : i * ld + m], S[i * mp : i * mp + m], 0.0
         for j in range(m):
             r = np.float64(x[j]) - np.float64(s[j])
-            total += r * r
+            of_row += r * r
+        total += of_row
+        if out.shape[0]:
+            out[first + i, 0] = of_row / 2
     return total
 
 
@@ -663,7 +666,8 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
 
     OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
     PRODUCT: out = X·Ht. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which those of no rows are left out (the Gram of F
-    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)². One kernel for all of these, because
+    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it by row into out, if it has
+    rows. One kernel for all of these, because
     every further one costs each cold start the better part of a second; without the sweep, which mu does not need.
     """
     k = F.shape[1]
@@ -712,7 +716,7 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
             pad_rows(F, i0, rows, Fp, kp)
             if rule == RESIDUAL:
                 clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
-                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c)
+                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0)
             elif XtF.shape[0]:
                 if sparse:
                     sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
@@ -1308,43 +1312,21 @@ def multiply_pass(F, N, D, l1, l2, gamma, floor, out, stats):
 
 
 @numba.njit(**ENTRY)
-def divergence_pass(address, code, row_stride, column_stride, indptr, indices, wide, lo, hi, m, height,
-                    F, Ht, beta, losses):  # fmt: skip
-    """D_β(x_i | f_i·H) of rows lo … hi, into losses; CSR with β = 1 or 2 visits the stored numbers only."""
+def sparse_residual_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+                         F, Ht, losses):  # fmt: skip
+    """½ Σ (x_i − f_i·H)² of CSR rows, into losses: the trace form, from the stored numbers. Other β: `beta_pass`."""
     k = Ht.shape[1]
-    sparse = indptr != 0 and (beta == 1 or beta == 2)
     kp = round_up(k, lanes_of(F))
-    ld, mp = leading(m), round_up(m, ALIGN)
-    height = round_up(min(height, hi - lo), ALIGN)
-    run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
-    size = 0 if sparse else height * ld
-    X, S = aligned(size, F), aligned(size, F)
-    Htp, Hp = aligned(m * kp if sparse else 0, F), aligned(0 if sparse else k * mp, F)
-    Fp = aligned(height * kp, F)
-    Hsum, G = column_sums(Ht), np.zeros((k, k))
-    if sparse:
-        pad_rows(Ht, np.intp(0), m, Htp, kp)
-        gram(Ht, G)
-    else:
-        pad_transposed(Ht, Hp, mp)
-    for i0 in range(lo, hi, height):
-        rows = min(height, hi - i0)
-        padded = round_up(rows, ALIGN)
-        pad_rows(F, i0, rows, Fp, kp)
-        clear(Fp, rows * kp, padded * kp)
-        if sparse:
-            numbers = size_of(code)
-            for i in range(rows):
-                begin, length = bounds(indptr, wide, i0 + i)
-                widen(address + begin * numbers, code, length, run)
-                f = Fp[i * kp : i * kp + kp]
-                losses[i0 + i] = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta)
-        else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, padded, m, X, ld, run)  # fmt: skip
-            product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
-            for i in range(rows):
-                losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
+    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)), F)
+    Htp, f = aligned(m * kp, F), aligned(kp, F)
+    none, G = np.zeros(0), np.zeros((k, k))
+    pad_rows(Ht, np.intp(0), m, Htp, kp)
+    gram(Ht, G)
+    for i in range(n):
+        begin, length = bounds(indptr, wide, i)
+        widen(address + begin * size_of(code), code, length, run)
+        pad_rows(F, i, np.intp(1), f, kp)
+        losses[i] = sparse_row_divergence(run, indices, wide, begin, length, f, Htp, kp, none, G, k, np.float64(2.0))
 
 
 @numba.njit(**ENTRY)
