@@ -729,19 +729,18 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
 
 @numba.njit(**ENTRY)
 def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                   F, before, scale, momentum, FtB, Ht, G, l1, l2, order, sweeps, tol, delta,
-                   out, XtF, FtF, stats):  # fmt: skip
+                   F, moving, Ht, G, l1, l2, order, sweeps, tol, delta, out, XtF, FtF, stats):  # fmt: skip
     """n rows of X, once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
     With an order of the components `sweep_rows`, with None F ⊙ C / (F·G): Numba compiles each when it is first asked
     for, without the other. XtF and FtF of no rows are left out (transform). For Ht of no rows C is given, in XtF: the
     step of the small factor, with stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩.
 
-    With `scale` (k numbers for F, k for `before`) the sweeps start from max(0, B + momentum·(B − before·scale)),
-    B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of twice as many rows asks for the loss of where
-    the sweeps started too: its Gram in the rows below, stats[CROSS] += ⟨C, ·⟩.
+    With moving = (before, scale, momentum, FtB), scale k numbers for F and k for `before`, the sweeps start from
+    max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of
+    twice as many rows asks for the loss of where the sweeps started too: its Gram in the rows below, stats[CROSS] +=
+    ⟨C, ·⟩. None (or a scale of no numbers, which spares a kernel of its own) leaves all this out.
     """
-    moving = scale.size > 0
     k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
     sparse, given = indptr != 0, Ht.shape[0] == 0
     kp, ld = round_up(k, lanes), leading(m)
@@ -752,7 +751,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     # One piece of memory: asking for each buffer on its own took a tenth of the time of small data.
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
-    of_D = of_F if order is None or moving else 0
+    of_D = 0 if order is not None and moving is None else of_F
     of_sweep = (2 * kp + 4) * step
     memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
@@ -792,9 +791,11 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
-        if moving:
-            extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
-            clear(Bp, rows * kp, padded * kp)
+        if moving is not None:
+            before, scale, momentum, FtB = moving
+            if scale.size:
+                extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
+                clear(Bp, rows * kp, padded * kp)
             if FtB.shape[0] > k:
                 accumulate_gram(Fp, kp, rows, c, FtB[k:])
                 for i in range(rows * kp):
@@ -819,9 +820,11 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
-        if moving:
-            product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, ALIGN), rows, kp, np.intp(DEPTH))
-            add_rows(c, kp, FtB[:k])
+        if moving is not None:
+            FtB = moving[3]
+            if FtB.shape[0]:
+                product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                add_rows(c, kp, FtB[:k])
         i0 += rows
     if given and FtF.shape[0]:
         for t in range(k):
