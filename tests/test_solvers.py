@@ -249,8 +249,8 @@ def test_a_step_too_far_is_taken_back(beta, max_iter, penalty, monkeypatch):
         plain = model("mu", beta, 4, 10, init="custom", **penalty)
         W = plain.fit_transform(X, **begin)
         assert reached < reference.objective(X, W, plain.components_, beta, *scaled)
-    for factor, given in zip((begin["W"], begin["H"]), start(X, 4).values(), strict=True):
-        np.testing.assert_array_equal(factor, given)
+    for factor, unchanged in zip(begin.values(), start(X, 4).values(), strict=True):
+        np.testing.assert_array_equal(factor, unchanged)
 
 
 @pytest.mark.parametrize("parameters", [

@@ -379,37 +379,39 @@ def widen_line(typingctx, address, code, out, first, n):
     return signature, codegen
 
 
-def _make_ratio(beta: float):
+def _make_ratio(beta: float, with_x: bool = True):
     """Of a register tile of S = WH, as soon as it is there: S becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (not for β = 1).
 
     With scikit-learn's floors under WH. Right after the product of the tile its numbers are still in the first-level
-    cache.
+    cache. Without X, S itself becomes WH^(β−1).
     """
 
     @intrinsic
-    def ratio(typingctx, s, s0, x, x0, q, q0, ld, rows, vectors, floor):
+    def ratio(typingctx, s, q, s0, ld, x, x0, ldx, rows, vectors, floor):
         signature = types.void(
-            s, types.intp, x, types.intp, q, types.intp, types.intp, types.intp, types.intp, s.dtype
+            s, q, types.intp, types.intp, x, types.intp, types.intp, types.intp, types.intp, s.dtype
         )  # fmt: skip
 
         def codegen(context, builder, sig, args):
-            s, s0, x, x0, q, q0, ld, rows, vectors, floor = args
+            s, q, s0, ld, x, x0, ldx, rows, vectors, floor = args
             scalar, lanes = _element(sig.args[0])
             size = sig.args[0].dtype.bitwidth // 8
             vector = ir.VectorType(scalar, lanes)
             sp = builder.gep(_data(context, builder, sig.args[0], s), [s0])
-            xp = builder.gep(_data(context, builder, sig.args[2], x), [x0])
-            qp = builder.gep(_data(context, builder, sig.args[4], q), [q0])
+            qp = builder.gep(_data(context, builder, sig.args[1], q), [s0])
+            xp = builder.gep(_data(context, builder, sig.args[4], x), [x0])
             least, one = _broadcast(builder, floor, vector), ir.Constant(vector, [1.0] * lanes)
             kind = builder.module, ir.FunctionType(vector, [vector]), f"llvm.sqrt.v{lanes}f{size * 8}"
             root = cgutils.get_or_insert_function(*kind)
             most = builder.fdiv(one, builder.call(root, [least]))
             with cgutils.for_range(builder, rows, intp=INDEX) as row:
-                start = builder.mul(row.index, ld)
+                start, start_x = builder.mul(row.index, ld), builder.mul(row.index, ldx)
                 with cgutils.for_range(builder, vectors, intp=INDEX) as column:
-                    at = builder.add(start, builder.mul(column.index, _constant(lanes)))
-                    bare, value = _load(builder, sp, at, vector, size), _load(builder, xp, at, vector, size)
-                    power = None
+                    along = builder.mul(column.index, _constant(lanes))
+                    at = builder.add(start, along)
+                    bare, value, power = _load(builder, sp, at, vector, size), one, None
+                    if with_x:
+                        value = _load(builder, xp, builder.add(start_x, along), vector, size)
                     if beta <= 1:  # a NaN stays one: the comparison is false for it
                         wh = builder.select(builder.fcmp_ordered("<", bare, least), least, bare)
                     if beta == 1:
@@ -428,8 +430,8 @@ def _make_ratio(beta: float):
                     else:  # 3: no floor
                         power = builder.fmul(bare, bare)
                         value = builder.fmul(value, bare)
-                    _store(builder, value, sp, at, vector, size)
-                    if power is not None:
+                    _store(builder, value if with_x else power, sp, at, vector, size)
+                    if with_x and power is not None:
                         _store(builder, power, qp, at, vector, size)
             return context.get_dummy_value()
 
@@ -465,6 +467,7 @@ def _inverse_root(builder, x, vector, size):
 
 
 ratio_one, ratio_zero, ratio_half, ratio_three_halves, ratio_three = (_make_ratio(b) for b in (1, 0, 0.5, 1.5, 3))
+power_zero, power_half, power_three_halves, power_three = (_make_ratio(b, with_x=False) for b in (0, 0.5, 1.5, 3))
 
 
 @intrinsic

@@ -44,6 +44,7 @@ class Block(NamedTuple):
     height: int  # rows per tile
 
 
+_FUSED = (1, 0, 0.5, 1.5, 3)  # the β whose ratios `beta_pass` forms tile by tile behind the product
 _NO_X = (0, 10, 0, 8, 0, 0, 0)
 _STORED = {
     name: code
@@ -78,6 +79,11 @@ def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
 def _beta_height(columns: int, dtype: np.dtype) -> int:
     """Rows per tile where X, WH and its powers lie side by side."""
     return int(np.clip((1200 << 10) // (3 * max(columns, 1) * dtype.itemsize) // 16 * 16, 16, 128))
+
+
+def _fused_height(columns: int, dtype: np.dtype) -> int:
+    """Rows per tile where WH lies there in blocks of columns, and X whole: taller tiles spare the float64 sums."""
+    return int(np.clip((600 << 10) // (max(columns, 1) * dtype.itemsize) // 16 * 16, 64, 128))
 
 
 def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
@@ -275,8 +281,11 @@ def multiply_beta(
     *x, rows, columns, _ = block
     c = F.dtype.type
     losses = np.zeros(rows if measure else 0)
+    height = _beta_height(columns, F.dtype)
+    if beta in _FUSED:
+        height = 128 if block.indptr else _fused_height(columns, F.dtype)
     kernels().beta_pass(
-        *x, 0, rows, columns, _beta_height(columns, F.dtype),
+        *x, 0, rows, columns, height,
         F, Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), int(update), int(measure),
         out, N, D, stats, losses,
     )  # fmt: skip

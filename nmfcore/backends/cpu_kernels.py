@@ -29,6 +29,10 @@ from ._simd import (
     micro3,
     out_of_line,
     pad_row,
+    power_half,
+    power_three,
+    power_three_halves,
+    power_zero,
     ratio_half,
     ratio_one,
     ratio_three,
@@ -68,6 +72,7 @@ STRIP1, STRIP2, STRIP3 = _simd.STRIP[1], _simd.STRIP[2], _simd.STRIP[3]
 GRAIN = _simd.GRAIN  # what rows of a product are rounded up to
 ALIGN = 16  # every register tile's height divides it: tiles and columns are padded to multiples
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
+BLOCK = 384  # columns of WH that stay in the second-level cache with its powers: whole register tiles and DEPTHs
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
 DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the first-level TLB has 64 entries or more
 
@@ -987,46 +992,92 @@ def form_ratios(S, X, Q, first, m, beta):
 
 
 @numba.njit(**INNER)
-def form_tile(S, X, Q, first, ld, rows, vectors, beta):
-    """`form_ratios` for a register tile and one of the five β that `product_ratios` knows."""
+def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
+    """`form_ratios` for a strip and one of the five β that `fused_terms` knows; stored: S becomes WH^(β−1)."""
     floor = S.dtype.type(EPSILON)
-    if beta == 1:
-        ratio_one(S, first, X, first, Q, first, ld, rows, vectors, floor)
+    if stored:
+        if beta == 0:
+            power_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        elif beta == 0.5:
+            power_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        elif beta == 1.5:
+            power_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        else:
+            power_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+    elif beta == 1:
+        ratio_one(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
     elif beta == 0:
-        ratio_zero(S, first, X, first, Q, first, ld, rows, vectors, floor)
+        ratio_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
     elif beta == 0.5:
-        ratio_half(S, first, X, first, Q, first, ld, rows, vectors, floor)
+        ratio_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
     elif beta == 1.5:
-        ratio_three_halves(S, first, X, first, Q, first, ld, rows, vectors, floor)
+        ratio_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
     else:
-        ratio_three(S, first, X, first, Q, first, ld, rows, vectors, floor)
+        ratio_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
 
 
 @numba.njit(**INNER)
-def product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, rows, k, beta):
-    """S = F·H in register tiles, each turned into X ⊙ WH^(β−2), and Q = WH^(β−1), before the next one begins."""
+def add_product(S, ld, H, kp, rows, terms, T, N, begin):
+    """N (+)= S·H; of the first block of terms `begin` is set."""
     out_of_line()
-    lanes = lanes_of(S)
-    left, j = mp // lanes, 0
-    one, vectors = np.intp(1), 0
-    while left:
-        if left == 1:
-            vectors = 1
-            for r in range(0, rows, STRIP1):
-                micro1(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
-                form_tile(S, X, Q, r * ld + j, ld, STRIP1, vectors, beta)
-        elif left == 2 or left == 4:
-            vectors = 2
-            for r in range(0, rows, STRIP2):
-                micro2(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
-                form_tile(S, X, Q, r * ld + j, ld, STRIP2, vectors, beta)
+    product(S, ld, np.intp(1), H, kp, T, kp, rows, terms, kp, np.intp(DEPTH))
+    for i in range(rows * kp):
+        N[i] = T[i] if begin else N[i] + T[i]
+
+
+@numba.njit(**INNER)
+def fused_terms(Fp, kp, k, Hp, mp, Htp, m, S, Q, X, ld_x, rows, padded, beta, stored, T, Np, Dp, c, Ns, Ds, summing):
+    """Numerators (dense X only) and denominators for a tile: of F into Np, Dp, or (summing) of Ht, added to Ns, Ds.
+
+    In blocks of columns, so that WH and its powers stay in the second-level cache whatever m is; within a block each
+    strip of three vectors' width is turned into X ⊙ WH^(β−2) and WH^(β−1) while it is in the first-level cache.
+    """
+    out_of_line()
+    one, ld, strip = np.intp(1), leading(np.intp(BLOCK)), 3 * lanes_of(S)
+    for j0 in range(0, m, BLOCK):
+        columns = min(np.intp(BLOCK), m - j0)
+        whole = round_up(columns, ALIGN)
+        for j in range(0, whole, strip):
+            width = min(strip, whole - j)
+            product(Fp, kp, one, Hp[j0 + j :], mp, S[j:], ld, padded, k, width, np.intp(DEPTH))
+            form_tile(S, Q, j, ld, X, j0 + j, ld_x, padded, width // lanes_of(S), beta, stored)
+        if summing:
+            if not stored:
+                sum_products(S, ld, columns, Fp, kp, rows, c, Ns[j0 * kp :])
+            if beta != 1:
+                sum_products(S if stored else Q, ld, columns, Fp, kp, rows, c, Ds[j0 * kp :])
         else:
-            vectors = 3
-            for r in range(0, rows, STRIP3):
-                micro3(Fp, r * kp, kp, one, Hp, j, mp, S, r * ld + j, ld, k, 0)
-                form_tile(S, X, Q, r * ld + j, ld, STRIP3, vectors, beta)
-        left -= vectors
-        j += vectors * lanes
+            if not stored:
+                add_product(S, ld, Htp[j0 * kp :], kp, padded, columns, T, Np, j0 == 0)
+            if beta != 1:
+                add_product(S if stored else Q, ld, Htp[j0 * kp :], kp, padded, columns, T, Dp, j0 == 0)
+
+
+@numba.njit(**INNER)
+def sparse_weights(x, indices, wide, begin, length, f, Htp, kp, values, beta):
+    """x_p becomes x_p·(f·h_p)^(β−2) over the stored numbers of a row, with scikit-learn's floor."""
+    out_of_line()
+    zero = f.dtype.type(0)
+    for p in range(length):
+        j = at(indices, wide, begin + p) * kp
+        h, s = Htp[j : j + kp], zero
+        for t in range(kp):
+            s += f[t] * h[t]
+        values[p] = max(s, EPSILON) if beta < 2 else s
+    raise_to(values[:length], beta - 2)
+    for p in range(length):
+        x[p] *= values[p]
+
+
+@numba.njit(**INNER)
+def sparse_scatter(x, indices, wide, begin, length, f, N):
+    """N[column_p, :] += x_p·f over the stored numbers of a row; float64."""
+    out_of_line()
+    k = N.shape[1]
+    for p in range(length):
+        n_j, value = N[at(indices, wide, begin + p)], np.float64(x[p])
+        for t in range(k):
+            n_j[t] += value * f[t]
 
 
 @numba.njit(**INNER)
@@ -1062,53 +1113,14 @@ def row_divergence(S, X, s0, x0, m, beta):
 
 
 @numba.njit(**INNER)
-def sparse_ratios(x, indices, wide, begin, length, f, Htp, kp, N):
-    """N = Σ_p x_p / (f·h_p) · h_p over the stored numbers of a row."""
+def form_powers(S, first, m, beta):
+    """One row: S = WH becomes WH^(β−1), with scikit-learn's floor."""
     out_of_line()
-    for t in range(kp):
-        N[t] = 0
-    for p in range(length):
-        j = at(indices, wide, begin + p) * kp
-        h = Htp[j : j + kp]
-        s = f.dtype.type(0)
-        for t in range(kp):
-            s += f[t] * h[t]
-        ratio = x[p] / max(s, EPSILON)
-        for t in range(kp):
-            N[t] += ratio * h[t]
-
-
-@numba.njit(**INNER)
-def sparse_form_ratios(S, first, m, x, indices, wide, begin, length, beta):
-    """One CSR row: S = WH becomes Q = WH^(β−1), x becomes the stored x_p·WH^(β−2), with scikit-learn's floors."""
-    out_of_line()
-    floor, zero = S.dtype.type(EPSILON), S.dtype.type(0)
-    s = S[first : first + m]
-    for p in range(length):  # x / (WH, floored as the numerator wants it): Q is multiplied in below
-        wh = s[at(indices, wide, begin + p)]
-        if beta < 2:
-            x[p] /= max(wh, floor)
-            if beta > 1 and wh < floor:  # Q has no floor there: undo what it will multiply with
-                x[p] *= S.dtype.type(power(np.float64(floor), beta - 1))
-        else:
-            x[p] = x[p] / wh if wh > 0 else zero
+    floor, s = S.dtype.type(EPSILON), S[first : first + m]
     if beta < 1:
         for j in range(m):
             s[j] = max(s[j], floor)
-    low = zero
-    if beta > 1 and beta < 2:
-        for p in range(length):
-            low += 1 if s[at(indices, wide, begin + p)] < floor else 0
-    if low == 0:
-        raise_to(s, beta - 1)
-        for p in range(length):
-            x[p] *= s[at(indices, wide, begin + p)]
-    else:
-        for p in range(length):
-            wh = s[at(indices, wide, begin + p)]
-            if wh >= floor:
-                x[p] *= S.dtype.type(power(np.float64(wh), beta - 1))
-        raise_to(s, beta - 1)
+    raise_to(s, beta - 1)
 
 
 @numba.njit(**INNER)
@@ -1181,14 +1193,15 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), ALIGN)
     run = aligned(max(1, longest_row(indptr, wide, lo, hi)) if indptr else 0, F)
-    size = 0 if sparse else height * ld
-    fused = indptr == 0 and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
     stored = indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
+    fused = not sparse and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
+    size, block = 0 if sparse else height * ld, height * leading(np.intp(BLOCK)) if fused else 0
     X, S, Q = (
         aligned(0 if stored and not measure else size, F),
-        aligned(size, F),
-        aligned(0 if beta == 1 or stored else size, F),
+        aligned(max(block, 0 if fused and not measure else size), F),
+        aligned(0 if beta == 1 or stored else block if fused else size, F),
     )
+    values, T = aligned(run.size if stored else 0, F), aligned(height * kp if fused else 0, F)
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
@@ -1218,73 +1231,71 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                         run, indices, wide, begin, length, f, Htp, kp, Hsum, no_gram, k, beta
                     )
                 if update:
-                    sparse_ratios(run, indices, wide, begin, length, f, Htp, kp, Np[i * kp : i * kp + kp])
+                    sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
+                    sparse_sum(run, indices, wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
                     if update == NUMERATOR:
                         for t in range(k):
                             out[i0 + i, t] = Np[i * kp + t]
                         continue
                     multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, l1, l2, gamma, floor, none, stats)
                 if N.shape[0]:
-                    for p in range(length):
-                        j = at(indices, wide, begin + p)
-                        h, n_j, s = Htp[j * kp : j * kp + kp], N[j], f.dtype.type(0)
-                        for t in range(kp):
-                            s += f[t] * h[t]
-                        ratio = np.float64(run[p] / max(s, EPSILON))
-                        for t in range(k):
-                            n_j[t] += ratio * f[t]
+                    widen(address + begin * numbers, code, length, run)
+                    sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
+                    sparse_scatter(run, indices, wide, begin, length, f, N)
         else:
             if not stored or measure:
                 load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                           i0, rows, padded, m, X, ld, run)  # fmt: skip
-            if measure or update and not fused:
+            if measure or (update and not fused):
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
                     losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
             if update:
+                if fused:
+                    fused_terms(Fp, kp, k, Hp, mp, Htp, m, S, Q, X, ld, rows, padded, beta, stored, T, Np, Dp,
+                                c, Ns, Ds, np.intp(0))  # fmt: skip
+                elif stored:
+                    for i in range(rows):
+                        form_powers(S, i * ld, m, beta)
+                    clear(S, rows * ld, padded * ld)
+                    product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                else:
+                    for i in range(rows):
+                        form_ratios(S, X, Q, i * ld, m, beta)
+                    product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
+                    clear(Q, rows * ld, padded * ld)
+                    product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 if stored:
                     for i in range(rows):
                         begin, length = bounds(indptr, wide, i0 + i)
                         widen(address + begin * size_of(code), code, length, run)
-                        sparse_form_ratios(S, i * ld, m, run, indices, wide, begin, length, beta)
+                        f = Fp[i * kp : i * kp + kp]
+                        sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
                         sparse_sum(run, indices, wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
-                    clear(S, rows * ld, padded * ld)
-                    product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
-                else:
-                    if fused:
-                        product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
-                    else:
-                        for i in range(rows):
-                            form_ratios(S, X, Q, i * ld, m, beta)
-                    product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
-                    if beta != 1:
-                        clear(Q, rows * ld, padded * ld)
-                        product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, l1, l2, gamma, floor, none, stats)
             if N.shape[0]:
                 if fused:
-                    product_ratios(Fp, kp, Hp, mp, S, X, Q, ld, padded, k, beta)
+                    fused_terms(Fp, kp, k, Hp, mp, Htp, m, S, Q, X, ld, rows, padded, beta, stored, T, Np, Dp,
+                                c, Ns, Ds, np.intp(1))  # fmt: skip
                 else:
                     product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 if stored:
                     for i in range(rows):
                         begin, length = bounds(indptr, wide, i0 + i)
                         widen(address + begin * size_of(code), code, length, run)
-                        sparse_form_ratios(S, i * ld, m, run, indices, wide, begin, length, beta)
                         f = Fp[i * kp : i * kp + kp]
-                        for p in range(length):
-                            n_j, ratio = N[at(indices, wide, begin + p)], np.float64(run[p])
-                            for t in range(k):
-                                n_j[t] += ratio * f[t]
-                    sum_products(S, ld, m, Fp, kp, rows, c, Ds)
-                else:
+                        sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
+                        sparse_scatter(run, indices, wide, begin, length, f, N)
                     if not fused:
                         for i in range(rows):
-                            form_ratios(S, X, Q, i * ld, m, beta)
+                            form_powers(S, i * ld, m, beta)
+                        sum_products(S, ld, m, Fp, kp, rows, c, Ds)
+                elif not fused:
+                    for i in range(rows):
+                        form_ratios(S, X, Q, i * ld, m, beta)
                     sum_products(S, ld, m, Fp, kp, rows, c, Ns)
-                    if beta != 1:
-                        sum_products(Q, ld, m, Fp, kp, rows, c, Ds)
+                    sum_products(Q, ld, m, Fp, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
@@ -1344,7 +1355,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, hi - lo), step)
     longest = longest_row(indptr, wide, lo, hi) if indptr else 0
-    run = aligned(max(1, longest), Ht)
+    run, values = aligned(max(1, longest), Ht), aligned(max(1, longest), Ht)
     size = 0 if sparse else height * ld
     X, S, Q = aligned(size, Ht), aligned(size, Ht), aligned(0 if beta == 1 else size, Ht)
     Htp, Hp = aligned(m * kp, Ht), aligned(0 if sparse else round_up(k, ALIGN) * mp, Ht)
@@ -1437,7 +1448,8 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                         widen(address + begin * numbers, code, length, run)
                         f = Fp[i * kp : i * kp + kp]
                         n = Np[i * kp : i * kp + kp]
-                        sparse_ratios(run, indices, wide, begin, length, f, Htp, kp, n)
+                        sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
+                        sparse_sum(run, indices, wide, begin, length, Htp, kp, n)
             else:
                 for i in range(rows):
                     form_ratios(S, X, Q, i * ld, m, beta)

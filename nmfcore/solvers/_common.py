@@ -22,7 +22,7 @@ class Solver:
         return {"W": W}
 
     def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
-        """Objective, W and Ht of an earlier pair that may be better than the last one; None: the last one is the best."""
+        """Objective, W and Ht of an earlier pair that may be better than the last one; None: there is none."""
         return None
 
 

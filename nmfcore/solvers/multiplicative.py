@@ -269,13 +269,13 @@ class Ahead(Orders):
 
 @dataclass(slots=True)
 class Moving(Small):
-    """The small factor of a pair (Ht), the point ahead of it, and the best pair known. HHt is that of the point ahead."""
+    """The small factor of a pair (Ht), the point ahead of it (with its HHt), and the best pair known."""
 
-    ahead: Array | None = None
+    ahead: Any = None
     theta: float = 0.0
     nu: float = 1.0
     best: float = inf  # penalised objective: β = 2: of this pair; else: as last measured
-    best_Ht: Array | None = None
+    best_Ht: Any = None
     back: bool = False
     plain: bool = False  # no extrapolation before the next measurement
 
@@ -296,7 +296,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         """W, W one pass earlier, and for β < 2 the best measured W."""
         return {"W": W, "W_before": W} | ({} if self.beta == 2 else {"W_best": W})
 
-    def best(self, state: RowState, small: Moving) -> tuple[float, Array, Array] | None:
+    def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
         """Return the best measured pair; for β = 2 the last accepted one is."""
         return None if small.best_Ht is None else (small.best, state["W_best"], small.best_Ht)
 
@@ -305,13 +305,13 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         small = super().start(data, Ht)
         return Moving(Ht, small.HHt, ahead=Ht)
 
-    def fix(self, small: Moving) -> Ahead:
+    def fix(self, small: Any) -> Ahead:
         """Say what the next pass works with."""
         measure = self.beta != 2 and small.passes % 10 == 0
         return Ahead(small.ahead, small.HHt, None, measure, small.theta, small.back, small.Ht)
 
     def visit(
-        self, backend: Any, block: Any, rows: RowState, orders: Ahead, after: RowState, sums: dict[str, Array]
+        self, backend: Any, block: Any, rows: RowState, orders: Any, after: RowState, sums: dict[str, Array]
     ) -> None:
         """Make the new rows of one block, and their sums."""
         W = rows.arrays["W_best" if orders.back else "W"]
@@ -325,7 +325,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         if self.beta != 2:
             after.arrays["W_best"][:] = W if orders.measure else rows.arrays["W_best"]
 
-    def update_columns(self, small: Moving, sums: dict[str, Array], data: Rows) -> tuple[Report, Moving]:
+    def update_columns(self, small: Any, sums: dict[str, Array], data: Rows) -> tuple[Report, Moving]:
         """Make the new Ht from the sums, and report; or send the next pass back."""
         report, new = super().update_columns(Small(small.ahead, small.HHt, small.passes), sums, data)
         best, best_Ht, plain = small.best, small.best_Ht, small.plain
