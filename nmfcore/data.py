@@ -426,7 +426,6 @@ class Rows:
         self.visit_all(add, k)
         return _add_pairwise(lanes)
 
-
     def gram(self) -> Array:
         """XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
         m, few = self.shape[1], 256

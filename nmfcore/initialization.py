@@ -169,7 +169,7 @@ def gram_svd(data: Rows, k: int) -> tuple[Array, Array, Array]:
     m = data.shape[1]
     values, V = linalg.eigh(data.gram(), subset_by_index=(m - k, m - 1), check_finite=False)
     S, V = np.sqrt(np.maximum(values[::-1], 0)), V[:, ::-1]
-    inverse = np.divide(1, S, out=np.zeros_like(S), where=S > S[0] * np.sqrt(np.finfo(data.dtype).eps))
+    inverse = np.divide(1, S, out=np.zeros_like(S), where=S[0] * np.sqrt(np.finfo(data.dtype).eps) < S)
     U = data.products(np.ascontiguousarray(V * inverse, data.dtype))
     return U, S.astype(data.dtype), np.ascontiguousarray(V.T, data.dtype)
 

@@ -371,7 +371,7 @@ def test_the_gram_of_x(stored, layout, monkeypatch):
 
     monkeypatch.setattr(nmfcore.data, "LANE_WORK", 1e6)
     X = np.random.RandomState(0).randint(0, 256, (1500, 37)).astype(stored)
-    X = {"C": lambda: X, "F": lambda: np.asfortranarray(X), "strided": lambda: np.repeat(X, 2, axis=1)[:, ::2]}[layout]()
+    X = {"C": X, "F": np.asfortranarray(X), "strided": np.repeat(X, 2, axis=1)[:, ::2]}[layout]
     data = as_rows(X, np.float32 if stored in ("uint8", "float32") else np.float64)
     assert len(data.plan(37).lanes) > 1
     wide = X.astype("int64")
@@ -398,7 +398,7 @@ def test_singular_triplets_of_either_way(shape):
 
 def test_the_gram_way_leaves_out_what_rounding_has_swallowed():
     X = np.outer(np.arange(1.0, 41), np.arange(1.0, 6))
-    U, S, Vt = initialization.gram_svd(as_rows(X, np.float64), 3)
+    U, S, _ = initialization.gram_svd(as_rows(X, np.float64), 3)
     assert S[0] == pytest.approx(np.linalg.norm(X))
     assert np.isfinite(U).all()
     assert (U[:, 1:] == 0).all()
