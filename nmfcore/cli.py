@@ -132,7 +132,7 @@ def _app() -> Any:
         init: Annotated[
             str | None,
             Option(
-                help="Start: random, nndsvd, nndsvda or nndsvdar.",
+                help="Start: random, nndsvd, nndsvda, nndsvdar, or auto (hals only).",
                 show_default="what suits the solver",
             ),
         ] = None,
@@ -388,7 +388,7 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     if not solver:
         solver = _default_solver(settings["beta_loss"] in ("frobenius", 2.0))
     if not init:
-        init = {"cd": "nndsvd", "mu": "nndsvda"}.get(solver)
+        init = {"cd": "nndsvd", "hals": "auto", "mu": "nndsvda"}.get(solver)
     return {**settings, "solver": solver, "init": init}
 
 

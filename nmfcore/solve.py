@@ -209,6 +209,7 @@ def factorize(
     max_time: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
     verbose: int = 0,
+    measure: bool = True,
 ) -> Solution:
     """Minimise the solver's objective from (W, H).
 
@@ -231,6 +232,8 @@ def factorize(
         Called with a `Progress` after each accepted pass; True ends the fit.
     verbose : int
         Prints scikit-learn's lines.
+    measure : bool
+        Whether to measure the final divergence directly, which takes a pass; else it is NaN.
 
     Returns
     -------
@@ -292,13 +295,13 @@ def factorize(
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     Ht = Ht if small is None else small.Ht
     W = state["W"] if state is not first else W.copy()
-    final = divergence(data, W, Ht, solver.beta)
+    final = divergence(data, W, Ht, solver.beta) if measure else np.nan
     earlier = None if small is None else solver.best(state, small)
     if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
         _, W, Ht = earlier
         final = divergence(data, W, Ht, solver.beta)
     if not reason:
-        late = rule.end(done, np.sqrt(2 * max(0.0, final)))
+        late = rule.end(done, np.sqrt(2 * max(0.0, final)) if measure else np.nan)
         converged = late is not None
         reason = late or f"max_iter = {max_iter} was reached"
     elif converged:

@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-SAMPLES = 3
+# Measured on MNIST, k = 15, 8 seeds each: worst final error / scikit-learn's, full passes that followed, and price of the
+# start in full passes. 3 samples of 10,000 rows to 3e-4: 1.0011, 16, 23. 4 of 5,000 to 3e-4: 1.0008, 20, 19; to 1e-3:
+# 1.0010, 18, 16. 6 of 5,000 to 1e-3: 1.0010, 15, 24. More samples find a better minimum than larger ones.
+SAMPLES = 4
 PASSES = 60  # over a sample, at most
 TOL = 3e-4  # of a sample's fit: it is as good as the sample is representative
 
 
 def sample_rows(n: int, m: int, k: int) -> int:
     """Return how many rows a sample has; 0 where all rows are too few for samples to pay."""
-    rows = max(3000, 50 * k, min(10_000, n // 6))
-    return rows if n >= 2 * rows and k <= m else 0
+    rows = max(3000, 50 * k, min(5000, n // 6))
+    return rows if n >= 4 * rows and k <= m else 0
 
 
 def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state: Any = None) -> tuple[Array, Array]:
@@ -64,14 +67,14 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     for _ in range(SAMPLES):
         sample = data.take(np.sort(rng.choice(n, rows, replace=False)))
         W, Ht = spectral_start(sample, k, rng)
-        found = factorize(sample, solver_for(rows), W, Ht, tol=TOL, max_iter=PASSES)
+        found = factorize(sample, solver_for(rows), W, Ht, tol=TOL, max_iter=PASSES, measure=False)
         if found.interruption is not None:
             raise found.interruption
         W = np.zeros((n, k), data.dtype)
-        whole = factorize(data, solver_for(n, trusted=True), W, found.Ht, tol=0, max_iter=1)
+        whole = factorize(data, solver_for(n, trusted=True), W, found.Ht, tol=0, max_iter=1, measure=False)
         if whole.interruption is not None:
             raise whole.interruption
-        if best is None or whole.divergence < best.divergence:
+        if best is None or whole.history["loss"][-1] < best.history["loss"][-1]:
             best = whole
     assert best is not None
     return best.W, best.Ht

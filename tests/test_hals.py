@@ -287,7 +287,7 @@ def test_verbose_tells_of_every_accepted_pass(digits, capsys):
 # --- init="auto" --------------------------------------------------------------------------------
 
 
-def tall(n=9000, m=30, k=4, seed=0):
+def tall(n=13000, m=30, k=4, seed=0):
     rng = np.random.RandomState(seed)
     X = rng.gamma(0.5, 1.0, (n, k)) @ rng.gamma(0.5, 1.0, (k, m)) + 0.1 * rng.rand(n, m)
     return np.round(20 * X).clip(0, 255).astype("uint8")
