@@ -116,7 +116,7 @@ class Momentum(NamedTuple):
 
 @functools.cache
 def _no_momentum(dtype: np.dtype) -> Momentum:
-    """Return what stands for None where `delta` tells that the kernel with momentum is the one that is compiled."""
+    """Return what stands for None where the kernel that knows momentum is the one that is compiled anyway."""
     return Momentum(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
 
 
@@ -193,7 +193,9 @@ def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
     """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
-    kernels().frobenius_pass(*block, F, None, Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats)
+    kernels().frobenius_pass(
+        *block, F, _no_momentum(F.dtype), Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats
+    )
 
 
 def sweep(
@@ -216,7 +218,7 @@ def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: A
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, None, none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
+        *_NO_X, len(F), 0, 256, F, _no_momentum(F.dtype), none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
         out, C, FtF, stats,
     )  # fmt: skip
 

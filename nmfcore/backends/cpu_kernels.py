@@ -737,8 +737,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                    F, moving, Ht, G, l1, l2, order, sweeps, tol, delta, out, XtF, FtF, stats):  # fmt: skip
     """n rows of X, once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
-    With an order of the components `sweep_rows`, with None F ⊙ C / (F·G): Numba compiles each when it is first asked
-    for, without the other. XtF and FtF of no rows are left out (transform). For Ht of no rows C is given, in XtF: the
+    With an order of the components `sweep_rows`; with None F ⊙ C / (F·G), and then `moving` is not None: so that
+    Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no rows C is given, in XtF: the
     step of the small factor, with stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩.
 
     With moving = (before, scale, momentum, FtB), scale k numbers for F and k for `before`, the sweeps start from
@@ -806,8 +806,11 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 for i in range(rows * kp):
                     stats[CROSS] += np.float64(Cp[i]) * np.float64(Fp[i])
         if order is None:
-            product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
-            multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats)
+            if moving is not None:  # Numba drops what is behind a test of None only where the argument is None
+                product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
+                multiply_rows(
+                    Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats
+                )
         else:
             sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats)
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
