@@ -25,9 +25,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.fixes import parse_version
 
 import nmfcore as ours
+from nmfcore.solvers import SOLVERS
 
 SKLEARN = parse_version(sklearn.__version__)
-SOLVERS = ("cd", "mu")
+THEIRS = ("cd", "mu")  # solvers that scikit-learn has too
 CLASSES = ("NMF", "MiniBatchNMF")
 
 
@@ -443,7 +444,7 @@ def test_early_stop_is_reported():
     assert len(seen) == 1
     text = str(seen[0].message)
     assert "Decrease tol" in text
-    assert ('solver="hals"' in text) == ("hals" in SOLVERS), "advice that can be followed"
+    assert 'solver="hals"' in text
     before = theirs.NMF(8, tol=0, random_state=0, max_iter=estimator.n_iter_ - 1).fit(X)
     after = theirs.NMF(8, tol=0, random_state=0, max_iter=estimator.n_iter_).fit(X)
     fall = 100 * (1 - (after.reconstruction_err_ / before.reconstruction_err_) ** 2)
@@ -478,7 +479,7 @@ def test_no_warning_when_the_fit_is_exact():
 # --- attributes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", THEIRS)
 def test_attributes(solver):
     X = data()
     mine = model(solver=solver).fit(X)
@@ -526,7 +527,7 @@ PENALTY = {"alpha_W": 1e-3, "alpha_H": 2e-3, "l1_ratio": 0.3}
 
 @pytest.mark.parametrize("form", ["dense", "csr"])
 @pytest.mark.parametrize("penalty", [{}, PENALTY], ids=["none", "both"])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", THEIRS)
 def test_history(solver, penalty, form):
     X = data()
     count = 6
@@ -1126,7 +1127,7 @@ def test_defect_j_sparse_float32_with_any_beta(beta):
 # --- components_ assigned to an unfitted estimator ----------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 @pytest.mark.parametrize("k", ["auto", 3])
 def test_components_assigned_to_an_unfitted_estimator(k, solver):
     X, H = data(), factors()["H"]
@@ -1176,14 +1177,20 @@ def test_max_time(solver, beta):
     assert estimator.reconstruction_err_ == pytest.approx(np.sqrt(2 * divergence), rel=1e-6)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_callback_reports(solver):
     X = data()
     callback = Counter()
     estimator = model(solver=solver, max_iter=6, callback=callback)
     estimator.fit(X)
     reports = callback.reports
-    assert [report.iteration for report in reports] == [1, 2, 3, 4, 5, 6]
+    passes = [report.iteration for report in reports]
+    if solver == "hals":  # a rejected pass counts, and is not reported
+        assert len(passes) >= 4
+        assert set(passes) <= {1, 2, 3, 4, 5, 6}
+        assert passes == sorted(set(passes))
+    else:
+        assert passes == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal([r.loss for r in reports], estimator.history_["loss"])
     assert all(np.diff([report.seconds for report in reports]) >= 0)
     assert all(report.kkt >= 0 for report in reports)
@@ -1191,7 +1198,7 @@ def test_callback_reports(solver):
     assert bits(without.components_) == bits(estimator.components_)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_callback_factors(solver):
     X = data()
     seen = []
@@ -1218,7 +1225,7 @@ def test_callback_stops_on_true_of_numpy_as_well():
     assert estimator.n_iter_ == 2
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_callback_stops(solver):
     X = data()
     callback = Counter(stop_at=3)
@@ -1237,7 +1244,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 @pytest.mark.parametrize("error", [Stop("enough"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_exception_in_a_callback(solver, error):
     X = data()
@@ -1303,7 +1310,7 @@ class Recorder:
 
 
 @with_protocol
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_protocol_events(solver):
     X = data()
     recorder = Recorder()
