@@ -260,9 +260,9 @@ class Rows:
         """How many threads visits may use."""
         return effective_threads(self.n_jobs)
 
-    def take(self, rows: Array) -> Rows:
+    def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
-        return Rows(self.X[rows], self.dtype, self.n_jobs)
+        return Rows(self.X[rows], self.dtype, n_jobs)
 
     @property
     def T(self) -> Rows:

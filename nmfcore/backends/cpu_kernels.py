@@ -738,8 +738,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     """n rows of X, once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
     With an order of the components `sweep_rows`; with None F ⊙ C / (F·G), and then `moving` is not None: so that
-    Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no rows C is given, in XtF: the
-    step of the small factor, with stats[CROSS] += ⟨C, F⟩ and stats[SQUARE] += ⟨G, FᵀF⟩.
+    Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no
+    rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩, stats[SQUARE] += ⟨G, FᵀF⟩.
 
     With moving = (before, scale, momentum, FtB), scale k numbers for F and k for `before`, the sweeps start from
     max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of
