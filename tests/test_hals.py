@@ -247,6 +247,14 @@ def test_restarted_it_ends_at_once_without_raising_the_loss(tol, k, digits):
     assert again.history_["loss"][-1] <= model.history_["loss"][-1] * (1 + 1e-12)
 
 
+def test_the_window_begins_with_the_start_penalties_included(digits):
+    options = {"alpha_W": 1e-4, "l1_ratio": 0.5, "tol": 1e-3, "max_iter": 2000}
+    model = NMF(6, solver="hals", init="nndsvd", **options)
+    W = model.fit_transform(digits)
+    again = NMF(6, solver="hals", init="custom", **options).fit(digits, W=W, H=model.components_)
+    assert len(again.history_["loss"]) <= 10
+
+
 def test_restarted_from_a_kkt_stop_it_ends_after_one_pass():
     for seed in range(8):
         X, W, H = problem(seed, noise=0.02)

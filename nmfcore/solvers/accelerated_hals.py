@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import UNPENALISED, Penalties, inner, kkt_frobenius, trace_loss
+from ..objective import UNPENALISED, Penalties, inner, kkt_frobenius, penalty, trace_loss
 from ._common import Orders, Report, Small
 from .coordinate_descent import CoordinateDescent
 
@@ -113,6 +113,11 @@ class AcceleratedHALS(CoordinateDescent):
     def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None, trusted: bool = False):
         super().__init__(penalties, shuffle)
         self.trusted = trusted
+        self.start_penalty = 0.0
+
+    def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
+        """Return None: the rule refers to the loss of the start, which the first pass measures but for penalties."""
+        self.start_penalty = penalty(self.penalties, W, Ht)
 
     def rows(self, W: Array) -> dict[str, Array]:
         """Return W and the buffer of its predecessor, which the first pass does not read."""
@@ -212,7 +217,7 @@ class AcceleratedHALS(CoordinateDescent):
             report.start_loss = trace_loss(self.squares_X, stats[backend.CROSS], inner(sums["WtB"][k:], HHt))
         if self.penalised:
             report.loss += p.value(stats[backend.TOTAL], Ht.sum(dtype=float), np.trace(WtW), np.trace(HHt))
-            report.start_loss = np.nan  # without its penalties no loss to compare with
+            report.start_loss += self.start_penalty
         report.kkt, report.violation = stats[backend.KKT], stats[backend.VIOLATION]
         return report
 
