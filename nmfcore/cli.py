@@ -140,6 +140,10 @@ def _app() -> Any:
             str,
             Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta."),
         ] = "frobenius",
+        extrapolate: Annotated[
+            bool,
+            Option("--extrapolate", help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations."),
+        ] = False,
         max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 1000,
         tol: Annotated[float, Option(min=0, help="Stop when progress falls below this.")] = 1e-4,
         max_time: Annotated[
@@ -180,6 +184,7 @@ def _app() -> Any:
                 "solver": solver,
                 "init": init,
                 "beta_loss": _beta_loss(beta_loss),
+                "extrapolate": extrapolate,
                 "max_iter": max_iter,
                 "tol": tol,
                 "max_time": max_time,
@@ -385,7 +390,9 @@ def _settle(estimator: Any, last: Any) -> "np.ndarray":
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     solver, init = settings["solver"], settings["init"]
-    if not solver:
+    if not solver and settings["extrapolate"]:
+        solver = "mu"  # the only one that does
+    elif not solver:
         solver = _default_solver(settings["beta_loss"] in ("frobenius", 2.0))
     if not init:
         init = {"cd": "nndsvd", "hals": "auto", "mu": "nndsvda"}.get(solver)

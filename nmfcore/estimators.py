@@ -427,8 +427,8 @@ class NMF(_BaseNMF):
     shuffle : bool, default=False
         Whether "cd" and "hals" draw the order of components anew for every step of a fit.
     extrapolate : bool, default=False
-        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: two to four
-        times fewer iterations to the same loss. The loss still never rises. Keeps W of the iteration
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: about
+        half the iterations or fewer to the same loss, which still never rises. Keeps W of the iteration
         before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
     device : {None, "auto", "cpu"}, default=None
         Where to compute. This version has no GPU backend.

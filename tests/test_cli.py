@@ -104,6 +104,16 @@ def test_every_solver(run, solver):
     assert float(table(out)["relative error"]) < 0.5
 
 
+def test_extrapolated_mu(run):
+    code, _, _ = run("fit", "-k", 4, "--extrapolate", "--beta-loss", 1, "--max-iter", 30, "--out", "x")
+    assert code == 0
+    parameters = nmfcore.load("x").parameters
+    assert (parameters["solver"], parameters["extrapolate"]) == ("mu", True)
+    code, _, errors = run("fit", "-k", 4, "--extrapolate", "--solver", "cd", "--out", "y")
+    assert code == 2
+    assert "only solver='mu'" in " ".join(errors.split())
+
+
 def test_a_folder_of_pictures(run, tmp_path):
     pictures(tmp_path / "cats", [(12, 9)] * 8 + [(24, 18)])
     code, out, _ = run("fit", "cats", "-k", 3, "--max-iter", 20, "--tol", 0)

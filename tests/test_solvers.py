@@ -266,6 +266,12 @@ def test_extrapolation_of_what_cannot_be(parameters):
         non_negative_factorization(X, n_components=3, extrapolate=True, **parameters)
 
 
+def test_extrapolation_is_a_parameter():
+    assert NMF().get_params()["extrapolate"] is False
+    with pytest.raises(ValueError, match="The 'extrapolate' parameter of NMF must be"):
+        NMF(3, solver="mu", extrapolate="x").fit(mixed())
+
+
 def test_extrapolation_is_the_functions_keyword_too():
     X = mixed()
     estimator = model(AHEAD, 1, 3, 15)
