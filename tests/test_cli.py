@@ -111,7 +111,7 @@ def test_extrapolated_mu(run):
     assert (parameters["solver"], parameters["extrapolate"]) == ("mu", True)
     code, _, errors = run("fit", "-k", 4, "--extrapolate", "--solver", "cd", "--out", "y")
     assert code == 2
-    assert "only solver='mu'" in " ".join(errors.split())
+    assert "only solver='mu'" in " ".join(" ".join(errors).split())
 
 
 def test_a_folder_of_pictures(run, tmp_path):
