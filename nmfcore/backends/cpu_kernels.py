@@ -696,7 +696,7 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
         stats[0] = np.inf
         for i in range(1, 4):
             stats[i] = 0
-    i0 = 0
+    i0 = np.intp(0)  # a literal would have Numba compile a copy of every inner function for it
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         tile, at_x = copied, ld
@@ -775,7 +775,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         hess[t] = G[t, t] + l2
         if order is not None:
             Gp[t * kp + t] += l2
-    i0 = 0
+    i0 = np.intp(0)  # a literal would have Numba compile a copy of every inner function for it
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
