@@ -266,14 +266,19 @@ def roofline(rows: list[Row], path: Path) -> Path:
                       textcoords="offset points", ha="right", fontsize=8, color=INK)  # fmt: skip
         axis.annotate(f"read {bandwidth:.0f} GB/s", (reach[0], bandwidth * reach[0]), (-8, -6),
                       textcoords="offset points", va="top", fontsize=8, color=INK)  # fmt: skip
+        labels: dict[tuple[float, float], list[str]] = {}  # by place: near ones share a label
         for x, row in zip(where, members, strict=True):
             library = row["contender"].split(" ")[0]
             rate = 1e-9 * row["floor"]["flops"] / row["median"]
             colour, ours = COLOURS.get(library, OTHER), library == "nmfcore"
             axis.plot(x, rate, "o", markersize=6, color=colour, markerfacecolor=colour if ours else "white")
-            text = f"{row['problem']['name']} {row['problem']['dtype']}, k={row['k']}"
-            axis.annotate(text if ours else "", (x, rate), (7, 0), textcoords="offset points",
-                          fontsize=7, va="center", color=colour)  # fmt: skip
+            if ours:
+                text = f"{row['problem']['name']} {row['problem']['dtype']}, k={row['k']}"
+                near = (at for at in labels if abs(np.log(at[0] / x)) < 0.3 and abs(np.log(at[1] / rate)) < 0.06)
+                labels.setdefault(next(near, (x, rate)), []).append(text)
+        for place, texts in labels.items():
+            axis.annotate("\n".join(texts), place, (7, 0), textcoords="offset points",
+                          fontsize=7, va="center", color=COLOURS["nmfcore"])  # fmt: skip
         axis.set(xscale="log", yscale="log")
         axis.set_ylim(None, 1.5 * peak)
         for ticks in (axis.xaxis, axis.yaxis):

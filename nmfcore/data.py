@@ -127,13 +127,13 @@ class RowState:
     """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes.
 
     A buffer named ``before`` holds the W of the pass before: the twin's is the W of this state, and nothing is copied.
-    Three buffers take turns then; the one that was ``before`` here is free once the twin is committed.
+    Three buffers take turns then.
     """
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
         self._twin: RowState | None = None
-        self._spare: Array | None = None
+        self._free: dict[str, Array] | None = None  # buffers for the twin of a state with ``before``
         self._rows: dict[tuple[int, int], RowState] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -143,15 +143,14 @@ class RowState:
     def twin(self) -> RowState:
         """The other buffers, for the next pass to write."""
         if self._twin is None:
-            fresh = {name: np.empty_like(a) for name, a in self.arrays.items() if name != "before"}
+            names = [name for name in self.arrays if name != "before"]
+            free = self._free or {name: np.empty_like(self.arrays[name]) for name in names}
             if "before" in self.arrays:
-                if self._spare is not None:
-                    fresh["W"] = self._spare
-                fresh["before"] = self.arrays["W"]
-                self._twin = RowState(**fresh)
-                self._twin._spare = self.arrays["before"]
+                self._twin = RowState(**free, before=self.arrays["W"])
+                # What nobody reads any more once the twin is committed.
+                self._twin._free = {name: self.arrays["before" if name == "W" else name] for name in names}
             else:
-                self._twin = RowState(**fresh)
+                self._twin = RowState(**free)
                 self._twin._twin = self
         return self._twin
 

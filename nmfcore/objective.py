@@ -54,7 +54,7 @@ def trace_loss(squares_X: float, cross: float, square: float) -> float:
     Free, but it cancels near an exact fit, where `divergence` is exact.
     """
     loss = 0.5 * (squares_X - 2 * cross + square)
-    return loss if loss > 0 else 0.0
+    return 0.0 if loss < 0 else loss  # a NaN stays one
 
 
 def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:

@@ -246,8 +246,7 @@ def factorize(
     violations: list[float] = []
     seconds: list[float] = []
     W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
-    state = RowState(**solver.rows(W))
-    first = state
+    state = RowState(**solver.rows(W.copy()))  # the caller's is never written
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
     interruption: BaseException | None = None
@@ -267,11 +266,8 @@ def factorize(
                 converged = True
                 break
             done += 1  # X was read, whether or not the pass is accepted
-            small = new
+            state, small = (after if report.accepted else state), new
             if report.accepted:
-                if state is first:  # the caller's W: leave it, the twin gets a buffer of its own
-                    after._twin = None
-                state = after
                 losses.append(report.loss)
                 known = known if isnan(report.loss) else report.loss
                 violations.append(report.violation)
@@ -294,7 +290,7 @@ def factorize(
         interruption = stop
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     Ht = Ht if small is None else small.Ht
-    W = state["W"] if state is not first else W.copy()
+    W = state["W"]
     final = divergence(data, W, Ht, solver.beta) if measure else np.nan
     earlier = None if small is None else solver.best(state, small)
     if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:

@@ -10,7 +10,7 @@ import nmfcore.warm_start as warm
 from nmfcore import NMF, initialization
 from nmfcore.backends import cpu
 from nmfcore.data import as_rows
-from nmfcore.objective import Penalties
+from nmfcore.objective import Penalties, trace_loss
 from nmfcore.solve import factorize
 from nmfcore.solvers import accelerated_hals as accelerated
 from nmfcore.solvers.accelerated_hals import AcceleratedHALS
@@ -280,6 +280,26 @@ def test_no_warning_where_the_rule_fired_in_the_last_pass(digits, recwarn):
     assert not recwarn
     with pytest.warns(ConvergenceWarning, match="Maximum number of iterations"):
         NMF(5, solver="hals", init="nndsvd", tol=1e-3, max_iter=model.n_iter_ - 1).fit(digits)
+
+
+def test_a_loss_that_is_no_number_is_not_the_best():
+    assert np.isnan(trace_loss(1.0, np.nan, 1.0))
+    X, W, H = problem()
+    original = AcceleratedHALS._report
+    passes = []
+
+    def broken(self, small, sums, data):
+        report = original(self, small, sums, data)
+        passes.append(report)
+        if len(passes) == 5:
+            report.loss = np.nan
+        return report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AcceleratedHALS, "_report", broken)
+        model, _ = fit(X, W, H, max_iter=8)
+    assert not passes[4].accepted
+    assert np.isfinite(model.history_["loss"]).all()
 
 
 def test_tol_zero_makes_all_passes():

@@ -105,7 +105,7 @@ def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
     return np.zeros((0, 0), dtype), np.zeros((0, 0)), np.zeros(STATS)
 
 
-class Momentum(NamedTuple):
+class Beginning(NamedTuple):
     """Where the sweeps of a pass begin: max(0, B + weight·(B − before·scale)), B = F·scale."""
 
     before: Array  # r × k: the rows before F
@@ -115,11 +115,12 @@ class Momentum(NamedTuple):
 
 
 @functools.cache
-def _no_momentum(dtype: np.dtype) -> Momentum:
-    """Return what stands for None where the kernel that knows momentum is the one that is compiled anyway."""
-    return Momentum(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
+def _at_F(dtype: np.dtype) -> Beginning:
+    """Begin at F itself: stands for None where the kernel that takes a beginning is the one compiled anyway."""
+    return Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
 
 
+_OPENING, _PRODUCT, _ACCUMULATE, _RESIDUAL = 0, 1, 2, 3  # rules of `product_pass`
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
@@ -133,20 +134,20 @@ def opening(block: Block, dtype: np.dtype) -> Array:
     """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
     none, empty, _ = _constants(dtype)
     out = np.empty(4)
-    _look(block, none, none, 0, none, empty, empty, out)
+    _look(block, none, none, _OPENING, none, empty, empty, out)
     return out
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
     """out (r × k) = X·Ht."""
     _, empty, stats = _constants(Ht.dtype)
-    _look(block, out, Ht, 1, out, empty, empty, stats)
+    _look(block, out, Ht, _PRODUCT, out, empty, empty, stats)
 
 
 def add_products(block: Block, F: Array, XtF: Array) -> None:
     """XtF (m × k, float64) += Xᵀ·F."""
     none, empty, stats = _constants(F.dtype)
-    _look(block, F, none, 2, none, XtF, empty, stats)
+    _look(block, F, none, _ACCUMULATE, none, XtF, empty, stats)
 
 
 def gram(F: Array) -> Array:
@@ -154,7 +155,7 @@ def gram(F: Array) -> Array:
     none, empty, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
     no_columns = Block(*_NO_X, F.shape[0], 0, 256)
-    _look(no_columns, F, none, 2, none, empty, FtF, stats)
+    _look(no_columns, F, none, _ACCUMULATE, none, empty, FtF, stats)
     return FtF
 
 
@@ -173,18 +174,18 @@ def descend(
     FtF: Array,
     stats: Array,
     delta: float = 0.0,
-    momentum: Momentum | None = None,
+    begin: Beginning | None = None,
 ) -> None:
     """One fused pass of coordinate descent: out = sweeps of F on (X·Ht, G); XtF += Xᵀ·out; FtF += outᵀ·out.
 
     `tol` freezes a row once its violation is at most tol × that of its first sweep; `delta` > 0 once its step is below
-    delta × its first one. `momentum` moves the start of the sweeps. XtF, FtF of no rows are left out.
+    delta × its first one. `begin` moves the start of the sweeps. XtF, FtF of no rows are left out.
     stats: see the kernel module (violation and Σ G_tt·Δ² of the first sweep, sweeps, rows not settled, sum of out).
     """
-    if momentum is None and delta:
-        momentum = _no_momentum(F.dtype)
+    if begin is None and delta:
+        begin = _at_F(F.dtype)
     kernels().frobenius_pass(
-        *block, F, momentum, Ht, G, float(l1), float(l2), order, sweeps, tol, delta,
+        *block, F, begin, Ht, G, float(l1), float(l2), order, sweeps, tol, delta,
         out, XtF, FtF, stats,
     )  # fmt: skip
 
@@ -194,7 +195,7 @@ def multiply(
 ) -> None:
     """Do the same for the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F)."""
     kernels().frobenius_pass(
-        *block, F, _no_momentum(F.dtype), Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats
+        *block, F, _at_F(F.dtype), Ht, G, float(l1), float(l2), None, 0, 0.0, 0.0, out, XtF, FtF, stats
     )
 
 
@@ -208,7 +209,7 @@ def sweep(
     """
     none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, _no_momentum(F.dtype) if delta else None, none,
+        *_NO_X, len(F), 0, 256, F, _at_F(F.dtype) if delta else None, none,
         G, float(l1), float(l2), order, sweeps, 0.0, delta,
         out, C, FtF, stats,
     )  # fmt: skip
@@ -218,7 +219,7 @@ def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: A
     """Do the same for the multiplicative step: out = F ⊙ C / (F·G + l1 + l2·F)."""
     none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, _no_momentum(F.dtype), none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
+        *_NO_X, len(F), 0, 256, F, _at_F(F.dtype), none, G, float(l1), float(l2), None, 0, 0.0, 0.0,
         out, C, FtF, stats,
     )  # fmt: skip
 
@@ -227,7 +228,7 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     """Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
     if beta == 2 and not block.indptr:
         empty, stats = _constants(F.dtype)[1], np.zeros(STATS)
-        _look(block, F, Ht, 3, F[:0], empty, empty, stats)
+        _look(block, F, Ht, _RESIDUAL, F[:0], empty, empty, stats)
         return float(stats[0]) / 2
     if beta == 2:
         losses = np.empty(block.rows)
@@ -246,7 +247,8 @@ def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
         kernels().sparse_residual_pass(*block, F, Ht, of_rows)
         losses[:, 0] = of_rows
     else:
-        _look(block, F, Ht, 3, losses, _constants(F.dtype)[1], _constants(F.dtype)[1], np.zeros(STATS))
+        empty = _constants(F.dtype)[1]
+        _look(block, F, Ht, _RESIDUAL, losses, empty, empty, np.zeros(STATS))
     i = int(losses.argmax())
     if block.indptr:
         alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)

@@ -84,14 +84,6 @@ KEEP, RENEW, NUMERATOR = 0, 1, 2
 VIOLATION, KKT, SWEEPS, UNSETTLED, TOTAL, CROSS, SQUARE, STATS = 0, 1, 2, 3, 4, 5, 6, 7
 
 EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denominators
-TINY = np.finfo(np.float64).eps  # below it mu with β < 1 (W) or β ≤ 1 (H) sets to zero, as scikit-learn
-
-# storage types, by code
-CODES = {
-    "uint8": 0, "bool": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5,
-    "uint64": 6, "int64": 7, "float16": 8, "float32": 9, "float64": 10,
-}  # fmt: skip
-
 
 # ---- buffers -----------------------------------------------------------------------------------------------------
 
@@ -621,7 +613,7 @@ def lies_well(address, row_stride, column_stride, m):
 
 @numba.njit(**INNER)
 def sparse_opening(address, code, indptr, indices, wide, lo, rows, run, out):
-    """`opening_rows` for the stored numbers of CSR rows."""
+    """`opening_row` for the stored numbers of CSR rows."""
     out_of_line()
     for i in range(rows):
         begin, length = bounds(indptr, wide, lo + i)
@@ -631,7 +623,7 @@ def sparse_opening(address, code, indptr, indices, wide, lo, rows, run, out):
 
 @numba.njit(**INNER)
 def opening_row(x, first, length, out):
-    """Add n numbers to [min, number of non-finite values, Σx, Σx²]."""
+    """Add some numbers to [min, number of non-finite values, Σx, Σx²]."""
     out_of_line()
     row = x[first : first + length]
     least, bad, total, squares = out[0], 0.0, 0.0, 0.0
@@ -672,8 +664,8 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
     OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
     PRODUCT: out = X·Ht. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which those of no rows are left out (the Gram of F
     alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it by row into out, if it has
-    rows. One kernel for all of these, because
-    every further one costs each cold start the better part of a second; without the sweep, which mu does not need.
+    rows. One kernel for all of these, because every further one costs each cold start the better part of a second;
+    without the sweep, which mu does not need.
     """
     k = F.shape[1]
     sparse, size, kp = indptr != 0, F.itemsize, round_up(F.shape[1], lanes_of(F))

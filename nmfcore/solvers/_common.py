@@ -18,7 +18,7 @@ class Solver:
     """What the loop asks of every solver beside the functions in the package's docstring."""
 
     def rows(self, W: Array) -> dict[str, Array]:
-        """Row-aligned buffers that travel with W. The loop never writes to the first ones."""
+        """Row-aligned buffers that travel with W (the loop's own copy); "before" is the W of the pass before."""
         return {"W": W}
 
     def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:

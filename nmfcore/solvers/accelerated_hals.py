@@ -121,7 +121,7 @@ class AcceleratedHALS(CoordinateDescent):
 
     def rows(self, W: Array) -> dict[str, Array]:
         """Return W and the buffer of its predecessor, which the first pass does not read."""
-        return {"W": W.copy(), "before": np.empty_like(W)}
+        return {"W": W, "before": np.empty_like(W)}
 
     def start(self, data: Rows, Ht: Array) -> Accelerated:
         """Prepare the shapes of the sums and the small factor."""
@@ -141,9 +141,8 @@ class AcceleratedHALS(CoordinateDescent):
 
     def fix(self, small: Small) -> Orders:
         """Say what the next pass works with."""
+        assert isinstance(small, Accelerated)
         order = self._order(small.Ht.shape[1])
-        if not isinstance(small, Accelerated):
-            return Orders(small.Ht, small.HHt, order)
         coding = self.trusted and small.passes == 0
         sweeps, settled = CODING if coding else (self._sweeps(small.passes)[0], SETTLED)
         return AcceleratedOrders(
@@ -163,10 +162,10 @@ class AcceleratedHALS(CoordinateDescent):
         """Make the new rows of one block, and their sums."""
         assert isinstance(orders, AcceleratedOrders)
         p, W = self.penalties, after.arrays["W"]
-        momentum = backend.Momentum(rows.arrays["before"], orders.scale, orders.begin, sums["WtB"])
+        begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtB"])
         backend.descend(
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, orders.sweeps, 0.0,
-            W, sums["XtW"], sums["WtW"], sums["stats"], orders.settled, momentum,
+            W, sums["XtW"], sums["WtW"], sums["stats"], orders.settled, begin,
         )  # fmt: skip
         if self.penalised:
             sums["sum_W"] += W.sum(axis=0, dtype=np.float64)
@@ -179,7 +178,7 @@ class AcceleratedHALS(CoordinateDescent):
         """Make the new Ht from the sums, and report; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
         report = self._report(small, sums, data)
-        if report.loss <= small.loss + self.slack:
+        if small.passes == 0 or report.loss <= small.loss + self.slack:
             new, XtZ, ZtZ = self._accept(small, sums, report)
         else:
             report.accepted = False
@@ -263,12 +262,12 @@ class AcceleratedHALS(CoordinateDescent):
         """Sweeps over the columns of H, from Ht for given sums."""
         p, backend = self.penalties, data.backend
         m, k = Ht.shape
-        order, new = self._order(k), np.empty_like(Ht)
+        order, new = self._order(k), np.empty((m, k), Ht.dtype)
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.sweep(Ht[lo:hi], ZtZ, XtZ[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats, sweeps, SETTLED)
 
-        stats, _ = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, ((backend.STATS,), (k, k)))
+        stats, _ = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
         return new, stats.tolist()
 
     def _revive(self, small: Accelerated, new: Accelerated, sums: dict[str, Array], accepted: bool) -> None:

@@ -87,7 +87,10 @@ class MultiplicativeUpdate(Solver):
         self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
     ) -> None:
         """Make the new rows of one block, and their sums."""
-        p, W, out = self.penalties, rows.arrays["W"], after.arrays["W"]
+        self._update(backend, block, rows.arrays["W"], orders, after.arrays["W"], sums)
+
+    def _update(self, backend: Any, block: Any, W: Array, orders: Orders, out: Array, sums: dict[str, Array]) -> None:
+        p = self.penalties
         if self.beta == 2:
             backend.multiply(
                 block, W, orders.Ht, orders.HHt, p.l1_W, p.l2_W, out, sums["XtW"], sums["WtW"], sums["stats"]
@@ -293,8 +296,9 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
     """
 
     def rows(self, W: Array) -> dict[str, Array]:
-        """W, W one pass earlier, and for β < 2 the best measured W."""
-        return {"W": W, "W_before": W} | ({} if self.beta == 2 else {"W_best": W})
+        """W, W one pass earlier, and for β < 2 the best measured W; the first pass reads W only."""
+        rows = {"W": W, "before": np.empty_like(W)}
+        return rows if self.beta == 2 else rows | {"W_best": np.empty_like(W)}
 
     def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
         """Return the best measured pair; for β = 2 the last accepted one is."""
@@ -317,11 +321,10 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         W = rows.arrays["W_best" if orders.back else "W"]
         beside = orders.measure and orders.theta > 0
         within = Orders(orders.Ht, orders.HHt, None, orders.measure and not beside)
-        ahead = type(rows)(W=extrapolated(W, rows.arrays["W_before"], orders.theta))
-        super().visit(backend, block, ahead, within, after, sums)
+        ahead = extrapolated(W, rows.arrays["before"], orders.theta)
+        self._update(backend, block, ahead, within, after.arrays["W"], sums)
         if beside:
             self._add_loss(sums, backend.divergence(block, W, orders.pair, self.beta), W)
-        after.arrays["W_before"][:] = W
         if self.beta != 2:
             after.arrays["W_best"][:] = W if orders.measure else rows.arrays["W_best"]
 
