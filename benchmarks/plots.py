@@ -278,7 +278,8 @@ def roofline(rows: list[Row], path: Path) -> Path:
                 labels.setdefault(next(near, (x, rate)), []).append(text)
         for place, texts in labels.items():
             axis.annotate("\n".join(texts), place, (7, 0), textcoords="offset points",
-                          fontsize=7, va="center", color=COLOURS["nmfcore"])  # fmt: skip
+                          fontsize=7, va="center" if len(texts) == 1 else "bottom",
+                          color=COLOURS["nmfcore"])  # fmt: skip
         axis.set(xscale="log", yscale="log")
         axis.set_ylim(None, 1.5 * peak)
         for ticks in (axis.xaxis, axis.yaxis):
