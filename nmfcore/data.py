@@ -240,10 +240,13 @@ class Rows:
         Compute type.
     n_jobs : int or None
         Threads, see `effective_threads`.
+    lane_work : float or None
+        Flops that make a lane; None is the usual number.
     """
 
-    def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None):
+    def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None):
         self.X = X
+        self._lane_work = lane_work
         self.dtype = np.dtype(dtype)
         self.n_jobs = n_jobs
         self.shape: tuple[int, int] = X.shape
@@ -262,6 +265,10 @@ class Rows:
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return Rows(self.X[rows], self.dtype, n_jobs)
+
+    def state(self, **arrays: Array) -> RowState:
+        """Return row-aligned buffers as `reduce` takes them."""
+        return RowState(**arrays)
 
     @property
     def T(self) -> Rows:
@@ -283,7 +290,7 @@ class Rows:
             tiles = max(1, -(-n // height))
             # A CSR number costs its gathered row of Ht and a scattered row of sums: some thirty dense ones.
             work = (128.0 if self.sparse else 4.0) * stored * width + 4.0 * n * width**2
-            lanes = min(LANES, tiles, int(work / LANE_WORK) + 1)
+            lanes = min(LANES, tiles, int(work / (self._lane_work or LANE_WORK)) + 1)
             if not gathers:
                 held = stored * self.X.dtype.itemsize
                 lanes = min(lanes, max(1, int(max(64e6, held / 4) / (8 * m * width))))
@@ -442,7 +449,7 @@ class Rows:
         return _add_pairwise(lanes)
 
 
-def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:
+def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None) -> Rows:
     """X as row blocks.
 
     Parameters
@@ -453,6 +460,8 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:
         Compute type.
     n_jobs : int or None
         Threads.
+    lane_work : float or None
+        See `Rows`.
 
     Returns
     -------
@@ -472,4 +481,4 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> Rows:
         X = np.asarray(X)
         if not backend.stored_as_is(X.dtype):
             X = X.astype(dtype)
-    return Rows(X, dtype, n_jobs)
+    return Rows(X, dtype, n_jobs, lane_work)

@@ -929,7 +929,7 @@ class MiniBatchNMF(_BaseNMF):
             _, Ht = self._start(X, data, W, H)
         else:  # goes on in the type it began with
             if data.dtype != self.components_.dtype:
-                data = as_rows(X, self.components_.dtype, self.n_jobs)
+                data = as_rows(X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
         if not hasattr(self, "_memory"):
             if begun:  # components_ were assigned

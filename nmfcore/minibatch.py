@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+# A batch is one step's work: it is shared among threads where an ordinary pass so small would not be. Measured with
+# 1,024 × 784, k = 15, two threads: an epoch takes 0.84 of the time.
+LANE_WORK = 2.5e7
 EPSILON = float(np.finfo(np.float32).eps)  # stands for a denominator of zero
 TINY = float(np.finfo(np.float64).eps)  # smaller entries become zero where β asks for it
 
@@ -91,7 +94,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
     n = X.shape[0]
     slices = [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
     if not sparse.issparse(X):
-        return slices, [as_rows(X[rows], dtype, n_jobs) for rows in slices]
+        return slices, [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
     X = X.tocsr()
     batches = []
     for rows in slices:
@@ -99,7 +102,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
         parts = (X.data[first:last], X.indices[first:last], X.indptr[rows.start : rows.stop + 1])
         shape = (rows.stop - rows.start, X.shape[1])
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
-        batches.append(as_rows(batch, dtype, n_jobs))
+        batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK))
     return slices, batches
 
 
@@ -171,17 +174,17 @@ def step(
     """
     if W is None:
         W = solve_rows(data, mu, Ht, tol, restart_iter)
+        if mu.floor_W:
+            W[W < TINY] = 0
+        cost = divergence(data, W, Ht, mu.beta)
+        N, D = mu.column_terms(data, W, Ht)
     else:
-        W = mu.update_rows(data, W, Ht)
-    if mu.floor_W:
-        W[W < TINY] = 0
+        W, cost, N, D = mu.learn(data, W, Ht)
     p = mu.penalties
-    cost = divergence(data, W, Ht, mu.beta)
     if any(p):
         cost += p.l1_W * float(W.sum(dtype=np.float64)) + p.l1_H * float(Ht.sum(dtype=np.float64))
         cost += p.l2_W * inner(W, W) + p.l2_H * inner(Ht, Ht)  # without ½, as scikit-learn has it
 
-    N, D = mu.column_terms(data, W, Ht)
     if p.l1_H > 0:
         D = D + p.l1_H
     if p.l2_H > 0:

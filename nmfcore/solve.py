@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import RowState
 from .objective import divergence, penalty
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def factorize(
     violations: list[float] = []
     seconds: list[float] = []
     W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
-    state = RowState(**solver.rows(W.copy()))  # the caller's is never written
+    state = data.state(**solver.rows(W.copy()))  # the caller's is never written
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
     interruption: BaseException | None = None

@@ -380,7 +380,7 @@ def _epochs(context: Context) -> list[Row]:
     """Return rows for an epoch of MiniBatchNMF with its default settings."""
     return compare(
         context,
-        context.task(context.problem("mnist"), 15, solver="minibatch", call="fit", max_iter=3),
+        context.task(context.problem("mnist"), 15, solver="minibatch", call="fit", max_iter=21),
         per_iteration(1),
         evaluate.check_quality,
         case="epoch of MiniBatchNMF",

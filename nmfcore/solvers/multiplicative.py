@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 TINY = float(np.finfo(np.float64).eps)
+# Share of ‖X‖² below which the loss of a mini-batch is measured directly, not as a difference of sums: of these seven
+# (float32: five) digits are left above it.
+CANCELS = {4: 1e-2, 8: 1e-8}
 
 
 class MultiplicativeUpdate(Solver):
@@ -225,6 +228,43 @@ class MultiplicativeUpdate(Solver):
         data.visit_all(update, k)
         return out
 
+    def learn(self, data: Rows, W: Array, Ht: Array) -> tuple[Array, float, Array, Array]:
+        """Update W once, then what the update of Ht needs: for β = 2 in a single look at X.
+
+        Parameters
+        ----------
+        data : Rows
+        W : ndarray of shape (n, k)
+        Ht : ndarray of shape (m, k)
+
+        Returns
+        -------
+        W : ndarray of shape (n, k)
+            New; for β < 1 its smallest entries are zero.
+        loss : float
+            D_β of the new W and the given Ht.
+        numerator, denominator : ndarray
+            As `column_terms` has them.
+        """
+        if self.beta == 2:
+            Ht = data.backend.asarray(Ht)
+            small = self.start(data, Ht)
+            rows = data.state(W=data.backend.asarray(W))
+            after, sums = data.reduce(self.visit, rows, self.fix(small), self.sums, self.gather)
+            W, XtW, WtW = after["W"], sums["XtW"].copy(), sums["WtW"]
+            loss = trace_loss(self.squares_X, inner(XtW, Ht), inner(WtW, small.HHt))
+            if loss < CANCELS[data.dtype.itemsize] * self.squares_X:
+                loss = divergence(data, W, Ht, 2)
+            return W, loss, XtW, self._denominator(data, Ht, WtW)
+        W = self.update_rows(data, W, Ht)
+        if self.floor_W:
+            W[W < TINY] = 0
+        return W, divergence(data, W, Ht, self.beta), *self.column_terms(data, W, Ht)
+
+    def _denominator(self, data: Rows, Ht: Array, WtW: Array) -> Array:
+        """H·WᵀW, by the backend's own product: the threads that BLAS wakes for it slow down the passes after it."""
+        return type(data)(Ht, data.dtype, data.n_jobs).products(WtW.astype(data.dtype)).astype(np.float64)
+
     def column_terms(self, data: Rows, W: Array, Ht: Array) -> tuple[Array, Array]:
         """Numerator and denominator of the update of Ht, float64, before penalties.
 
@@ -242,7 +282,7 @@ class MultiplicativeUpdate(Solver):
         backend, (m, k) = data.backend, Ht.shape
         W, Ht = backend.asarray(W), backend.asarray(Ht)
         if self.beta == 2:
-            return data.transposed_products(W), Ht @ backend.gram(W)
+            return data.transposed_products(W), self._denominator(data, Ht, backend.gram(W))
         lanes = data.plan(k).lanes
         N = np.zeros((len(lanes), m, k))
         D = np.zeros((len(lanes), 1 if self.beta == 1 else m, k))
