@@ -167,9 +167,10 @@ def gram_svd(data: Rows, k: int) -> tuple[Array, Array, Array]:
         square root of its precision × the largest are lost, and their columns of U are zero.
     """
     m = data.shape[1]
-    values, V = linalg.eigh(data.gram(), subset_by_index=(m - k, m - 1), check_finite=False)
+    host = data.backend.to_numpy
+    values, V = linalg.eigh(host(data.gram()), subset_by_index=(m - k, m - 1), check_finite=False)
     S, V = np.sqrt(np.maximum(values[::-1], 0)), V[:, ::-1]
-    U = data.products(np.ascontiguousarray(V * _inverse(S, data.dtype), data.dtype))
+    U = host(data.products(np.ascontiguousarray(V * _inverse(S, data.dtype), data.dtype)))
     return U, S.astype(data.dtype), np.ascontiguousarray(V.T, data.dtype)
 
 
@@ -200,14 +201,17 @@ def subspace_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, A
     for _ in range(2):
         Q = _rotated(data, data.transposed_products(data.products(Q)), width)[0]
     U, S, E = _rotated(data, data.products(Q), k)
-    return U, S.astype(data.dtype), np.ascontiguousarray(_times(data, Q, E).T)
+    host = data.backend.to_numpy
+    return host(U), S.astype(data.dtype), np.ascontiguousarray(host(_times(data, Q, E)).T)
 
 
 def _rotated(data: Rows, Y: Array, k: int) -> tuple[Array, Array, Array]:
     """Leading k singular triplets of a narrow Y through YᵀY: U·diag(S)·Eᵀ; zero columns where σ is lost."""
-    Y = np.ascontiguousarray(Y, data.dtype)
-    width = Y.shape[1]
-    values, E = linalg.eigh(data.backend.gram(Y), subset_by_index=(width - k, width - 1), check_finite=False)
+    backend, width = data.backend, Y.shape[1]
+    Y = backend.asarray(Y.astype(data.dtype, copy=False))
+    values, E = linalg.eigh(
+        backend.to_numpy(backend.gram(Y)), subset_by_index=(width - k, width - 1), check_finite=False
+    )
     S, E = np.sqrt(np.maximum(values[::-1], 0)), E[:, ::-1]
     return _times(data, Y, E * _inverse(S, data.dtype)), S, E
 
@@ -243,8 +247,15 @@ def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array,
     n, m = data.shape
     powers = 7 if k < 0.1 * min(n, m) else 4  # of two passes over X each
     flip = n < m  # the shorter side carries the subspace
-    times = _transposed_product(data) if flip else data.products
-    back = data.products if flip else _transposed_product(data)
+    host = data.backend.to_numpy
+
+    def products(F: Array) -> Array:
+        return host(data.products(F))
+
+    def transposed(F: Array) -> Array:
+        return host(data.transposed_products(F).astype(data.dtype, copy=False))
+
+    times, back = (transposed, products) if flip else (products, transposed)
     width = k + OVERSAMPLES
     Q = rng.normal(size=(n if flip else m, width)).astype(data.dtype, copy=False)
 
@@ -266,7 +277,3 @@ def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array,
         S.astype(data.dtype, copy=False),
         np.ascontiguousarray(Vt, data.dtype),
     )
-
-
-def _transposed_product(data: Rows) -> Any:
-    return lambda F: data.transposed_products(F).astype(data.dtype, copy=False)

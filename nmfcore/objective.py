@@ -40,7 +40,7 @@ def penalty(penalties: Penalties, W: Array, Ht: Array) -> float:
     """Return the penalties of a pair W (n × k), Ht (m × k)."""
     if not any(penalties):
         return 0.0
-    return penalties.value(W.sum(dtype=float), Ht.sum(dtype=float), inner(W, W), inner(Ht, Ht))
+    return float(penalties.value(W.sum(dtype=float), Ht.sum(dtype=float), inner(W, W), inner(Ht, Ht)))
 
 
 def inner(A: Array, B: Array) -> float:
@@ -78,7 +78,7 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
     """
     backend = data.backend
     W, Ht = backend.asarray(W), backend.asarray(Ht)
-    parts = np.zeros(len(data.plan(Ht.shape[1]).lanes))
+    parts = backend.xp.zeros(len(data.plan(Ht.shape[1]).lanes))
 
     def measure(lane: int, lo: int, hi: int, block: Any) -> None:
         parts[lane] += backend.divergence(block, W[lo:hi], Ht, beta)

@@ -335,12 +335,13 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     """
     orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
-    out = np.empty((data.shape[0], k), data.dtype)
-    stats = np.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
+    out = backend.xp.empty((data.shape[0], k), data.dtype)
+    stats = backend.xp.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
 
     def visit(lane: int, lo: int, hi: int, block: Any) -> None:
         solver.code(backend, block, orders, tol, max_iter, by_step, out[lo:hi], stats[lane])
 
     data.visit_all(visit, k)
+    stats = backend.to_numpy(stats)
     most = int(stats[:, backend.SWEEPS].max())
     return Coded(out, max(1, most), int(stats[:, backend.UNSETTLED].sum()))

@@ -61,6 +61,21 @@ def asarray(F: Array) -> Array:
     return np.require(F, requirements=("C", "W"))
 
 
+def to_numpy(A: Array) -> Array:
+    """Return A on the host: there it is."""
+    return A
+
+
+def read(*arrays: Array) -> list[Any]:
+    """Numbers of arrays as Python lists (0-d: numbers); on a device all of them in one transfer."""
+    return [array.tolist() for array in arrays]
+
+
+def inner(A: Array, B: Array) -> Any:
+    """Return ⟨A, B⟩ in float64, 0-d. Not through BLAS: its threads would make the bits depend on their number."""
+    return np.einsum("ij,ij->", A, B, dtype=np.float64)
+
+
 def stored_as_is(dtype: np.dtype) -> bool:
     """Whether the kernels read numbers of this type where they lie."""
     return dtype.isnative and dtype.name in _STORED

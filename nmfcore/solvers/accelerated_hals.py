@@ -187,18 +187,19 @@ class AcceleratedHALS(CoordinateDescent):
             XtZ, ZtZ = small.XtW, small.WtW
         new.passes = small.passes + 1
         if small.passes == 0 or not report.accepted:
-            XtZ, ZtZ = self._balance(new)
-        step, of_H = self._step(data, new.H, XtZ, ZtZ, self._sweeps(small.passes)[1])
-        report.kkt = kkt_frobenius(report.kkt + of_H[data.backend.KKT], self.squares_X)
-        report.violation += of_H[data.backend.VIOLATION]
+            XtZ, ZtZ = self._balance(new, data.backend)
+        step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._sweeps(small.passes)[1])
         new.next_Ht = step
         if new.begin > 0:
             weight = step.dtype.type(new.momentum.weight)
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
         new.step_Ht = step
         new.revived = False
-        if not new.barren:
-            self._revive(small, new, sums, report.accepted)
+        of_H, dead = data.backend.read(stats_H, (np.diagonal(new.WtW) == 0) | ~new.next_Ht.any(axis=0))
+        report.kkt = kkt_frobenius(report.kkt + of_H[data.backend.KKT], self.squares_X)
+        report.violation += of_H[data.backend.VIOLATION]
+        if not new.barren and any(dead):
+            self._revive(small, new, sums, report.accepted, np.flatnonzero(dead), data.backend)
         self.sums = {name: shape for name, shape in self.sums.items() if name != "worst"}
         self.sums["WtB"] = new.WtW.shape
         if new.revive:
@@ -208,14 +209,20 @@ class AcceleratedHALS(CoordinateDescent):
 
     def _report(self, small: Accelerated, sums: dict[str, Array], data: Rows) -> Report:
         """Loss at (W⁺, Ĥ), which the sums of the pass give for nothing; W's share of violation and KKT residual."""
-        p, backend, stats = self.penalties, data.backend, sums["stats"].tolist()
+        p, backend = self.penalties, data.backend
         Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
         k = WtW.shape[0]
-        report = Report(loss=trace_loss(self.squares_X, inner(sums["XtW"], Ht), inner(WtW, HHt)))
+        wanted = [sums["stats"], backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
         if small.passes == 0:
-            report.start_loss = trace_loss(self.squares_X, stats[backend.CROSS], inner(sums["WtB"][k:], HHt))
+            wanted.append(backend.inner(sums["WtB"][k:], HHt))
         if self.penalised:
-            report.loss += p.value(stats[backend.TOTAL], Ht.sum(dtype=float), np.trace(WtW), np.trace(HHt))
+            wanted += [Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
+        stats, cross, square, *others = backend.read(*wanted)
+        report = Report(loss=trace_loss(self.squares_X, cross, square))
+        if small.passes == 0:
+            report.start_loss = trace_loss(self.squares_X, stats[backend.CROSS], others[0])
+        if self.penalised:
+            report.loss += p.value(stats[backend.TOTAL], *others[-3:])
             report.start_loss += self.start_penalty
         report.kkt, report.violation = stats[backend.KKT], stats[backend.VIOLATION]
         return report
@@ -241,12 +248,13 @@ class AcceleratedHALS(CoordinateDescent):
         ZtZ = (1 + beta) ** 2 * WtW - beta * (1 + beta) * (WtB + WtB.T) + beta**2 * small.WtW
         return new, XtZ, ZtZ
 
-    def _balance(self, new: Accelerated) -> tuple[Array, Array]:
+    def _balance(self, new: Accelerated, backend: Any) -> tuple[Array, Array]:
         """Rescale the components of the accepted pair, W by d and H by 1/d; return the sums of W in the new scale."""
-        p, k = self.penalties, new.WtW.shape[0]
-        squares_W, squares_H = np.diagonal(new.WtW), np.einsum("jt,jt->t", new.H, new.H, dtype=np.float64)
+        p, k, host = self.penalties, new.WtW.shape[0], backend.to_numpy
+        squares_W = host(np.diagonal(new.WtW))
+        squares_H = host(np.einsum("jt,jt->t", new.H, new.H, dtype=np.float64))
         if self.penalised:
-            sum_H = new.H.sum(axis=0, dtype=np.float64)
+            new.sum_W, sum_H = host(new.sum_W), host(new.H.sum(axis=0, dtype=np.float64))
             d = balance(p.l1_W * new.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
             new.sum_W = new.sum_W * d
         else:
@@ -254,32 +262,32 @@ class AcceleratedHALS(CoordinateDescent):
             ratio = np.divide(squares_H, squares_W, out=np.ones(k), where=alive)
             d = np.exp2(np.round(np.log2(ratio) / 4))  # a power of two rounds nothing
         new.scale = (new.scale * np.tile(d, 2)).astype(new.scale.dtype)
+        d = backend.asarray(d)
         new.H = (new.H / d).astype(new.H.dtype)
         new.XtW, new.WtW = new.XtW * d, new.WtW * np.outer(d, d)
         return new.XtW, new.WtW
 
-    def _step(self, data: Rows, Ht: Array, XtZ: Array, ZtZ: Array, sweeps: int) -> tuple[Array, list[float]]:
+    def _step(self, data: Rows, Ht: Array, XtZ: Array, ZtZ: Array, sweeps: int) -> tuple[Array, Array]:
         """Sweeps over the columns of H, from Ht for given sums."""
         p, backend = self.penalties, data.backend
         m, k = Ht.shape
-        order, new = self._order(k), np.empty((m, k), Ht.dtype)
+        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.sweep(Ht[lo:hi], ZtZ, XtZ[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats, sweeps, SETTLED)
 
         stats, _ = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
-        return new, stats.tolist()
+        return new, stats
 
-    def _revive(self, small: Accelerated, new: Accelerated, sums: dict[str, Array], accepted: bool) -> None:
+    def _revive(
+        self, small: Accelerated, new: Accelerated, sums: dict[str, Array], accepted: bool, dead: Array, backend: Any
+    ) -> None:
         """Give a component that stands for nothing the residual of the worst row, found by the pass that looked.
 
         W·H does not change by it: the component's column of W is zero. One at a time, the lowest first.
         """
-        dead = np.flatnonzero((np.diagonal(new.WtW) == 0) | ~new.next_Ht.any(axis=0))
-        if dead.size == 0:
-            return
         if small.revive and accepted:
-            worst = sums["worst"]
+            worst = backend.to_numpy(sums["worst"])
             if worst[0] > 0 and worst[1:].any():
                 p, t, k = self.penalties, dead[0], new.WtW.shape[0]
                 h = worst[1:, None]
@@ -287,7 +295,7 @@ class AcceleratedHALS(CoordinateDescent):
                 d = balance(*np.array([[p.l1_W], [p.l2_W], [p.l1_H * h.sum()], [p.l2_H * inner(h, h)]]))
                 new.next_Ht = new.next_Ht.copy()
                 new.step_Ht = new.step_Ht.copy()
-                new.next_Ht[:, t] = new.step_Ht[:, t] = worst[1:] / d
+                new.next_Ht[:, t] = new.step_Ht[:, t] = backend.asarray(worst[1:] / d)
                 new.revived = True
                 new.scale[[t, k + t]] = 0
                 new.H = new.H.copy()

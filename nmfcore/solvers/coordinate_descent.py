@@ -81,7 +81,7 @@ class CoordinateDescent(Solver):
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
         """Rows lo … hi of the sums over rows, from a block of Xᵀ."""
-        part = np.empty((hi - lo, orders.width), orders.Ht.dtype)
+        part = backend.xp.empty((hi - lo, orders.width), orders.Ht.dtype)
         backend.products(block, after.arrays["W"], part)
         sums["XtW"][lo:hi] = part
 
@@ -90,17 +90,18 @@ class CoordinateDescent(Solver):
         p, backend = self.penalties, data.backend
         Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
         m, k = Ht.shape
-        order, new = self._order(k), np.empty((m, k), Ht.dtype)  # faster than empty_like
+        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             old, C, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
             backend.sweep(old, WtW, C, p.l1_H, p.l2_H, order, out, HHt, stats)
 
         stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, self.sums_H)
-        of_W, of_H = sums["stats"].tolist(), stats_H.tolist()
+        of_W, of_H = backend.read(sums["stats"], stats_H)
         loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
-            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], np.trace(WtW), np.trace(HHt))
+            squares = backend.read(np.trace(WtW), np.trace(HHt))
+            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
         report = Report(
             loss=loss,
             violation=of_W[backend.VIOLATION] + of_H[backend.VIOLATION],
@@ -114,8 +115,8 @@ class CoordinateDescent(Solver):
     ) -> None:  # fmt: skip
         """Rows alone, from zero, each until its violation is at most tol × that of its first sweep."""
         p, k = self.penalties, orders.width
-        nothing = np.zeros((0, k))
+        nothing = backend.xp.zeros((0, k))
         backend.descend(
-            block, np.zeros_like(out), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,
+            block, backend.xp.zeros_like(out), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,
             out, nothing, nothing, stats,
         )  # fmt: skip

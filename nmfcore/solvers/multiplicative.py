@@ -104,12 +104,13 @@ class MultiplicativeUpdate(Solver):
             out, sums["N"], sums["D"], sums["stats"],
         )  # fmt: skip
         if orders.measure:
-            self._add_loss(sums, loss, W)
+            self._add_loss(backend, sums, loss, W)
 
-    def _add_loss(self, sums: dict[str, Array], loss: float, W: Array) -> None:
+    def _add_loss(self, backend: Any, sums: dict[str, Array], loss: Any, W: Array) -> None:
         p = self.penalties
         sums["loss"][0] += loss
-        sums["loss"][1] += p.l1_W * float(W.sum(dtype=np.float64)) + 0.5 * p.l2_W * inner(W, W)
+        if self.penalised:
+            sums["loss"][1] += p.l1_W * W.sum(dtype=np.float64) + 0.5 * p.l2_W * backend.inner(W, W)
 
     @property
     def gather(self) -> Any:
@@ -120,7 +121,7 @@ class MultiplicativeUpdate(Solver):
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
         W = after.arrays["W"]
-        part = np.empty((hi - lo, orders.width), W.dtype)
+        part = backend.xp.empty((hi - lo, orders.width), W.dtype)
         if self.beta == 2:
             backend.products(block, W, part)
             sums["XtW"][lo:hi] = part
@@ -143,11 +144,12 @@ class MultiplicativeUpdate(Solver):
             backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
 
         stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
-        loss = fit = trace_loss(self.squares_X, float(stats_H[backend.CROSS]), float(stats_H[backend.SQUARE]))
+        of_W, of_H = backend.read(stats_W, stats_H)
+        loss = fit = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
-            sum_W, sum_H = stats_W[backend.TOTAL], stats_H[backend.TOTAL]
-            loss += p.value(sum_W, sum_H, np.trace(WtW), np.trace(HHt))
-        kkt = kkt_frobenius(stats_W[backend.KKT] + stats_H[backend.KKT], self.squares_X)
+            squares = backend.read(np.trace(WtW), np.trace(HHt))
+            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
+        kkt = kkt_frobenius(of_W[backend.KKT] + of_H[backend.KKT], self.squares_X)
         report = Report(loss=loss, kkt=kkt, error=float(np.sqrt(2 * fit)))
         return report, Small(new, HHt, small.passes + 1)
 
@@ -166,20 +168,23 @@ class MultiplicativeUpdate(Solver):
             backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, self.gamma, floor, new[lo:hi], part)
 
         (stats_H,) = data.map_rows(multiply, m, 40.0 * m * k, (stats.shape,))
+        measured = (sums["loss"],) if small.passes % 10 == 0 else ()
+        of_W, of_H, *losses = (np.array(numbers) for numbers in backend.read(stats, stats_H, *measured))
         pulls = sum(
-            pull_of_zeros(of[S : S + k], of[S + k : S + 2 * k], rows)
-            for of, rows in ((stats, data.shape[0]), (stats_H, m))
+            pull_of_zeros(of[S : S + k], of[S + k : S + 2 * k], rows) for of, rows in ((of_W, data.shape[0]), (of_H, m))
         )
-        residual = stats[backend.VIOLATION] + stats_H[backend.VIOLATION] + pulls
-        scale = stats[backend.KKT] + stats_H[backend.KKT]
+        residual = of_W[backend.VIOLATION] + of_H[backend.VIOLATION] + pulls
+        scale = of_W[backend.KKT] + of_H[backend.KKT]
         report = Report(kkt=float(residual / scale) if scale else 0.0)
-        if small.passes % 10 == 0:
-            self._measured(report, sums["loss"], Ht)
+        if losses:
+            self._measured(report, backend, losses[0], Ht)
         return report, Small(new, small.HHt, small.passes + 1)
 
-    def _measured(self, report: Report, loss: Array, Ht: Array) -> None:
-        p, (fit, penalty_W) = self.penalties, loss
-        penalty_H = p.l1_H * float(Ht.sum(dtype=np.float64)) + 0.5 * p.l2_H * inner(Ht, Ht)
+    def _measured(self, report: Report, backend: Any, loss: Array, Ht: Array) -> None:
+        p, (fit, penalty_W), penalty_H = self.penalties, loss, 0.0
+        if self.penalised:
+            total, squares = backend.read(Ht.sum(dtype=np.float64), backend.inner(Ht, Ht))
+            penalty_H = p.l1_H * total + 0.5 * p.l2_H * squares
         report.loss_before = float(fit + penalty_W + penalty_H)
         report.error_before = float(np.sqrt(2 * max(fit, 0.0)))
 
@@ -364,7 +369,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         ahead = extrapolated(W, rows.arrays["before"], orders.theta)
         self._update(backend, block, ahead, within, after.arrays["W"], sums)
         if beside:
-            self._add_loss(sums, backend.divergence(block, W, orders.pair, self.beta), W)
+            self._add_loss(backend, sums, backend.divergence(block, W, orders.pair, self.beta), W)
         if self.beta != 2:
             after.arrays["W_best"][:] = W if orders.measure else rows.arrays["W_best"]
 
@@ -378,7 +383,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
                 return report, Moving(small.Ht, data.backend.gram(small.Ht), new.passes, ahead=small.Ht, best=best)
             best = report.loss
         elif small.passes % 10 == 0:
-            self._measured(report, sums["loss"], small.Ht)
+            self._measured(report, data.backend, np.array(data.backend.read(sums["loss"])[0]), small.Ht)
             if not plain and report.loss_before > best + self._rounding(best, small.Ht):
                 back = Moving(best_Ht, small.HHt, new.passes, ahead=best_Ht, best=best, best_Ht=best_Ht)
                 back.back = back.plain = True
