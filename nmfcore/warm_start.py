@@ -29,7 +29,9 @@ Array = NDArray[Any]
 # of 20 by their loss on all rows after 8, 12, 16, 24, 32 passes has a rank correlation with the final one of 0.0, 0.0,
 # −0.1, 0.2, 0.5 (k = 45: −0.4, −0.2, 0.0, 0.2, 0.6).
 SAMPLES = 6
-PASSES = 60  # over a sample, at most
+# Over a sample, at most. 60 cut most samples of k = 45 short: worst final error of four seeds 0.3987, with 100 0.3986,
+# the other three 0.3979 on the average instead of 0.3982.
+PASSES = 100
 TOL = 3e-4  # of a sample's fit: it is as good as the sample is representative
 
 

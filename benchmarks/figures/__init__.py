@@ -15,6 +15,7 @@ from types import ModuleType
 NAMES = (
     "iteration",
     "cats",
+    "kernels",
     "mu",
     "fit_transform",
     "memory",

@@ -28,11 +28,11 @@ FULL_ONLY = True
 PLOTS = ("curves.png", "summary.png")
 # problem, k, storage type, seconds that the last call of a contender may take
 PROBLEMS = (
-    ("digits", 10, None, 4.0),
-    ("cbcl", 49, None, 10.0),
-    ("bbc", 20, None, 10.0),
-    ("cats", 50, "float32", 20.0),
-    ("mnist", 15, "float32", 30.0),
+    ("digits", 10, None, 2.0),
+    ("cbcl", 49, None, 4.0),
+    ("bbc", 20, None, 4.0),
+    ("cats", 50, "float32", 10.0),
+    ("mnist", 15, "float32", 15.0),
 )
 SMOKE = (("random-pictures", 5, "float32", 0.05), ("random-text", 5, None, 0.05))
 MOST = 3072  # iterations
