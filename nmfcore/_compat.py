@@ -92,7 +92,7 @@ _DOC = """Return W · ``components_``, the samples that the codes stand for.
 class _InverseOfX:
     def inverse_transform(self, X):
         check_is_fitted(self)
-        return X @ self.components_  # type: ignore[attr-defined]
+        return self._times(X)  # type: ignore[attr-defined]
 
     inverse_transform.__doc__ = _DOC.format(
         parameters="X : {ndarray, sparse matrix} of shape (n_samples, n_components)\n"
@@ -119,7 +119,7 @@ class _InverseOfXt:
             )
             X = Xt
         check_is_fitted(self)
-        return X @ self.components_  # type: ignore[attr-defined]
+        return self._times(X)  # type: ignore[attr-defined]
 
     inverse_transform.__doc__ = _DOC.format(
         parameters="X : {ndarray, sparse matrix} of shape (n_samples, n_components)\n"
@@ -149,7 +149,7 @@ class _InverseOfW:
             )
             Xt = W
         check_is_fitted(self)
-        return Xt @ self.components_  # type: ignore[attr-defined]
+        return self._times(Xt)  # type: ignore[attr-defined]
 
     inverse_transform.__doc__ = _DOC.format(
         parameters="Xt : {ndarray, sparse matrix} of shape (n_samples, n_components)\n"

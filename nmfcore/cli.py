@@ -162,6 +162,10 @@ def _app() -> Any:
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
         n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
+        device: Annotated[
+            str | None,
+            Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
+        ] = None,
         out: Annotated[
             Path | None,
             Option(
@@ -190,6 +194,7 @@ def _app() -> Any:
                 "max_time": max_time,
                 "random_state": seed,
                 "n_jobs": n_jobs,
+                "device": device,
             }
             code = _fit(source, k, settings, _size(size), skip_broken, out, force)
         except _Stop as stop:
@@ -199,6 +204,11 @@ def _app() -> Any:
             typer.echo("nmfcore: interrupted; nothing was written", err=True)
             raise typer.Exit(INTERRUPTED) from None
         raise typer.Exit(code)
+
+    @app.command()
+    def info() -> None:
+        """Show versions, threads, vector width and GPU, and what is missing."""
+        _info()
 
     return app
 
@@ -338,6 +348,7 @@ def _check_k(k: int, pictures: "Pictures") -> None:
 
 
 def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any) -> _Result:
+    from .backends.cuda import DeviceError
     from .estimators import NMF
     from .images import model_of
 
@@ -365,6 +376,8 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
             W = _settle(estimator, last)
         except (ValueError, TypeError) as error:
             raise _Stop(_why_refused(error, pictures)) from error
+        except DeviceError as error:
+            raise _Stop(str(error)) from error
         if last is not None:
             show(last, norm if frobenius else None, final=True)
     seconds = time.perf_counter() - start
@@ -378,7 +391,9 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
 
 def _settle(estimator: Any, last: Any) -> "np.ndarray":
     """Leave an interrupted estimator as the last report saw it; return its W."""
-    W, H = last.factors()
+    from .backends.cuda import give_back
+
+    W, H = (give_back(factor, None) for factor in last.factors())
     if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
         estimator.components_ = H
         estimator.n_iter_ = int(last.iteration)
@@ -618,3 +633,53 @@ def _about(error: OSError, target: Path) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+# --------------------------------------------------------------------------------------------------
+# nmfcore info
+
+EXTRAS = {
+    "app": ("PIL", "matplotlib", "typer", "rich"),
+    "gpu": ("cupy",),
+    "disk": ("h5py", "zarr"),
+    "dask": ("dask", "distributed"),
+    "serve": ("starlette", "uvicorn"),
+}
+
+
+def _info() -> None:
+    """Print a table of what there is, and of what is missing with how to get it."""
+    import platform
+
+    import numba
+    import numpy
+    import scipy
+    import sklearn
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import __version__
+    from .backends import cuda
+    from .backends.cpu import kernels
+    from .data import effective_threads
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("nmfcore", __version__),
+        ("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        ("numpy", numpy.__version__),
+        ("scipy", scipy.__version__),
+        ("numba", numba.__version__),
+        ("scikit-learn", sklearn.__version__),
+        ("threads", str(effective_threads(None))),
+        ("SIMD", f"{8 * kernels().VECTOR_BYTES} bits"),
+        ("GPU", cuda.describe()),
+    ):
+        table.add_row(name, value)
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        needs = f"missing {', '.join(missing)}: pip install 'nmfcore[{extra}]'" if missing else "installed"
+        table.add_row(f"extra {extra}", needs)
+    Console(highlight=False, markup=False).print(table)

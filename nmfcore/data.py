@@ -270,6 +270,13 @@ class Rows:
         """Return row-aligned buffers as `reduce` takes them."""
         return RowState(**arrays)
 
+    def give_back(self, A: Array) -> Array:
+        """Return an array as the caller is to have it."""
+        return A
+
+    def check_loss(self, beta: float) -> None:
+        """Raise if the backend has no kernels for this X and β: the CPU has them all."""
+
     @property
     def T(self) -> Rows:
         """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""

@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from abc import ABC
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, NoReturn
@@ -33,7 +34,9 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from . import _compat, minibatch
 from ._nmf import _beta_loss_to_float, _check_init
+from .backends import cuda
 from .data import Rows, as_rows
+from .device_rows import as_device_rows
 from .initialization import initialize
 from .objective import Penalties, divergence
 from .solve import Coded, Solution, code, factorize
@@ -150,7 +153,9 @@ class _BaseNMF(
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
-        return self._transform(X)[1]
+        with self._place(X):
+            data, W, _ = self._transform(X)
+            return data.give_back(W)
 
     def score(self, X, y=None):
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
@@ -167,8 +172,9 @@ class _BaseNMF(
         score : float
             −D_β(X | transform(X) · ``components_``) / n_samples.
         """
-        data, W, Ht = self._transform(X)
-        return -divergence(data, W, Ht, _beta_loss_to_float(self.beta_loss)) / data.shape[0]
+        with self._place(X):
+            data, W, Ht = self._transform(X)
+            return -divergence(data, W, Ht, _beta_loss_to_float(self.beta_loss)) / data.shape[0]
 
     @property
     def _n_features_out(self) -> int:
@@ -213,23 +219,42 @@ class _BaseNMF(
                 stacklevel=2,
             )
             state["callback"] = None
+        if "components_" in state:  # who reads it may have no GPU, and needs none: they go where X is
+            state["components_"] = cuda.to_host(state["components_"])
         return state
 
     # ---- what goes in --------------------------------------------------------------------------
 
     def _read(self, X: Any, whom: str, **check: Any) -> tuple[Any, Rows]:
         """Validate X and look through it once; `whom` complains of negative values."""
-        _check_device(self.device)
-        X = _validated(X, **check)
+        given, kind, number = X, cuda.kind_of(X), self._number(X)
+        X = _validated(X, **check) if kind is None else _validated_on_device(X, **check)
         small = X.dtype.itemsize <= 2 or X.dtype == np.float32
         dtype = self.dtype or (np.float32 if small else np.float64)
-        data = as_rows(X, dtype, self.n_jobs)
+        data: Any
+        if number is None:
+            data = as_rows(X, dtype, self.n_jobs)
+        else:
+            data = as_device_rows(given if kind else X, np.dtype(dtype))
         opening = data.opening()
         if not opening.finite:
-            _raise_not_finite(X, data.dtype, check.get("estimator"))
+            seen = X
+            if kind is not None:
+                values = X.data if hasattr(X, "tocsr") else X
+                seen = np.array([np.nan if bool((values != values).any()) else np.inf])
+            _raise_not_finite(seen, data.dtype, check.get("estimator"))
         if opening.minimum < 0:
-            check_non_negative(X, whom)
+            check_non_negative(np.array([[opening.minimum]]), whom)
         return X, data
+
+    def _number(self, X: Any) -> int | None:
+        """Return the number of the device to compute on; None is the CPU."""
+        return cuda.resolve(self.device, X)
+
+    def _place(self, X: Any) -> AbstractContextManager[Any]:
+        """Return the context to compute in."""
+        number = self._number(X)
+        return nullcontext() if number is None else cuda.context(number)
 
     def _resolve(self, n_features: int, warn: bool = False) -> tuple[Any, Any]:
         """Return k (or "auto") and β as the parameters have them now."""
@@ -237,6 +262,7 @@ class _BaseNMF(
         return (n_features if k is None else k), _beta_loss_to_float(self.beta_loss)
 
     def _check_zeros(self, data: Rows, beta: float) -> None:
+        data.check_loss(beta)
         if beta <= 0 and data.opening().minimum == 0:
             raise ValueError(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
@@ -261,6 +287,8 @@ class _BaseNMF(
 
     def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
         """Check a factor that the user gave → as an array, and its type if it came with one."""
+        if cuda.kind_of(F) is not None:  # small, and checked once: on the host
+            F = cuda.give_back(cuda.adopt(F), None)
         return _check_init(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
     def _check_types(self, X: Any, data: Rows, **types: Any) -> None:
@@ -321,7 +349,7 @@ class _BaseNMF(
             W = solve(data, self._solver(p, self._beta_loss), Ht).W
         elif H is None:
             swapped = Penalties(p.l1_H, p.l1_W, p.l2_H, p.l2_W)
-            transposed = as_rows(X.T, data.dtype, self.n_jobs)
+            transposed = data.T
             Ht = solve(transposed, self._solver(swapped, self._beta_loss), W).W
         return W, Ht
 
@@ -333,6 +361,10 @@ class _BaseNMF(
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
         coded, Ht = self._code(data, self.components_)
         return data, coded.W, Ht
+
+    def _times(self, W: Any) -> Any:
+        """Return W · components_, where W lives."""
+        return cuda.times(W, self.components_)
 
     def _watch(self, tasks: _compat.FitTasks) -> Any:
         """Return the one function that the loop calls, None if nobody wants to know."""
@@ -430,8 +462,10 @@ class NMF(_BaseNMF):
         Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: about
         half the iterations or fewer to the same loss, which still never rises. Keeps W of the iteration
         before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
-    device : {None, "auto", "cpu"}, default=None
-        Where to compute. This version has no GPU backend.
+    device : {None, "cpu", "cuda", "cuda:1", …, "auto"}, default=None
+        Where to compute. None follows X: an array of CuPy, torch or any other library on a GPU is
+        factorised there, and results are of its kind; host data on the CPU. "cuda" computes host
+        data on a GPU, and fails with the reason where none works; "auto" then takes the CPU.
     dtype : {None, numpy.float32, numpy.float64}, default=None
         Compute type. None: float64 for float64 and integers of 32 bits and more, float32 for
         float32, integers of up to 16 bits, bool and float16.
@@ -577,14 +611,15 @@ class NMF(_BaseNMF):
         TypeError
             For W or H of another type than X.
         """
-        X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
-        tasks = _compat.FitTasks(self, X, self.max_iter)
-        solution = self._factorize(X, data, W, H, tasks)
-        loss, kkt = solution.divergence, solution.kkt
-        self._keep(solution, solution.Ht, solution.n_iter, loss, kkt)
-        self._warn(solution, data)
-        tasks.close()
-        return solution.W
+        with self._place(X):
+            X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
+            tasks = _compat.FitTasks(self, X, self.max_iter)
+            solution = self._factorize(X, data, W, H, tasks)
+            loss, kkt = solution.divergence, solution.kkt
+            self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt)
+            self._warn(solution, data)
+            tasks.close()
+            return data.give_back(solution.W)
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
@@ -722,7 +757,7 @@ class MiniBatchNMF(_BaseNMF):
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     device : {None, "auto", "cpu"}, default=None
-        Where to compute. This version has no GPU backend.
+        Where to compute: on the CPU, the GPU has no mini-batches.
     dtype : {None, numpy.float32, numpy.float64}, default=None
         Compute type, as for `NMF`.
     n_jobs : int or None, default=None
@@ -950,6 +985,15 @@ class MiniBatchNMF(_BaseNMF):
         self._remember(made.memory, self.n_steps_ + 1)
         return self
 
+    def _number(self, X: Any) -> None:
+        if cuda.kind_of(X) is None and self.device in (None, "auto", "cpu"):
+            return
+        super()._number(X)  # complains of what makes no sense at all
+        raise NotImplementedError(
+            "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
+            "than the card in blocks."
+        )
+
     def _prepare(self, data: Rows) -> None:
         n, m = data.shape
         self._n_components, self._beta_loss = self._resolve(m, warn=True)
@@ -1107,35 +1151,38 @@ def non_negative_factorization(
         callback=callback,
     )
     estimator._validate_params()
-    X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
-    if not update_H:
-        if W is not None:
-            warnings.warn(
-                "When update_H=False, the provided initial W is not used.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        coded, Ht = estimator._code(data, H, X)
-        return coded.W, Ht.T, coded.n_iter
-    tasks = _compat.FitTasks(estimator, X, max_iter)
-    solution = estimator._factorize(X, data, W, H, tasks)
-    if solution.interruption is not None:
-        raise solution.interruption
-    estimator._warn(solution, data)
-    return solution.W, solution.Ht.T, solution.n_iter
+    with estimator._place(X):
+        X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
+        if not update_H:
+            if W is not None:
+                warnings.warn(
+                    "When update_H=False, the provided initial W is not used.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            coded, Ht = estimator._code(data, H, X)
+            return data.give_back(coded.W), data.give_back(Ht).T, coded.n_iter
+        tasks = _compat.FitTasks(estimator, X, max_iter)
+        solution = estimator._factorize(X, data, W, H, tasks)
+        if solution.interruption is not None:
+            raise solution.interruption
+        estimator._warn(solution, data)
+        return data.give_back(solution.W), data.give_back(solution.Ht).T, solution.n_iter
 
 
 # ---- helpers ---------------------------------------------------------------------------------------
 
 
-def _check_device(device: str | None) -> None:
-    if device in (None, "auto", "cpu"):
-        return
-    if device.startswith("cuda"):
-        raise RuntimeError(
-            f"device={device!r}: this version of nmfcore has no GPU backend yet; use device=None, 'auto' or 'cpu'."
-        )
-    raise ValueError(f"device={device!r} is none of None, 'auto', 'cpu', 'cuda' and 'cuda:N'.")
+def _validated_on_device(X: Any, estimator: Any = None, reset: bool = True) -> Any:
+    """Return an X on a device as CuPy's; scikit-learn checks a stand-in of its shape and type that takes no memory."""
+    X = cuda.adopt(X)
+    if X.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported\n{X.dtype}\n")
+    if X.dtype not in _READ_AS_THEY_ARE:
+        raise ValueError(f"X on a device has dtype {X.dtype}: give bool, integers, or floats of 16, 32 or 64 bits.")
+    stand_in = np.broadcast_to(np.zeros((), X.dtype), X.shape)
+    _validated(stand_in if len(X.shape) == 2 else cuda.to_host(X), estimator, reset)  # else it will be quoted
+    return X
 
 
 def _validated(X: Any, estimator: Any = None, reset: bool = True) -> Any:

@@ -22,12 +22,14 @@ import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from .backends import cuda
 
 __all__ = ["Model", "ModelFileError", "load", "replacing", "save"]
 
@@ -54,7 +56,7 @@ class Model:
     Attributes
     ----------
     W : ndarray of shape (n_samples, k), float32 or float64
-        One row of weights per sample.
+        One row of weights per sample. `save` takes it, and components, from a device as well.
     components : ndarray of shape (k, n_features), float32 or float64
         The learned parts.
     parameters : dict of str to plain values
@@ -160,6 +162,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     ('a', 'b', 'c')
     >>> folder.cleanup()
     """
+    # What was learned on a device is kept as numpy's arrays: a file needs no GPU.
+    model = replace(model, W=cuda.to_host(model.W), components=cuda.to_host(model.components))
     _check_sizes(model)
     meta = {
         "format": FORMAT,

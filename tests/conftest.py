@@ -37,6 +37,29 @@ def digits():
     return X
 
 
+@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
+def cupy(request, monkeypatch):
+    """Give CuPy: a stand-in whose kernels the emulator runs, and the real one where a GPU answers."""
+    from nmfcore.backends import cuda, cuda_ops
+
+    if request.param == "real":
+        reason = cuda.probe()
+        if reason is not None:
+            pytest.skip(f"needs a GPU: {reason}")
+        yield cuda.cupy()
+        return
+    from cuda_emulator import fake_cupy, module
+
+    if module.unavailable():
+        pytest.skip(module.unavailable())
+    yield fake_cupy.install(monkeypatch)
+    for cached in (cuda._probed, cuda_ops._module, cuda_ops._natural_order):
+        cached.cache_clear()
+
+
+emulated = pytest.mark.parametrize("cupy", ["emulated"], indirect=True)
+
+
 @pytest.fixture
 def rng(request):
     """Return a generator of this test's own; the seed is shown when the test fails."""

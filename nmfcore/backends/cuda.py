@@ -1,0 +1,236 @@
+"""The GPU's door: is there one, what lives on it, and how arrays of other libraries come in and go out.
+
+The only file that imports CuPy, and only once somebody asks for a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+Array = Any  # cupy.ndarray
+
+INSTALL = "pip install 'nmfcore[gpu]'"
+
+
+class DeviceError(RuntimeError):
+    """A GPU was asked for, and there is none that works."""
+
+
+def cupy() -> Any:
+    """Return the module cupy."""
+    return importlib.import_module("cupy")
+
+
+def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an uninitialised host array in pinned memory, from which copies run beside the device's work."""
+    return importlib.import_module("cupyx").empty_pinned(shape, dtype)
+
+
+def context(device: int) -> AbstractContextManager[Any]:
+    """Return the context in which arrays are made on this device."""
+    return cupy().cuda.Device(device)
+
+
+# ---- is there one ----------------------------------------------------------------------------------------------------
+
+
+def probe(device: int = 0) -> str | None:
+    """Return None if this GPU works, else one sentence that says what is missing and how to get it."""
+    return _probed(device)
+
+
+@functools.cache
+def _probed(device: int) -> str | None:
+    if importlib.util.find_spec("cupy") is None:
+        return f"CuPy is not installed: {INSTALL} (CUDA 12: 'nmfcore[gpu-cuda12]')."
+    try:
+        xp = cupy()
+    except Exception as error:
+        return f"CuPy is installed but does not import ({_said(error)}): {INSTALL} anew."
+    try:
+        count = xp.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        if "NoDevice" not in str(error):  # that is a driver which found nothing
+            said = " ".join(str(error).split())
+            return f"CuPy {xp.__version__} finds no usable NVIDIA driver ({said}): install the driver for this card."
+        count = 0
+    if count <= device:
+        seen = "no CUDA device is" if count == 0 else f"of CUDA devices only 0 to {count - 1} are"
+        return f"{seen} visible to this process, cuda:{device} is not: look at CUDA_VISIBLE_DEVICES and nvidia-smi."
+    try:  # a card that is there may still refuse to work, or its libraries be missing
+        with xp.cuda.Device(device):
+            ones = xp.ones((2, 2), np.float32)
+            works = float((ones @ ones).sum()) == 8
+    except Exception as error:
+        return f"the CUDA libraries do not work ({_said(error)}): {INSTALL} brings them."
+    return None if works else f"cuda:{device} computes wrong results: look at nvidia-smi and the driver."
+
+
+def _said(error: Exception) -> str:
+    """Return what an exception says on one line; of the page that CuPy makes of a failed import, the original error."""
+    text = " ".join(re.sub("={4,}", " ", str(error)).split())
+    _, _, original = text.rpartition("Original error: ")
+    return original if original != text else f"{type(error).__name__}: {text}"
+
+
+def describe(device: int = 0) -> str:
+    """Return the card's name, memory and CUDA version, or what is missing."""
+    reason = probe(device)
+    if reason is not None:
+        return f"none: {reason}"
+    xp = cupy()
+    card, version = xp.cuda.runtime.getDeviceProperties(device), xp.cuda.runtime.runtimeGetVersion()
+    name = card["name"].decode() if isinstance(card["name"], bytes) else card["name"]
+    memory = card["totalGlobalMem"] / 1e9
+    return f"{name}, {memory:.0f} GB, CUDA {version // 1000}.{version % 1000 // 10}, CuPy {xp.__version__}"
+
+
+# ---- what is where ---------------------------------------------------------------------------------------------------
+
+
+def kind_of(X: Any) -> str | None:
+    """Return whose array on a device X is; nothing is imported to find out.
+
+    Returns
+    -------
+    kind : str or None
+        "cupy", "cupyx", "torch"; of another library the module that makes its arrays from DLPack ("jax.numpy"), "cuda"
+        if it names none; None for host data.
+    """
+    if isinstance(X, np.ndarray):
+        return None
+    for cls in type(X).__mro__:  # a class of the user's own may be a tensor
+        library = cls.__module__.partition(".")[0]
+        if library in ("cupy", "cupyx"):
+            return library
+        if library == "torch":
+            return "torch" if getattr(X, "is_cuda", False) else None
+    there = hasattr(X, "__dlpack_device__") and int(X.__dlpack_device__()[0]) in (2, 13)  # kDLCUDA, kDLCUDAManaged
+    if there and hasattr(X, "__array_namespace__") and hasattr(X.__array_namespace__(), "from_dlpack"):
+        return str(X.__array_namespace__().__name__)
+    return "cuda" if there or hasattr(X, "__cuda_array_interface__") else None
+
+
+def device_of(X: Any) -> int:
+    """Return the number of the device that X, an array on one, lives on."""
+    if kind_of(X) == "torch":
+        return int(X.device.index or 0)
+    if kind_of(X) == "cupyx":
+        return int(X.data.device.id)
+    if hasattr(X, "__dlpack_device__"):
+        return int(X.__dlpack_device__()[1])
+    if hasattr(X, "device") and hasattr(X.device, "id"):
+        return int(X.device.id)
+    return 0 if probe(0) else int(cupy().asarray(X).device.id)  # only CuPy can tell, if it is there
+
+
+def resolve(device: Any, X: Any) -> int | None:
+    """Decide where to compute.
+
+    Parameters
+    ----------
+    device : None or str
+        None follows X; "cpu"; "cuda", which is CuPy's current device, or "cuda:1"; "auto": a GPU if a usable one
+        answers.
+    X : array
+        What the caller gave.
+
+    Returns
+    -------
+    number : int or None
+        Of the device; None is the CPU.
+
+    Raises
+    ------
+    ValueError
+        If `device` is none of these, or X lives elsewhere.
+    DeviceError
+        If a GPU was asked for and none works: it never falls back silently.
+    """
+    kind = kind_of(X)
+    if device is None and kind is None:
+        return None
+    found = re.fullmatch(r"cpu|auto|cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if device is not None and found is None:
+        msg = f"device = {device!r} is not known: it is None (follow X), 'cpu', 'cuda', 'cuda:1' … or 'auto'."
+        raise ValueError(msg)
+    if kind is not None:
+        home = device_of(X)
+        if device == "cpu":
+            msg = f"X is on cuda:{home} and device='cpu': move it there (cupy.asnumpy, .cpu()), or leave device out."
+            raise ValueError(msg)
+        if found is not None and found[1] is not None and int(found[1]) != home:
+            msg = f"X is on cuda:{home} and device={device!r}: move X there, or leave device out."
+            raise ValueError(msg)
+        _require(home, f"X is on cuda:{home}, which")
+        return home
+    if device == "cpu":
+        return None
+    if device == "auto":
+        return _current() if probe(_current()) is None else None
+    assert found is not None
+    number = _current() if found[1] is None else int(found[1])
+    _require(number, f"device='cuda:{number}'")
+    return number
+
+
+def _current() -> int:
+    """Return CuPy's current device; 0 where CuPy is not in use, or does not know."""
+    try:
+        return int(sys.modules["cupy"].cuda.Device().id)
+    except Exception:  # `probe` will say what is wrong
+        return 0
+
+
+def _require(device: int, what: str) -> None:
+    reason = probe(device)
+    if reason is not None:
+        msg = f"{what} cannot be used: {reason}"
+        raise DeviceError(msg)
+
+
+# ---- in and out ------------------------------------------------------------------------------------------------------
+
+
+def adopt(X: Any) -> Any:
+    """Return an array on a device as CuPy's, without a copy: cupy.ndarray, or a cupyx sparse matrix."""
+    kind = kind_of(X)
+    if kind in (None, "cupy", "cupyx"):
+        return X
+    if kind == "torch":
+        if "strided" not in str(X.layout):
+            msg = f"X is a torch tensor of layout {X.layout}: give a dense one, or a cupyx.scipy.sparse.csr_matrix."
+            raise TypeError(msg)
+        return cupy().from_dlpack(X.detach())
+    return cupy().from_dlpack(X) if hasattr(X, "__dlpack__") else cupy().asarray(X)
+
+
+def times(W: Any, H: Any) -> Any:
+    """Return W·H where W lives: H, the components of a model, may have been learned elsewhere."""
+    here, there = kind_of(W), kind_of(H)
+    if here is None:
+        return W @ (H if there is None else give_back(adopt(H), None))
+    with context(device_of(W)):
+        product = adopt(W) @ cupy().asarray(adopt(H))
+        return give_back(product, here)
+
+
+def give_back(A: Array, kind: str | None) -> Any:
+    """Return an array of the device as the kind that X was (`kind_of`): numpy for host data; CuPy for "cuda"."""
+    if kind is None:
+        return A if isinstance(A, np.ndarray) else cupy().asnumpy(A)
+    A = cupy().asarray(A)
+    return A if kind in ("cupy", "cupyx", "cuda") else importlib.import_module(kind).from_dlpack(A)
+
+
+def to_host(A: Any) -> Any:
+    """Return A as numpy's array if it lives on a device; anything else is left alone."""
+    return A if kind_of(A) is None else give_back(adopt(A), None)

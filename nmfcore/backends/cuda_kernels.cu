@@ -1,0 +1,959 @@
+// The CUDA kernels of nmfcore. cuda_ops.py compiles a family at a time, with these macros:
+//
+//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE
+//   XT         type that X is stored in: unsigned char, unsigned short (with X_HALF: the bits of a float16), float, double
+//   FT         compute type: float, double
+//   KT         columns of a product's tile: 8, 16, 32, 64
+//   KL, L      coordinates per lane and lanes per row of a sweep
+//   SHARED_G   whether the Gram matrix of a sweep fits into shared memory
+//
+// X is n × m, rows ld numbers apart; F (rows of W, or of Ht) n × k, Ht m × k, Gram matrices k × k in float64. Sums over
+// rows go through partial sums that a second kernel adds up in a fixed order: no atomics, the same bits run to run.
+// The tests compile this file for the host (tests/cuda_emulator) and run it against the naive references; NVRTC
+// compiles it for real processors without one.
+
+typedef long long i64;
+
+#ifdef NMFCORE_EMULATOR
+#include "emulator.h"
+#else
+#define DYNAMIC_SHARED(T, name)                                     \
+  extern __shared__ __align__(16) unsigned char name##_bytes[];     \
+  T* name = reinterpret_cast<T*>(name##_bytes)
+#endif
+
+#define EVERY_LANE 0xffffffffu
+#define EPSILON 1.1920928955078125e-07  // scikit-learn's floor for WH and for denominators
+#define THREADS 128
+
+// entries of `stats`
+#define VIOLATION 0
+#define KKT 1
+#define SWEEPS 2
+#define UNSETTLED 3
+#define TOTAL 4
+#define CROSS 5
+#define SQUARE 6
+#define STATS 7
+
+#ifdef X_HALF
+// By its bits: cuda_fp16.h is not at hand where NVRTC is all there is, and the emulator has no half.
+__device__ __forceinline__ FT widen(XT bits) {
+  unsigned magnitude = bits & 0x7fffu;
+  float value = __uint_as_float(magnitude << 13) * 5.192296858534828e33f;  // 2^112
+  if (magnitude >= 0x7c00u) value = __uint_as_float((magnitude << 13) | 0x7f800000u);  // infinity, NaN
+  // a subnormal is exact as an integer; its bits as a float would be flushed to zero
+  if (magnitude < 0x0400u) value = (float)magnitude * 5.9604644775390625e-08f;  // 2^-24
+  return (FT)(bits & 0x8000u ? -value : value);
+}
+#else
+__device__ __forceinline__ FT widen(XT x) { return (FT)x; }
+#endif
+
+template <class T>
+__device__ __forceinline__ T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+// Σ over the lanes of a group of W neighbours: the same bits in each of them.
+template <int W, class T>
+__device__ __forceinline__ T sum_lanes(T value) {
+#pragma unroll
+  for (int step = W / 2; step; step >>= 1) value += __shfl_xor_sync(EVERY_LANE, value, step);
+  return value;
+}
+
+// Thread 0 gets the sum over a block of THREADS threads. Every thread must call it.
+__device__ __forceinline__ double sum_block(double value, double* room) {
+  value = sum_lanes<32>(value);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = value;
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x == 0)
+    for (int w = 0; w < THREADS / 32; ++w) total += room[w];
+  return total;
+}
+
+// ---- sums that come in parts ------------------------------------------------------------------------------------------
+
+#ifdef FAMILY_ROWS
+// out[i] += Σ_s parts[s·length + i], in the order of s.
+extern "C" __global__ void __launch_bounds__(THREADS) add_parts(const double* parts, i64 length, int count, double* out) {
+  i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= length) return;
+  double total = 0.0;
+  for (int s = 0; s < count; ++s) total += parts[s * length + i];
+  out[i] += total;
+}
+
+// The same for stats of `length` numbers per part, of which SWEEPS is a maximum.
+extern "C" __global__ void __launch_bounds__(THREADS) add_stats(const double* parts, int length, int count, double* out) {
+  for (int i = threadIdx.x; i < length; i += THREADS) {
+    double total = 0.0, most = out[i];
+    for (int s = 0; s < count; ++s) {
+      double part = parts[(i64)s * length + i];
+      total += part;
+      most = larger(most, part);
+    }
+    out[i] = i == SWEEPS ? most : out[i] + total;
+  }
+}
+
+// parts[block] = [min, number of non-finite values, Σx, Σx²] of some rows of X.
+extern "C" __global__ void __launch_bounds__(THREADS) opening(const XT* X, i64 ld, i64 n, i64 m, i64 chunk, double* parts) {
+  __shared__ double room[THREADS / 32];
+  double least = 1e300 * 1e300, bad = 0.0, total = 0.0, squares = 0.0;
+  i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
+  for (i64 i = first; i < last; ++i)
+    for (i64 j = threadIdx.x; j < m; j += THREADS) {
+      double x = (double)widen(X[i * ld + j]);
+      if (x < least) least = x;
+      if (x - x != 0.0) bad += 1.0;
+      total += x;
+      squares += x * x;
+    }
+#pragma unroll
+  for (int step = 16; step; step >>= 1) {
+    double other = __shfl_xor_sync(EVERY_LANE, least, step);
+    if (other < least) least = other;
+  }
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = least;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int w = 0; w < THREADS / 32; ++w)
+      if (room[w] < least) least = room[w];
+  bad = sum_block(bad, room);
+  total = sum_block(total, room);
+  squares = sum_block(squares, room);
+  if (threadIdx.x == 0) {
+    double* to = parts + 4 * (i64)blockIdx.x;
+    to[0] = least;
+    to[1] = bad;
+    to[2] = total;
+    to[3] = squares;
+  }
+}
+
+// B = F·scale, out = max(0, B + momentum·(B − before·scale of it)); scale: k numbers for F, k for before.
+extern "C" __global__ void __launch_bounds__(THREADS)
+extrapolate(const FT* F, const FT* before, const FT* scale, FT momentum, i64 n, int k, FT* B, FT* out) {
+  i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (at >= n * k) return;
+  int t = (int)(at % k);
+  FT b = F[at] * scale[t];
+  B[at] = b;
+  // with no momentum the buffer of what was before may never have been written
+  out[at] = momentum == 0 ? b : larger(b + momentum * (b - before[at] * scale[k + t]), (FT)0);
+}
+
+// One multiplicative step: out = F ⊙ (N / (D + l1 + l2·F))^γ, at least `floor` or zero, and the parts of the residual.
+// N and D in type T; D of `rows_D` rows: n, or 1 for all. With hess (β = 2) as multiply_rows in cpu_kernels.py says:
+// parts[KKT] = Σ hess s²; without: parts[VIOLATION] = Σ|f·∇|, parts[KKT] = Σ f·N, and by column Σ f and Σ max(0, −∇)
+// over f = 0. A block has `chunk` rows; its threads lie `across` side by side in a row.
+template <class T>
+__device__ __forceinline__ void multiply_rows(const FT* F, const T* N, const T* D, i64 rows_D, const double* hess, i64 n,
+                                              int k, FT l1, FT l2, double gamma, FT floor, int chunk, int across, FT* out,
+                                              double* parts) {
+  DYNAMIC_SHARED(double, room);  // THREADS numbers
+  int lane = threadIdx.x % across, down = threadIdx.x / across, strip = THREADS / across;
+  i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
+  double* to = parts + (i64)blockIdx.x * (STATS + 2 * k);
+  double residual = 0.0, scale = 0.0, total = 0.0;
+  for (int t0 = 0; t0 < k; t0 += across) {
+    int t = t0 + lane;
+    double sum_f = 0.0, pull = 0.0;
+    if (t < k)
+      for (i64 i = first + down; i < last; i += strip) {
+        FT f = F[i * k + t];
+        T numerator = N[i * k + t];
+        T denominator = D[(rows_D == 1 ? 0 : i) * k + t] + (T)l1 + (T)l2 * (T)f;
+        double gradient = (double)denominator - (double)numerator;
+        if (hess) {
+          double h = hess[t];
+          if (h > 0.0) {
+            double step = larger((double)f - gradient / h, 0.0) - (double)f;
+            scale += h * step * step;
+          }
+        } else {
+          residual += fabs((double)f * gradient);
+          scale += (double)f * (double)numerator;
+          sum_f += (double)f;
+          if (f == 0) pull += larger(0.0, -gradient);
+        }
+        if (denominator == 0) denominator = (T)EPSILON;
+        FT ratio = (FT)(numerator / denominator);
+        if (gamma == 0.5)
+          ratio = sqrt(ratio);
+        else if (gamma != 1.0)
+          ratio = (FT)pow((double)ratio, gamma);
+        FT made = f * ratio;
+        made = made < floor ? (FT)0 : made;
+        out[i * k + t] = made;
+        total += (double)made;
+      }
+    if (!hess) {  // the same for every thread
+      for (int what = 0; what < 2; ++what) {
+        __syncthreads();
+        room[threadIdx.x] = what ? pull : sum_f;
+        __syncthreads();
+        if (down == 0 && t < k) {
+          double sum = 0.0;
+          for (int s = 0; s < strip; ++s) sum += room[s * across + lane];
+          to[STATS + what * k + t] = sum;
+        }
+      }
+    } else if (down == 0 && t < k) {
+      to[STATS + t] = to[STATS + k + t] = 0.0;
+    }
+  }
+  __syncthreads();
+  residual = sum_block(residual, room);
+  scale = sum_block(scale, room);
+  total = sum_block(total, room);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < STATS; ++i) to[i] = 0.0;
+    to[VIOLATION] = residual;
+    to[KKT] = scale;
+    to[TOTAL] = total;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+multiply(const FT* F, const FT* N, const FT* D, i64 rows_D, const double* hess, i64 n, int k, FT l1, FT l2, double gamma,
+         FT floor, int chunk, int across, FT* out, double* parts) {
+  multiply_rows<FT>(F, N, D, rows_D, hess, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+multiply_given(const FT* F, const double* N, const double* D, i64 rows_D, const double* hess, i64 n, int k, FT l1, FT l2,
+               double gamma, FT floor, int chunk, int across, FT* out, double* parts) {
+  multiply_rows<double>(F, N, D, rows_D, hess, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
+}
+#endif  // FAMILY_ROWS
+
+// ---- products ---------------------------------------------------------------------------------------------------------
+
+#ifdef FAMILY_PRODUCTS
+// Tiles of X go through shared memory in the compute type, the next one on its way in registers meanwhile.
+#define ROWS 64   // of X per block in X·Ht
+#define DEPTH 32  // columns of X per tile there
+#define FLUSH 4   // tiles after which partial sums in the compute type are put aside: 128 terms
+#define COLUMNS 64  // of X per block in Xᵀ·F
+#define FLUSH_ROWS 8  // tiles of DEPTH rows there: 256 terms
+#define MINE (KT / 2)  // columns of the result per thread: two threads share a row (a column) of X
+
+// out[r, t] = Σ_j X[r, j]·Ht[j, t].  grid: rows, columns of out.
+extern "C" __global__ void __launch_bounds__(THREADS)
+products(const XT* X, i64 ld, const FT* Ht, i64 n, i64 m, int k, FT* out) {
+  __shared__ __align__(16) FT tile[ROWS][DEPTH + 1];
+  __shared__ __align__(16) FT side[DEPTH][KT];
+  const int tid = threadIdx.x, row = tid % ROWS, part = tid / ROWS, column = tid % DEPTH, above = tid / DEPTH;
+  const i64 r0 = (i64)blockIdx.x * ROWS;
+  const int t0 = blockIdx.y * KT;
+  constexpr int LOADS = ROWS * DEPTH / THREADS, EACH = THREADS / DEPTH;
+  FT ahead[LOADS], sum[MINE], aside[MINE];
+#pragma unroll
+  for (int q = 0; q < MINE; ++q) sum[q] = aside[q] = 0;
+#pragma unroll
+  for (int i = 0; i < LOADS; ++i) {
+    i64 r = r0 + above + i * EACH;
+    ahead[i] = r < n && column < m ? widen(X[r * ld + column]) : (FT)0;
+  }
+  int tiles = 0;
+  for (i64 j0 = 0; j0 < m; j0 += DEPTH) {
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) tile[above + i * EACH][column] = ahead[i];
+    for (int i = tid; i < DEPTH * KT; i += THREADS) {
+      i64 j = j0 + i / KT;
+      int t = t0 + i % KT;
+      side[i / KT][i % KT] = j < m && t < k ? Ht[j * k + t] : (FT)0;
+    }
+    __syncthreads();
+    i64 next = j0 + DEPTH + column;
+    if (j0 + DEPTH < m) {
+#pragma unroll
+      for (int i = 0; i < LOADS; ++i) {
+        i64 r = r0 + above + i * EACH;
+        ahead[i] = r < n && next < m ? widen(X[r * ld + next]) : (FT)0;
+      }
+    }
+#pragma unroll 8
+    for (int j = 0; j < DEPTH; ++j) {
+      FT x = tile[row][j];
+#pragma unroll
+      for (int q = 0; q < MINE; ++q) sum[q] += x * side[j][part * MINE + q];
+    }
+    if (++tiles == FLUSH) {
+      tiles = 0;
+#pragma unroll
+      for (int q = 0; q < MINE; ++q) {
+        aside[q] += sum[q];
+        sum[q] = 0;
+      }
+    }
+    __syncthreads();
+  }
+  if (r0 + row < n) {
+#pragma unroll
+    for (int q = 0; q < MINE; ++q) {
+      int t = t0 + part * MINE + q;
+      if (t < k) out[(r0 + row) * k + t] = aside[q] + sum[q];
+    }
+  }
+}
+
+// parts[s, j, t] = Σ over the rows of chunk s of X[r, j]·F[r, t].  grid: columns of X, columns of F, chunks.
+extern "C" __global__ void __launch_bounds__(THREADS)
+add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, double* parts) {
+  __shared__ __align__(16) FT tile[DEPTH][COLUMNS];
+  __shared__ __align__(16) FT side[DEPTH][KT];
+  const int tid = threadIdx.x, column = tid % COLUMNS, part = tid / COLUMNS;
+  const i64 j0 = (i64)blockIdx.x * COLUMNS, j = j0 + column;
+  const int t0 = blockIdx.y * KT;
+  const i64 first = (i64)blockIdx.z * chunk, last = first + chunk < n ? first + chunk : n;
+  constexpr int EACH = THREADS / COLUMNS, LOADS = DEPTH / EACH;
+  FT ahead[LOADS], sum[MINE];
+  double aside[MINE];
+#pragma unroll
+  for (int q = 0; q < MINE; ++q) {
+    sum[q] = 0;
+    aside[q] = 0;
+  }
+#pragma unroll
+  for (int i = 0; i < LOADS; ++i) {
+    i64 r = first + part + i * EACH;
+    ahead[i] = r < last && j < m ? widen(X[r * ld + j]) : (FT)0;
+  }
+  int tiles = 0;
+  for (i64 i0 = first; i0 < last; i0 += DEPTH) {
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) tile[part + i * EACH][column] = ahead[i];
+    for (int i = tid; i < DEPTH * KT; i += THREADS) {
+      i64 r = i0 + i / KT;
+      int t = t0 + i % KT;
+      side[i / KT][i % KT] = r < last && t < k ? F[r * k + t] : (FT)0;
+    }
+    __syncthreads();
+    if (i0 + DEPTH < last) {
+#pragma unroll
+      for (int i = 0; i < LOADS; ++i) {
+        i64 r = i0 + DEPTH + part + i * EACH;
+        ahead[i] = r < last && j < m ? widen(X[r * ld + j]) : (FT)0;
+      }
+    }
+#pragma unroll 8
+    for (int i = 0; i < DEPTH; ++i) {
+      FT x = tile[i][column];
+#pragma unroll
+      for (int q = 0; q < MINE; ++q) sum[q] += x * side[i][part * MINE + q];
+    }
+    if (++tiles == FLUSH_ROWS) {
+      tiles = 0;
+#pragma unroll
+      for (int q = 0; q < MINE; ++q) {
+        aside[q] += (double)sum[q];
+        sum[q] = 0;
+      }
+    }
+    __syncthreads();
+  }
+  if (j < m) {
+#pragma unroll
+    for (int q = 0; q < MINE; ++q) {
+      int t = t0 + part * MINE + q;
+      if (t < k) parts[((i64)blockIdx.z * m + j) * k + t] = aside[q] + (double)sum[q];
+    }
+  }
+}
+#endif  // FAMILY_PRODUCTS
+
+// ---- coordinate descent -------------------------------------------------------------------------------------------------
+
+#ifdef FAMILY_SWEEP
+// Sweeps over rows of F, each row until it has settled; see sweep_rows in cpu_kernels.py for the rules. A row belongs to L
+// lanes, which hold KL of its coordinates each: position p = i·L + lane of the order. Positions beyond k are zero.
+#define KP (KL * L)
+
+template <class T>
+__device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double* G, const int* order, i64 n, int k, FT l1,
+                                           FT l2, int sweeps, double tol, FT delta, int cross_of, FT* out, double* parts) {
+  DYNAMIC_SHARED(double, shared);
+  __shared__ double room[THREADS / 32];
+  FT* hess = reinterpret_cast<FT*>(shared);  // KP
+  FT* inverse = hess + KP;                   // KP
+  FT* gram = inverse + KP;                   // with SHARED_G: KP × KP, of each row a lane's numbers side by side
+  int* place = reinterpret_cast<int*>(gram + (SHARED_G ? KP * KP : 0));
+  for (int p = threadIdx.x; p < KP; p += THREADS) {
+    int t = p < k ? order[p] : 0;
+    place[p] = t;
+    FT h = p < k ? (FT)(G[(i64)t * k + t] + (double)l2) : (FT)0;
+    hess[p] = h;
+    inverse[p] = h != 0 ? 1 / h : (FT)0;
+  }
+  __syncthreads();
+#if SHARED_G
+  for (int at = threadIdx.x; at < KP * KP; at += THREADS) {
+    int p = at / KP, rest = at % KP, lane = rest / KL, q = rest % KL * L + lane;
+    gram[at] = p < k && q < k ? (FT)(G[(i64)place[p] * k + place[q]] + (p == q ? (double)l2 : 0.0)) : (FT)0;
+  }
+  __syncthreads();
+#endif
+  const int lane = threadIdx.x % L;
+  const i64 row = ((i64)blockIdx.x * THREADS + threadIdx.x) / L;
+  const bool live = row < n;  // every lane stays for the shuffles
+  FT w[KL], c[KL];
+  double start_cross = 0.0;
+#pragma unroll
+  for (int i = 0; i < KL; ++i) {
+    int p = i * L + lane;
+    bool there = live && p < k;
+    w[i] = there ? F[row * k + place[p]] : (FT)0;
+    c[i] = there ? (FT)C[row * k + place[p]] : (FT)0;
+    start_cross += (double)c[i] * (double)w[i];
+  }
+  double violation = 0.0, kkt = 0.0, first = 0.0;
+  FT limit = 0;
+  bool moving = live;
+  int done = 0;
+  for (int s = 0; s < sweeps; ++s) {
+    double now = 0.0;
+    FT moved = 0;
+#pragma unroll
+    for (int i = 0; i < KL; ++i) {
+#pragma unroll 1
+      for (int owner = 0; owner < L; ++owner) {
+        int p = i * L + owner;
+        if (p >= k) break;  // the same for every lane
+        FT g = 0;
+#pragma unroll
+        for (int j = 0; j < KL; ++j) {
+#if SHARED_G
+          g += w[j] * gram[p * KP + lane * KL + j];
+#else
+          int q = j * L + lane;
+          if (q < k) g += w[j] * (FT)(G[(i64)place[p] * k + place[q]] + (p == q ? (double)l2 : 0.0));
+#endif
+        }
+        g = sum_lanes<L>(g);
+        if (lane == owner) {
+          FT h = hess[p], gradient = g - c[i] + l1;
+          FT projected = w[i] == 0 && gradient > 0 ? (FT)0 : gradient;
+          FT made = larger(w[i] - gradient * inverse[p], (FT)0);
+          FT step = h != 0 ? made - w[i] : (FT)0;
+          if (s == 0 || !(delta > 0)) now += fabs((double)projected);
+          if (s == 0) kkt += (double)h * (double)step * (double)step;
+          if (h != 0 && (s == 0 || moving)) {
+            moved += step * step;
+            w[i] = made;
+          }
+        }
+      }
+    }
+    now = sum_lanes<L>(now);
+    moved = sum_lanes<L>(moved);
+    if (s == 0) {
+      violation = now;
+      first = now;
+      limit = moved * delta * delta;
+    }
+    if (moving) done = s + 1;
+    moving = moving && (delta > 0 ? moved > limit : !(now <= tol * first));
+    if (!__any_sync(EVERY_LANE, moving)) break;
+  }
+  double total = 0.0, end_cross = 0.0;
+#pragma unroll
+  for (int i = 0; i < KL; ++i) {
+    int p = i * L + lane;
+    if (live && p < k) {
+      out[row * k + place[p]] = w[i];
+      total += (double)w[i];
+      end_cross += (double)c[i] * (double)w[i];
+    }
+  }
+  double* to = parts + (i64)blockIdx.x * STATS;
+  double most = done;
+#pragma unroll
+  for (int step = 16; step; step >>= 1) most = larger(most, __shfl_xor_sync(EVERY_LANE, most, step));
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = most;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int w = 0; w < THREADS / 32; ++w) most = larger(most, room[w]);
+  bool leader = live && lane == 0;
+  double sums[STATS];
+  sums[VIOLATION] = sum_block(leader ? violation : 0.0, room);
+  sums[KKT] = sum_block(live ? kkt : 0.0, room);
+  sums[SWEEPS] = most;
+  sums[UNSETTLED] = sum_block(leader && moving ? 1.0 : 0.0, room);
+  sums[TOTAL] = sum_block(total, room);
+  sums[CROSS] = sum_block(cross_of == 0 ? 0.0 : cross_of == 1 ? start_cross : end_cross, room);
+  sums[SQUARE] = 0.0;
+  if (threadIdx.x == 0)
+    for (int i = 0; i < STATS; ++i) to[i] = sums[i];
+}
+
+// cross_of: what parts[CROSS] is, 1: ⟨C, F⟩, 2: ⟨C, out⟩, 0: nothing.
+extern "C" __global__ void __launch_bounds__(THREADS)
+sweep(const FT* F, const FT* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta,
+      int cross_of, FT* out, double* parts) {
+  sweep_rows<FT>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+sweep_given(const FT* F, const double* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol,
+            FT delta, int cross_of, FT* out, double* parts) {
+  sweep_rows<double>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts);
+}
+#endif  // FAMILY_SWEEP
+
+// ---- β-divergence -------------------------------------------------------------------------------------------------------
+
+#if defined(FAMILY_BETA) || defined(FAMILY_CODE) || defined(FAMILY_SPARSE)
+// x^p for x ≥ 0. β is the same for every thread: the branches cost nothing.
+__device__ __forceinline__ FT power(FT x, double p) {
+  if (p == 0) return (FT)1;
+  if (p == 1) return x;
+  if (p == -1) return 1 / x;
+  if (p == 2) return x * x;
+  if (p == -2) return 1 / (x * x);
+  if (p == 0.5) return sqrt(x);
+  if (p == -0.5) return 1 / sqrt(x);
+  return (FT)pow((double)x, p);
+}
+
+// x·s^(β−2) and s^(β−1) with scikit-learn's floors under s = WH (none under the denominator for 1 < β < 2).
+__device__ __forceinline__ void terms(FT x, FT s, double beta, FT* ratio, FT* below) {
+  FT floored = beta < 2 ? larger(s, (FT)EPSILON) : s;
+  if (beta == 1) {
+    *ratio = x / floored;
+    *below = 1;
+    return;
+  }
+  FT p = power(floored, beta - 2);
+  *ratio = x * p;
+  *below = beta > 1 && beta < 2 && s < (FT)EPSILON ? power(s, beta - 1) : p * floored;
+}
+
+// D_β(x | s) in float64: terms of x only where x > ε, s at least ε there.
+__device__ __forceinline__ double divergence_of(double x, double s, double beta) {
+  if (beta == 2) return 0.5 * (x - s) * (x - s);
+  double floored = larger(s, EPSILON), safe = larger(x, EPSILON);
+  if (beta == 1) return s + (x > EPSILON ? x * log(safe / floored) - x : 0.0);
+  if (beta == 0) return (x > EPSILON ? safe / floored - log(safe / floored) : 0.0) - 1.0;
+  double below = pow(floored, beta - 1);
+  double data = x > EPSILON ? pow(safe, beta) - beta * safe * below : 0.0;
+  double whole = beta < 0 || s >= EPSILON ? below * floored : pow(s, beta);
+  return (data + (beta - 1) * whole) / (beta * (beta - 1));
+}
+#endif
+
+#ifdef FAMILY_BETA
+#define HEIGHT 32  // rows of a tile of WH
+#define WIDTH 32   // columns
+#define SLAB 32    // components of both factors at a time
+#define OWN (HEIGHT * WIDTH / THREADS)
+
+// WH over a tile: this thread's OWN numbers, of rows `above` + 4i and column `column`. Both factors go through shared
+// memory, SLAB components at a time. Every thread must call it.
+__device__ __forceinline__ void form_tile(const FT* F, const FT* Ht, i64 i0, i64 j0, i64 n, i64 m, int k,
+                                          FT (*of_F)[SLAB + 1], FT (*of_H)[SLAB + 1], FT* s) {
+  const int column = threadIdx.x % WIDTH, above = threadIdx.x / WIDTH;
+#pragma unroll
+  for (int i = 0; i < OWN; ++i) s[i] = 0;
+  for (int t0 = 0; t0 < k; t0 += SLAB) {
+    __syncthreads();
+    for (int at = threadIdx.x; at < HEIGHT * SLAB; at += THREADS) {
+      int r = at / SLAB, t = at % SLAB;
+      of_F[r][t] = i0 + r < n && t0 + t < k ? F[(i0 + r) * k + t0 + t] : (FT)0;
+      of_H[r][t] = j0 + r < m && t0 + t < k ? Ht[(j0 + r) * k + t0 + t] : (FT)0;
+    }
+    __syncthreads();
+    int depth = k - t0 < SLAB ? k - t0 : SLAB;
+#pragma unroll 4
+    for (int t = 0; t < depth; ++t) {
+      FT h = of_H[column][t];
+#pragma unroll
+      for (int i = 0; i < OWN; ++i) s[i] += of_F[above + i * (THREADS / WIDTH)][t] * h;
+    }
+  }
+}
+
+// N[r, :] = Σ_j x·s^(β−2)·Ht[j, :], D[r, :] = Σ_j s^(β−1)·Ht[j, :] (β ≠ 1), for the rows of a block; with `losses`
+// D_β of each row at the incoming pair. update = 0: the losses only.  grid: rows, columns of the result.
+extern "C" __global__ void __launch_bounds__(THREADS)
+beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, int update, FT* N, FT* D,
+          double* losses) {
+  __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
+  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1], side[WIDTH][KT];
+  constexpr int SHARE = HEIGHT * KT / THREADS;  // numbers of the result per thread: a row's, side by side
+  const int tid = threadIdx.x, column = tid % WIDTH, above = tid / WIDTH;
+  const int row = tid % HEIGHT, part = tid / HEIGHT;
+  const i64 i0 = (i64)blockIdx.x * HEIGHT;
+  const int t0 = blockIdx.y * KT;
+  FT s[OWN], num[SHARE], den[SHARE];
+  double num_aside[SHARE], den_aside[SHARE], loss[OWN];
+#pragma unroll
+  for (int q = 0; q < SHARE; ++q) {
+    num[q] = den[q] = 0;
+    num_aside[q] = den_aside[q] = 0.0;
+  }
+#pragma unroll
+  for (int i = 0; i < OWN; ++i) loss[i] = 0.0;
+  int tiles = 0;
+  for (i64 j0 = 0; j0 < m; j0 += WIDTH) {
+    form_tile(F, Ht, i0, j0, n, m, k, of_F, of_H, s);
+    for (int at = tid; at < WIDTH * KT; at += THREADS) {
+      int j = at / KT, t = at % KT;
+      side[j][t] = j0 + j < m && t0 + t < k ? Ht[(j0 + j) * k + t0 + t] : (FT)0;
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; ++i) {
+      int r = above + i * (THREADS / WIDTH);
+      bool there = i0 + r < n && j0 + column < m;
+      FT x = there ? widen(X[(i0 + r) * ld + j0 + column]) : (FT)0;
+      FT ratio = 0, below = 0;
+      if (there) {
+        if (update) terms(x, s[i], beta, &ratio, &below);
+        if (losses && blockIdx.y == 0) loss[i] += divergence_of((double)x, (double)s[i], beta);
+      }
+      ratios[r][column] = ratio;
+      powers[r][column] = below;
+    }
+    __syncthreads();
+    if (update) {
+#pragma unroll 4
+      for (int j = 0; j < WIDTH; ++j) {
+        FT a = ratios[row][j], b = powers[row][j];
+#pragma unroll
+        for (int q = 0; q < SHARE; ++q) {
+          FT h = side[j][part * SHARE + q];
+          num[q] += a * h;
+          if (beta != 1) den[q] += b * h;
+        }
+      }
+      if (++tiles == 4) {
+        tiles = 0;
+#pragma unroll
+        for (int q = 0; q < SHARE; ++q) {
+          num_aside[q] += (double)num[q];
+          den_aside[q] += (double)den[q];
+          num[q] = den[q] = 0;
+        }
+      }
+    }
+    __syncthreads();
+  }
+  if (update && i0 + row < n) {
+#pragma unroll
+    for (int q = 0; q < SHARE; ++q) {
+      int t = t0 + part * SHARE + q;
+      if (t < k) {
+        N[(i0 + row) * k + t] = (FT)(num_aside[q] + (double)num[q]);
+        if (beta != 1) D[(i0 + row) * k + t] = (FT)(den_aside[q] + (double)den[q]);
+      }
+    }
+  }
+  if (losses && blockIdx.y == 0) {
+#pragma unroll
+    for (int i = 0; i < OWN; ++i) {  // the lanes of a warp hold one row's
+      double of_row = sum_lanes<32>(loss[i]);
+      i64 r = i0 + above + i * (THREADS / WIDTH);
+      if (column == 0 && r < n) losses[r] = of_row;
+    }
+  }
+}
+
+// parts[s, j, t] = Σ over the rows of chunk s of x·s^(β−2)·F[r, t]; below them, for β ≠ 1, of s^(β−1)·F[r, t].
+// grid: columns of X, columns of F, chunks.
+extern "C" __global__ void __launch_bounds__(THREADS)
+beta_columns(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, i64 chunk, double* numerators,
+             double* denominators) {
+  __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
+  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1], side[HEIGHT][KT];
+  constexpr int SHARE = WIDTH * KT / THREADS;
+  const int tid = threadIdx.x, column = tid % WIDTH, above = tid / WIDTH, part = tid / WIDTH;
+  const i64 j0 = (i64)blockIdx.x * WIDTH;
+  const int t0 = blockIdx.y * KT;
+  const i64 first = (i64)blockIdx.z * chunk, last = first + chunk < n ? first + chunk : n;
+  FT s[OWN], num[SHARE], den[SHARE];
+  double num_aside[SHARE], den_aside[SHARE];
+#pragma unroll
+  for (int q = 0; q < SHARE; ++q) {
+    num[q] = den[q] = 0;
+    num_aside[q] = den_aside[q] = 0.0;
+  }
+  int tiles = 0;
+  for (i64 i0 = first; i0 < last; i0 += HEIGHT) {
+    form_tile(F, Ht, i0, j0, last, m, k, of_F, of_H, s);
+    for (int at = tid; at < HEIGHT * KT; at += THREADS) {
+      int r = at / KT, t = at % KT;
+      side[r][t] = i0 + r < last && t0 + t < k ? F[(i0 + r) * k + t0 + t] : (FT)0;
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; ++i) {
+      int r = above + i * (THREADS / WIDTH);
+      bool there = i0 + r < last && j0 + column < m;
+      FT ratio = 0, below = 0;
+      if (there) terms(widen(X[(i0 + r) * ld + j0 + column]), s[i], beta, &ratio, &below);
+      ratios[r][column] = ratio;
+      powers[r][column] = below;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int i = 0; i < HEIGHT; ++i) {
+      FT a = ratios[i][column], b = powers[i][column];
+#pragma unroll
+      for (int q = 0; q < SHARE; ++q) {
+        FT f = side[i][part * SHARE + q];
+        num[q] += a * f;
+        if (beta != 1) den[q] += b * f;
+      }
+    }
+    if (++tiles == 8) {
+      tiles = 0;
+#pragma unroll
+      for (int q = 0; q < SHARE; ++q) {
+        num_aside[q] += (double)num[q];
+        den_aside[q] += (double)den[q];
+        num[q] = den[q] = 0;
+      }
+    }
+    __syncthreads();
+  }
+  if (j0 + column < m) {
+#pragma unroll
+    for (int q = 0; q < SHARE; ++q) {
+      int t = t0 + part * SHARE + q;
+      if (t < k) {
+        i64 at = ((i64)blockIdx.z * m + j0 + column) * k + t;
+        numerators[at] = num_aside[q] + (double)num[q];
+        if (beta != 1) denominators[at] = den_aside[q] + (double)den[q];
+      }
+    }
+  }
+}
+#endif  // FAMILY_BETA
+
+// ---- rows of W alone (transform), multiplicative --------------------------------------------------------------------------
+
+#ifdef FAMILY_CODE
+// Σ over the block of what each thread holds, in every thread.
+__device__ __forceinline__ double sum_everywhere(double value, double* room) {
+  value = sum_lanes<32>(value);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = value;
+  __syncthreads();
+  double total = 0.0;
+  for (int w = 0; w < THREADS / 32; ++w) total += room[w];
+  __syncthreads();
+  return total;
+}
+
+// Updates of one row of F at a time, H fixed, from √(mean of the row / k), until its own e = √(2 D_β) falls by less than
+// tol × its first value in 10 of them. A block takes rows blockIdx, blockIdx + grid, …. Dense X, or with indptr CSR
+// (β = 1, 2). β = 2 works with C = X·Ht and G = HHᵀ instead of X. scratch: 2·length numbers per block. sum_H: Σ_j Ht[j, :].
+extern "C" __global__ void __launch_bounds__(THREADS)
+code_rows(const XT* X, i64 ld, const int* indptr, const int* indices, const FT* Ht, const FT* C, const double* G,
+          const double* sum_H, i64 n, i64 m, int k, double beta, double gamma, FT l1, FT l2, FT floor, double tol,
+          int max_iter, int across, i64 length, FT* scratch, FT* out, double* parts) {
+  DYNAMIC_SHARED(double, shared);
+  double* partial = shared;                           // THREADS
+  FT* f = reinterpret_cast<FT*>(partial + THREADS);   // k
+  FT* numerator = f + k;                              // k
+  FT* denominator = numerator + k;                    // k
+  __shared__ double room[THREADS / 32];
+  const int tid = threadIdx.x, lane = tid % across, down = tid / across, strip = THREADS / across;
+  FT* ratios = scratch + (i64)blockIdx.x * 2 * length;
+  FT* powers = ratios + length;
+  double most = 0.0, unsettled = 0.0;
+  for (i64 row = blockIdx.x; row < n; row += gridDim.x) {
+    const i64 begin = indptr ? indptr[row] : row * ld;
+    const i64 count = indptr ? indptr[row + 1] - begin : m;
+    double total = 0.0, squares = 0.0;
+    for (i64 p = tid; p < count; p += THREADS) {
+      double x = (double)widen(X[begin + p]);
+      total += x;
+      squares += x * x;
+    }
+    total = sum_everywhere(total, room);
+    squares = sum_everywhere(squares, room);
+    for (int t = tid; t < k; t += THREADS) f[t] = (FT)sqrt(total / (double)m / (double)k);
+    __syncthreads();
+    double start = 0.0, before = 0.0;
+    bool active = true;
+    int iteration = 0;
+    for (; active; ) {
+      bool check = iteration % 10 == 0 && (tol > 0 || iteration == 0);
+      double loss = 0.0;
+      if (beta == 2) {
+        for (int t = tid; t < k; t += THREADS) {
+          double s = 0.0;
+          for (int u = 0; u < k; ++u) s += G[(i64)t * k + u] * (double)f[u];
+          denominator[t] = (FT)s;
+          numerator[t] = C[row * k + t];
+          loss += 0.5 * (double)f[t] * (s - 2.0 * (double)C[row * k + t]);
+        }
+        if (tid == 0) loss += 0.5 * squares;
+      } else {
+        for (i64 p = tid; p < count; p += THREADS) {
+          const FT* h = Ht + (indptr ? (i64)indices[begin + p] : p) * k;
+          FT x = widen(X[begin + p]), s = 0, ratio, below;
+          for (int t = 0; t < k; ++t) s += f[t] * h[t];
+          terms(x, s, beta, &ratio, &below);
+          ratios[p] = ratio;
+          powers[p] = below;
+          // CSR: what the zeros add comes from the sums of H
+          if (check) loss += divergence_of((double)x, (double)s, beta) - (indptr ? (double)s : 0.0);
+        }
+        if (indptr && check)
+          for (int t = tid; t < k; t += THREADS) loss += (double)f[t] * sum_H[t];
+      }
+      if (check) {
+        loss = sum_everywhere(loss, room);
+        double error = sqrt(larger(2.0 * loss, 0.0));
+        if (iteration == 0) {
+          start = error;
+          active = error > 0;
+        } else if ((before - error) / start < tol) {
+          active = false;
+        }
+        before = error;
+      }
+      if (!active || iteration == max_iter) break;
+      ++iteration;
+      __syncthreads();
+      if (beta != 2)
+        for (int what = 0; what < (beta == 1 ? 1 : 2); ++what) {
+          const FT* weights = what ? powers : ratios;
+          for (int t0 = 0; t0 < k; t0 += across) {
+            int t = t0 + lane;
+            double sum = 0.0;
+            if (t < k)
+              for (i64 p = down; p < count; p += strip)
+                sum += (double)weights[p] * (double)Ht[(indptr ? (i64)indices[begin + p] : p) * k + t];
+            partial[tid] = sum;
+            __syncthreads();
+            if (down == 0 && t < k) {
+              double all = 0.0;
+              for (int s = 0; s < strip; ++s) all += partial[s * across + lane];
+              (what ? denominator : numerator)[t] = (FT)all;
+            }
+            __syncthreads();
+          }
+        }
+      for (int t = tid; t < k; t += THREADS) {
+        FT below = (beta == 1 ? (FT)sum_H[t] : denominator[t]) + l1 + l2 * f[t];
+        if (below == 0) below = (FT)EPSILON;
+        FT ratio = numerator[t] / below;
+        if (gamma == 0.5)
+          ratio = sqrt(ratio);
+        else if (gamma != 1.0)
+          ratio = (FT)pow((double)ratio, gamma);
+        FT made = f[t] * ratio;
+        f[t] = made < floor ? (FT)0 : made;
+      }
+      __syncthreads();
+    }
+    most = larger(most, (double)iteration);
+    unsettled += active ? 1.0 : 0.0;
+    for (int t = tid; t < k; t += THREADS) out[row * k + t] = f[t];
+    __syncthreads();
+  }
+  double* to = parts + (i64)blockIdx.x * STATS;
+  if (tid == 0) {
+    for (int i = 0; i < STATS; ++i) to[i] = 0.0;
+    to[SWEEPS] = most;
+    to[UNSETTLED] = unsettled;
+  }
+}
+#endif  // FAMILY_CODE
+
+// ---- CSR ----------------------------------------------------------------------------------------------------------------
+
+#ifdef FAMILY_SPARSE
+// A warp per row; lane l has components l, l + 32, …, 32·KC of them at most at a time.
+#ifndef KC
+#define KC 1
+#endif
+
+// out[r, :] = Σ_p x_p·Ht[column_p, :].  grid: rows, slabs of 32·KC components.
+extern "C" __global__ void __launch_bounds__(THREADS)
+sparse_products(const XT* X, const int* indptr, const int* indices, const FT* Ht, i64 n, int k, FT* out) {
+  const i64 row = ((i64)blockIdx.x * THREADS + threadIdx.x) / 32;
+  const int lane = threadIdx.x & 31, t0 = blockIdx.y * 32 * KC + lane;
+  if (row >= n) return;
+  double sum[KC];
+#pragma unroll
+  for (int c = 0; c < KC; ++c) sum[c] = 0.0;
+  for (i64 p = indptr[row]; p < indptr[row + 1]; ++p) {
+    const FT* h = Ht + (i64)indices[p] * k;
+    FT x = widen(X[p]);
+#pragma unroll
+    for (int c = 0; c < KC; ++c)
+      if (t0 + 32 * c < k) sum[c] += (double)(x * h[t0 + 32 * c]);
+  }
+#pragma unroll
+  for (int c = 0; c < KC; ++c)
+    if (t0 + 32 * c < k) out[row * k + t0 + 32 * c] = (FT)sum[c];
+}
+
+// N[r, :] = Σ_p x_p/s_p·Ht[column_p, :], s_p = f·h_p, at least ε: the numerators of β = 1; and with `losses` D_1 of each
+// row. k ≤ 32·KC.
+extern "C" __global__ void __launch_bounds__(THREADS)
+sparse_ratios(const XT* X, const int* indptr, const int* indices, const FT* F, const FT* Ht, const double* sum_H, i64 n, int k,
+              int update, FT* N, double* losses) {
+  const i64 row = ((i64)blockIdx.x * THREADS + threadIdx.x) / 32;
+  const int lane = threadIdx.x & 31;
+  if (row >= n) return;  // whole warps: the others keep their company
+  FT f[KC];
+  double sum[KC], loss = 0.0;
+#pragma unroll
+  for (int c = 0; c < KC; ++c) {
+    int t = lane + 32 * c;
+    f[c] = t < k ? F[row * k + t] : (FT)0;
+    sum[c] = 0.0;
+  }
+  for (i64 p = indptr[row]; p < indptr[row + 1]; ++p) {
+    const FT* h = Ht + (i64)indices[p] * k;
+    FT x = widen(X[p]), own[KC], s = 0;
+#pragma unroll
+    for (int c = 0; c < KC; ++c) {
+      int t = lane + 32 * c;
+      own[c] = t < k ? h[t] : (FT)0;
+      s += f[c] * own[c];
+    }
+    s = sum_lanes<32>(s);
+    if (losses && lane == 0) loss += divergence_of((double)x, (double)s, 1.0) - (double)s;
+    FT ratio = x / larger(s, (FT)EPSILON);
+#pragma unroll
+    for (int c = 0; c < KC; ++c) sum[c] += (double)(ratio * own[c]);
+  }
+  if (losses) {
+#pragma unroll
+    for (int c = 0; c < KC; ++c)
+      if (lane + 32 * c < k) loss += (double)f[c] * sum_H[lane + 32 * c];
+    loss = sum_lanes<32>(loss);
+    if (lane == 0) losses[row] = loss;
+  }
+  if (update) {
+#pragma unroll
+    for (int c = 0; c < KC; ++c)
+      if (lane + 32 * c < k) N[row * k + lane + 32 * c] = (FT)sum[c];
+  }
+}
+
+// out[r] = Σ_p x_p².
+extern "C" __global__ void __launch_bounds__(THREADS)
+sparse_squares(const XT* X, const int* indptr, i64 n, double* out) {
+  const i64 row = ((i64)blockIdx.x * THREADS + threadIdx.x) / 32;
+  const int lane = threadIdx.x & 31;
+  if (row >= n) return;
+  double squares = 0.0;
+  for (i64 p = indptr[row] + lane; p < indptr[row + 1]; p += 32) {
+    double x = (double)widen(X[p]);
+    squares += x * x;
+  }
+  squares = sum_lanes<32>(squares);
+  if (lane == 0) out[row] = squares;
+}
+#endif  // FAMILY_SPARSE

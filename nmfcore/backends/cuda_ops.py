@@ -1,0 +1,609 @@
+"""The CUDA backend: the operations of `cpu`, on arrays that live on a device.
+
+Same names, same signatures, same meaning; a block holds device arrays instead of addresses. Everything is queued on the
+current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_row`.
+
+Kernels are compiled a family at a time (CuPy keeps them on disk), for the types and the width that a fit needs. How a
+launch is cut (`plan_…`) depends on shapes only, never on the card: sums have the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import cuda
+from .cpu import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning
+
+__all__ = [
+    "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
+    "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators", "multiply",
+    "multiply_beta", "multiply_given", "opening", "products", "read", "scale", "sparse_beta", "stored_as_is", "sweep",
+    "to_numpy", "worst_row",
+]  # fmt: skip
+
+Array = Any  # cupy.ndarray
+
+THREADS = 128
+ROWS, COLUMNS, DEPTH = 64, 64, 32  # of the tiles of a product; see the kernels
+HEIGHT, WIDTH = 32, 32  # of those of WH
+BLOCKS = 528  # what a launch should have at least: four for each multiprocessor of an H100 or H200
+PARTS_BYTES = 64 << 20  # most memory for partial sums
+CHUNK = 256  # rows of a block of `multiply`
+CODERS = 2048  # blocks of `code_rows`
+SHARED = 48 << 10  # of a block, without asking for more
+SHARED_MOST = 160 << 10  # that every processor from sm_80 on grants
+GRID_X, GRID_YZ = 2**31 - 1, 65535
+
+_STORED = {
+    "uint8": "unsigned char", "uint16": "unsigned short", "float16": "unsigned short",
+    "float32": "float", "float64": "double",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "xp":  # the array module, imported when the first array is made
+        return cuda.cupy()
+    raise AttributeError(name)
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def asarray(F: Any) -> Array:
+    """Return F on the current device, C-contiguous."""
+    return cuda.cupy().ascontiguousarray(cuda.cupy().asarray(F))
+
+
+def to_numpy(A: Any) -> np.ndarray:
+    """Return A on the host: waits for the device."""
+    return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
+
+
+def read(*arrays: Any) -> list[Any]:
+    """Return the numbers of device arrays as Python lists (0-d: numbers), all in one transfer."""
+    xp = cuda.cupy()
+    flat = xp.concatenate([xp.asarray(a).astype(np.float64).reshape(-1) for a in arrays]) if arrays else None
+    numbers = [] if flat is None else xp.asnumpy(flat).tolist()
+    out, at = [], 0
+    for a in arrays:
+        size = math.prod(a.shape)
+        out.append(numbers[at] if a.ndim == 0 else np.reshape(numbers[at : at + size], a.shape).tolist())
+        at += size
+    return out
+
+
+def inner(A: Array, B: Array) -> Array:
+    """Return ⟨A, B⟩ in float64, 0-d: not read yet."""
+    return (A.astype(np.float64) * B).sum()
+
+
+def stored_as_is(dtype: np.dtype) -> bool:
+    """Whether the kernels read numbers of this type where they lie."""
+    return dtype.isnative and dtype.name in _STORED
+
+
+class Block(NamedTuple):
+    """Rows of X on the device: a dense array whose rows may lie apart, or the three arrays of CSR."""
+
+    X: Array  # r × m, columns side by side; CSR: the stored numbers of the whole matrix
+    rows: int
+    columns: int
+    indptr: Array = None  # CSR: bounds of these rows in X and in indices, int32
+    indices: Array = None  # CSR, int32
+
+
+def cut(X: Any, rows: tuple[int, int], height: int = 0) -> Block:
+    """Return the block of rows lo … hi of X (cupy.ndarray or cupyx CSR matrix)."""
+    lo, hi = rows
+    if hasattr(X, "indptr"):
+        return Block(X.data, hi - lo, X.shape[1], X.indptr[lo : hi + 1], X.indices)
+    return Block(X[lo:hi], hi - lo, X.shape[1])
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _source() -> str:
+    return (resources.files(__package__) / "cuda_kernels.cu").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _module(families: tuple[str, ...], defines: tuple[str, ...], device: int) -> Any:
+    options = ("-std=c++17", *(f"-DFAMILY_{family}" for family in families), *defines)
+    return cuda.cupy().RawModule(code=_source(), options=options)
+
+
+def _kernel(family: str, name: str, stored: np.dtype, compute: np.dtype, **sizes: int) -> Any:
+    """Return a compiled kernel for X stored in one type and computed with in another."""
+    defines = [
+        f"-DXT={_ctype(stored)}",
+        f"-DFT={_ctype(compute)}",
+        *(f"-D{key}={value}" for key, value in sizes.items()),
+    ]
+    if stored.name == "float16":
+        defines.append("-DX_HALF")
+    return _module((family,), tuple(defines), cuda.cupy().cuda.Device().id).get_function(name)
+
+
+def _ctype(dtype: np.dtype) -> str:
+    return _STORED[dtype.name]
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, shared: int = 0) -> None:
+    """Queue a kernel of THREADS threads a block; arguments: arrays, None, or numpy scalars of the very types."""
+    if min(grid) < 1:
+        return
+    if grid[0] > GRID_X or any(size > GRID_YZ for size in grid[1:]):
+        msg = f"a launch of {grid} blocks is more than a grid may have; give X in smaller blocks."
+        raise ValueError(msg)
+    if shared > SHARED:
+        kernel.max_dynamic_shared_size_bytes = shared
+    kernel(grid, (THREADS, 1, 1), arguments, shared_mem=shared)
+
+
+def _i32(value: int) -> np.int32:
+    return np.int32(value)
+
+
+def _i64(value: int) -> np.int64:
+    return np.int64(value)
+
+
+def tile_width(k: int) -> int:
+    """Columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k; wider factors take several tiles."""
+    return next((width for width in (8, 16, 32) if k <= width), 64)
+
+
+def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS) -> tuple[int, int]:
+    """Rows per chunk of a sum over rows, and how many chunks: enough blocks to fill a card, within PARTS_BYTES."""
+    tiles = -(-max(m, 1) // columns) * -(-k // tile_width(k))
+    count = min(-(-BLOCKS // tiles), PARTS_BYTES // (8 * max(m, 1) * k), -(-n // 256), GRID_YZ)
+    count = max(1, count)
+    chunk = -(-n // count)
+    chunk = -(-chunk // DEPTH) * DEPTH
+    return max(chunk, DEPTH), max(1, -(-n // max(chunk, DEPTH)))
+
+
+def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
+    """Coordinates per lane and lanes per row of a sweep, whether the Gram matrix is shared, and the shared bytes.
+
+    Up to 16 components a row is one thread's; beyond that several lanes share it, so that it stays in registers. A
+    lane's coordinates are unrolled, in the square: 32 of them took 5 s to compile, where 8 take 0.8.
+    """
+    if k <= 16:
+        lanes, each = 1, 8 if k <= 8 else 16
+    else:
+        lanes = next((lanes for lanes in (4, 8, 16) if k <= 8 * lanes), 32)
+        each = next((each for each in (8, 16, 32) if k <= each * lanes), 0)
+        if not each:
+            msg = f"n_components = {k} is more than the GPU's sweep holds in registers (1,024): use device='cpu'."
+            raise ValueError(msg)
+    width = each * lanes
+    small = 2 * width * itemsize + 4 * width
+    whole = small + width * width * itemsize
+    shared = whole <= SHARED_MOST
+    return each, lanes, shared, whole if shared else small
+
+
+def plan_across(k: int) -> int:
+    """Threads side by side in a row of `multiply`: a power of two."""
+    across = 1
+    while across < min(k, THREADS):
+        across *= 2
+    return across
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+
+
+def _add_parts(parts: Array, out: Array, length: int, count: int) -> None:
+    """out += the sum of `count` parts of `length` numbers, in their order."""
+    kernel = _kernel("ROWS", "add_parts", np.dtype(np.float32), np.dtype(np.float32))
+    _launch(kernel, (-(-length // THREADS),), parts, _i64(length), _i32(count), out)
+
+
+def _add_stats(parts: Array, stats: Array, length: int, count: int) -> None:
+    kernel = _kernel("ROWS", "add_stats", np.dtype(np.float32), np.dtype(np.float32))
+    _launch(kernel, (1,), parts, _i32(length), _i32(count), stats)
+
+
+def _leading(X: Array) -> int:
+    """Numbers from one row of X to the next."""
+    return X.strides[0] // X.itemsize if X.shape[0] > 1 else X.shape[1]
+
+
+def opening(block: Block, dtype: np.dtype) -> Array:
+    """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
+    xp, X = cuda.cupy(), block.X
+    rows, columns, ld = block.rows, block.columns, 0
+    if block.indptr is not None:  # the stored numbers of the whole matrix, a sparse X is one block: as rows of 4,096
+        out = xp.array([np.inf, 0.0, 0.0, 0.0])
+        whole = X.size // 4096 * 4096
+        for part, shape in ((X[:whole], (whole // 4096, 4096)), (X[whole:], (1, X.size - whole))):
+            if part.size:
+                seen = opening(Block(part.reshape(shape), *shape), dtype)
+                out = xp.concatenate([xp.minimum(out[:1], seen[:1]), out[1:] + seen[1:]])
+        return out
+    ld = _leading(X)
+    chunk = max(1, -(-rows // (8 * BLOCKS)))
+    count = -(-rows // chunk)
+    parts = xp.empty((count, 4))
+    compute = np.dtype(np.float64 if X.dtype.itemsize == 8 else np.float32)
+    kernel = _kernel("ROWS", "opening", X.dtype, compute)
+    _launch(kernel, (count,), X, _i64(ld), _i64(rows), _i64(columns), _i64(chunk), parts)
+    return xp.concatenate([parts[:, 0].min().reshape(1), parts[:, 1:].sum(axis=0)])
+
+
+def products(block: Block, Ht: Array, out: Array) -> None:
+    """out (r × k) = X·Ht."""
+    n, m, k, X = block.rows, block.columns, Ht.shape[1], block.X
+    if block.indptr is not None:
+        wide = min(8, -(-k // 32))
+        wide = next(w for w in (1, 2, 4, 8) if wide <= w)
+        kernel = _kernel("SPARSE", "sparse_products", X.dtype, Ht.dtype, KC=wide)
+        grid = (-(-n // (THREADS // 32)), -(-k // (32 * wide)))
+        _launch(kernel, grid, X, block.indptr, block.indices, Ht, _i64(n), _i32(k), out)
+        return
+    width = tile_width(k)
+    kernel = _kernel("PRODUCTS", "products", X.dtype, Ht.dtype, KT=width)
+    grid = (-(-n // ROWS), -(-k // width))
+    _launch(kernel, grid, X, _i64(_leading(X)), Ht, _i64(n), _i64(m), _i32(k), out)
+
+
+def add_products(block: Block, F: Array, XtF: Array) -> None:
+    """XtF (m × k, float64) += Xᵀ·F; dense X (a sparse one has its transpose for that)."""
+    n, m, k, X = block.rows, block.columns, F.shape[1], block.X
+    if n == 0 or m == 0:
+        return
+    width = tile_width(k)
+    chunk, count = plan_chunks(n, m, k)
+    parts = cuda.cupy().empty((count, m, k))
+    kernel = _kernel("PRODUCTS", "add_products", X.dtype, F.dtype, KT=width)
+    grid = (-(-m // COLUMNS), -(-k // width), count)
+    _launch(kernel, grid, X, _i64(_leading(X)), F, _i64(n), _i64(m), _i32(k), _i64(chunk), parts)
+    _add_parts(parts, XtF, m * k, count)
+
+
+def _as_block(F: Array) -> Block:
+    return Block(F, *F.shape)
+
+
+def gram(F: Array) -> Array:
+    """FᵀF (k × k) in float64; blockwise products in F's type."""
+    FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
+    add_products(_as_block(F), F, FtF)
+    return FtF
+
+
+# ---- coordinate descent ----------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def _natural_order(k: int, device: int) -> Array:
+    return cuda.cupy().arange(k, dtype=np.int32)
+
+
+def _order(order: Any) -> Array:
+    k = len(order)
+    if k < 2 or (order[0] == 0 and order[-1] == k - 1 and bool(np.all(order[1:] > order[:-1]))):
+        return _natural_order(k, cuda.cupy().cuda.Device().id)
+    return cuda.cupy().asarray(np.asarray(order, dtype=np.int32))
+
+
+def _sweep(
+    name: str, F: Array, C: Array, G: Array, l1: float, l2: float, order: Any, sweeps: int, tol: float, delta: float,
+    cross_of: int, out: Array, stats: Array,
+) -> None:  # fmt: skip
+    n, k, c = F.shape[0], F.shape[1], F.dtype.type
+    each, lanes, shared, held = plan_sweep(k, F.itemsize)
+    kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
+    blocks = -(-n * lanes // THREADS)
+    parts = cuda.cupy().empty((blocks, STATS))
+    _launch(
+        kernel, (blocks,), F, C, G, _order(order), _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps), np.float64(tol),
+        c(delta), _i32(cross_of), out, parts, shared=held,
+    )  # fmt: skip
+    if blocks:
+        _add_stats(parts, stats, STATS, blocks)
+
+
+def descend(
+    block: Block,
+    F: Array,
+    Ht: Array,
+    G: Array,
+    l1: float,
+    l2: float,
+    order: Any,
+    sweeps: int,
+    tol: float,
+    out: Array,
+    XtF: Array,
+    FtF: Array,
+    stats: Array,
+    delta: float = 0.0,
+    begin: Beginning | None = None,
+) -> None:
+    """One pass of coordinate descent; see `cpu.descend`. A sparse X leaves XtF to its transpose."""
+    xp = cuda.cupy()
+    C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
+    products(block, Ht, C)
+    start, B, cross = F, None, 0
+    if begin is not None and len(begin.scale):
+        k = F.shape[1]
+        start, B = xp.empty_like(F), xp.empty_like(F)
+        kernel = _kernel("ROWS", "extrapolate", F.dtype, F.dtype)
+        _launch(
+            kernel, (-(-F.size // THREADS),), F, begin.before, asarray(begin.scale), F.dtype.type(begin.weight),
+            _i64(F.shape[0]), _i32(k), B, start,
+        )  # fmt: skip
+        if begin.FtB.shape[0] > k:  # of the very first pair the loss is asked for as well
+            add_products(_as_block(start), start, begin.FtB[k:])
+            cross = 1
+    _sweep("sweep", start, C, G, l1, l2, order, sweeps, tol, delta, cross, out, stats)
+    if XtF.shape[0] and block.indptr is None:
+        add_products(block, out, XtF)
+    if FtF.shape[0]:
+        add_products(_as_block(out), out, FtF)
+    if B is not None and begin is not None and begin.FtB.shape[0]:
+        add_products(_as_block(out), B, begin.FtB[: F.shape[1]])
+
+
+def sweep(
+    F: Array, G: Array, C: Array, l1: float, l2: float, order: Any, out: Array, FtF: Array, stats: Array,
+    sweeps: int = 1, delta: float = 0.0,
+) -> None:  # fmt: skip
+    """Sweeps on rows of F for given C (float64): the step of the small factor; see `cpu.sweep`."""
+    _sweep("sweep_given", F, C, G, l1, l2, order, sweeps, 0.0, delta, 2, out, stats)
+    add_products(_as_block(out), out, FtF)
+    stats[SQUARE] += inner(G, FtF)
+
+
+# ---- multiplicative updates ------------------------------------------------------------------------------------------
+
+
+def _multiply(
+    name: str, F: Array, N: Array, D: Array, hess: Array | None, l1: float, l2: float, gamma: float, floor: float,
+    out: Array, stats: Array,
+) -> None:  # fmt: skip
+    n, k, c = F.shape[0], F.shape[1], F.dtype.type
+    if n == 0:
+        return
+    blocks = -(-n // CHUNK)
+    parts = cuda.cupy().empty((blocks, STATS + 2 * k))
+    kernel = _kernel("ROWS", name, F.dtype, F.dtype)
+    _launch(
+        kernel, (blocks,), F, N, D, _i64(D.shape[0]), hess, _i64(n), _i32(k), c(l1), c(l2), np.float64(gamma), c(floor),
+        _i32(CHUNK), _i32(plan_across(k)), out, parts, shared=8 * THREADS,
+    )  # fmt: skip
+    _add_stats(parts, stats, STATS + 2 * k, blocks)
+
+
+def _diagonal(G: Array, l2: float) -> Array:
+    return cuda.cupy().ascontiguousarray(cuda.cupy().diagonal(G)) + l2
+
+
+def _times_gram(F: Array, G: Array) -> Array:
+    out = cuda.cupy().empty_like(F)
+    products(_as_block(F), G.astype(F.dtype), out)
+    return out
+
+
+def multiply(
+    block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
+) -> None:
+    """Do the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F); see `cpu.multiply`."""
+    C = cuda.cupy().empty((block.rows, Ht.shape[1]), Ht.dtype)
+    products(block, Ht, C)
+    _multiply("multiply", F, C, _times_gram(F, G), _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
+    if XtF.shape[0] and block.indptr is None:
+        add_products(block, out, XtF)
+    if FtF.shape[0]:
+        add_products(_as_block(out), out, FtF)
+
+
+def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
+    """Do the same for given C (float64): the multiplicative step of the small factor."""
+    D = _times_gram(F, G).astype(np.float64)
+    _multiply("multiply_given", F, C, D, _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
+    add_products(_as_block(out), out, FtF)
+    stats[CROSS] += inner(C, out)
+    stats[SQUARE] += inner(G, FtF)
+
+
+def multiply_given(
+    F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array
+) -> None:
+    """out = F ⊙ (N / (D + l1 + l2·F))^γ for given terms, float64: the multiplicative step of the small factor."""
+    xp = cuda.cupy()
+    _multiply(
+        "multiply_given", F, xp.ascontiguousarray(N), xp.ascontiguousarray(D), None, l1, l2, gamma, floor, out, stats
+    )
+
+
+def _column_sums(F: Array) -> Array:
+    """Return Σ_i F[i, :], k numbers, float64."""
+    return F.sum(axis=0, dtype=np.float64)
+
+
+def multiply_beta(
+    block: Block,
+    F: Array,
+    Ht: Array,
+    beta: float,
+    gamma: float,
+    l1: float,
+    l2: float,
+    floor: float,
+    update: bool,
+    measure: bool,
+    out: Array,
+    N: Array,
+    D: Array,
+    stats: Array,
+) -> Any:
+    """One fused pass of the multiplicative update for β ≠ 2; see `cpu.multiply_beta`. The loss is 0-d, not read yet."""
+    xp, n, m, k = cuda.cupy(), block.rows, block.columns, Ht.shape[1]
+    losses = xp.zeros(n if measure else 0)
+    if block.indptr is not None and beta != 1:
+        raise sparse_beta(beta)
+    if update or measure:
+        num = xp.empty((n, k), F.dtype) if update else None
+        if block.indptr is not None:
+            _sparse_ratios(block, F, Ht, update, num, losses if measure else None)
+            den = _column_sums(Ht).astype(F.dtype).reshape(1, k)
+        else:
+            den = xp.empty((n, k), F.dtype) if update and beta != 1 else None
+            _beta_rows(block, F, Ht, beta, update, num, den, losses if measure else None)
+            if update and beta == 1:
+                den = _column_sums(Ht).astype(F.dtype).reshape(1, k)
+        if update:
+            _multiply("multiply", F, num, den, None, l1, l2, gamma, floor, out, stats)
+            F = out
+    if N.shape[0] and block.indptr is None:
+        width = tile_width(k)
+        chunk, count = plan_chunks(n, m, k, WIDTH)
+        parts, below = xp.empty((count, m, k)), xp.empty((count, m, k)) if beta != 1 else None
+        kernel = _kernel("BETA", "beta_columns", block.X.dtype, F.dtype, KT=width)
+        grid = (-(-m // WIDTH), -(-k // width), count)
+        _launch(
+            kernel, grid, block.X, _i64(_leading(block.X)), F, Ht, _i64(n), _i64(m), _i32(k), np.float64(beta),
+            _i64(chunk), parts, below,
+        )  # fmt: skip
+        _add_parts(parts, N, m * k, count)
+        if below is not None:
+            _add_parts(below, D, m * k, count)
+        else:
+            D[0] += _column_sums(F)
+    return losses.sum()
+
+
+def sparse_beta(beta: float) -> Exception:
+    """Return the error for a sparse X and a β that the kernels do not have."""
+    return NotImplementedError(
+        f"beta_loss = {beta:g} with a sparse X is not there on the GPU; beta_loss 'frobenius' and 'kullback-leibler' "
+        "are: take one of these, device='cpu', or a dense X."
+    )
+
+
+def _beta_rows(
+    block: Block, F: Array, Ht: Array, beta: float, update: bool, num: Any, den: Any, losses: Array | None
+) -> None:
+    n, m, k = block.rows, block.columns, Ht.shape[1]
+    width = tile_width(k)
+    kernel = _kernel("BETA", "beta_rows", block.X.dtype, F.dtype, KT=width)
+    grid = (-(-n // HEIGHT), -(-k // width) if update else 1)
+    _launch(
+        kernel, grid, block.X, _i64(_leading(block.X)), F, Ht, _i64(n), _i64(m), _i32(k), np.float64(beta),
+        _i32(int(update)), num, den, losses,
+    )  # fmt: skip
+
+
+def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Any, losses: Array | None) -> None:
+    n, k = block.rows, Ht.shape[1]
+    wide = next((w for w in (1, 2, 4, 8, 16, 32) if k <= 32 * w), 0)
+    if not wide:
+        msg = f"n_components = {k} is more than the GPU's sparse kernels hold in registers (1024): use device='cpu'."
+        raise ValueError(msg)
+    kernel = _kernel("SPARSE", "sparse_ratios", block.X.dtype, F.dtype, KC=wide)
+    _launch(
+        kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, block.indices, F, Ht, _column_sums(Ht), _i64(n),
+        _i32(k), _i32(int(update)), out, losses,
+    )  # fmt: skip
+
+
+def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
+    """out = (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows: with Xᵀ, the sums of the KL update of H."""
+    _sparse_ratios(block, F, Ht, True, out, None)
+
+
+# ---- losses, and rows alone ------------------------------------------------------------------------------------------
+
+
+def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
+    """D_β of each row, float64. CSR: β = 1 or 2, the latter in the trace form."""
+    xp, n = cuda.cupy(), block.rows
+    losses = xp.zeros(n)
+    if block.indptr is None:
+        _beta_rows(block, F, Ht, beta, False, None, None, losses)
+    elif beta == 1:
+        _sparse_ratios(block, F, Ht, False, None, losses)
+    elif beta == 2:
+        C = xp.empty((n, Ht.shape[1]), Ht.dtype)
+        products(block, Ht, C)
+        kernel = _kernel("SPARSE", "sparse_squares", block.X.dtype, F.dtype)
+        _launch(kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, _i64(n), losses)
+        of_rows = (F.astype(np.float64) * (_times_gram(F, gram(Ht)).astype(np.float64) - 2.0 * C)).sum(axis=1)
+        losses = 0.5 * (losses + of_rows)
+    else:
+        raise sparse_beta(beta)
+    return losses
+
+
+def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Any:
+    """Σ D_β(x | f·Htᵀ) over the block, in float64, 0-d: not read yet."""
+    return _row_losses(block, F, Ht, beta).sum()
+
+
+def worst_row(block: Block, F: Array, Ht: Array) -> tuple[Any, Array]:
+    """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
+    xp = cuda.cupy()
+    losses = _row_losses(block, F, Ht, 2.0)
+    i = int(losses.argmax())
+    row = xp.zeros((block.columns, 1))
+    one = xp.ones((1, 1), F.dtype)
+    if block.indptr is None:
+        add_products(Block(block.X[i : i + 1], 1, block.columns), one, row)
+        x = row[:, 0]
+    else:
+        first, last = (int(bound) for bound in to_numpy(block.indptr[i : i + 2]))
+        x = row[:, 0]
+        x[block.indices[first:last]] = block.X[first:last].astype(np.float64)
+    residual = x - (Ht.astype(np.float64) * F[i].astype(np.float64)).sum(axis=1)
+    return losses[i], xp.maximum(residual, 0.0)
+
+
+def code(
+    block: Block,
+    Ht: Array,
+    beta: float,
+    gamma: float,
+    l1: float,
+    l2: float,
+    floor: float,
+    tol: float,
+    max_iter: int,
+    by_step: bool,
+    out: Array,
+    stats: Array,
+) -> None:
+    """Multiplicative coding of each row alone, H fixed, until the row has settled; see `cpu.code`."""
+    if by_step:
+        raise NotImplementedError("rows of a mini-batch are not solved for on the GPU: use device='cpu'.")
+    if block.indptr is not None and beta not in (1, 2):
+        raise sparse_beta(beta)
+    xp, n, m, k, c = cuda.cupy(), block.rows, block.columns, Ht.shape[1], Ht.dtype.type
+    if n == 0:
+        return
+    C = xp.empty((n, k) if beta == 2 else (0, k), Ht.dtype)
+    if beta == 2:
+        products(block, Ht, C)
+    G = gram(Ht) if beta == 2 else None
+    length = 1 if beta == 2 else m
+    blocks = min(n, CODERS, max(1, (1 << 30) // (2 * length * Ht.itemsize)))
+    scratch, parts = xp.empty((blocks, 2, length), Ht.dtype), xp.empty((blocks, STATS))
+    X, ld = block.X, 0 if block.indptr is not None else _leading(block.X)
+    kernel = _kernel("CODE", "code_rows", X.dtype, Ht.dtype)
+    _launch(
+        kernel, (blocks,), X, _i64(ld), block.indptr, block.indices, Ht, C if beta == 2 else None, G, _column_sums(Ht),
+        _i64(n), _i64(m), _i32(k), np.float64(beta), np.float64(gamma), c(l1), c(l2), c(floor), np.float64(tol),
+        _i32(max_iter), _i32(plan_across(k)), _i64(length), scratch, out, parts,
+        shared=8 * THREADS + 3 * k * Ht.itemsize,
+    )  # fmt: skip
+    _add_stats(parts, stats, STATS, blocks)

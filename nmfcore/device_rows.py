@@ -1,0 +1,344 @@
+"""X on a device, or streamed to it, as blocks of rows: the face of `data.Rows` for the CUDA backend.
+
+A resident X is one block, and everything is queued on the current stream without waiting for it. An X larger than the
+card stays in host memory (or a file) and passes through two device buffers, a block at a time: while the device works
+on one, the next is on its way. X is read once a pass either way, because the visits are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from .backends import cuda, cuda_ops
+from .data import Opening, RowState, Visit
+
+Array = Any  # cupy.ndarray
+
+BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, short enough for two of them anywhere
+ROOM = 0.8  # share of the card's free memory that X may take
+
+
+class CSR(NamedTuple):
+    """A CSR matrix on the device; int32 bounds and columns."""
+
+    data: Array
+    indices: Array
+    indptr: Array
+    shape: tuple[int, int]
+
+    @property
+    def nnz(self) -> int:
+        """How many numbers are stored."""
+        return int(self.data.size)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the stored numbers."""
+        return self.data.dtype
+
+
+class _Plan(NamedTuple):
+    lanes: list[list[tuple[int, int, Any]]]  # one lane, whose blocks a visit gets one after another
+    gathers: bool
+
+
+class DeviceRows:
+    """X as blocks of rows for the CUDA backend.
+
+    Parameters
+    ----------
+    X : cupy.ndarray of shape (n, m), CSR, or numpy.ndarray to be streamed
+        In a type that the kernels read (`cuda_ops.stored_as_is`).
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+    n_jobs : None
+        Has no meaning here.
+    transposed : CSR, optional
+        Xᵀ of a sparse X.
+    kind : str or None
+        Whose array X was, see `cuda.kind_of`: results are given back as the same.
+    """
+
+    threads = 1
+    n_jobs = None
+
+    def __init__(
+        self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None
+    ):
+        self.X = X
+        self.dtype = np.dtype(dtype)
+        self.shape: tuple[int, int] = tuple(X.shape)
+        self.sparse = isinstance(X, CSR)
+        self.streamed = isinstance(X, np.ndarray)
+        self.backend = cuda_ops
+        self.kind = kind
+        self._xt = transposed
+        self._sums: dict[str, Array] = {}
+        self._opening: Opening | None = None
+        self._buffers: _Buffers | None = None
+
+    # ---- blocks ----------------------------------------------------------------------------------------------------
+
+    @property
+    def rows_per_block(self) -> int:
+        """Rows of a streamed block: a function of X's width and type only, as it decides how sums are rounded."""
+        n, m = self.shape
+        if not self.streamed:
+            return max(n, 1)
+        return max(64, BLOCK_BYTES // max(1, m * self.X.itemsize) // 64 * 64)
+
+    def blocks(self) -> Iterator[tuple[int, int, cuda_ops.Block]]:
+        """(first row, last row, block), in order; a streamed block is gone when the next but one is asked for."""
+        n = self.shape[0]
+        if not self.streamed:
+            yield 0, n, cuda_ops.cut(self.X, (0, n))
+            return
+        if self._buffers is None:
+            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.X.dtype)
+        yield from self._buffers.stream(self.X)
+
+    def plan(self, width: int) -> _Plan:
+        """Say that there is one lane, and that sums over the rows of a sparse X come from Xᵀ."""
+        return _Plan([[(0, self.shape[0], None)]], self.sparse)
+
+    def visit_all(self, visit: Any, width: int) -> None:
+        """visit(0, first row, last row, block) for every block, in order."""
+        for lo, hi, block in self.blocks():
+            visit(0, lo, hi, block)
+
+    def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
+        """Return a copy of some rows (increasing numbers), on the device."""
+        if self.sparse:
+            xp = cuda.cupy()
+            bounds = self.backend.to_numpy(self.X.indptr)
+            lengths = bounds[rows + 1] - bounds[rows]
+            indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+            at = xp.asarray(np.repeat(bounds[rows] - indptr[:-1], lengths) + np.arange(indptr[-1]))
+            shape = (len(rows), self.shape[1])
+            data, indices = self.X.data[at], self.X.indices[at]
+            flipped = sparse.csr_matrix(
+                (self.backend.to_numpy(data), self.backend.to_numpy(indices), indptr), shape=shape
+            ).T.tocsr()
+            return DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
+        if self.streamed:
+            return DeviceRows(cuda.cupy().asarray(np.ascontiguousarray(self.X[rows])), self.dtype)
+        return DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+
+    def state(self, **arrays: Array) -> RowState:
+        """Return row-aligned buffers on the device as `reduce` takes them."""
+        return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
+
+    def give_back(self, A: Any) -> Any:
+        """Return an array as the caller is to have it: numpy for host X, else on the device."""
+        return cuda.give_back(A, self.kind)
+
+    def check_loss(self, beta: float) -> None:
+        """Raise if the backend has no kernels for this X and β."""
+        if self.sparse and beta not in (1, 2):
+            raise cuda_ops.sparse_beta(beta)
+
+    @functools.cached_property
+    def T(self) -> DeviceRows:
+        """Xᵀ of a sparse X as rows; a dense one on the device as a copy."""
+        if self.sparse:
+            assert self._xt is not None
+            return DeviceRows(self._xt, self.dtype, None, self.X)
+        if self.streamed:
+            return DeviceRows(np.ascontiguousarray(self.X.T), self.dtype)
+        return DeviceRows(cuda_ops.asarray(self.X.T), self.dtype)
+
+    # ---- passes ----------------------------------------------------------------------------------------------------
+
+    def map_rows(self, visit: Any, rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        """visit(0, rows, *sums) over the rows of a small factor, in one go → the sums."""
+        whole = [cuda.cupy().zeros(shape) for shape in shapes]
+        visit(0, rows, *whole)
+        return whole
+
+    def reduce(
+        self, visit: Visit, state: RowState, orders: Any, sums: dict[str, tuple[int, ...]], gather: Visit | None = None
+    ) -> tuple[RowState, dict[str, Array]]:
+        """One pass; see `data.Rows.reduce`. The sums stay on the device."""
+        after = state.twin
+        if not self.sparse:
+            gather = None
+        large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
+        total = self._cleared(sums | large)
+        for lo, hi, block in self.blocks():
+            whole = hi - lo == self.shape[0]
+            visit(
+                self.backend, block, state if whole else state.rows(lo, hi), orders,
+                after if whole else after.rows(lo, hi), total,
+            )  # fmt: skip
+        if gather:
+            total = total | {name: cuda.cupy().zeros(sums[name]) for name in large}
+            for lo, hi, block in self.T.blocks():
+                gather(self.backend, block, after, orders, lo, hi, total)
+        return after, total
+
+    def _cleared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Named sums of zeros, in memory that passes share."""
+        kept = {}
+        for name, shape in shapes.items():
+            buffer = self._sums.get(name)
+            if buffer is None or buffer.shape != shape:
+                buffer = cuda.cupy().empty(shape)
+            buffer.fill(0.0)
+            kept[name] = buffer
+        self._sums = kept
+        return dict(kept)
+
+    def opening(self) -> Opening:
+        """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
+        if self._opening is None:
+            n, m = self.shape
+            seen = [cuda_ops.opening(block, self.dtype) for _, _, block in self.blocks()]
+            parts = np.array(cuda_ops.read(*seen)).reshape(-1, 4)
+            least = float(parts[:, 0].min())
+            if self.sparse and self.X.nnz < n * m:
+                least = min(least, 0.0)
+            bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
+            self._opening = Opening(least, not bad, total, squares, total / (n * m))
+        return self._opening
+
+    def products(self, Ht: Any) -> Array:
+        """X·Ht of shape (n, k), in the compute type, on the device."""
+        Ht = cuda_ops.asarray(Ht)
+        out = cuda.cupy().empty((self.shape[0], Ht.shape[1]), self.dtype)
+        self.visit_all(lambda lane, lo, hi, block: cuda_ops.products(block, Ht, out[lo:hi]), Ht.shape[1])
+        return out
+
+    def transposed_products(self, F: Any) -> Array:
+        """Xᵀ·F of shape (m, k), float64, on the device."""
+        F = cuda_ops.asarray(F)
+        if self.sparse:
+            return self.T.products(F).astype(np.float64)
+        out = cuda.cupy().zeros((self.shape[1], F.shape[1]))
+        self.visit_all(lambda lane, lo, hi, block: cuda_ops.add_products(block, F[lo:hi], out), F.shape[1])
+        return out
+
+    def gram(self) -> Array:
+        """XᵀX of shape (m, m), float64, of dense X."""
+        m = self.shape[1]
+        out = cuda.cupy().zeros((m, m))
+
+        def add(lane: int, lo: int, hi: int, block: Any) -> None:
+            cuda_ops.add_products(block, block.X.astype(self.dtype), out)
+
+        self.visit_all(add, m)
+        return out
+
+
+class _Buffers:
+    """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
+
+    def __init__(self, rows: int, columns: int, dtype: Any):
+        xp = cuda.cupy()
+        self.rows = rows
+        self.pinned = [cuda.empty_pinned((rows, columns), dtype) for _ in range(2)]
+        self.device = [xp.empty((rows, columns), dtype) for _ in range(2)]
+        self.copies = xp.cuda.Stream(non_blocking=True)
+        self.arrived = [xp.cuda.Event() for _ in range(2)]
+        self.used = [xp.cuda.Event() for _ in range(2)]
+
+    def stream(self, X: np.ndarray) -> Iterator[tuple[int, int, cuda_ops.Block]]:
+        """Blocks of X in order: the next one is copied while the device works on what was queued for the last."""
+        n, work = X.shape[0], cuda.cupy().cuda.get_current_stream()
+        for slot in range(2):  # nothing of an earlier pass may still be at work in them
+            self.used[slot].record(work)
+        for number, lo in enumerate(range(0, n, self.rows)):
+            slot, hi = number % 2, min(lo + self.rows, n)
+            if number >= 2:
+                self.arrived[slot].synchronize()  # the pinned buffer is free again
+            np.copyto(self.pinned[slot][: hi - lo], X[lo:hi])
+            self.copies.wait_event(self.used[slot])
+            self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
+            self.arrived[slot].record(self.copies)
+            work.wait_event(self.arrived[slot])
+            yield lo, hi, cuda_ops.Block(self.device[slot][: hi - lo], hi - lo, X.shape[1])
+            self.used[slot].record(work)
+
+
+def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
+    """X as row blocks for the current device.
+
+    Parameters
+    ----------
+    X : ndarray or memmap of shape (n, m), CSR or CSC matrix or array, cupy.ndarray, cupyx CSR or CSC matrix
+        Validated. Numbers in types that the kernels read stay what they are (uint8, uint16, float16, float32,
+        float64); others become the compute type, block by block.
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+
+    Returns
+    -------
+    rows : DeviceRows
+        Resident where X fits into `ROOM` of the free memory, else streamed from where it lies.
+
+    Raises
+    ------
+    ValueError
+        If a sparse X is too large for the device, or has 2³¹ stored numbers or more.
+    """
+    xp, kind = cuda.cupy(), cuda.kind_of(X)
+    X = cuda.adopt(X)
+    if hasattr(X, "tocsr"):
+        return _sparse_rows(X, dtype, kind)
+    if isinstance(X, np.ndarray):
+        stored = _stored_type(X.dtype, dtype)
+        free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
+        if X.shape[0] * X.shape[1] * stored.itemsize > ROOM * free and stored == X.dtype:
+            return DeviceRows(X, dtype)
+        return DeviceRows(_upload(X, stored), dtype)
+    if X.dtype == np.bool_:
+        X = X.view(np.uint8)
+    if not cuda_ops.stored_as_is(X.dtype):
+        X = X.astype(dtype)
+    if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
+        X = xp.ascontiguousarray(X)
+    return DeviceRows(X, dtype, kind=kind)
+
+
+def _stored_type(given: np.dtype, compute: Any) -> np.dtype:
+    if given == np.bool_:
+        return np.dtype(np.uint8)
+    return given if cuda_ops.stored_as_is(given) else np.dtype(compute)
+
+
+def _upload(X: np.ndarray, stored: np.dtype) -> Array:
+    """X on the device, in the type it is to be stored in; never a second copy of all of it on the host."""
+    xp, (n, m) = cuda.cupy(), X.shape
+    out = xp.empty((n, m), stored)
+    step = max(1, BLOCK_BYTES // max(1, m * X.itemsize))
+    for lo in range(0, n, step):
+        part = np.ascontiguousarray(X[lo : lo + step])
+        if not part.dtype.isnative:
+            part = part.astype(part.dtype.newbyteorder("="))
+        out[lo : lo + step] = xp.asarray(part).astype(stored)
+    return out
+
+
+def _upload_csr(X: Any) -> CSR:
+    xp = cuda.cupy()
+    return CSR(xp.asarray(X.data), xp.asarray(X.indices.astype(np.int32, copy=False)),
+               xp.asarray(X.indptr.astype(np.int32, copy=False)), tuple(X.shape))  # fmt: skip
+
+
+def _sparse_rows(X: Any, dtype: Any, kind: str | None) -> DeviceRows:
+    X = X.tocsr()
+    if X.nnz >= 2**31:
+        msg = f"X has {X.nnz:,} stored numbers; the GPU path takes fewer than 2³¹: use device='cpu' or parts of X."
+        raise ValueError(msg)
+    if not X.has_canonical_format:  # its numbers are read one by one
+        X = X.copy()
+        X.sum_duplicates()
+    if not cuda_ops.stored_as_is(X.dtype) or X.dtype == np.float16:
+        X = X.astype(dtype)
+    Xt = X.T.tocsr()
+    Xt.sum_duplicates()  # sorted columns: the order of the sums
+    return DeviceRows(_upload_csr(X), dtype, None, _upload_csr(Xt), kind)

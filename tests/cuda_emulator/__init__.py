@@ -1,0 +1,1 @@
+"""CUDA without a GPU: `emulator.h` runs kernels on the host, `module` compiles them, `fake_cupy` stands for CuPy."""

@@ -1,0 +1,209 @@
+"""Whole fits on the emulated device: the solvers' own code, the real kernels, against the CPU's answers."""
+
+import numpy as np
+import pytest
+from conftest import emulated
+from cuda_emulator import fake_cupy
+from scipy import sparse
+
+from nmfcore import NMF, device_rows, non_negative_factorization
+from nmfcore.backends import cuda_ops
+
+pytestmark = pytest.mark.usefixtures("cupy")
+
+
+def pixels(rng, n=90, m=33, k=5, dtype=np.uint8, layout="C"):
+    X = rng.random((n, k)) ** 3 @ rng.random((k, m)) ** 3
+    X = np.round(255 * X / X.max() * (rng.random((n, m)) < 0.8)).astype(dtype)
+    return sparse.csr_matrix(X.astype(float)) if layout == "csr" else X
+
+
+def start(rng, X, k, dtype):
+    n, m = X.shape
+    scale = np.sqrt(X.mean() / k)
+    return (scale * rng.random((n, k))).astype(dtype), (scale * rng.random((k, m))).astype(dtype)
+
+
+def both(rng, X, k=4, **settings):
+    """The CPU's model and W, and the device's, from one start."""
+    small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+    W, H = start(rng, X, k, np.float32 if small else np.float64)
+    settings = {"init": "custom", "max_iter": 12, "tol": 0, "random_state": 0} | settings
+    given = {"W": W, "H": H} if settings["init"] == "custom" else {}
+    found = []
+    for device in ("cpu", "cuda"):
+        model = NMF(k, device=device, **settings)
+        found.append((model, model.fit_transform(X, **given)))
+    return found
+
+
+def alike(pairs, rtol):
+    (model, W), (other, V) = pairs
+    assert isinstance(V, np.ndarray)
+    assert isinstance(other.components_, np.ndarray)
+    assert V.dtype == W.dtype
+    assert other.n_iter_ == model.n_iter_
+    np.testing.assert_allclose(V, W, rtol=0, atol=rtol * W.max())
+    np.testing.assert_allclose(other.components_, model.components_, rtol=0, atol=rtol * model.components_.max())
+    assert other.reconstruction_err_ == pytest.approx(model.reconstruction_err_, rel=rtol)
+    loss, of_device = model.history_["loss"], other.history_["loss"]
+    np.testing.assert_allclose(of_device, loss, rtol=rtol)
+    assert other.kkt_residual_ == pytest.approx(model.kkt_residual_, rel=200 * rtol)
+    assert other.converged_ == model.converged_
+
+
+@pytest.mark.parametrize("stored", ["uint8", "float32", "float64", "int64", "float16", "bool"])
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_the_cpus_iterates(rng, solver, stored):
+    X = pixels(rng, dtype=stored)
+    exact = stored in ("float64", "int64")
+    alike(both(rng, X, solver=solver), 1e-8 if exact else 2e-3)
+
+
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+@pytest.mark.parametrize("layout", ["C", "csr"])
+def test_penalties(rng, solver, layout):
+    X = pixels(rng, dtype=np.float64, layout=layout)
+    alike(both(rng, X, solver=solver, alpha_W=0.3, alpha_H=0.1, l1_ratio=0.4), 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("beta", "layout"),
+    [*[(beta, "C") for beta in ("kullback-leibler", "itakura-saito", 0.5, 1.5, 3)], ("kullback-leibler", "csr")],
+)
+def test_every_beta(rng, beta, layout):
+    X = pixels(rng, n=40, m=29, dtype=np.float64, layout=layout)
+    X = X + 1 if layout == "C" else X
+    alike(both(rng, X, solver="mu", beta_loss=beta, alpha_W=0.01), 1e-8)
+
+
+@pytest.mark.parametrize("init", [None, "random", "nndsvd", "nndsvda", "nndsvdar", "auto"])
+@pytest.mark.parametrize("layout", ["C", "csr"])
+def test_every_start(rng, init, layout):
+    X = pixels(rng, dtype=np.float64, layout=layout)
+    solver = "hals" if init == "auto" else "cd"
+    alike(both(rng, X, solver=solver, init=init, max_iter=4), 1e-6)
+
+
+def test_a_warm_start_from_samples(rng, monkeypatch):
+    import nmfcore.warm_start
+
+    monkeypatch.setattr(nmfcore.warm_start, "sample_rows", lambda n, m, k: 40)
+    for layout in ("C", "csr"):
+        X = pixels(rng, n=200, m=21, dtype=np.float64, layout=layout)
+        (model, _), (other, _) = both(rng, X, 3, solver="hals", init="auto", tol=1e-4, max_iter=60)
+        assert other.reconstruction_err_ == pytest.approx(model.reconstruction_err_, rel=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_stop_rules_and_messages(rng, solver):
+    X = pixels(rng, dtype=np.float64)
+    pairs = both(rng, X, solver=solver, tol=1e-2, max_iter=200)
+    (model, _), (other, _) = pairs
+    assert model.converged_
+    assert other.stop_reason_ == model.stop_reason_
+    assert other.n_iter_ == model.n_iter_ < 200
+
+
+@pytest.mark.parametrize(
+    ("solver", "beta", "layout"),
+    [("cd", 2, "C"), ("cd", 2, "csr"), ("mu", 2, "C"), ("mu", 1, "csr"), ("mu", 1, "C"), ("hals", 2, "C")],
+)
+def test_transform(rng, solver, beta, layout):
+    X = pixels(rng, dtype=np.float64, layout=layout)
+    (model, _), (other, _) = both(rng, X, solver=solver, beta_loss=beta)
+    other.components_ = model.components_
+    np.testing.assert_allclose(other.transform(X), model.transform(X), atol=1e-6 * model.transform(X).max())
+
+
+def test_outputs_follow_X(rng, cupy):
+    X = pixels(rng, dtype=np.float32)
+    on_card = cupy.asarray(X)
+    model = NMF(4, solver="hals", max_iter=5, tol=0, random_state=0)
+    W = model.fit_transform(on_card)
+    assert type(W) is cupy.ndarray
+    assert type(model.components_) is cupy.ndarray
+    assert type(model.transform(on_card)) is cupy.ndarray
+    assert type(model.inverse_transform(W)) is cupy.ndarray
+    assert isinstance(model.reconstruction_err_, float)
+    expected = NMF(4, solver="hals", max_iter=5, tol=0, random_state=0, device="cuda").fit_transform(X)
+    np.testing.assert_array_equal(cuda_ops.to_numpy(W), expected)
+    codes = model.transform(X)  # numpy in, numpy out, whatever the model was fitted on
+    assert isinstance(codes, np.ndarray)
+    W, H, _ = non_negative_factorization(on_card, n_components=4, max_iter=5, tol=0, random_state=0)
+    assert type(W) is type(H) is cupy.ndarray
+
+
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+@pytest.mark.parametrize("stored", ["uint8", "float64"])
+def test_an_X_larger_than_the_card_is_streamed(rng, monkeypatch, solver, stored):
+    X = pixels(rng, n=300, m=33, dtype=stored)
+    whole = both(rng, X, solver=solver)
+    monkeypatch.setattr(device_rows, "ROOM", 0)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 64 * 33 * X.itemsize)
+    seen = []
+    stream = device_rows._Buffers.stream
+
+    def watched(self, X):
+        for lo, hi, block in stream(self, X):
+            seen.append((lo, hi))
+            yield lo, hi, block
+
+    monkeypatch.setattr(device_rows._Buffers, "stream", watched)
+    rng = np.random.default_rng(0)
+    pairs = both(rng, X, solver=solver)
+    assert len(seen) % 5 == 0
+    # one opening pass, one for the final error, and one read of X per iteration; mu asks for the error of its start
+    passes = len(seen) // 5
+    assert passes == 12 + 2
+    alike(pairs, 1e-8 if stored == "float64" else 2e-3)
+    assert whole[1][0].n_iter_ == pairs[1][0].n_iter_
+
+
+@emulated
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2), ("hals", 2), ("mu", 2), ("mu", 1), ("mu", 0.5)])
+def test_the_device_is_read_only_where_the_rule_is_checked(rng, cupy, solver, beta):
+    """So many reads for so many passes: an iteration more costs what its own decision needs, and nothing else."""
+    X = cupy.asarray(pixels(rng, dtype=np.float32) + np.float32(1))
+    counts = []
+    NMF(4, max_iter=1, tol=0).fit(X)  # asks once whether the device works
+    for passes in (5, 9):
+        model = NMF(4, solver=solver, beta_loss=beta, init="random", tol=0, max_iter=passes, random_state=0)
+        with fake_cupy.counting() as reads:
+            model.fit(X)
+        counts.append(reads.count)
+    allowed = 2 if solver == "hals" else 1  # hals decides whether a pass is accepted before its step of H is made
+    assert counts[1] - counts[0] == 4 * allowed
+
+
+def test_a_dead_component_is_revived(rng):
+    X = pixels(rng, dtype=np.float64)
+    W, H = start(rng, X, 4, np.float64)
+    W[:, 2], H[2] = 0, 0
+    models = []
+    for device in ("cpu", "cuda"):
+        model = NMF(4, solver="hals", init="custom", tol=0, max_iter=30, device=device)
+        V = model.fit_transform(X, W=W, H=H)
+        assert V[:, 2].any()
+        models.append(model)
+    assert models[1].reconstruction_err_ == pytest.approx(models[0].reconstruction_err_, rel=1e-3)
+
+
+def test_callback_and_history(rng):
+    X = pixels(rng, dtype=np.float64)
+    seen = []
+    model = NMF(4, solver="cd", max_iter=9, tol=0, device="cuda", callback=lambda p: seen.append((p.iteration, p.loss)))
+    model.fit(X)
+    assert [number for number, _ in seen] == list(range(1, 10))
+    np.testing.assert_allclose([loss for _, loss in seen], model.history_["loss"])
+    assert NMF(4, max_iter=50, tol=0, device="cuda", callback=lambda p: p.iteration == 3).fit(X).n_iter_ == 3
+
+
+def test_bad_numbers_are_found_on_the_device(rng, cupy):
+    X = pixels(rng, dtype=np.float32)
+    for value, words in ((np.nan, "NaN"), (-1, "Negative")):
+        Y = X.copy()
+        Y[5, 5] = value
+        for given, device in ((Y, "cuda"), (cupy.asarray(Y), None)):
+            with pytest.raises(ValueError, match=words):
+                NMF(2, device=device).fit(given)

@@ -1,0 +1,211 @@
+"""Where to compute: the choice, the sentences when there is no GPU, and whose arrays come back."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from nmfcore import NMF, MiniBatchNMF, cli
+from nmfcore.backends import cuda
+
+
+class Foreign:
+    """An array of some library on a GPU, as far as anybody can tell without importing it."""
+
+    def __init__(self, shape=(4, 3), dtype=np.float32, number=0):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.device = types.SimpleNamespace(id=number)
+
+    __cuda_array_interface__ = property(lambda self: {"shape": self.shape})
+
+
+class Dlpack:
+    """An array that only says where it is."""
+
+    def __init__(self, kind, number=0):
+        self._where = (kind, number)
+
+    def __dlpack_device__(self):
+        return self._where
+
+
+@pytest.fixture(autouse=True)
+def forgetful():
+    cuda._probed.cache_clear()
+    yield
+    cuda._probed.cache_clear()
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A cupy whose parts a test can break."""
+    made = types.ModuleType("cupy")
+    made.__version__ = "14.2.0"
+    made.__spec__ = types.SimpleNamespace(name="cupy", loader=None)
+    made.ones = lambda shape, dtype: np.ones(shape, dtype)
+
+    class Device:
+        def __init__(self, number=0):
+            self.id = number
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *stop):
+            return None
+
+    made.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1), Device=Device)
+    monkeypatch.setitem(sys.modules, "cupy", made)
+    return made
+
+
+def without_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+# --- the five sentences --------------------------------------------------------------------------
+
+
+def test_without_cupy(monkeypatch):
+    without_cupy(monkeypatch)
+    assert "CuPy is not installed: pip install 'nmfcore[gpu]'" in cuda.probe()
+
+
+def test_a_cupy_that_does_not_import(monkeypatch, stub):
+    def broken():
+        raise ImportError("libsomething.so")
+
+    monkeypatch.setattr(cuda, "cupy", broken)
+    assert "does not import (ImportError: libsomething.so)" in cuda.probe()
+
+
+def test_no_driver(stub):
+    def none():
+        raise RuntimeError("cudaErrorInsufficientDriver")
+
+    stub.cuda.runtime.getDeviceCount = none
+    assert "no usable NVIDIA driver (cudaErrorInsufficientDriver)" in cuda.probe()
+
+
+def test_no_device(stub):
+    stub.cuda.runtime.getDeviceCount = lambda: 0
+    assert "no CUDA device is visible" in cuda.probe()
+    stub.cuda.runtime.getDeviceCount = lambda: 2
+    assert "only 0 to 1 are visible to this process, cuda:2 is not" in cuda.probe(2)
+
+
+def test_libraries_that_do_not_work(stub):
+    def missing(shape, dtype):
+        raise ImportError('Failure finding "libcublas.so"')
+
+    stub.ones = missing
+    assert "the CUDA libraries do not work (ImportError" in cuda.probe()
+    cuda._probed.cache_clear()
+    stub.ones = lambda shape, dtype: np.zeros(shape, dtype)
+    assert "computes wrong results" in cuda.probe()
+
+
+def test_one_that_works(stub):
+    assert cuda.probe() is None
+
+
+# --- the choice ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", "CPU", ""])
+def test_devices_that_nobody_knows(device):
+    with pytest.raises(ValueError, match="is not known: it is None"):
+        NMF(2, device=device).fit(np.ones((4, 3)))
+
+
+def test_a_gpu_that_was_asked_for_is_never_the_cpu(monkeypatch):
+    without_cupy(monkeypatch)
+    X = np.random.RandomState(0).rand(8, 5)
+    for run in (
+        lambda: NMF(2, device="cuda").fit(X),
+        lambda: NMF(2, device="cuda:1").fit_transform(X),
+        lambda: NMF(2).fit(Foreign()),
+    ):
+        with pytest.raises(cuda.DeviceError, match=r"cannot be used: CuPy is not installed"):
+            run()
+    with pytest.raises(ValueError, match="is not known"):
+        NMF(2, device="cuda:one").fit(X)
+    plain = NMF(2, tol=0, max_iter=3, random_state=0).fit_transform(X)
+    auto = NMF(2, tol=0, max_iter=3, random_state=0, device="auto").fit_transform(X)
+    np.testing.assert_array_equal(auto, plain)
+
+
+def test_X_decides_where_it_is_computed_on(stub):
+    stub.cuda.runtime.getDeviceCount = lambda: 2
+    host = np.ones((3, 2))
+    assert cuda.resolve(None, host) is None
+    assert cuda.resolve("cpu", host) is None
+    assert cuda.resolve("cuda", host) == 0
+    assert cuda.resolve("cuda:1", host) == 1
+    assert cuda.resolve("auto", host) == 0
+    assert cuda.resolve(None, Foreign(number=1)) == 1
+    assert cuda.resolve("cuda", Foreign(number=1)) == 1
+    assert cuda.resolve("auto", Foreign(number=1)) == 1
+    with pytest.raises(ValueError, match="X is on cuda:1 and device='cpu'"):
+        cuda.resolve("cpu", Foreign(number=1))
+    with pytest.raises(ValueError, match="X is on cuda:1 and device='cuda:0'"):
+        cuda.resolve("cuda:0", Foreign(number=1))
+
+
+def test_whose_array_it_is():
+    def of(module, **attributes):
+        return type("Array", (), {"__module__": module, **attributes})()
+
+    assert cuda.kind_of(np.ones(2)) is None
+    assert cuda.kind_of([[1.0]]) is None
+    assert cuda.kind_of(of("cupy")) == "cupy"
+    assert cuda.kind_of(of("cupyx.scipy.sparse._csr")) == "cupyx"
+    assert cuda.kind_of(of("torch", is_cuda=True)) == "torch"
+    assert cuda.kind_of(of("torch", is_cuda=False)) is None
+    assert cuda.kind_of(Foreign()) == "cuda"
+    assert cuda.kind_of(Dlpack(2)) == "cuda"
+    assert cuda.kind_of(Dlpack(1)) is None
+
+
+def test_mini_batches_stay_on_the_cpu(stub):
+    X = np.random.RandomState(0).rand(8, 5)
+    expected = MiniBatchNMF(2, max_iter=2, tol=0, random_state=0).fit(X).components_
+    found = MiniBatchNMF(2, max_iter=2, tol=0, random_state=0, device="auto").fit(X).components_
+    np.testing.assert_array_equal(found, expected)
+    for model, given in ((MiniBatchNMF(2, device="cuda"), X), (MiniBatchNMF(2), Foreign())):
+        with pytest.raises(NotImplementedError, match="MiniBatchNMF computes on the CPU"):
+            model.fit(given)
+
+
+def test_nobody_imports_cupy_who_does_not_ask_for_it():
+    code = (
+        "import sys, numpy as np, nmfcore\n"
+        "nmfcore.NMF(2, max_iter=2, tol=0, solver='hals').fit(np.ones((6, 5)) + np.eye(6, 5))\n"
+        "sys.exit('cupy' in sys.modules or 'cupyx' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_fit_says_why_there_is_no_gpu(monkeypatch, capsys, tmp_path):
+    without = cuda.probe() is not None
+    if not without:
+        pytest.skip("there is a GPU")
+    assert cli.main(["fit", "--device", "cuda", "--out", str(tmp_path / "made")]) == 2
+    assert "device='cuda:0' cannot be used" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "made").exists()
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    told = capsys.readouterr().out
+    for name in ("nmfcore", "numpy", "numba", "scikit-learn", "threads", "SIMD", "GPU", "extra gpu"):
+        assert name in told
+    if cuda.probe() is not None:
+        assert "none: " in told
