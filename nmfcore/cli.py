@@ -255,6 +255,7 @@ def _fit(
     notes = Console(stderr=True)
     target = _target(source, out)
     _check_target(target, force)
+    _check_device(settings["device"])
     try:
         pictures = _read(source, size, skip_broken, notes)
         _check_k(k, pictures)
@@ -308,6 +309,16 @@ def _check_target(target: Path, force: bool) -> None:
         raise _Stop(f"the folder '{parent}' cannot be written to: choose another --out")
 
 
+def _check_device(device: str | None) -> None:
+    """Refuse a device that cannot be used before any picture is read."""
+    from .backends.cuda import DeviceError, resolve
+
+    try:
+        resolve(device, None)
+    except (DeviceError, ValueError) as error:
+        raise _Stop(str(error)) from error
+
+
 def _read(source: str | None, size: tuple[int, int] | None, skip_broken: bool, notes: Any) -> "Pictures":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -348,7 +359,6 @@ def _check_k(k: int, pictures: "Pictures") -> None:
 
 
 def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any) -> _Result:
-    from .backends.cuda import DeviceError
     from .estimators import NMF
     from .images import model_of
 
@@ -376,8 +386,6 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
             W = _settle(estimator, last)
         except (ValueError, TypeError) as error:
             raise _Stop(_why_refused(error, pictures)) from error
-        except DeviceError as error:
-            raise _Stop(str(error)) from error
         if last is not None:
             show(last, norm if frobenius else None, final=True)
     seconds = time.perf_counter() - start
@@ -391,9 +399,9 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
 
 def _settle(estimator: Any, last: Any) -> "np.ndarray":
     """Leave an interrupted estimator as the last report saw it; return its W."""
-    from .backends.cuda import give_back
+    from .backends.cuda import to_host
 
-    W, H = (give_back(factor, None) for factor in last.factors())
+    W, H = (to_host(factor) for factor in last.factors())
     if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
         estimator.components_ = H
         estimator.n_iter_ = int(last.iteration)
@@ -643,7 +651,7 @@ EXTRAS = {
     "gpu": ("cupy",),
     "disk": ("h5py", "zarr"),
     "dask": ("dask", "distributed"),
-    "serve": ("starlette", "uvicorn"),
+    "serve": ("starlette", "uvicorn", "jinja2"),
 }
 
 

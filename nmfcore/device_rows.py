@@ -53,7 +53,7 @@ class DeviceRows:
     Parameters
     ----------
     X : cupy.ndarray of shape (n, m), CSR, or numpy.ndarray to be streamed
-        In a type that the kernels read (`cuda_ops.stored_as_is`).
+        On the device in a type that the kernels read (`cuda_ops.stored_as_is`).
     dtype : numpy.float32 or numpy.float64
         Compute type.
     n_jobs : None
@@ -75,6 +75,7 @@ class DeviceRows:
         self.shape: tuple[int, int] = tuple(X.shape)
         self.sparse = isinstance(X, CSR)
         self.streamed = isinstance(X, np.ndarray)
+        self.stored = _stored_type(X.dtype, dtype)
         self.backend = cuda_ops
         self.kind = kind
         self._xt = transposed
@@ -90,7 +91,7 @@ class DeviceRows:
         n, m = self.shape
         if not self.streamed:
             return max(n, 1)
-        return max(64, BLOCK_BYTES // max(1, m * self.X.itemsize) // 64 * 64)
+        return max(64, BLOCK_BYTES // max(1, m * self.stored.itemsize) // 64 * 64)
 
     def blocks(self) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """(first row, last row, block), in order; a streamed block is gone when the next but one is asked for."""
@@ -99,7 +100,7 @@ class DeviceRows:
             yield 0, n, cuda_ops.cut(self.X, (0, n))
             return
         if self._buffers is None:
-            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.X.dtype)
+            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored)
         yield from self._buffers.stream(self.X)
 
     def plan(self, width: int) -> _Plan:
@@ -126,7 +127,7 @@ class DeviceRows:
             ).T.tocsr()
             return DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
         if self.streamed:
-            return DeviceRows(cuda.cupy().asarray(np.ascontiguousarray(self.X[rows])), self.dtype)
+            return DeviceRows(_upload(self.X[rows], self.stored), self.dtype)
         return DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
 
     def state(self, **arrays: Array) -> RowState:
@@ -255,7 +256,7 @@ class _Buffers:
             slot, hi = number % 2, min(lo + self.rows, n)
             if number >= 2:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
-            np.copyto(self.pinned[slot][: hi - lo], X[lo:hi])
+            np.copyto(self.pinned[slot][: hi - lo], X[lo:hi])  # and widened, where the kernels do not read X's type
             self.copies.wait_event(self.used[slot])
             self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
             self.arrived[slot].record(self.copies)
@@ -292,7 +293,7 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
     if isinstance(X, np.ndarray):
         stored = _stored_type(X.dtype, dtype)
         free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
-        if X.shape[0] * X.shape[1] * stored.itemsize > ROOM * free and stored == X.dtype:
+        if X.shape[0] * X.shape[1] * stored.itemsize > ROOM * free:
             return DeviceRows(X, dtype)
         return DeviceRows(_upload(X, stored), dtype)
     if X.dtype == np.bool_:

@@ -249,7 +249,10 @@ class _BaseNMF(
 
     def _number(self, X: Any) -> int | None:
         """Return the number of the device to compute on; None is the CPU."""
-        return cuda.resolve(self.device, X)
+        number = cuda.resolve(self.device, X)
+        if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
+            return number if _beta_loss_to_float(self.beta_loss) in (1, 2) else None
+        return number
 
     def _place(self, X: Any) -> AbstractContextManager[Any]:
         """Return the context to compute in."""
@@ -288,7 +291,7 @@ class _BaseNMF(
     def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
         """Check a factor that the user gave → as an array, and its type if it came with one."""
         if cuda.kind_of(F) is not None:  # small, and checked once: on the host
-            F = cuda.give_back(cuda.adopt(F), None)
+            F = cuda.to_host(F)
         return _check_init(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
     def _check_types(self, X: Any, data: Rows, **types: Any) -> None:

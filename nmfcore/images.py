@@ -439,7 +439,11 @@ def model_of(estimator: Any, W: np.ndarray, pictures: Pictures | None = None, **
     known: dict[str, Any] = {
         "W": W,
         "components": estimator.components_,
-        "parameters": {name: value for name, value in estimator.get_params(deep=False).items() if name != "callback"},
+        "parameters": {
+            name: value
+            for name, value in estimator.get_params(deep=False).items()
+            if name not in ("callback", "device")  # who reads the model computes where their X is
+        },
         "estimator": type(estimator).__name__,
         "history": dict(getattr(estimator, "history_", {})),
         "n_iter": int(estimator.n_iter_),

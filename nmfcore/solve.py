@@ -60,20 +60,24 @@ class Progress:
         Since the loop began.
     """
 
-    __slots__ = ("_factors", "iteration", "kkt", "loss", "seconds", "violation")
+    __slots__ = ("_factors", "_give_back", "iteration", "kkt", "loss", "seconds", "violation")
 
-    def __init__(self, iteration: int, report: Report, seconds: float, factors: tuple[Array, Array]):
+    def __init__(
+        self, iteration: int, report: Report, seconds: float, factors: tuple[Array, Array],
+        give_back: Callable[[Array], Array] = lambda A: A,
+    ):  # fmt: skip
         self.iteration = iteration
         self.loss = report.loss
         self.kkt = report.kkt
         self.violation = report.violation
         self.seconds = seconds
         self._factors = factors
+        self._give_back = give_back
 
     def factors(self) -> tuple[Array, Array]:
         """Copy W (n × k) and H (k × m) as they are now."""
         W, Ht = self._factors
-        return W.copy(), Ht.T.copy()
+        return self._give_back(W.copy()), self._give_back(Ht.T.copy())
 
 
 class Coded(NamedTuple):
@@ -275,7 +279,7 @@ def factorize(
                 reason = rule.after(report, done)
                 if callback is not None:
                     report.loss = known
-                    progress = Progress(done, report, seconds[-1], (state["W"], small.Ht))
+                    progress = Progress(done, report, seconds[-1], (state["W"], small.Ht), data.give_back)
                     if callback(progress) is True and not reason:
                         reason = "the callback asked for it"
                         break

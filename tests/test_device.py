@@ -1,14 +1,17 @@
 """Where to compute: the choice, the sentences when there is no GPU, and whose arrays come back."""
 
 import importlib.util
+import pickle
 import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+from scipy import sparse
 
-from nmfcore import NMF, MiniBatchNMF, cli
+import nmfcore
+from nmfcore import NMF, MiniBatchNMF, cli, images
 from nmfcore.backends import cuda
 
 
@@ -83,6 +86,26 @@ def test_a_cupy_that_does_not_import(monkeypatch, stub):
     assert "does not import (ImportError: libsomething.so)" in cuda.probe()
 
 
+def test_a_page_of_complaints_becomes_one_sentence(monkeypatch, stub):
+    banner = "=" * 64
+
+    def broken():
+        said = f"\n{banner}\nFailed to import CuPy.\n\nOriginal error:\n  OSError: no\n  libcudart\n{banner}\n"
+        raise ImportError(said)
+
+    monkeypatch.setattr(cuda, "cupy", broken)
+    assert "does not import (OSError: no libcudart): pip" in cuda.probe()
+    monkeypatch.undo()
+    cuda._probed.cache_clear()
+
+    def missing(shape, dtype):
+        raise ImportError('\nFailure finding "libcublas.so"\nSet CUDA_PATH.\n')
+
+    stub.ones = missing
+    monkeypatch.setitem(sys.modules, "cupy", stub)
+    assert '(ImportError: Failure finding "libcublas.so" Set CUDA_PATH.)' in cuda.probe()
+
+
 def test_no_driver(stub):
     def none():
         raise RuntimeError("cudaErrorInsufficientDriver")
@@ -93,6 +116,13 @@ def test_no_driver(stub):
 
 def test_no_device(stub):
     stub.cuda.runtime.getDeviceCount = lambda: 0
+    assert "no CUDA device is visible" in cuda.probe()
+    cuda._probed.cache_clear()
+
+    def none():
+        raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+    stub.cuda.runtime.getDeviceCount = none
     assert "no CUDA device is visible" in cuda.probe()
     stub.cuda.runtime.getDeviceCount = lambda: 2
     assert "only 0 to 1 are visible to this process, cuda:2 is not" in cuda.probe(2)
@@ -156,6 +186,39 @@ def test_X_decides_where_it_is_computed_on(stub):
         cuda.resolve("cuda:0", Foreign(number=1))
 
 
+def test_cuda_is_cupys_current_device(stub):
+    class Current(stub.cuda.Device):
+        def __init__(self, number=1):
+            super().__init__(number)
+
+    stub.cuda.Device = Current
+    stub.cuda.runtime.getDeviceCount = lambda: 2
+    host = np.ones((3, 2))
+    assert cuda.resolve("cuda", host) == cuda.resolve("auto", host) == 1
+    assert cuda.resolve("cuda:0", host) == 0
+    assert cuda.resolve("cuda", Foreign(number=0)) == 0
+
+
+def test_only_cupy_can_tell_where_a_bare_interface_lives(stub):
+    class Bare:
+        __cuda_array_interface__ = {}
+
+    stub.cuda.runtime.getDeviceCount = lambda: 2
+    stub.asarray = lambda X: types.SimpleNamespace(device=types.SimpleNamespace(id=1))
+    assert cuda.resolve(None, Bare()) == 1
+    with pytest.raises(ValueError, match="X is on cuda:1 and device='cuda:0'"):
+        cuda.resolve("cuda:0", Bare())
+
+
+def test_auto_takes_the_cpu_for_what_the_gpu_lacks(stub):
+    X = sparse.random(20, 6, 0.5, "csr", random_state=0)
+    assert NMF(2, device="auto")._number(X) == 0
+    assert NMF(2, device="auto", solver="mu", beta_loss=1)._number(X) == 0
+    assert NMF(2, device="auto", solver="mu", beta_loss=0.5)._number(X) is None
+    assert NMF(2, device="auto", solver="mu", beta_loss=0.5)._number(X.toarray()) == 0
+    assert NMF(2, device="cuda", solver="mu", beta_loss=0.5)._number(X) == 0  # and raises later
+
+
 def test_whose_array_it_is():
     def of(module, **attributes):
         return type("Array", (), {"__module__": module, **attributes})()
@@ -169,6 +232,126 @@ def test_whose_array_it_is():
     assert cuda.kind_of(Foreign()) == "cuda"
     assert cuda.kind_of(Dlpack(2)) == "cuda"
     assert cuda.kind_of(Dlpack(1)) is None
+    assert cuda.kind_of(type("Mine", (type(of("torch")),), {"is_cuda": True})()) == "torch"
+    assert cuda.kind_of(sparse.eye(3)) is None
+
+
+# --- in and out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", ["torch", "array_library"])
+def test_arrays_of_others_come_in_and_go_out_without_a_copy(monkeypatch, stub, library):
+    """By DLPack both ways, of the module that made X."""
+    stub.from_dlpack = lambda X: ("adopted", X)
+    stub.asarray = lambda A: A
+    other = types.ModuleType(library)
+    other.from_dlpack = lambda A: ("given back", A)
+    monkeypatch.setitem(sys.modules, library, other)
+
+    class Tensor(Dlpack):
+        __module__ = library
+        is_cuda, layout = True, "torch.strided"
+
+        def __dlpack__(self):
+            raise AssertionError("nobody but CuPy asks for it")
+
+        def __array_namespace__(self):
+            return other
+
+        def detach(self):
+            return "detached"
+
+        def get_device(self):
+            return self._where[1]
+
+        device = property(lambda self: types.SimpleNamespace(index=self._where[1]))
+
+    X = Tensor(2, 1)
+    stub.cuda.runtime.getDeviceCount = lambda: 2
+    kind = cuda.kind_of(X)
+    assert kind == library
+    assert cuda.resolve(None, X) == 1
+    assert cuda.adopt(X) == ("adopted", "detached" if library == "torch" else X)
+    assert cuda.give_back("W", kind) == ("given back", "W")
+    Tensor.layout = "torch.sparse_csr"
+    if library == "torch":
+        with pytest.raises(TypeError, match="give a dense one, or a cupyx"):
+            cuda.adopt(X)
+
+
+def test_bare_interfaces_come_back_as_cupys(stub):
+    stub.asarray = lambda A: ("cupy", A)
+    X = Foreign()
+    assert cuda.adopt(X) == ("cupy", X)
+    assert cuda.give_back("W", cuda.kind_of(X)) == ("cupy", "W")
+
+
+@pytest.fixture
+def card(stub):
+    """CuPy's arrays as far as files and factors go: what is on the host, and a way to get it."""
+
+    class ndarray:
+        __module__ = "cupy"
+
+        def __init__(self, host):
+            self.host = np.asarray(host)
+
+        shape = property(lambda self: self.host.shape)
+        dtype = property(lambda self: self.host.dtype)
+        device = types.SimpleNamespace(id=0)
+
+        def __array__(self, *args, **kwargs):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    stub.asnumpy = lambda A: A.host
+    return ndarray
+
+
+def test_models_leave_the_device_when_they_are_kept(card, tmp_path):
+    X = np.random.default_rng(0).random((12, 5))
+    model = NMF(2, max_iter=5, tol=0, random_state=0, device="cpu")
+    W, H = model.fit_transform(X), model.components_
+    model.components_ = card(H)
+    assert type(model.components_) is card
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).components_, H)
+    nmfcore.save(images.model_of(model, card(W)), tmp_path / "model.npz")
+    kept = nmfcore.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(kept.components, H)
+    np.testing.assert_array_equal(kept.W, W)
+    assert "device" not in kept.parameters
+    # and host data asks for host codes, wherever the model was learned
+    expected = NMF(2, max_iter=5, tol=0, random_state=0).fit(X)
+    np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+    np.testing.assert_array_equal(model.inverse_transform(W), W @ H)
+
+
+def test_factors_to_begin_with_may_live_on_a_device(card):
+    rng = np.random.default_rng(0)
+    X, W, H = rng.random((12, 5)), rng.random((12, 2)), rng.random((2, 5))
+    settings = {"init": "custom", "max_iter": 3, "tol": 0}
+    found = NMF(2, **settings).fit_transform(X, W=card(W), H=card(H))
+    np.testing.assert_array_equal(found, NMF(2, **settings).fit_transform(X, W=W, H=H))
+
+
+@pytest.mark.parametrize(
+    ("X", "text"),
+    [
+        (np.ones(5), "Expected 2D array, got 1D array instead"),
+        (np.ones((0, 5)), r"Found array with 0 sample\(s\) \(shape=\(0, 5\)\) while a minimum of 1 is required by NMF"),
+        (np.ones((5, 0)), r"0 feature\(s\)"),
+        (np.ones((4, 3)) * 1j, "Complex data not supported"),
+        (np.ones((4, 3), "m8[s]"), "X on a device has dtype timedelta64"),
+    ],
+)
+def test_an_X_on_a_device_is_checked_as_scikit_learn_does(card, X, text):
+    with pytest.raises(ValueError, match=text):
+        NMF(2).fit(card(X))
+
+
+def test_features_are_counted(card):
+    model = NMF(2, max_iter=2, tol=0).fit(np.random.default_rng(0).random((12, 5)))
+    with pytest.raises(ValueError, match="X has 4 features, but NMF is expecting 5 features as input"):
+        model.transform(card(np.ones((3, 4))))
 
 
 def test_mini_batches_stay_on_the_cpu(stub):
