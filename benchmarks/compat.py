@@ -111,7 +111,7 @@ def row_of(minor, arguments, dry_run):
             row |= {"ok": None} if dry_run else run_suite(python, f"{scratch}/numba", arguments)
         except (RuntimeError, subprocess.CalledProcessError) as error:
             row = {"ok": False, "failures": [str(error)]}
-    return {**row, "seconds": round(time.perf_counter() - started)}
+    return {**row, "seconds": round(time.perf_counter() - started), "date": time.strftime("%Y-%m-%d")}
 
 
 def line_of(minor, row):
