@@ -87,23 +87,31 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_parts(const double* pa
   out[i] += total;
 }
 
-// The same for stats of `length` numbers per part, of which SWEEPS is a maximum.
+// The same for stats of `length` numbers per part, of which SWEEPS is a maximum; a block for each number.
 extern "C" __global__ void __launch_bounds__(THREADS) add_stats(const double* parts, int length, int count, double* out) {
-  for (int i = threadIdx.x; i < length; i += THREADS) {
-    double total = 0.0, most = out[i];
-    for (int s = 0; s < count; ++s) {
-      double part = parts[(i64)s * length + i];
-      total += part;
-      most = larger(most, part);
-    }
-    out[i] = i == SWEEPS ? most : out[i] + total;
+  __shared__ double room[THREADS / 32];
+  const int i = blockIdx.x;
+  double total = 0.0, most = 0.0;
+  for (int s = threadIdx.x; s < count; s += THREADS) {
+    double part = parts[(i64)s * length + i];
+    total += part;
+    most = larger(most, part);
   }
+#pragma unroll
+  for (int step = 16; step; step >>= 1) most = larger(most, __shfl_xor_sync(EVERY_LANE, most, step));
+  total = sum_block(total, room);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = most;
+  __syncthreads();
+  if (threadIdx.x) return;
+  for (int w = 0; w < THREADS / 32; ++w) most = larger(most, room[w]);
+  out[i] = i == SWEEPS ? larger(out[i], most) : out[i] + total;
 }
 
 // parts[block] = [min, number of non-finite values, Σx, Σx²] of some rows of X.
 extern "C" __global__ void __launch_bounds__(THREADS) opening(const XT* X, i64 ld, i64 n, i64 m, i64 chunk, double* parts) {
   __shared__ double room[THREADS / 32];
-  double least = 1e300 * 1e300, bad = 0.0, total = 0.0, squares = 0.0;
+  double least = (double)__uint_as_float(0x7f800000u), bad = 0.0, total = 0.0, squares = 0.0;
   i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
   for (i64 i = first; i < last; ++i)
     for (i64 j = threadIdx.x; j < m; j += THREADS) {
@@ -304,7 +312,7 @@ products(const XT* X, i64 ld, const FT* Ht, i64 n, i64 m, int k, FT* out) {
 }
 
 // parts[s, j, t] = Σ over the rows of chunk s of X[r, j]·F[r, t].  grid: columns of X, columns of F, chunks.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, KT <= 16 && sizeof(FT) == 4 ? 4 : 2)
 add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, double* parts) {
   __shared__ __align__(16) FT tile[DEPTH][COLUMNS];
   __shared__ __align__(16) FT side[DEPTH][KT];
@@ -375,9 +383,36 @@ add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, d
 // lanes, which hold KL of its coordinates each: position p = i·L + lane of the order. Positions beyond k are zero.
 #define KP (KL * L)
 
+// Number `at` of the Gram matrix in the order of a sweep, of each row a lane's numbers side by side, with l2.
+__device__ __forceinline__ FT arranged_at(const double* G, const int* order, int k, FT l2, int at) {
+  int p = at / KP, rest = at % KP, lane = rest / KL, q = rest % KL * L + lane;
+  return p < k && q < k ? (FT)(G[(i64)order[p] * k + order[q]] + (p == q ? (double)l2 : 0.0)) : (FT)0;
+}
+
+// The same in global memory (KP × KP), for a Gram matrix that is too large to be shared.
+extern "C" __global__ void __launch_bounds__(THREADS)
+arrange(const double* G, const int* order, int k, FT l2, FT* arranged) {
+  i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (at < KP * KP) arranged[at] = arranged_at(G, order, k, l2, (int)at);
+}
+
+// One coordinate's step → its new value; and what the sweep tells of itself.
+__device__ __forceinline__ FT coordinate_step(FT gradient, FT w, FT hess, FT inverse, bool first, bool by_step, bool moving,
+                                              double& now, double& kkt, FT& moved) {
+  FT projected = w == 0 && gradient > 0 ? (FT)0 : gradient;
+  FT made = larger(w - gradient * inverse, (FT)0);
+  FT step = hess != 0 ? made - w : (FT)0;
+  if (first || !by_step) now += fabs((double)projected);
+  if (first) kkt += (double)hess * (double)step * (double)step;
+  if (hess == 0 || !(first || moving)) return w;
+  moved += step * step;
+  return made;
+}
+
 template <class T>
 __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double* G, const int* order, i64 n, int k, FT l1,
-                                           FT l2, int sweeps, double tol, FT delta, int cross_of, FT* out, double* parts) {
+                                           FT l2, int sweeps, double tol, FT delta, int cross_of, FT* out, double* parts,
+                                           const FT* arranged) {
   DYNAMIC_SHARED(double, shared);
   __shared__ double room[THREADS / 32];
   FT* hess = reinterpret_cast<FT*>(shared);  // KP
@@ -393,10 +428,7 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   }
   __syncthreads();
 #if SHARED_G
-  for (int at = threadIdx.x; at < KP * KP; at += THREADS) {
-    int p = at / KP, rest = at % KP, lane = rest / KL, q = rest % KL * L + lane;
-    gram[at] = p < k && q < k ? (FT)(G[(i64)place[p] * k + place[q]] + (p == q ? (double)l2 : 0.0)) : (FT)0;
-  }
+  for (int at = threadIdx.x; at < KP * KP; at += THREADS) gram[at] = arranged_at(G, place, k, l2, at);
   __syncthreads();
 #endif
   const int lane = threadIdx.x % L;
@@ -419,6 +451,37 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   for (int s = 0; s < sweeps; ++s) {
     double now = 0.0;
     FT moved = 0;
+#if KL > 16
+#pragma unroll 1
+    for (int i = 0; i < KL; ++i) {
+      FT mine = 0, wanted = 0;
+#pragma unroll
+      for (int j = 0; j < KL; ++j) {
+        mine = i == j ? w[j] : mine;
+        wanted = i == j ? c[j] : wanted;
+      }
+#pragma unroll 1
+      for (int owner = 0; owner < L; ++owner) {
+        int p = i * L + owner;
+        if (p >= k) break;  // the same for every lane
+        FT g = 0;
+#pragma unroll
+        for (int j = 0; j < KL; ++j) {
+#if SHARED_G
+          g += w[j] * gram[p * KP + lane * KL + j];
+#else
+          g += w[j] * arranged[p * KP + lane * KL + j];
+#endif
+        }
+        g = sum_lanes<L>(g);
+        if (lane == owner) {
+          mine = coordinate_step(g - wanted + l1, mine, hess[p], inverse[p], s == 0, delta > 0, moving, now, kkt, moved);
+#pragma unroll
+          for (int j = 0; j < KL; ++j) w[j] = i == j ? mine : w[j];
+        }
+      }
+    }
+#else
 #pragma unroll
     for (int i = 0; i < KL; ++i) {
 #pragma unroll 1
@@ -431,25 +494,16 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
 #if SHARED_G
           g += w[j] * gram[p * KP + lane * KL + j];
 #else
-          int q = j * L + lane;
-          if (q < k) g += w[j] * (FT)(G[(i64)place[p] * k + place[q]] + (p == q ? (double)l2 : 0.0));
+          g += w[j] * arranged[p * KP + lane * KL + j];
 #endif
         }
         g = sum_lanes<L>(g);
         if (lane == owner) {
-          FT h = hess[p], gradient = g - c[i] + l1;
-          FT projected = w[i] == 0 && gradient > 0 ? (FT)0 : gradient;
-          FT made = larger(w[i] - gradient * inverse[p], (FT)0);
-          FT step = h != 0 ? made - w[i] : (FT)0;
-          if (s == 0 || !(delta > 0)) now += fabs((double)projected);
-          if (s == 0) kkt += (double)h * (double)step * (double)step;
-          if (h != 0 && (s == 0 || moving)) {
-            moved += step * step;
-            w[i] = made;
-          }
+          w[i] = coordinate_step(g - c[i] + l1, w[i], hess[p], inverse[p], s == 0, delta > 0, moving, now, kkt, moved);
         }
       }
     }
+#endif
     now = sum_lanes<L>(now);
     moved = sum_lanes<L>(moved);
     if (s == 0) {
@@ -468,7 +522,7 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
     if (live && p < k) {
       out[row * k + place[p]] = w[i];
       total += (double)w[i];
-      end_cross += (double)c[i] * (double)w[i];
+      end_cross += (double)C[row * k + place[p]] * (double)w[i];  // not as rounded: the loss comes from it
     }
   }
   double* to = parts + (i64)blockIdx.x * STATS;
@@ -493,16 +547,16 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
 }
 
 // cross_of: what parts[CROSS] is, 1: ⟨C, F⟩, 2: ⟨C, out⟩, 0: nothing.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
 sweep(const FT* F, const FT* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta,
-      int cross_of, FT* out, double* parts) {
-  sweep_rows<FT>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts);
+      int cross_of, FT* out, double* parts, const FT* arranged) {
+  sweep_rows<FT>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts, arranged);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
 sweep_given(const FT* F, const double* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol,
-            FT delta, int cross_of, FT* out, double* parts) {
-  sweep_rows<double>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts);
+            FT delta, int cross_of, FT* out, double* parts, const FT* arranged) {
+  sweep_rows<double>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts, arranged);
 }
 #endif  // FAMILY_SWEEP
 
@@ -518,6 +572,7 @@ __device__ __forceinline__ FT power(FT x, double p) {
   if (p == -2) return 1 / (x * x);
   if (p == 0.5) return sqrt(x);
   if (p == -0.5) return 1 / sqrt(x);
+  if (p == -1.5) return 1 / (x * sqrt(x));
   return (FT)pow((double)x, p);
 }
 
@@ -580,7 +635,7 @@ __device__ __forceinline__ void form_tile(const FT* F, const FT* Ht, i64 i0, i64
 
 // N[r, :] = Σ_j x·s^(β−2)·Ht[j, :], D[r, :] = Σ_j s^(β−1)·Ht[j, :] (β ≠ 1), for the rows of a block; with `losses`
 // D_β of each row at the incoming pair. update = 0: the losses only.  grid: rows, columns of the result.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, int update, FT* N, FT* D,
           double* losses) {
   __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
@@ -665,7 +720,7 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
 
 // parts[s, j, t] = Σ over the rows of chunk s of x·s^(β−2)·F[r, t]; below them, for β ≠ 1, of s^(β−1)·F[r, t].
 // grid: columns of X, columns of F, chunks.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 beta_columns(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, i64 chunk, double* numerators,
              double* denominators) {
   __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
@@ -752,7 +807,7 @@ __device__ __forceinline__ double sum_everywhere(double value, double* room) {
 // Updates of one row of F at a time, H fixed, from √(mean of the row / k), until its own e = √(2 D_β) falls by less than
 // tol × its first value in 10 of them. A block takes rows blockIdx, blockIdx + grid, …. Dense X, or with indptr CSR
 // (β = 1, 2). β = 2 works with C = X·Ht and G = HHᵀ instead of X. scratch: 2·length numbers per block. sum_H: Σ_j Ht[j, :].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 code_rows(const XT* X, i64 ld, const int* indptr, const int* indices, const FT* Ht, const FT* C, const double* G,
           const double* sum_H, i64 n, i64 m, int k, double beta, double gamma, FT l1, FT l2, FT floor, double tol,
           int max_iter, int across, i64 length, FT* scratch, FT* out, double* parts) {
@@ -788,7 +843,7 @@ code_rows(const XT* X, i64 ld, const int* indptr, const int* indices, const FT* 
       if (beta == 2) {
         for (int t = tid; t < k; t += THREADS) {
           double s = 0.0;
-          for (int u = 0; u < k; ++u) s += G[(i64)t * k + u] * (double)f[u];
+          for (int u = 0; u < k; ++u) s += G[(i64)u * k + t] * (double)f[u];
           denominator[t] = (FT)s;
           numerator[t] = C[row * k + t];
           loss += 0.5 * (double)f[t] * (s - 2.0 * (double)C[row * k + t]);

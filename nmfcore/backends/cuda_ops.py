@@ -32,11 +32,13 @@ THREADS = 128
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # of the tiles of a product; see the kernels
 HEIGHT, WIDTH = 32, 32  # of those of WH
 BLOCKS = 528  # what a launch should have at least: four for each multiprocessor of an H100 or H200
+RESIDENT = {32: 528, 64: 396}  # blocks at once of the tensor kernels, by their width: see BLOCKS_AT_ONCE there
+TENSOR_FROM = 25  # components from which on arithmetic holds the products up
 PARTS_BYTES = 64 << 20  # most memory for partial sums
 CHUNK = 256  # rows of a block of `multiply`
 CODERS = 2048  # blocks of `code_rows`
 SHARED = 48 << 10  # of a block, without asking for more
-SHARED_MOST = 160 << 10  # that every processor from sm_80 on grants
+SHARED_MOST = 98 << 10  # that every processor from sm_80 on grants
 GRID_X, GRID_YZ = 2**31 - 1, 65535
 
 _STORED = {
@@ -109,14 +111,32 @@ def cut(X: Any, rows: tuple[int, int], height: int = 0) -> Block:
 
 
 @functools.cache
-def _source() -> str:
-    return (resources.files(__package__) / "cuda_kernels.cu").read_text(encoding="utf-8")
+def _source(name: str = "cuda_kernels.cu") -> str:
+    text = (resources.files(__package__) / name).read_text(encoding="utf-8")
+    # CuPy writes it to a file in the locale's encoding; signs beyond ASCII are in comments only.
+    return "".join(sign if sign.isascii() else "_" for sign in text)
 
 
 @functools.cache
 def _module(families: tuple[str, ...], defines: tuple[str, ...], device: int) -> Any:
     options = ("-std=c++17", *(f"-DFAMILY_{family}" for family in families), *defines)
-    return cuda.cupy().RawModule(code=_source(), options=options)
+    source = _source("cuda_tensor.cu") if families == ("TENSOR",) else _source()
+    return cuda.cupy().RawModule(code=source, options=options)
+
+
+@functools.cache
+def _has_tf32(device: int) -> bool:
+    return int(cuda.cupy().cuda.Device(device).compute_capability) >= 80
+
+
+def _on_tensor_cores(X: Array, F: Array) -> bool:
+    """Whether the products of dense X with a factor of F's width are those of cuda_tensor.cu."""
+    return (
+        F.shape[1] >= TENSOR_FROM
+        and F.dtype == np.float32
+        and X.dtype.itemsize < 8
+        and _has_tf32(cuda.cupy().cuda.Device().id)
+    )
 
 
 def _kernel(family: str, name: str, stored: np.dtype, compute: np.dtype, **sizes: int) -> Any:
@@ -160,11 +180,17 @@ def tile_width(k: int) -> int:
     return next((width for width in (8, 16, 32) if k <= width), 64)
 
 
-def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS) -> tuple[int, int]:
-    """Rows per chunk of a sum over rows, and how many chunks: enough blocks to fill a card, within PARTS_BYTES."""
+def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 0) -> tuple[int, int]:
+    """Rows per chunk of a sum over rows, and how many chunks: enough blocks to fill a card, within PARTS_BYTES.
+
+    With `resident`, the blocks that run at the same time: as many chunks as leave the least of the last round idle.
+    """
     tiles = -(-max(m, 1) // columns) * -(-k // tile_width(k))
-    count = min(-(-BLOCKS // tiles), PARTS_BYTES // (8 * max(m, 1) * k), -(-n // 256), GRID_YZ)
-    count = max(1, count)
+    most = min(-(-(resident or BLOCKS) // tiles) * (2 if resident else 1),
+               PARTS_BYTES // (8 * max(m, 1) * k), -(-n // 256), GRID_YZ)  # fmt: skip
+    count = max(1, most)
+    if resident:
+        count = min(range(1, count + 1), key=lambda c: (-(-tiles * c // resident) / c, c))
     chunk = -(-n // count)
     chunk = -(-chunk // DEPTH) * DEPTH
     return max(chunk, DEPTH), max(1, -(-n // max(chunk, DEPTH)))
@@ -210,7 +236,7 @@ def _add_parts(parts: Array, out: Array, length: int, count: int) -> None:
 
 def _add_stats(parts: Array, stats: Array, length: int, count: int) -> None:
     kernel = _kernel("ROWS", "add_stats", np.dtype(np.float32), np.dtype(np.float32))
-    _launch(kernel, (1,), parts, _i32(length), _i32(count), stats)
+    _launch(kernel, (length,), parts, _i32(length), _i32(count), stats)
 
 
 def _leading(X: Array) -> int:
@@ -251,20 +277,23 @@ def products(block: Block, Ht: Array, out: Array) -> None:
         _launch(kernel, grid, X, block.indptr, block.indices, Ht, _i64(n), _i32(k), out)
         return
     width = tile_width(k)
-    kernel = _kernel("PRODUCTS", "products", X.dtype, Ht.dtype, KT=width)
+    family, name = ("TENSOR", "products_tensor") if _on_tensor_cores(X, Ht) else ("PRODUCTS", "products")
+    kernel = _kernel(family, name, X.dtype, Ht.dtype, KT=width)
     grid = (-(-n // ROWS), -(-k // width))
     _launch(kernel, grid, X, _i64(_leading(X)), Ht, _i64(n), _i64(m), _i32(k), out)
 
 
-def add_products(block: Block, F: Array, XtF: Array) -> None:
-    """XtF (m × k, float64) += Xᵀ·F; dense X (a sparse one has its transpose for that)."""
+def add_products(block: Block, F: Array, XtF: Array, exact: bool = False) -> None:
+    """XtF (m × k, float64) += Xᵀ·F; dense X (a sparse one has its transpose). exact: not on tensor cores."""
     n, m, k, X = block.rows, block.columns, F.shape[1], block.X
     if n == 0 or m == 0:
         return
-    width = tile_width(k)
-    chunk, count = plan_chunks(n, m, k)
+    width, family, name, resident = tile_width(k), "PRODUCTS", "add_products", 0
+    if not exact and _on_tensor_cores(X, F):
+        family, name, resident = "TENSOR", "add_products_tensor", RESIDENT[width]
+    chunk, count = plan_chunks(n, m, k, resident=resident)
     parts = cuda.cupy().empty((count, m, k))
-    kernel = _kernel("PRODUCTS", "add_products", X.dtype, F.dtype, KT=width)
+    kernel = _kernel(family, name, X.dtype, F.dtype, KT=width)
     grid = (-(-m // COLUMNS), -(-k // width), count)
     _launch(kernel, grid, X, _i64(_leading(X)), F, _i64(n), _i64(m), _i32(k), _i64(chunk), parts)
     _add_parts(parts, XtF, m * k, count)
@@ -274,10 +303,15 @@ def _as_block(F: Array) -> Block:
     return Block(F, *F.shape)
 
 
+def _add_gram(F: Array, B: Array, FtB: Array) -> None:
+    """FtB (k × k, float64) += Fᵀ·B: small, decides about losses, and symmetric for B = F."""
+    add_products(_as_block(F), B, FtB, exact=True)
+
+
 def gram(F: Array) -> Array:
     """FᵀF (k × k) in float64; blockwise products in F's type."""
     FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
-    add_products(_as_block(F), F, FtF)
+    _add_gram(F, F, FtF)
     return FtF
 
 
@@ -304,10 +338,15 @@ def _sweep(
     each, lanes, shared, held = plan_sweep(k, F.itemsize)
     kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
     blocks = -(-n * lanes // THREADS)
-    parts = cuda.cupy().empty((blocks, STATS))
+    parts, places, arranged = cuda.cupy().empty((blocks, STATS)), _order(order), None
+    if not shared:
+        width = each * lanes
+        arranged = cuda.cupy().empty((width, width), F.dtype)
+        arrange = _kernel("SWEEP", "arrange", F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=0)
+        _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(k), c(l2), arranged)
     _launch(
-        kernel, (blocks,), F, C, G, _order(order), _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps), np.float64(tol),
-        c(delta), _i32(cross_of), out, parts, shared=held,
+        kernel, (blocks,), F, C, G, places, _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps), np.float64(tol),
+        c(delta), _i32(cross_of), out, parts, arranged, shared=held,
     )  # fmt: skip
     if blocks:
         _add_stats(parts, stats, STATS, blocks)
@@ -344,15 +383,15 @@ def descend(
             _i64(F.shape[0]), _i32(k), B, start,
         )  # fmt: skip
         if begin.FtB.shape[0] > k:  # of the very first pair the loss is asked for as well
-            add_products(_as_block(start), start, begin.FtB[k:])
+            _add_gram(start, start, begin.FtB[k:])
             cross = 1
     _sweep("sweep", start, C, G, l1, l2, order, sweeps, tol, delta, cross, out, stats)
     if XtF.shape[0] and block.indptr is None:
         add_products(block, out, XtF)
     if FtF.shape[0]:
-        add_products(_as_block(out), out, FtF)
+        _add_gram(out, out, FtF)
     if B is not None and begin is not None and begin.FtB.shape[0]:
-        add_products(_as_block(out), B, begin.FtB[: F.shape[1]])
+        _add_gram(out, B, begin.FtB[: F.shape[1]])
 
 
 def sweep(
@@ -361,7 +400,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Sweeps on rows of F for given C (float64): the step of the small factor; see `cpu.sweep`."""
     _sweep("sweep_given", F, C, G, l1, l2, order, sweeps, 0.0, delta, 2, out, stats)
-    add_products(_as_block(out), out, FtF)
+    _add_gram(out, out, FtF)
     stats[SQUARE] += inner(G, FtF)
 
 
@@ -405,14 +444,14 @@ def multiply(
     if XtF.shape[0] and block.indptr is None:
         add_products(block, out, XtF)
     if FtF.shape[0]:
-        add_products(_as_block(out), out, FtF)
+        _add_gram(out, out, FtF)
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Do the same for given C (float64): the multiplicative step of the small factor."""
     D = _times_gram(F, G).astype(np.float64)
     _multiply("multiply_given", F, C, D, _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
-    add_products(_as_block(out), out, FtF)
+    _add_gram(out, out, FtF)
     stats[CROSS] += inner(C, out)
     stats[SQUARE] += inner(G, FtF)
 
@@ -467,7 +506,7 @@ def multiply_beta(
             _multiply("multiply", F, num, den, None, l1, l2, gamma, floor, out, stats)
             F = out
     if N.shape[0] and block.indptr is None:
-        width = tile_width(k)
+        width = min(tile_width(k), 256 // F.itemsize)
         chunk, count = plan_chunks(n, m, k, WIDTH)
         parts, below = xp.empty((count, m, k)), xp.empty((count, m, k)) if beta != 1 else None
         kernel = _kernel("BETA", "beta_columns", block.X.dtype, F.dtype, KT=width)
@@ -496,7 +535,7 @@ def _beta_rows(
     block: Block, F: Array, Ht: Array, beta: float, update: bool, num: Any, den: Any, losses: Array | None
 ) -> None:
     n, m, k = block.rows, block.columns, Ht.shape[1]
-    width = tile_width(k)
+    width = min(tile_width(k), 256 // F.itemsize)
     kernel = _kernel("BETA", "beta_rows", block.X.dtype, F.dtype, KT=width)
     grid = (-(-n // HEIGHT), -(-k // width) if update else 1)
     _launch(
