@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .disk import RowBlocks
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
     from .persistence import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["NMF", "MiniBatchNMF", "__version__", "load", "non_negative_factorization", "save"]
+__all__ = ["NMF", "MiniBatchNMF", "RowBlocks", "__version__", "load", "non_negative_factorization", "save"]
 
 _HOMES = {
     "NMF": "estimators",
     "MiniBatchNMF": "estimators",
+    "RowBlocks": "disk",
     "non_negative_factorization": "estimators",
     "load": "persistence",
     "save": "persistence",

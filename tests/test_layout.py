@@ -30,11 +30,12 @@ README = ROOT / "README.md"
 
 # From the highest room to the lowest. The package's own name stands for its lazy public names,
 # which only the command line may use; `_nmf` holds scikit-learn's private names, `minibatch` the
-# mini-batch algorithm, `warm_start` the start that fits of samples give, `device_rows` what `data` is for a GPU.
+# mini-batch algorithm, `warm_start` the start that fits of samples give, `device_rows` what `data` is for a GPU, `disk`
+# for X on disk; `checkpoint` keeps a fit that is under way.
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → plots → analysis → images → estimators "
-    "→ minibatch → warm_start → _nmf → distributed → persistence → similarity → solve → initialization → solvers "
-    "→ objective → device_rows → data → backends → _compat"
+    "→ minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve → initialization → solvers "
+    "→ objective → device_rows → disk → data → backends → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -43,6 +44,8 @@ ONLY_IN = {
     "cupy": {"backends/cuda.py"},
     "cupyx": {"backends/cuda.py"},
     "dask": {"distributed.py"},
+    "h5py": {"disk.py"},
+    "zarr": {"disk.py"},
     "distributed": {"distributed.py"},
     "sklearn.decomposition": set(),
 }
@@ -51,7 +54,7 @@ ONLY_IN = {
 HANDED = {"solvers", "objective", "initialization"}
 
 # What importing nmfcore must leave alone (pandas is loaded by scikit-learn itself).
-HEAVY = {"numba", "cupy", "dask", "matplotlib", "PIL", "sklearn.decomposition"}
+HEAVY = {"numba", "cupy", "dask", "h5py", "zarr", "matplotlib", "PIL", "sklearn.decomposition"}
 
 
 # --- the arrows of import ------------------------------------------------------------------------
@@ -293,7 +296,7 @@ def test_every_module_opens_with_what_it_is_for():
 
 
 # A user calls these; the rest of the house documents arguments where their names do not say enough.
-FOR_USERS = {"nmfcore", "estimators", "persistence", "images", "plots", "report"}
+FOR_USERS = {"nmfcore", "disk", "estimators", "persistence", "images", "plots", "report"}
 
 
 def documented():
