@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import time
 import warnings
@@ -25,6 +26,7 @@ from .backends import cuda
 from .persistence import replacing
 
 Array = NDArray[Any]
+logger = logging.getLogger("nmfcore")
 
 FORMAT, VERSION = "nmfcore-checkpoint", 1
 
@@ -101,6 +103,7 @@ class Checkpoint:
             rows = {name: arrays[key] for name, key in meta["rows"].items()}
             Ht = arrays[meta["small"]["fields"]["Ht"]["array"]]
             self._found = Kept(rows, Ht, meta, arrays)
+            logger.info("going on from the checkpoint '%s'", self.path)
         return self._found
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:

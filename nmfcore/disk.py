@@ -195,9 +195,10 @@ class RowBlocks(Source):
     sequential = True
 
     def __init__(self, blocks: Callable[[], Iterable[Any]], shape: tuple[int, int], dtype: Any):
-        if not callable(blocks):
+        given: Any = blocks
+        if not callable(given):
             msg = (
-                f"RowBlocks takes a function that returns an iterable of row blocks, not a {type(blocks).__name__}: "
+                f"RowBlocks takes a function that returns an iterable of row blocks, not a {type(given).__name__}: "
                 "every pass over X calls it anew. For a list of blocks: lambda: blocks."
             )
             raise TypeError(msg)
@@ -290,7 +291,7 @@ class NpyFile(Source):
 
             def fill(lo: int, hi: int, out: Array) -> None:
                 file.seek(self._offset + lo * width)
-                view = memoryview(out.reshape(-1).view(np.uint8))  # bytes, as readinto wants them
+                view: Any = out.reshape(-1).view(np.uint8)  # bytes, as readinto wants them
                 while len(view):
                     got = file.readinto(view)
                     if not got:
@@ -734,7 +735,7 @@ class Folder:
 
     def kept(self, A: Array) -> Array:
         """Return A if it lies in such a file already, else a copy that does."""
-        base = A
+        base: Any = A
         while isinstance(base, np.ndarray):
             if isinstance(base, np.memmap):
                 return A

@@ -33,6 +33,7 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
@@ -103,6 +104,7 @@ class _BaseNMF(
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "callback": [callable, None],
     }
+    __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
     _reads_disk = True
     memory: Any = None
 
@@ -523,7 +525,7 @@ class NMF(_BaseNMF):
         with the same bits as if it had never stopped; X and all parameters that matter to them
         must be the same, else it complains. It is written after Ctrl-C and at the end of
         `max_time`, too, and removed when the fit has come to its end.
-    checkpoint_every : float, default=60
+    checkpoint_every : float, default=600
         Seconds from one writing of `checkpoint` to the next.
 
     Attributes
@@ -618,7 +620,7 @@ class NMF(_BaseNMF):
         callback=None,
         memory=None,
         checkpoint=None,
-        checkpoint_every=60,
+        checkpoint_every=600,
     ):
         self.n_components = n_components
         self.init = init
@@ -643,7 +645,7 @@ class NMF(_BaseNMF):
         self.checkpoint_every = checkpoint_every
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, W=None, H=None, out=None):
+    def fit_transform(self, X, y=None, W=None, H=None, *, out=None):
         """Learn W and H from X, and return W.
 
         Parameters
@@ -771,7 +773,7 @@ class NMF(_BaseNMF):
         if self.init == "custom":
             for name, F in (("W", W), ("H", H)):
                 numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
-                identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers):08x}"
+                identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
         return Checkpoint(self.checkpoint, self.checkpoint_every, identity)
 
     def _warn(self, solution: Solution, data: Rows) -> None:
@@ -1112,7 +1114,7 @@ class MiniBatchNMF(_BaseNMF):
 
 @validate_params(
     {
-        "X": ["array-like", "sparse matrix"],
+        "X": ["array-like", "sparse matrix", str, PathLike],
         "W": ["array-like", None],
         "H": ["array-like", None],
         "update_H": ["boolean"],
@@ -1143,6 +1145,9 @@ def non_negative_factorization(
     n_jobs=None,
     max_time=None,
     callback=None,
+    memory=None,
+    checkpoint=None,
+    checkpoint_every=600,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -1156,7 +1161,7 @@ def non_negative_factorization(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        Non-negative numbers of any real type.
+        Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
     W : array-like of shape (n_samples, n_components), default=None
         Where to begin, for ``init="custom"``. Never written.
     H : array-like of shape (n_components, n_features), default=None
@@ -1198,6 +1203,12 @@ def non_negative_factorization(
     max_time : float or None, default=None
         Seconds after which no further iteration begins.
     callback : callable or None, default=None
+        See `NMF`.
+    memory : int, str or None, default=None
+        See `NMF`.
+    checkpoint : path-like or None, default=None
+        See `NMF`; not for ``update_H=False``.
+    checkpoint_every : float, default=600
         See `NMF`.
 
     Returns
@@ -1247,6 +1258,9 @@ def non_negative_factorization(
         n_jobs=n_jobs,
         max_time=max_time,
         callback=callback,
+        memory=memory,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
     )
     estimator._validate_params()
     with estimator._place(X):

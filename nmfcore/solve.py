@@ -99,7 +99,7 @@ class _Rule:
         self.first = first_error
 
     def memory(self) -> dict[str, Any]:
-        """What it remembers of the passes so far."""
+        """Return what it remembers of the passes so far."""
         return {name: value for name, value in vars(self).items() if name not in ("tol", "verbose", "started")}
 
     def restore(self, memory: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ README = ROOT / "README.md"
 # for X on disk; `checkpoint` keeps a fit that is under way.
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → plots → analysis → images → estimators "
-    "→ minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve → initialization → solvers "
-    "→ objective → device_rows → disk → data → backends → _compat"
+    "→ minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve → initialization "
+    "→ solvers → objective → device_rows → disk → data → backends → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -296,7 +296,7 @@ def test_every_module_opens_with_what_it_is_for():
 
 
 # A user calls these; the rest of the house documents arguments where their names do not say enough.
-FOR_USERS = {"nmfcore", "disk", "estimators", "persistence", "images", "plots", "report"}
+FOR_USERS = {"nmfcore", "estimators", "persistence", "images", "plots", "report"}
 
 
 def documented():

@@ -29,7 +29,7 @@ class Solver:
         return None
 
     def memory(self) -> dict[str, Any]:
-        """What changes from pass to pass beside the rows and the small factor."""
+        """Return what changes from pass to pass beside the rows and the small factor."""
         shuffle = getattr(self, "shuffle", None)
         return {"sums": self.sums, "shuffle": None if shuffle is None else shuffle.get_state(legacy=False)}
 
