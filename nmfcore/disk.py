@@ -348,17 +348,8 @@ class Stored(Source):
 
     @contextmanager
     def opened(self, streams: int = 1) -> Iterator[Read]:
-        """Hold the array open; of each stream the last chunk is kept decompressed."""
-        slabs: OrderedDict[int, Array] = OrderedDict()
-
-        def slab(array: Any, number: int) -> Array:
-            if number in slabs:
-                slabs.move_to_end(number)
-            else:
-                while len(slabs) >= streams:
-                    slabs.popitem(last=False)
-                slabs[number] = np.asarray(array[number * self._slab : (number + 1) * self._slab])
-            return slabs[number]
+        """Hold the array open; of each stream the chunk that it has read half is kept decompressed."""
+        begun: OrderedDict[int, Array] = OrderedDict()  # by the row that such a stream goes on with
 
         with self._hold() as array:
 
@@ -366,19 +357,20 @@ class Stored(Source):
                 if not self._slab:
                     out[:] = array[lo:hi]
                     return
-                for row in _cut_points(lo, hi, self._slab):
-                    number = row // self._slab
-                    begin = number * self._slab
+                row, slab = lo, begun.pop(lo, None)
+                while row < hi:
+                    begin = row // self._slab * self._slab
                     last = min(hi, begin + self._slab)
-                    out[row - lo : last - lo] = slab(array, number)[row - begin : last - begin]
+                    if slab is None:
+                        slab = np.asarray(array[begin : begin + self._slab])
+                    out[row - lo : last - lo] = slab[row - begin : last - begin]
+                    if last % self._slab:
+                        begun[last] = slab
+                    row, slab = last, None
+                while len(begun) > streams:
+                    begun.popitem(last=False)
 
             yield read
-
-
-def _cut_points(lo: int, hi: int, step: int) -> Iterator[int]:
-    """Return lo, and the multiples of `step` between lo and hi."""
-    yield lo
-    yield from range((lo // step + 1) * step, hi, step)
 
 
 def source_of(X: Any) -> Any:
@@ -477,7 +469,7 @@ def _from_zarr(path: Path, name: str) -> Stored:
     if name:
         array = array[name]
     elif not hasattr(array, "dtype"):  # a group
-        array = array[_only([key for key, each in array.arrays() if each.ndim == 2], path)]
+        array = array[_only(sorted(key for key, each in array.arrays() if each.ndim == 2), path)]
     return Stored(array)
 
 
@@ -593,6 +585,7 @@ class _Pass:
         self.busy: set[int] = set()
         self.left = sum(len(lane) for lane in lanes)  # blocks that nobody has begun to visit
         self.made = len(rows._buffers)
+        self.reading = True
         self.stop = False
         self.failures: list[BaseException] = []
 
@@ -620,14 +613,20 @@ class _Pass:
             self.rows._buffers.append(buffer)
             return
         reader = threading.Thread(target=self._read, name="nmfcore-read", daemon=True)
-        reader.start()
         try:
+            reader.start()
             run_all(self._work, self.threads, self.threads)
         finally:
-            while reader.is_alive():
+            while self.reading or reader.is_alive():
                 try:
                     self._end()
-                    reader.join()
+                    # Not by join alone: a thread whose join was interrupted passes for dead (Python < 3.13).
+                    with self.change:
+                        while self.reading:
+                            self.change.wait(1.0)
+                            self.reading &= reader.ident is not None  # interrupted before it began
+                    if reader.ident is not None:
+                        reader.join()
                 except BaseException as failure:  # Ctrl-C: the reader holds buffers of ours until it is done
                     self.failures.append(failure)
         if self.failures:
@@ -666,6 +665,10 @@ class _Pass:
                         self.change.notify_all()
         except BaseException as failure:
             self._end(failure)
+        finally:
+            with self.change:
+                self.reading = False
+                self.change.notify_all()
 
     def _work(self, number: int) -> None:
         try:

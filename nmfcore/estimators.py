@@ -33,8 +33,8 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array, check_random_state
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from . import _compat, disk, minibatch

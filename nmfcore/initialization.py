@@ -83,7 +83,7 @@ def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, 
         return np.abs(drawn, out=drawn)
 
     H = draw(k, m)  # before W
-    step = max(1, (1 << 20) // k)  # W bit by bit: the numbers come in float64
+    step = max(1, (1 << 17) // k)  # W bit by bit: the numbers come in float64
     W = np.empty((n, k), data.dtype) if data.folder is None else data.new_rows(k)
     for lo in range(0, n, step):
         W[lo : lo + step] = draw(min(step, n - lo), k)

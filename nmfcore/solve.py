@@ -326,11 +326,15 @@ def factorize(
         checkpoint.save()
     Ht = Ht if small is None else small.Ht
     W = state["W"]
-    final = divergence(data, W, Ht, solver.beta) if measure else np.nan
+    final = np.nan
+    # Who pressed Ctrl-C waits for no further pass over a disk, and what cannot be read is not read once more.
+    hurry = interruption is not None and not data.in_memory
+    if measure:
+        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
     earlier = None if small is None else solver.best(state, small)
     if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
-        _, W, Ht = earlier
-        final = divergence(data, W, Ht, solver.beta)
+        known, W, Ht = earlier
+        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)) if measure else np.nan)
         converged = late is not None
