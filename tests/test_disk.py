@@ -1,4 +1,4 @@
-"""X on disk: the bits of a fit from memory, read once a pass, in bounded memory, with clear errors and no thread left."""
+"""X on disk: the bits of a fit from memory, read once a pass, in bounded memory; clear errors, and no thread left."""
 
 import contextlib
 import os
@@ -164,9 +164,9 @@ def test_gram_start_of_few_features(tmp_path):
 
 
 def test_custom_start(tmp_path, rng):
-    X = matrix("float64", 500)
+    X, path = matrix("float64", 500), tmp_path / "x.npy"
     W, H = rng.random((500, K)), rng.random((K, M))
-    np.save(tmp_path / "x.npy", X)
+    np.save(path, X)
     for start in ({"W": W, "H": H}, {"H": H}):
         models = [NMF(K, init="custom", max_iter=3, tol=0) for _ in range(2)]
         given = [
@@ -174,7 +174,7 @@ def test_custom_start(tmp_path, rng):
         ]
         np.testing.assert_array_equal(*given)
     with pytest.raises(ValueError, match="give H, or W and H"):
-        NMF(K, init="custom").fit(tmp_path / "x.npy", W=W)
+        NMF(K, init="custom").fit(path, W=W)
 
 
 def test_function_takes_them_too(tmp_path):
@@ -433,7 +433,7 @@ def test_too_large_for_the_compute_type(tmp_path):
     X = matrix("float64", 300)
     X[7, 3] = 1e200
     np.save(tmp_path / "x.npy", X)
-    with pytest.raises(ValueError, match="too large for .*float32.* row 7, column 3"):
+    with pytest.raises(ValueError, match=r"too large for .*float32.* row 7, column 3"):
         fitted(tmp_path / "x.npy", dtype=np.float32)
 
 
@@ -483,7 +483,7 @@ def test_hdf5_and_zarr_of_several_matrices(tmp_path):
             made = getattr(group, "create_array", None) or group.create_dataset  # zarr 3, 2
             made(name, shape=X.shape, dtype=X.dtype, chunks=(20, M))[:] = X
     for name in ("x.h5", "x.zarr"):
-        with pytest.raises(ValueError, match="the one meant must be named, as in .*::a'"):
+        with pytest.raises(ValueError, match=r"the one meant must be named, as in .*::a'"):
             NMF(2).fit(tmp_path / name)
         found, expected = (NMF(2, init="random", random_state=0) for _ in range(2))
         with warnings.catch_warnings():
