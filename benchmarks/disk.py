@@ -70,8 +70,15 @@ X = np.load(path, mmap_mode="r")
 if kind == "memory":
     X = np.array(X[:rows])
 elif kind == "blocks":
-    mapped = X[:rows]
-    X = disk.RowBlocks(lambda: (mapped[lo : lo + 3000] for lo in range(0, rows, 3000)), mapped.shape, mapped.dtype)
+    start, m = X.offset, X.shape[1]
+
+    def blocks():
+        with open(path, "rb") as file:
+            file.seek(start)
+            for lo in range(0, rows, 3000):
+                yield np.fromfile(file, np.uint8, min(3000, rows - lo) * m).reshape(-1, m)
+
+    X = disk.RowBlocks(blocks, (rows, m), np.uint8)
 else:
     X = disk.NpyFile(path)
 seen = []

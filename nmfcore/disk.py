@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import math
 import os
 import re
@@ -117,13 +118,23 @@ class Source:
         with self._counting:
             self.bytes_read += (hi - lo) * self.shape[1] * self.given.itemsize
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return a copy of one row, or of some (a slice, or a list of numbers), each at its place."""
+        numbers = np.arange(self.shape[0])[rows]
+        wanted, at = np.unique(numbers, return_inverse=True)
+        return self.take(wanted)[at.reshape(numbers.shape)]
+
     def take(self, rows: Array) -> Array:
         """Return a copy of some rows (increasing numbers)."""
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         with self.opened() as read:
             if self.row_by_row:
-                for i, row in enumerate(rows):
-                    self.read(read, row, row + 1, out[i : i + 1])
+                runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist(), len(rows)]
+                for first, last in itertools.pairwise(runs):  # rows that follow one another
+                    self.read(read, int(rows[first]), int(rows[last - 1]) + 1, out[first:last])
                 return out
             height = max(1, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
             buffer = np.empty((min(height, self.shape[0]), self.shape[1]), self.dtype)

@@ -754,6 +754,7 @@ class NMF(_BaseNMF):
             callback=self._watch(tasks),
             verbose=self.verbose,
             checkpoint=checkpoint,
+            ours=self.init != "custom",
         )
         if checkpoint is not None and not solution.interrupted and not solution.reason.startswith("max_time"):
             checkpoint.remove()

@@ -221,6 +221,7 @@ def factorize(
     verbose: int = 0,
     measure: bool = True,
     checkpoint: Any = None,
+    ours: bool = False,
 ) -> Solution:
     """Minimise the solver's objective from (W, H).
 
@@ -232,7 +233,7 @@ def factorize(
         One of `nmfcore.solvers.SOLVERS`, made.
     W : ndarray of shape (n, k)
     Ht : ndarray of shape (m, k)
-        The start, C-contiguous in the compute type. Never written.
+        The start, C-contiguous in the compute type. Never written, but for W if it is `ours`.
     tol : float
         Of the solver's stop rule.
     max_iter : int
@@ -247,6 +248,8 @@ def factorize(
         Whether to measure the final divergence directly, which takes a pass; else it is NaN.
     checkpoint : `nmfcore.checkpoint.Checkpoint` or None
         Where the fit is kept now and then, and found again: W and Ht are not looked at then.
+    ours : bool
+        Whether nobody else needs the W of the start: n × k numbers less.
 
     Returns
     -------
@@ -260,10 +263,11 @@ def factorize(
     seconds: list[float] = []
     kept = None if checkpoint is None else checkpoint.found()
     if kept is None:
-        Ht = data.backend.asarray(Ht)
-        own = data.new_rows(W.shape[1])  # the caller's is never written
-        own[:] = data.backend.asarray(W)
-        state = data.state(**solver.rows(own))
+        W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
+        if not ours:
+            given, W = W, data.new_rows(W.shape[1])
+            W[:] = given
+        state = data.state(**solver.rows(W))
     else:
         state, Ht = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()}), kept.Ht
     done, kkt, known, converged = 0, np.nan, np.nan, False

@@ -85,7 +85,9 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     best = None
     for Ht in found:
         W = data.new_rows(k)
-        whole = _checked(factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False))
+        whole = _checked(
+            factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False, ours=True)
+        )
         if best is None or whole.history["loss"][-1] < best.history["loss"][-1]:
             best = whole
     assert best is not None

@@ -188,6 +188,18 @@ def test_function_takes_them_too(tmp_path):
             np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_at_their_places(kind, tmp_path):
+    X = matrix("float32", 3000)
+    with stored(X, kind, tmp_path) as given:
+        source = disk.source_of(given)
+        assert len(source) == 3000
+        for rows in (5, -1, slice(2, 7), slice(None, None, 401), [7, 3, 3, 2999], [0, 1, 2, 9, 10], slice(0, 0)):
+            np.testing.assert_array_equal(source[rows], X[rows], strict=True)
+        with pytest.raises(IndexError):
+            source[3000]
+
+
 def test_fortran_order_on_disk_is_read_through_a_mapping(tmp_path):
     X = np.asfortranarray(matrix("uint8", 2000))
     np.save(tmp_path / "x.npy", X)
