@@ -1,7 +1,7 @@
 """Small pictures for pages: rows of pixels as PNG files, alone or many on one sheet.
 
 Figures (`plots`) are for paper and notebooks; a page lays its pictures out itself, so that they fit a telephone.
-Everything here is bytes: nothing is written, and a picture of a colleague's cats is never larger than it is shown.
+Everything here is bytes: nothing is written, and no picture travels larger than it is shown.
 """
 
 from __future__ import annotations
