@@ -18,20 +18,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from ._files import replacing, sync_folder
 from .backends import cuda
 
-__all__ = ["Model", "ModelFileError", "load", "replacing", "save"]
+__all__ = ["Model", "ModelFileError", "load", "replacing", "save", "sync_folder"]
 
 FORMAT = "nmfcore-model"
 VERSION = 1
@@ -276,75 +275,6 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         own = "unknown"
     return {"nmfcore": own, "numpy": np.__version__, "python": platform.python_version()}
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes `path`'s place only when it is complete and on the disk.
-
-    Parameters
-    ----------
-    path : path-like
-        The file to write or replace; a symbolic link is followed.
-
-    Yields
-    ------
-    file : binary file
-        A new file in the same folder. When the block ends it is synced and renamed to `path`;
-        when it raises, it is removed and `path` stays as it was.
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder of `path` does not exist.
-    OSError
-        When writing fails.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from nmfcore.persistence import replacing
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> path = pathlib.Path(folder.name) / "x.bin"
-    >>> with replacing(path) as file:
-    ...     _ = file.write(b"whole")
-    >>> path.read_bytes()
-    b'whole'
-    >>> folder.cleanup()
-    """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write '{path}': there is no folder '{target.parent}'; create it first")
-    beside = target.with_name(f".nmfcore-{secrets.token_hex(8)}.part")
-    try:
-        with open(beside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, where the system can (not on Windows).
-
-    Parameters
-    ----------
-    folder : Path
-        The folder whose entries changed.
-    """
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse to sync a folder; the rename itself is done
-        pass
-    finally:
-        os.close(handle)
 
 
 def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:

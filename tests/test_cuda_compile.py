@@ -177,6 +177,12 @@ def operate(stored, compute, k):
             cuda_ops.divergence(block, F, Ht, beta)
         cuda_ops.code(block, Ht, 2, 1.0, 0, 0, 0.0, 0.0, 1, False, out, stats)
         cuda_ops.worst_row(block, F, Ht)
+        cuda_ops.squares(block, np.ones(n))
+        for columns in (k, 70):  # rows in registers, and by products
+            wide = block._replace(columns=columns)
+            wide = wide if block is csr else wide._replace(X=np.ones((n, columns), stored))
+            cuda_ops.nearest(wide, np.ones(n), np.ones((4, columns)), np.ones(4), 2, 1.0, 0.0, 0.0, None,
+                             np.zeros((4, 0), np.int64), compute)  # fmt: skip
     cuda_ops.add_products(dense, F, XtF)
     if len(blocks) > 1:
         cuda_ops.kl_numerators(csr, F, Ht, out)

@@ -22,6 +22,7 @@ NAMES = (
     "small",
     "startup",
     "notebook",
+    "search",
     "calls",
     "quality",
     "curves",

@@ -1,0 +1,162 @@
+"""CPU kernels of the exact cosine search: squares of rows, and the choice among approximate scores.
+
+Scores come from the products of the waist in the compute type. Here those that might belong to the best k are found by
+comparing whole vectors, computed again in float64 from the stored numbers, and kept in a heap per query. Which rows
+win, and in which order, therefore depends on the float64 scores alone.
+"""
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from ._simd import _broadcast, _data, _element, _load, out_of_line
+from .cpu_kernels import ENTRY, INNER, at, bounds, lanes_of, number, size_of
+
+
+@intrinsic
+def above(typingctx, c, first, scale, limits, start):
+    """Bit l of the result: c[first + l]·scale > limits[start + l], for a whole vector."""
+    signature = types.int64(c, types.intp, c.dtype, limits, types.intp)
+
+    def codegen(context, builder, sig, args):
+        c, first, scale, limits, start = args
+        scalar, lanes = _element(sig.args[0])
+        vector, size = ir.VectorType(scalar, lanes), sig.args[0].dtype.bitwidth // 8
+        value = _load(builder, _data(context, builder, sig.args[0], c), first, vector, size)
+        limit = _load(builder, _data(context, builder, sig.args[3], limits), start, vector, size)
+        higher = builder.fcmp_ordered(">", builder.fmul(value, _broadcast(builder, scale, vector)), limit)
+        return builder.zext(builder.bitcast(higher, ir.IntType(lanes)), ir.IntType(64))
+
+    return signature, codegen
+
+
+@numba.njit(**INNER)
+def load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row):
+    """Row i of X in float64; of CSR the stored numbers only. Returns how many."""
+    out_of_line()
+    if indptr:
+        begin, length = bounds(indptr, wide, i)
+        for p in range(length):
+            row[p] = number(address + (begin + p) * size_of(code), code)
+        return length
+    for j in range(m):
+        row[j] = number(address + i * row_stride + j * column_stride, code)
+    return m
+
+
+@numba.njit(**INNER)
+def dot(a, b, n):
+    """Sum over a·b, always by this one piece of code: the same rows give the same bits."""
+    out_of_line()
+    x, y, total = a[:n], b[:n], 0.0
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@numba.njit(**INNER)
+def sparse_dot(values, query, indices, wide, begin, n):
+    """Do the same for the stored numbers of a CSR row."""
+    out_of_line()
+    total = 0.0
+    for p in range(n):
+        total += values[p] * query[at(indices, wide, begin + p)]
+    return total
+
+
+@numba.njit(**ENTRY)
+def squares_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height, out):
+    """out[i] = Σ x_ij² of every row."""
+    row = np.empty(max(m, 1))
+    for i in range(n):
+        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+        out[i] = dot(row, row, length)
+
+
+@numba.njit(**INNER)
+def sinks(score, i, other, j):
+    """Whether (score, row i) comes after (other, row j): by score, and by number among equals."""
+    return score < other or (score == other and i > j)
+
+
+@numba.njit(**INNER)
+def keep(scores, rows, count, score, i):
+    """Put (score, i) into a heap whose root is the last of its entries; of a full one the root goes. Returns count."""
+    out_of_line()
+    k = scores.size
+    if count < k:  # climb from the end
+        at_ = count
+        while at_ and sinks(score, i, scores[(at_ - 1) // 2], rows[(at_ - 1) // 2]):
+            scores[at_], rows[at_] = scores[(at_ - 1) // 2], rows[(at_ - 1) // 2]
+            at_ = (at_ - 1) // 2
+        scores[at_], rows[at_] = score, i
+        return count + 1
+    if not sinks(scores[0], rows[0], score, i):
+        return count
+    at_ = 0
+    while True:  # sink from the root
+        child = 2 * at_ + 1
+        if child >= k:
+            break
+        if child + 1 < k and sinks(scores[child + 1], rows[child + 1], scores[child], rows[child]):
+            child += 1
+        if not sinks(scores[child], rows[child], score, i):
+            break
+        scores[at_], rows[at_] = scores[child], rows[child]
+        at_ = child
+    scores[at_], rows[at_] = score, i
+    return count
+
+
+@numba.njit(**ENTRY)
+def select_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+                first, scores, squares, queries, query_squares, sign, floor, margin, allowed, excluded,
+                limits, counts, best, found):  # fmt: skip
+    """Let n rows of the database, the first of number `first`, compete for the best k of every query of a panel.
+
+    scores (n × P, P in whole vectors): row·query / |query| in the compute type; |error| of a cosine ≤ margin.
+    queries (p × m) and the two squares: float64. sign = −1 looks for the least; floor: sign·cosine must reach it.
+    allowed: a byte per row of the database, or none; excluded (p × e): numbers of rows a query does not want.
+    limits (P): what a score must exceed to be worth a second look; of padding +inf. counts, best and found (p × k):
+    the heaps, of sign·cosine.
+    """
+    p, k = best.shape
+    width = scores.shape[1]
+    flat = scores.reshape(scores.size)
+    lanes = lanes_of(flat)
+    one = flat.dtype.type(1)
+    row = np.empty(max(m, 1))
+    for i in range(n):
+        if allowed.size and not allowed[first + i]:
+            continue
+        square = squares[i]
+        scale = one / flat.dtype.type(np.sqrt(square)) if square > 0 else flat.dtype.type(0)
+        length = -1
+        for j0 in range(0, width, lanes):
+            if above(flat, i * width + j0, scale, limits, j0) == 0:
+                continue
+            for j in range(j0, min(j0 + lanes, p)):
+                if not flat[i * width + j] * scale > limits[j]:
+                    continue
+                wanted = True
+                for e in range(excluded.shape[1]):
+                    wanted &= excluded[j, e] != first + i
+                if not wanted:
+                    continue
+                if length < 0:
+                    length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+                score, both = 0.0, square * query_squares[j]
+                if both > 0:
+                    if indptr:
+                        begin = bounds(indptr, wide, i)[0]
+                        score = sparse_dot(row, queries[j], indices, wide, begin, length)
+                    else:
+                        score = dot(row, queries[j], length)
+                    score = sign * min(max(score / np.sqrt(both), -1.0), 1.0)
+                if score < floor:
+                    continue
+                counts[j] = keep(best[j], found[j], counts[j], score, first + i)
+                if counts[j] == k:
+                    limits[j] = max(limits[j], flat.dtype.type(best[j, 0] - margin))
