@@ -420,8 +420,8 @@ def _sparse_squares(block: Any, F: Floats, Ht: Floats, HHt: Floats) -> tuple[Flo
     rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
     made = np.einsum("et,et->e", F[rows], Ht[block.indices])
     count = block.shape[0]
-    at_stored, stored, norms = (
-        np.bincount(rows, terms, count) for terms in ((block.data - made) ** 2, made**2, block.data**2)
+    residual, stored, norms = (
+        np.bincount(rows, terms, count).astype(float) for terms in ((block.data - made) ** 2, made**2, block.data**2)
     )
     zeros = np.einsum("it,it->i", F @ HHt, F) - stored
-    return at_stored + np.maximum(zeros, 0), norms
+    return residual + np.maximum(zeros, 0), norms
