@@ -509,13 +509,34 @@ class SearchEngine:
         InputError
             As for `search`.
         """
-        from .analysis import shared_parts
-
         first, second = (each.code if isinstance(each, Found) else self._resolve(each)[2] for each in (a, b))
         scores, _ = cosine_topk(self._placed(first[None]), self._placed(second[None]), 1)
+        return self._because(first, second, n, float(scores[0, 0]))
+
+    def reasons(self, found: Found, n: int = 5) -> list[Explanation]:
+        """Say for every picture found which parts it shares with the query.
+
+        Parameters
+        ----------
+        found : Found
+            What `search` returned.
+        n : int
+            How many parts to name at most.
+
+        Returns
+        -------
+        list of n_found Explanation
+            What `explain` says of each, sooner: the scores are those found.
+        """
+        codes = self.model.W[found.indices]
+        return [self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)]
+
+    def _because(self, a: Array, b: Array, n: int, score: float) -> Explanation:
+        from .analysis import shared_parts
+
         # R·Rᵀ = H·Hᵀ: k×k numbers say of the reconstructions' products what the k×m of H would.
-        parts, shares = shared_parts(first, second, self._root, n)
-        return Explanation(np.asarray(parts, dtype=np.int64), shares, float(scores[0, 0]))
+        parts, shares = shared_parts(a, b, self._root, n)
+        return Explanation(np.asarray(parts, dtype=np.int64), shares, score)
 
     def read(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Pictures:
         """Read pictures as those of the engine are: their size, and colours or none.

@@ -79,11 +79,10 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
         table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
     table.add_column("parts in common", overflow="fold")
-    for index, score, name in zip(found.indices, found.scores, found.names, strict=True):
-        why = engine.explain(found, int(index), _PARTS)
+    for index, name, why in zip(found.indices, found.names, engine.reasons(found, _PARTS), strict=True):
         parts = ", ".join(f"{part} ({share:.0%})" for part, share in zip(why.components, why.shares, strict=True))
         cells = [str(index)] + [name] * named + ([] if labels is None else [str(labels[index])])
-        table.add_row(*(Text(cell) for cell in (*cells, f"{score:.3f}", parts or "none")))
+        table.add_row(*(Text(cell) for cell in (*cells, f"{why.score:.3f}", parts or "none")))
     console = Console()
     if not console.is_terminal:  # a pipe or a file: do not break lines at 80 columns
         console = Console(width=200)

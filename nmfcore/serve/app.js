@@ -59,11 +59,15 @@ function say(text) {
 function layOut() {
   const style = getComputedStyle(wall);
   const room = wall.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  if (room === grid?.room) {
+    draw();
+    return;
+  }
   const first = grid ? Math.round(wall.scrollTop / grid.line) * grid.columns : 0;
   const columns = Math.max(3, Math.floor((room + GAP) / (TILE + GAP)));
   const width = (room - GAP * (columns - 1)) / columns;
   const height = width * model.height / model.width;
-  grid = { columns, width, height, line: height + GAP, lines: Math.ceil(model.rows / columns) };
+  grid = { room, columns, width, height, line: height + GAP, lines: Math.ceil(model.rows / columns) };
   tiles.style.height = `${grid.lines * grid.line - GAP}px`;
   for (const element of drawn.values()) element.remove();
   drawn.clear();

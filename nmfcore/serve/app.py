@@ -166,7 +166,9 @@ class Page:
             elif named in title and len(within) < MATCHES:
                 within.append(row)
         numbered = re.fullmatch(r"#?([0-9]{1,12})", text)
-        rows = [*exact, *([int(numbered[1])] if numbered and int(numbered[1]) < len(self.engine) else []), *within]
+        number = [int(numbered[1])] if numbered and int(numbered[1]) < len(self.engine) else []
+        # "7" is the name of a picture first, and the class of many last.
+        rows = [*exact, *number, *within] if self.engine.model.names is not None else [*number, *exact, *within]
         found = list(dict.fromkeys(rows))[:MATCHES]
         return JSONResponse([{"row": row, "title": self.engine.title(row)} for row in found])
 
@@ -263,10 +265,11 @@ class Page:
     def told(self, found: Found) -> list[dict[str, Any]]:
         """Return a search's results as plain values."""
         results = []
-        for index, score, name in zip(found.indices.tolist(), found.scores.tolist(), found.names, strict=True):
-            why = self.engine.explain(found, index, SHARED)
-            parts = [[int(part), float(share)] for part, share in zip(why.components, why.shares, strict=True)]
-            results.append({"row": index, "title": name, "label": self.label(index), "score": score, "parts": parts})
+        reasons = self.engine.reasons(found, SHARED)
+        for index, name, why in zip(found.indices.tolist(), found.names, reasons, strict=True):
+            parts = list(zip(why.components.tolist(), why.shares.tolist(), strict=True))
+            result = {"row": index, "title": name, "label": self.label(index), "score": why.score, "parts": parts}
+            results.append(result)
         return results
 
     def label(self, row: int | None) -> str | None:
