@@ -72,7 +72,7 @@ class Grid:
         self.per_inch = max(height, width) / inches  # pixels of the canvas to the inch
         self.size = max(5.5, min(9.0, 9 * inches))  # points of the captions
         self.label_size = max(7.0, min(10.0, 11 * inches))
-        line = round(self.size / 72 * 1.35 * self.per_inch)
+        self.line = line = round(self.size / 72 * 1.35 * self.per_inch)
         self.gap = max(1, round(0.06 * self.per_inch))
         counts = [lines] * rows if isinstance(lines, int) else list(lines)
         self.tops: list[int] = []
@@ -119,7 +119,7 @@ class Grid:
             if self.colour
             else np.full((self.height, self.width), np.nan)
         )
-        style: dict[str, Any] = {"ha": "center", "color": INK, "fontsize": self.size, "linespacing": 1.1}
+        style: dict[str, Any] = {"ha": "center", "color": INK, "fontsize": self.size}
         for number, tile in enumerate(tiles):
             row, column = divmod(number, self.columns)
             top, left = self.tops[row], self.lefts[column]
@@ -131,8 +131,11 @@ class Grid:
             middle = left + (width - 1) / 2
             if number < len(captions) and captions[number]:
                 lines = captions[number].split("\n")
-                text = "\n".join(fit(line, self.size, (width + self.gap) / self.per_inch) for line in lines)
-                axes.text(middle, top - 0.5 - self.gap / 3, text, va="bottom", **style)
+                for line, text in enumerate(lines, 1 - len(lines)):
+                    text = fit(text, self.size, (width + self.gap) / self.per_inch)
+                    # On the baseline, so that captions side by side are level whatever their letters.
+                    y = top - 0.5 - self.gap / 3 + (line - 0.2) * self.line
+                    axes.text(middle, y, text, va="baseline", **style)
             if number < len(below) and below[number]:
                 axes.text(middle, top + height - 0.5 + self.gap / 3, below[number], va="top", **style)
             if number in marked:
@@ -198,7 +201,7 @@ def bands(axes: Axes | None, titles: Sequence[str], across: int, heading: str, w
         axes.axhline(base, color=RULE, linewidth=0.8, zorder=1)
     axes.set_ylim(-0.3, n)
     axes.set_xlim(-0.5, across - 0.5)
-    axes.set_yticks(np.arange(n)[::-1], [fit(title, 8, 1.2) for title in titles])
+    axes.set_yticks(np.arange(n)[::-1], [fit(title, 8, 2.0) for title in titles])
     axes.set_xlabel(what, color=INK)
     bare(axes)
     write_heading(axes, heading)
@@ -305,6 +308,16 @@ def suitable_columns(k: int, shape: Shape) -> int:
         return abs(math.log(ratio / 1.2)) + 0.25 * (empty > 0) + 2 * empty / k
 
     return min(range(1, k + 1), key=misfit)
+
+
+def short(number: float) -> str:
+    """Write a number with three digits, and without an exponent where people do."""
+    return f"{number:,.0f}" if 100 <= abs(number) < 1e7 else f"{number:.3g}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, with two digits."""
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.0995 else f"{100 * share:.1f} %"
 
 
 def fit(text: str, points: float, inches: float) -> str:

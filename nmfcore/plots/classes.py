@@ -31,6 +31,7 @@ from ._shared import (
     on_common_scale,
     on_own_scale,
     rows_of,
+    short,
     write_heading,
 )
 
@@ -173,7 +174,8 @@ def features_by_class(
     low, q1, median, q3, high = np.moveaxis(0.9 * boxes / top, 1, 0) + _bases(classes)[:, None]
     k = F.shape[1]
     if axes is None:
-        axes = new_axes(None, (max(6.0, min(PAGE, 0.32 * k + 1.2)), min(14.0, 0.62 * len(classes) + 1.0)))
+        band = max(0.6, min(1.1, 5 / len(classes)))
+        axes = new_axes(None, (max(6.0, min(PAGE, 0.32 * k + 1.2)), min(14.0, band * len(classes) + 1.0)))
     axes = bands(axes, list(map(str, classes)), k, heading, "component")
     x = np.broadcast_to(np.arange(k), q1.shape)
     half = 0.34
@@ -193,7 +195,7 @@ def features_by_class(
     )
     axes.add_collection(LineCollection(list(medians.reshape(-1, 2, 2)), colors=ORANGE, linewidths=2 * thin, zorder=4))
     number_components(axes, k)
-    axes.set_ylabel(f"{_what(H)}; every band from 0 to {top:.3g}", color=INK, fontsize=9)
+    axes.set_xlabel(f"component\n(every band: {_what(H)}, from 0 to {short(top)})", color=INK, fontsize=9)
     return axes
 
 
@@ -250,7 +252,7 @@ def means_by_class(
     number_components(axes, k)
     axes.set_xlim(-0.5, k - 0.5)
     bare(axes)
-    bar: Any = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05)  # type: ignore[union-attr]
+    bar: Any = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=35)  # type: ignore[union-attr]
     bar.set_label(_what(H), color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, labelsize=8, length=0)
@@ -315,16 +317,17 @@ def components_by_class(
     heading = "Strongest components of every class, with mean weights" if heading is None else heading
     classes, heading = _shown(classes, heading)
     components, weights = components[: len(classes)], weights[: len(classes)]
-    numbers = [f"{t}: {weight:.3g}" for t, weight in zip(components.ravel(), weights.ravel(), strict=True)]
+    numbers = [f"{t}: {short(weight)}" for t, weight in zip(components.ravel(), weights.ravel(), strict=True)]
     if shape is not None:
         tiles = on_own_scale(H)[components]
         return _class_grid(tiles, classes, shape, heading, axes, numbers)
     c, n = components.shape
-    axes = new_axes(axes, (8.0, min(14.0, max(2.4, 0.16 * n * c + 0.22 * c + 1.0))))
+    down = min(14.0, max(2.4, 0.16 * n * c + 0.22 * c + 1.0))
+    axes = new_axes(axes, (8.0, down))
     thick = 0.86 / n
     places = (np.arange(c)[:, None] + thick * (np.arange(n) + 0.5)).ravel()
     axes.barh(places, weights.ravel(), height=0.86 * thick, color=BLUE)
-    size = max(5.0, min(8.0, 72 * thick * 0.8))
+    size = max(4.5, min(8.0, 72 * thick * (down - 1) / c))
     for place, weight, t in zip(places, weights.ravel(), components.ravel(), strict=True):
         axes.annotate(
             str(t), (weight, place), (3, 0), textcoords="offset points", va="center", fontsize=size, color=INK
@@ -474,15 +477,22 @@ def _class_grid(
     c, n = tiles.shape[:2]
     names = list(map(str, classes))
     letters = min(14, max(map(len, names)))
-    height, width = (side / max(shape[:2]) for side in shape[:2])  # of a tile of one inch
+    # Of a tile whose longer side is 1, with its gap and its caption:
+    height, width = (side / max(shape[:2]) + 0.06 for side in shape[:2])
+    height += 0.2 * bool(captions)
 
     def inches_of(blocks: int) -> float:
-        across = (PAGE - blocks * (0.08 * letters + 0.2)) / (blocks * n * (width + 0.06))
-        down = HEIGHT / (math.ceil(c / blocks) * (height + 0.06 + 0.25 * bool(captions)))
-        return min(1.1, across, down)
+        across = (PAGE - blocks * (0.08 * letters + 0.2)) / (blocks * n * width)
+        return max(0.2, min(1.1, across, HEIGHT / (math.ceil(c / blocks) * height)))
 
-    blocks = max(range(1, 7), key=lambda blocks: (round(inches_of(blocks), 2), -blocks))
-    inches, rows = max(0.2, inches_of(blocks)), math.ceil(c / blocks)
+    def misfit(blocks: int) -> float:
+        """Neither a narrow column nor tiny pictures."""
+        inches = inches_of(blocks)
+        ratio = blocks * (0.08 * letters + 0.2 + n * width * inches) / (math.ceil(c / blocks) * height * inches + 0.4)
+        return abs(math.log(ratio / 1.1)) + 1.5 * max(0.0, math.log(0.75 / inches))
+
+    blocks = min(range(1, min(c, 6) + 1), key=misfit)
+    inches, rows = inches_of(blocks), math.ceil(c / blocks)
     lines = [1] * rows if captions else [int(row == 0 and bool(head)) for row in range(rows)]
     grid = Grid(shape, rows, blocks * n, inches, lines=lines, labels=names, block=n)
     placed = np.full((rows * blocks * n, tiles.shape[2]), np.nan)

@@ -25,6 +25,7 @@ from ._shared import (
     number_components,
     on_common_scale,
     on_own_scale,
+    percent,
     profiles,
     rows_of,
     suitable_columns,
@@ -161,7 +162,7 @@ def reconstructions(
     names = as_titles(names, n, [""] * n)
     norms = np.linalg.norm(originals, axis=1)
     errors = np.linalg.norm(originals - reconstructed, axis=1) / np.where(norms > 0, norms, 1)
-    notes = [f"{100 * error:.0f} %" for error in errors]
+    notes = [percent(error) for error in errors]
     heading = "Originals over reconstructions, with relative errors" if heading is None else heading
     if shape is None:
         both = [f"{name}  {note}".strip() for name, note in zip(names, notes, strict=True)]
@@ -239,12 +240,12 @@ def best_and_worst(
     originals, reconstructed = rows_of(X, rows), W[rows] @ H
     labels = as_titles(names, len(W), []) if names is not None else None
     captions = [f"row {row}" if labels is None else labels[row] for row in rows]
-    notes = [f"{100 * errors[row]:.0f} %" for row in rows]
+    notes = [percent(errors[row]) for row in rows]
     heading = "Reconstructed best and worst, with relative errors" if heading is None else heading
     n = len(rows) // 2
     if shape is None:
         sides = ["best"] * n + ["worst"] * n
-        titles = [" ".join(words) for words in zip(sides, captions, notes, strict=True)]
+        titles = ["  ".join(words) for words in zip(sides, captions, notes, strict=True)]
         return profiles(originals, reconstructed, titles, heading, axes)
     axes = _pairs(originals, reconstructed, shape, captions, notes, n, axes, labels=("best", "worst"))
     write_heading(axes, heading)
@@ -302,8 +303,8 @@ def neighbours(
     >>> from nmfcore.plots import neighbours
     >>> rows = np.arange(24.0).reshape(2, 12)
     >>> axes = neighbours(rows, rows * 0.9, (3, 4), ["a", "b"], [0.98])
-    >>> [text.get_text().split() for text in axes.texts]
-    [['a', 'query'], ['b', '0.980']]
+    >>> [text.get_text() for text in axes.texts]
+    ['a', 'query', 'b', '0.980']
     """
     originals = as_matrix(originals, shape, "originals")
     n = len(originals)
@@ -394,9 +395,9 @@ def sample_features(
     heading = "Features of one sample" if heading is None else heading
     axes = new_axes(axes, (8.0, 2.8 if shape is None else 4.4))
     colours = [BLUE if t in strongest else "#BFC8CE" for t in range(k)]
-    axes.bar(range(k), weights, color=colours, width=0.8)
+    axes.bar(range(k), weights, color=colours, width=min(0.8, 0.1 * k + 0.05))
     number_components(axes, k)
-    axes.set_ylabel("weight × norm of the part", color=INK, fontsize=9)
+    axes.set_ylabel("weight × norm of the component", color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
