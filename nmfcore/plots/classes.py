@@ -178,7 +178,7 @@ def features_by_class(
         axes = new_axes(None, (max(6.0, min(PAGE, 0.32 * k + 1.2)), min(14.0, band * len(classes) + 1.0)))
     axes = bands(axes, list(map(str, classes)), k, heading, "component")
     x = np.broadcast_to(np.arange(k), q1.shape)
-    half = 0.34
+    half = min(0.34, 0.035 * k + 0.02)  # of a few, wide boxes would hide how high they are
     corners = [np.stack([x + side, y], -1) for side, y in ((-half, q1), (half, q1), (half, q3), (-half, q3))]
     whiskers = np.stack([np.stack([x, low], -1), np.stack([x, high], -1)], 2)
     medians = np.stack([np.stack([x - half, median], -1), np.stack([x + half, median], -1)], 2)

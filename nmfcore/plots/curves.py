@@ -149,13 +149,11 @@ def error_against_k(
     axes.set_xlabel("number of components", color=INK)
     axes.set_ylabel("relative error", color=INK)
     for label, value in _labelled(ks, errors):
-        axes.annotate(
-            f"{value:.3g}", (label, value), (0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK
-        )
+        axes.annotate(f"{value:.3g}", (label, value), (3, 5), textcoords="offset points", fontsize=8, color=INK)
     if chosen is not None:
         error = errors[list(ks).index(chosen)]
         axes.plot([chosen], [error], "o", color=ORANGE, markersize=9, zorder=4)
-        axes.annotate(f"k = {chosen}", (chosen, error), (0, -16), textcoords="offset points", ha="center", color=ORANGE)
+        axes.annotate(f"k = {chosen}", (chosen, error), (-3, -15), textcoords="offset points", ha="right", color=ORANGE)
     write_heading(axes, "Error against the number of components" if heading is None else heading)
     return axes
 
