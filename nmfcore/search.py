@@ -191,7 +191,7 @@ class SearchEngine:
 
         Parameters
         ----------
-        source : path-like, Pictures, or array-like of shape (n, n_features), (n, height, width) or (n, height, width, 3)
+        source : path-like, Pictures, or array-like of shape (n, n_features), (n, height, width) or (…, 3)
             A folder of pictures, a file as `nmfcore.images.read_source` takes it, "digits" for scikit-learn's digits,
             or the pictures themselves.
         size : tuple of (height, width) or None
@@ -261,12 +261,11 @@ class SearchEngine:
             When the model was made by an estimator that this nmfcore does not have.
         """
         stack = None if pictures is None else _Stack(pictures)
-        if stack is not None:
-            if stack.shape != (len(model.W), model.components.shape[1]):
-                raise ValueError(
-                    f"the pictures {stack.shape} are not those of the model: it was made of {len(model.W):,} rows of "
-                    f"{model.components.shape[1]} features"
-                )
+        if stack is not None and stack.shape != (len(model.W), model.components.shape[1]):
+            raise ValueError(
+                f"the pictures {stack.shape} are not those of the model: it was made of {len(model.W):,} rows of "
+                f"{model.components.shape[1]} features"
+            )
         return cls._of(model, stack, None, space)
 
     @classmethod
@@ -529,7 +528,9 @@ class SearchEngine:
             What `explain` says of each, sooner: the scores are those found.
         """
         codes = self.model.W[found.indices]
-        return [self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)]
+        return [
+            self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)
+        ]
 
     def _because(self, a: Array, b: Array, n: int, score: float) -> Explanation:
         from .analysis import shared_parts
@@ -562,7 +563,7 @@ class SearchEngine:
         """
         shape, m = self.shape, self.model.components.shape[1]
         size = None if shape is None else (shape[0], shape[1])
-        if size is not None and isinstance(source, str | os.PathLike):
+        if shape is not None and isinstance(source, str | os.PathLike):
             path = Path(source).expanduser()
             if path.is_file() and _is_picture_file(path):
                 return Pictures(picture_row(path, shape)[None], shape, (path.name,), None, str(path))
@@ -570,8 +571,10 @@ class SearchEngine:
         rgb = shape is not None and len(shape) == 3
         pictures = _pictures(source, size if folder else None, rgb, skip_broken, progress)
         if pictures.matrix.shape[1] != m:
-            raise InputError(f"the rows of '{pictures.source or 'the matrix'}' have {pictures.matrix.shape[1]} features, "
-                             f"those of the model {m}: give pictures of the same size")  # fmt: skip
+            given, width = pictures.source or "the matrix", pictures.matrix.shape[1]
+            raise InputError(
+                f"the rows of '{given}' have {width} features, those of the model {m}: give pictures of the same size"
+            )
         return pictures
 
     def transform(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
@@ -691,7 +694,9 @@ class SearchEngine:
         if isinstance(query, str | os.PathLike):
             path = Path(query).expanduser()
             if not path.is_file():
-                raise InputError(f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}")
+                raise InputError(
+                    f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}"
+                )
             query, title = path, path.name
         numbers = None if isinstance(query, Path) or hasattr(query, "read") else np.asarray(query)
         if numbers is not None and numbers.shape == (m,):  # a row as it is; pictures are converted
@@ -747,7 +752,7 @@ def _pictures(
         return source
     if isinstance(source, str | os.PathLike) or source is None:
         read = None if source == "digits" and not Path("digits").exists() else source
-        return read_source(read, size, skip_broken, progress, **({"mode": "RGB"} if rgb else {}))
+        return read_source(read, size, skip_broken, progress, mode="RGB" if rgb else "L")
     array = np.asanyarray(source)
     shape: tuple[int, ...] | None = size
     if array.ndim in (3, 4):
@@ -768,7 +773,9 @@ def _is_picture_file(path: Path) -> bool:
 
 def _from_source(model: Model, folder: Path | None) -> Array:
     """Read the originals of a model again from where they came from."""
-    lacks = "the originals are needed, and " + ("the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}")
+    lacks = "the originals are needed, and " + (
+        "the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}"
+    )
     again = "fit once more, with --pictures on the command line"
     if not model.source:
         raise InputError(f"{lacks}: {again}")

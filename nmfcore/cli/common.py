@@ -1,7 +1,9 @@
 """What the commands share: ends in one sentence, notes on stderr, targets, tables."""
 
 import errno
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,7 +77,7 @@ def read_pictures(
 
     try:
         with reading_bar(notes) as progress:
-            pictures = read_source(source, size, skip_broken, progress, **({"mode": "RGB"} if rgb else {}))
+            pictures = read_source(source, size, skip_broken, progress, mode="RGB" if rgb else "L")
     except InputError as error:
         raise Stop(str(error)) from error
     except OSError as error:
@@ -109,6 +111,31 @@ def say_skipped(pictures: "Pictures", notes: Any) -> None:
     if pictures.skipped:
         more = ", …" if len(pictures.skipped) > 1 else ""
         note(notes, f"skipped {count(len(pictures.skipped), 'picture')}: {pictures.skipped[0]}{more}")
+
+
+@contextmanager
+def heard(notes: Any) -> Iterator[None]:
+    """Show warnings and the library's log as one short line each."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(notes, record.getMessage())
+
+    logger, handler = logging.getLogger("nmfcore"), Handler(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    said = [item for item in caught if issubclass(item.category, UserWarning | RuntimeWarning)]
+    for text in dict.fromkeys(" ".join(str(item.message).split()) for item in said):
+        note(notes, f"warning: {text}")
 
 
 def note(notes: Any, text: str) -> None:

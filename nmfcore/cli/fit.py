@@ -1,19 +1,17 @@
 """``nmfcore fit``: learn the parts of pictures, and write what was learned to a folder."""
 
 import dataclasses
-import logging
 import math
 import os
 import secrets
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import INTERRUPTED, Stop, about_writing, count, note, print_pairs, read_pictures
+from .common import INTERRUPTED, Stop, about_writing, count, heard, print_pairs, read_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,7 +137,7 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
     last: Any = None
     interrupted = False
     start = time.perf_counter()
-    with _heard(notes), progress_bar(notes, settings["max_iter"]) as show:
+    with heard(notes), progress_bar(notes, settings["max_iter"]) as show:
         norm = frobenius_norm(X)
 
         def callback(report: Any) -> None:
@@ -194,6 +192,7 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_solver(frobenius: bool) -> str:
+    """Name the solver that suits a loss."""
     from ..solvers import SOLVERS
 
     if not frobenius:
@@ -254,31 +253,6 @@ def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
             bar.update(task, completed=report.iteration, loss=loss, rate=rate)
 
         yield show
-
-
-@contextmanager
-def _heard(notes: Any) -> Iterator[None]:
-    """Show warnings and the library's log as one short line each."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            note(notes, record.getMessage())
-
-    logger, handler = logging.getLogger("nmfcore"), Handler(logging.INFO)
-    level = logger.level
-    logger.addHandler(handler)
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    said = [item for item in caught if issubclass(item.category, UserWarning | RuntimeWarning)]
-    for text in dict.fromkeys(" ".join(str(item.message).split()) for item in said):
-        note(notes, f"warning: {text}")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from .common import (
     Stop,
     about_writing,
     count,
+    heard,
     new_file,
     note,
     open_model,
@@ -24,17 +25,17 @@ _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _PARTS = 3  # parts named per neighbour
 
 
-def search(
-    folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool
-) -> None:
+def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool) -> None:
     """Run the command."""
+    from rich.console import Console
+
     target = None
     if out is not None:
         if out.suffix.lower() not in _DRAWN:
             raise Stop(f"'{out}' names no kind of picture: end --out in {', '.join(_DRAWN)}")
         target = new_file(out, out, force)
     engine = open_model(folder, space)
-    with refusals():
+    with refusals(), heard(Console(stderr=True)):
         found = engine.search(_query(engine, query), n, not dissimilar)
     if target is not None:
         _draw(engine, found, target)
@@ -44,7 +45,7 @@ def search(
 
 
 def _query(engine: "SearchEngine", text: str) -> Any:
-    """A name goes before a row number, and both before a file."""
+    """Take a name before a row number, and both before a file."""
     if text in (engine.model.names or ()) or not text.isdecimal():
         return text
     return int(text)
@@ -100,7 +101,7 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
     target = new_file(Path("codes.npy") if out is None else out, Path("codes.npy"), force)
     engine = open_model(folder)
     try:
-        with refusals(), reading_bar(notes) as progress:
+        with refusals(), heard(notes), reading_bar(notes) as progress:
             pictures = engine.read(source, skip_broken=skip_broken, progress=progress)
             codes = engine.transform(pictures)
     except ValueError as error:

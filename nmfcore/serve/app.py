@@ -123,13 +123,13 @@ class Page:
     # Functions that are not async run in Starlette's threads.
 
     def file(self, request: Request) -> Response:
-        """The page itself."""
+        """Send the page itself."""
         path = request.url.path
         kind = _FILES[path].rpartition(".")[2]
         return Response(self.files[path], media_type=_TYPES[kind], headers={"Cache-Control": "no-cache"})
 
     def about(self, request: Request) -> Response:
-        """What the page must know before it draws the wall."""
+        """Say what the page must know before it draws the wall."""
         model, engine = self.engine.model, self.engine
         height, width = thumbnail_shape(self.shape, THUMBNAIL)
         source = model.source.rstrip("/").rpartition("/")[2]
@@ -151,15 +151,16 @@ class Page:
         )
 
     def titles_of_sheet(self, request: Request) -> Response:
-        """What the pictures of one sheet are called."""
+        """Say what the pictures of one sheet are called."""
         rows = self.rows_of_sheet(request)
         return JSONResponse([self.engine.title(row) for row in rows], headers={"Cache-Control": _FOR_EVER})
 
     def find(self, request: Request) -> Response:
-        """Rows by number, by name, or by part of a name."""
+        """Find rows by number, by name, or by part of a name."""
         text = request.query_params.get("text", "").strip()[:200]
         named = text.casefold()
-        exact, within = [], []
+        exact: list[int] = []
+        within: list[int] = []
         for row, title in enumerate(self.titles if named else ()):
             if title == named:
                 exact.append(row)
@@ -173,12 +174,12 @@ class Page:
         return JSONResponse([{"row": row, "title": self.engine.title(row)} for row in found])
 
     def neighbours(self, request: Request) -> Response:
-        """What is most similar and most dissimilar to a picture on the wall."""
+        """Find what is most similar and most dissimilar to a picture on the wall."""
         row = self.number(request, "row", len(self.engine))
         return JSONResponse(self.answer(*self.both(row)))
 
     async def upload(self, request: Request) -> Response:
-        """What is most similar and most dissimilar to a picture that is sent."""
+        """Find what is most similar and most dissimilar to a picture that is sent."""
         large = f"the picture is larger than {UPLOAD_LIMIT >> 20} MB: send a smaller one"
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or len(declared) > 12 or int(declared) > UPLOAD_LIMIT:
@@ -205,22 +206,22 @@ class Page:
         return self.answer(*found)
 
     def sheet(self, request: Request) -> Response:
-        """A piece of the wall."""
+        """Draw a piece of the wall."""
         rows = self.engine.originals(self.rows_of_sheet(request))
         return _png(sheet_png(rows, self.shape, self.top, COLUMNS, THUMBNAIL))
 
     def picture(self, request: Request) -> Response:
-        """One original."""
+        """Draw one original."""
         row = self.number(request, "row", len(self.engine))
         return _png(picture_png(self.engine.originals([row])[0], self.shape, self.top, SHOWN))
 
     def reconstruction(self, request: Request) -> Response:
-        """One picture as its parts make it."""
+        """Draw one picture as its parts make it."""
         row = self.number(request, "row", len(self.engine))
         return _png(picture_png(self.engine.reconstructions([row])[0], self.shape, self.top, SHOWN))
 
     def part(self, request: Request) -> Response:
-        """One part."""
+        """Draw one part."""
         number = self.number(request, "number", len(self.components))
         return _png(part_png(self.components[number], self.shape, SHOWN))
 
@@ -281,7 +282,7 @@ class Page:
 
 
 def _mark(engine: SearchEngine) -> str:
-    """A mark of the model, which the addresses of its pictures hold: a browser keeps them until it changes."""
+    """Make a mark of the model, which the addresses of its pictures hold: a browser keeps them until it changes."""
     digest = hashlib.sha256(np.ascontiguousarray(engine.model.components).tobytes())
     digest.update(f"{len(engine)} {engine.shape} {zlib.crc32(np.ascontiguousarray(engine.model.W).tobytes())}".encode())
     return digest.hexdigest()[:16]
