@@ -16,6 +16,7 @@ estimators are rebuilt a layer above (``nmfcore.images.estimator_from``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import zipfile
@@ -65,8 +66,8 @@ class Model:
         Class name of the estimator.
     history : dict of str to ndarray of shape (n_recorded,), float64
         Loss, violation and seconds per iteration.
-    shape : tuple of (int, int) or None
-        Height and width of the picture a row of X stands for.
+    shape : tuple of (int, int) or (int, int, 3), or None
+        Height and width of the picture a row of X stands for, and 3 if it is in colour.
     names : tuple of str or None
         One name per sample.
     labels : ndarray of shape (n_samples,) or None
@@ -102,7 +103,7 @@ class Model:
     parameters: dict[str, Any] = field(default_factory=dict)
     estimator: str = "NMF"
     history: dict[str, np.ndarray] = field(default_factory=dict)
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
     names: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     source: str = ""
@@ -237,7 +238,7 @@ def load(path: str | os.PathLike[str]) -> Model:
                 parameters=dict(meta["parameters"]),
                 estimator=str(meta["estimator"]),
                 history=history,
-                shape=None if meta["shape"] is None else (int(meta["shape"][0]), int(meta["shape"][1])),
+                shape=None if meta["shape"] is None else tuple(int(side) for side in meta["shape"]),
                 names=None if meta["names"] is None else tuple(meta["names"]),
                 labels=archive["labels"] if "labels" in archive.files else None,
                 source=str(meta["source"]),
@@ -299,7 +300,9 @@ def _check_sizes(model: Model) -> None:
     W, components = np.asarray(model.W), np.asarray(model.components)
     if W.ndim != 2 or components.ndim != 2 or W.shape[1] != components.shape[0]:
         raise ValueError(f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m")
-    if model.shape is not None and model.shape[0] * model.shape[1] != components.shape[1]:
+    if model.shape is not None and len(model.shape) != 2 and model.shape[2:] != (3,):
+        raise ValueError(f"the picture shape must be (height, width) or (height, width, 3), got {model.shape}")
+    if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:

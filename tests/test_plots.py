@@ -10,8 +10,7 @@ pytest.importorskip("matplotlib", reason="plots need the extra 'app'")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nmfcore import plots
-from nmfcore.plots import components_grid, convergence, reconstructions
+from nmfcore.plots import _shared, components_grid, convergence, reconstructions
 
 
 def texts(axes):
@@ -71,7 +70,7 @@ def test_one_hot_pixel_does_not_hide_a_part():
 
 @pytest.mark.parametrize(("k", "columns"), [(1, 1), (4, 2), (5, 3), (16, 4), (50, 10), (100, 10)])
 def test_the_grid_suits_a_page(k, columns):
-    assert plots._columns(k, (64, 64)) == columns
+    assert _shared.suitable_columns(k, (64, 64)) == columns
 
 
 @pytest.mark.parametrize("k", [1, 5, 100])
@@ -119,7 +118,7 @@ def test_without_a_shape_components_are_profiles(m):
 
 def test_many_profiles_are_cut_and_said_to_be():
     axes = components_grid(np.ones((100, 50)))
-    assert len(axes.get_yticks()) == plots._PROFILE_ROWS
+    assert len(axes.get_yticks()) == _shared.PROFILE_ROWS
     assert axes.get_title(loc="left") == "100 components, the first 60"
 
 
