@@ -62,7 +62,7 @@ def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None
     >>> from nmfcore.report import report
     >>> from nmfcore.search import SearchEngine
     >>> page = report(SearchEngine(6).fit("digits"))
-    >>> page.startswith("<!doctype html>"), "<script" in page, "src=\"http" in page
+    >>> page.startswith("<!doctype html>"), "<script" in page, 'src="http' in page
     (True, False, False)
     """
     template = _template()
@@ -231,7 +231,11 @@ class _Drawing:
                     "mean": self.picture(code @ self.components),
                     "rebuilt": self.picture(rebuild(W, self.components, members, numbers)),
                     "parts": [
-                        {"number": int(part), "picture": self.part(int(part)), "width": round(100 * weight / largest, 1)}
+                        {
+                            "number": int(part),
+                            "picture": self.part(int(part)),
+                            "width": round(100 * weight / largest, 1),
+                        }
                         for part, weight in zip(numbers, heavy, strict=True)
                     ],
                 }

@@ -529,7 +529,9 @@ class SearchEngine:
             What `explain` says of each, sooner: the scores are those found.
         """
         codes = self.model.W[found.indices]
-        return [self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)]
+        return [
+            self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)
+        ]
 
     def _because(self, a: Array, b: Array, n: int, score: float) -> Explanation:
         from .analysis import shared_parts
@@ -692,7 +694,9 @@ class SearchEngine:
         if isinstance(query, str | os.PathLike):
             path = Path(query).expanduser()
             if not path.is_file():
-                raise InputError(f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}")
+                raise InputError(
+                    f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}"
+                )
             query, title = path, path.name
         numbers = None if isinstance(query, Path) or hasattr(query, "read") else np.asarray(query)
         if numbers is not None and numbers.shape == (m,):  # a row as it is; pictures are converted
@@ -769,7 +773,9 @@ def _is_picture_file(path: Path) -> bool:
 
 def _from_source(model: Model, folder: Path | None) -> Array:
     """Read the originals of a model again from where they came from."""
-    lacks = "the originals are needed, and " + ("the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}")
+    lacks = "the originals are needed, and " + (
+        "the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}"
+    )
     again = "fit once more, with --pictures on the command line"
     if not model.source:
         raise InputError(f"{lacks}: {again}")

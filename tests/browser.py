@@ -31,14 +31,14 @@ class Watched:
     """A page whose complaints and requests are written down."""
 
     def __init__(self, browser, width, home, dark=False):
-        self.page = browser.new_page(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
         self.page.set_default_timeout(20_000)
         self.complaints, self.strangers = [], []
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type in BAD else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: None if at_home(request.url, home) else self.strangers.append(request.url))
+        self.page.on(
+            "request", lambda request: None if at_home(request.url, home) else self.strangers.append(request.url)
+        )
 
     def check(self):
         """No error in the console, no request to anywhere else, nothing wider than the window."""

@@ -338,7 +338,9 @@ def test_without_pictures_they_come_from_the_source(tmp_path, rng):
     changed = SearchEngine.load(tmp_path / "m")
     assert len(changed.search(0)) == 8  # codes need no originals
     for wish in (changed.matrix, lambda: changed.add(pixels[:1]), lambda: changed.save(tmp_path / "n")):
-        with pytest.raises(InputError, match=r"has no pictures\.npy, and '.*in' no longer holds what the model was made"):
+        with pytest.raises(
+            InputError, match=r"has no pictures\.npy, and '.*in' no longer holds what the model was made"
+        ):
             wish()
     assert not (tmp_path / "n").exists()
     for file in folder.iterdir():

@@ -200,7 +200,9 @@ def _app() -> Any:
         folder: Annotated[str, model],
         query: Annotated[
             str,
-            Argument(metavar="QUERY", help="A picture file, the name of a picture, or a row number.", show_default=False),
+            Argument(
+                metavar="QUERY", help="A picture file, the name of a picture, or a row number.", show_default=False
+            ),
         ],
         n: Annotated[int, Option("-n", min=1, help="How many pictures to find.")] = 8,
         dissimilar: Annotated[bool, Option("--dissimilar", help="Find the most dissimilar ones instead.")] = False,

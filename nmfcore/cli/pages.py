@@ -31,7 +31,9 @@ def report(folder: str, labels: Path | None, space: str | None, out: Path | None
             file.write(page.encode("utf-8"))
     except OSError as error:
         raise Stop(about_writing(error, target)) from error
-    print_pairs([("report", f"{len(page.encode()) / 1e6:.1f} MB, one self-contained page"), ("written to", str(target))])
+    print_pairs(
+        [("report", f"{len(page.encode()) / 1e6:.1f} MB, one self-contained page"), ("written to", str(target))]
+    )
 
 
 def _labels(path: Path, n: int) -> "np.ndarray":
@@ -111,7 +113,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise Stop(f"port {port} of {host} cannot be opened ({error.strerror or error}): choose another --port") from error
+        raise Stop(
+            f"port {port} of {host} cannot be opened ({error.strerror or error}): choose another --port"
+        ) from error
     return listening
 
 

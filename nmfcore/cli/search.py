@@ -24,9 +24,7 @@ _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _PARTS = 3  # parts named per neighbour
 
 
-def search(
-    folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool
-) -> None:
+def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool) -> None:
     """Run the command."""
     target = None
     if out is not None:
