@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -157,7 +157,7 @@ class _Drawing:
         if self.shape is None:
             from .plots import components_grid
 
-            figure = _figure(lambda axes: components_grid(self.components, None, axes=axes), (8, 8))
+            figure = _saved(components_grid(self.components))
         explained = None if shares is None else _percent(shares.sum())
         return {"tiles": tiles, "figure": figure, "explained": explained}
 
@@ -204,10 +204,31 @@ class _Drawing:
         relative = self.model.relative_error
         known = math.isfinite(relative) and relative > 0
         norm = self.model.reconstruction_err / relative if known else None
-        return _figure(lambda axes: convergence(history, norm=norm, heading="", axes=axes), (5.6, 3.4))
+        return _saved(convergence(history, norm=norm, heading="", axes=_axes(5.6, 3.4)))
 
-    def class_charts(self) -> list[dict[str, str]]:
-        return []
+    def class_charts(self) -> list[dict[str, Any]]:
+        """How much of each part is in each class: means, and spread."""
+        from .plots import features_by_class, means_by_class
+
+        count = 0 if self.labels is None else len(np.unique(self.labels))
+        if not 1 < count <= _CLASSES:
+            return []
+        W, H = self.model.W, self.components
+        heat, boxes = _axes(5.8, 1.2 + 0.3 * count), _axes(5.8, 1.2 + 0.5 * count)
+        return [
+            {
+                "title": "The mean of every part in every class",
+                "alt": "Heat map: a row per class, a column per part",
+                "picture": _saved(means_by_class(W, self.labels, H, heading="", axes=heat)),
+                "colour": True,
+            },
+            {
+                "title": "Its spread: the middle half of a class, and its median",
+                "alt": "Box plots: a band per class, a box per part",
+                "picture": _saved(features_by_class(W, self.labels, H, heading="", axes=boxes)),
+                "colour": False,
+            },
+        ]
 
     # --- classes ----------------------------------------------------------------------------------
 
@@ -284,14 +305,17 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
-def _figure(draw: Callable[[Any], Any], inches: tuple[float, float]) -> str:
-    """Draw into a figure of this size, which a narrow page shrinks little; return it as an address."""
+def _axes(width: float, height: float) -> Any:
+    """Return axes of a figure this large, in inches, which a narrow page shrinks little."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("a report needs matplotlib: pip install 'nmfcore[app]'") from error
-    figure = Figure(figsize=inches)
-    draw(figure.subplots())
+    return Figure(figsize=(width, height)).subplots()
+
+
+def _saved(axes: Any) -> str:
+    """Return a figure as an address."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
+    axes.figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
     return data_uri(file.getvalue())

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -667,18 +667,17 @@ class SearchEngine:
         from .plots import neighbours
 
         query = self.originals([found.row])[0] if found.pixels is None else found.pixels
+        made = found.code @ self.model.components
         kind = "similar" if found.similar else "dissimilar"
-        drawn = neighbours(
-            query,
-            found.code @ self.model.components,
-            self.originals(found.indices),
-            self.reconstructions(found.indices),
-            found.scores,
+        axes = neighbours(
+            np.vstack([query, self.originals(found.indices)]),
+            np.vstack([made, self.reconstructions(found.indices)]),
             self.shape,
-            names=found.names,
+            [found.title, *found.names],
+            found.scores,
             heading=f"Most {kind} to {found.title}",
         )
-        return drawn.figure
+        return cast("Figure", axes.figure)
 
     def _resolve(self, query: Any) -> tuple[int | None, str, Array, Array | None]:
         """Return a query's row, title, code and pixels."""
