@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
     from .persistence import load, save
+    from .similarity import CosineIndex, cosine_topk
 
 __version__ = "0.1.0"
 
-__all__ = ["NMF", "MiniBatchNMF", "__version__", "load", "non_negative_factorization", "save"]
+__all__ = [
+    "NMF",
+    "CosineIndex",
+    "MiniBatchNMF",
+    "__version__",
+    "cosine_topk",
+    "load",
+    "non_negative_factorization",
+    "save",
+]
 
 _HOMES = {
+    "CosineIndex": "similarity",
     "NMF": "estimators",
     "MiniBatchNMF": "estimators",
     "non_negative_factorization": "estimators",
+    "cosine_topk": "similarity",
     "load": "persistence",
     "save": "persistence",
 }

@@ -4,8 +4,8 @@ cos(q, x) = ⟨q, x⟩ / (‖q‖·‖x‖); a row of zeros is like nothing: its
 
 Panels of queries meet blocks of the database; of each block's approximate scores only those that might belong to the
 best k are looked at again, in float64. No queries × database matrix exists, and the answer, its order included, is that
-of float64 scores whatever the blocks, the threads and the compute type were. The layout follows
-J. Johnson, M. Douze, H. Jégou, "Billion-scale similarity search with GPUs", IEEE Transactions on Big Data, 2021 (faiss).
+of float64 scores whatever the blocks, the threads and the compute type were. The layout is
+that of faiss: J. Johnson, M. Douze, H. Jégou, "Billion-scale similarity search with GPUs", IEEE Trans. Big Data, 2021.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Array = NDArray[Any]
 
 PANEL = 240  # queries that meet a block at once: whole register tiles of the product on every processor
 PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every tile of the database
-BLOCK = 1024  # rows of the database per block: its scores against a panel take 1 MB
+BLOCK = 1 << 18  # scores of a block of the database against a panel: 1 MB of float32
+FEW = 4  # queries up to which scores come row by row: a panel would be mostly padding
 TASKS = 32  # enough for every thread to have several
 RUN_WORK = 2e7  # flops that make a run of the database a task of its own (a third of a millisecond)
 _FORMAT, _VERSION = "nmfcore-cosine-index", 1
@@ -240,7 +241,8 @@ class CosineIndex:
         known = (at < len(self.ids)) & (self.ids[np.minimum(at, len(self.ids) - 1)] == ids) if len(self) else ids < -1
         if not (known | (ids == -1)).all():
             unknown = ids[~(known | (ids == -1))].ravel()[0]
-            msg = f"no row of the index has the number {unknown}: there are {len(self):,}, numbered up to {self._next - 1}."
+            last = self._next - 1
+            msg = f"no row of the index has the number {unknown}: there are {len(self):,}, numbered up to {last}."
             raise ValueError(msg)
         return np.where(ids == -1, -1, at)
 
@@ -457,11 +459,14 @@ class CosineIndex:
                 raise IndexFileError(msg)
             if meta["sparse"]:
                 X = sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), meta["shape"], copy=False)
+                X.check_format(full_check=True)  # the kernels trust the columns that it names
             else:
                 X = arrays["codes"]
             squares, ids, shape = np.array(arrays["squares"]), np.array(arrays["ids"]), tuple(meta["shape"])
             names = _names(meta["names"], len(ids))
-            if X.shape != shape or squares.shape != shape[:1] or ids.shape != shape[:1]:
+            following = int(meta["next"])
+            fits = X.shape == shape and squares.shape == shape[:1] == ids.shape and squares.dtype == np.float64
+            if not fits or (np.diff(ids, prepend=-1, append=following) <= 0).any():
                 msg = "its arrays do not fit each other"
                 raise ValueError(msg)
         except IndexFileError:
@@ -471,7 +476,7 @@ class CosineIndex:
             raise IndexFileError(msg) from error
         index = cls.__new__(cls)
         index._set(_Rows(X, n_jobs, "codes", squares), ids, names)
-        index._next = int(meta["next"])
+        index._next = following
         return index
 
 
@@ -489,7 +494,7 @@ class _Rows:
         self.X = self.data.X
         if squares is None:
             squares = self._squares()
-            if not np.isfinite(squares).all() or (squares.size and _extreme(squares, 1e-250, 1e250)):
+            if not np.isfinite(squares).all() or _extreme(squares, 1e-250, 1e250) or self._vanished(squares):
                 self.X = _tamed(self.X, what)
                 self.data = as_rows(self.X, np.float64, n_jobs)
                 squares = self._squares()
@@ -501,6 +506,13 @@ class _Rows:
         out = np.empty(self.shape[0])
         self.data.visit_all(lambda lane, lo, hi, block: self.data.backend.squares(block, out[lo:hi]), 8)
         return out
+
+    def _vanished(self, squares: Array) -> bool:
+        """Whether the square of a row is 0 but the row is not: only numbers below 1e-154 do that."""
+        if self.X.dtype != np.float64 or squares.all():
+            return False
+        zero = self.X[np.flatnonzero(squares == 0)]
+        return bool(zero.count_nonzero() if sparse.issparse(zero) else zero.any())
 
     def dense(self, lo: int, hi: int) -> Array:
         """Rows lo … hi in float64."""
@@ -537,7 +549,10 @@ def _extreme(squares: Array, least: float, most: float) -> bool:
 
 
 def _tamed(X: Any, what: str) -> Any:
-    """X with each row divided by a power of two, so that no square overflows; raises if X is not finite."""
+    """X with each row divided by a power of two, so that no square overflows; raises if X is not finite.
+
+    A copy, made only for rows whose squares leave float64's range.
+    """
     numbers = X.data if sparse.issparse(X) else X
     if not np.isfinite(numbers).all():
         rows = np.flatnonzero(~np.isfinite(np.asarray(abs(X).sum(axis=1), dtype=np.float64)).ravel())
@@ -572,14 +587,19 @@ def _mapped(path: str | os.PathLike[str]) -> dict[str, Array]:
                 raise ValueError(msg)
             file.seek(entry.header_offset)
             local = file.read(30)
-            start = entry.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            start = (
+                entry.header_offset
+                + 30
+                + int.from_bytes(local[26:28], "little")
+                + int.from_bytes(local[28:30], "little")
+            )
             file.seek(start)
             head = io.BytesIO(file.read(min(entry.file_size, 1 << 16)))
             version = np.lib.format.read_magic(head)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(head)
             at, bytes_ = start + head.tell(), math.prod(shape) * dtype.itemsize
-            if dtype.hasobject or fortran and len(shape) > 1 or at + bytes_ > start + entry.file_size:
+            if dtype.hasobject or (fortran and len(shape) > 1) or at + bytes_ > start + entry.file_size:
                 msg = f"its {entry.filename} is not what it should be"
                 raise ValueError(msg)
             name = entry.filename.removesuffix(".npy")
@@ -599,7 +619,7 @@ def _search(
     allow: Any,
     exclude: Any,
 ) -> tuple[Array, Array]:
-    (q, m), n = queries.shape, database.shape[0]
+    q, n = queries.shape[0], database.shape[0]
     _check_request(queries.shape, database.shape, k, threshold)
     allowed, excluded = _allowed(allow, n), _excluded(exclude, q, n)
     sign = 1.0 if largest else -1.0
@@ -607,13 +627,50 @@ def _search(
     scores, indices = np.full((q, k), np.nan), np.full((q, k), -1, np.int64)
     if not q or not n:
         return scores, indices
+    best, found = (_few if q <= FEW else _panels)(queries, database, k, sign, floor, allowed, excluded)
+    merged, rows = best.transpose(1, 0, 2).reshape(q, -1), found.transpose(1, 0, 2).reshape(q, -1)
+    order = np.lexsort((np.where(rows < 0, n, rows), -merged), axis=1)[:, :k]
+    merged, rows = np.take_along_axis(merged, order, 1), np.take_along_axis(rows, order, 1)
+    indices[:] = rows
+    scores[:] = np.where(rows < 0, np.nan, sign * merged + 0.0)
+    return scores, indices
+
+
+def _few(
+    queries: _Rows, database: _Rows, k: int, sign: float, floor: float, allowed: Array, excluded: Array
+) -> tuple[Array, Array]:
+    """Heaps of sign·cosine and row numbers, runs × q × k, of runs of the database."""
+    (q, m), n, data = queries.shape, database.shape[0], database.data
+    runs = max(1, min(TASKS, int(8.0 * n * m * q / RUN_WORK)))
+    bounds = [n * i // runs for i in range(runs + 1)]
+    best, found = np.full((runs, q, k), -np.inf), np.full((runs, q, k), -1, np.int64)
+    exact = queries.dense(0, q)
+
+    def task(run: int) -> None:
+        block = data.backend.cut(data.X, (bounds[run], bounds[run + 1]), 64)
+        data.backend.scan(
+            block, bounds[run], database.squares[bounds[run] : bounds[run + 1]], exact, queries.squares, sign, floor,
+            allowed, excluded, np.zeros(q, np.int64), best[run], found[run],
+        )  # fmt: skip
+
+    run_all(task, runs, min(data.threads, runs))
+    return best, found
+
+
+def _panels(
+    queries: _Rows, database: _Rows, k: int, sign: float, floor: float, allowed: Array, excluded: Array
+) -> tuple[Array, Array]:
+    """Do the same for many queries: panels of them meet blocks of the database."""
+    (q, m), n = queries.shape, database.shape[0]
     dtype = max(queries.dtype, database.dtype)
     panel = min(-(-q // 16) * 16, max(16, min(PANEL, PANEL_BYTES // (dtype.itemsize * max(m, 1)) // 48 * 48)))
     panels = -(-q // panel)
-    runs = max(1, min(-(-TASKS // panels), int(2.0 * n * m * min(panel, q) / RUN_WORK), -(-n // BLOCK)))
+    step = max(64, BLOCK // panel // 64 * 64)
+    runs = max(1, min(-(-TASKS // panels), int(2.0 * n * m * panel / RUN_WORK)))
     bounds = [n * i // runs for i in range(runs + 1)]
     best, found = np.full((runs, q, k), -np.inf), np.full((runs, q, k), -1, np.int64)
     data = Rows(database.X, dtype)
+    height = data.backend.tile_height(m, panel, dtype)
     longest = int(np.diff(database.X.indptr).max()) if sparse.issparse(database.X) else 0
     margin = _margin(m, dtype, longest)
 
@@ -626,25 +683,18 @@ def _search(
         np.divide(sign * exact.T, norms, out=Qt[:, : hi - lo], where=norms > 0, casting="unsafe")
         limits = np.full(panel, np.inf, dtype)
         limits[: hi - lo] = floor - margin
-        counts = np.zeros(hi - lo, np.int64)
         contest = (exact, squares, sign, floor, margin, allowed, excluded[lo:hi],
-                   limits, counts, best[run, lo:hi], found[run, lo:hi])  # fmt: skip
-        height = data.backend.tile_height(m, panel, dtype)
-        products = np.empty((BLOCK, panel), dtype)
-        for first in range(bounds[run], bounds[run + 1], BLOCK):
-            last = min(first + BLOCK, bounds[run + 1])
+                   limits, np.zeros(hi - lo, np.int64), best[run, lo:hi], found[run, lo:hi])  # fmt: skip
+        products = np.empty((min(step, n), panel), dtype)
+        for first in range(bounds[run], bounds[run + 1], step):
+            last = min(first + step, bounds[run + 1])
             block = data.backend.cut(data.X, (first, last), height)
             out = products[: last - first]
             data.backend.products(block, Qt, out)
             data.backend.select(block, first, out, database.squares[first:last], *contest)
 
-    run_all(task, runs * panels, min(queries.data.threads, runs * panels))
-    merged, rows = best.transpose(1, 0, 2).reshape(q, -1), found.transpose(1, 0, 2).reshape(q, -1)
-    order = np.lexsort((np.where(rows < 0, n, rows), -merged), axis=1)[:, :k]
-    merged, rows = np.take_along_axis(merged, order, 1), np.take_along_axis(rows, order, 1)
-    indices[:] = rows
-    scores[:] = np.where(rows < 0, np.nan, sign * merged + 0.0)
-    return scores, indices
+    run_all(task, runs * panels, min(database.data.threads, runs * panels))
+    return best, found
 
 
 def _on_device(
@@ -675,7 +725,9 @@ def _on_device(
             looked_for = backend.asarray(looked_for).astype(np.float64)
             of_queries = xp.empty(q)
             backend.squares(backend.cut(looked_for, (0, q)), of_queries)
-            dtype = np.float64 if any(_extreme(cuda.to_host(s), 1e-30, 1e30) for s in (of_rows, of_queries)) else np.float32
+            dtype = (
+                np.float64 if any(_extreme(cuda.to_host(s), 1e-30, 1e30) for s in (of_rows, of_queries)) else np.float32
+            )
             for squares, what in ((of_rows, "database"), (of_queries, "queries")):
                 if not bool(xp.isfinite(squares).all()):
                     msg = f"{what} must be finite, but a row holds NaN, infinity, or numbers whose squares overflow."
@@ -710,7 +762,7 @@ def _check_request(queries: tuple[int, int], database: tuple[int, int], k: Any, 
 
 
 def _allowed(allow: Any, n: int) -> Array:
-    """A byte per row of the database; of no length: all rows."""
+    """Return a byte per row of the database; of no length: all rows."""
     if allow is None:
         return np.zeros(0, np.uint8)
     allow = np.asarray(allow)

@@ -413,7 +413,7 @@ def matched(found, planted):
     return float(cosine[rows, columns].min())
 
 
-# ---- cosine search -----------------------------------------------------------------------------------------------------
+# ---- cosine search ---------------------------------------------------------------------------------------------------
 
 
 def cosines(queries, database):
@@ -427,7 +427,7 @@ def cosines(queries, database):
 def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None, excluded=None):
     """The best k rows of the database for each query, by sorting all of them: scores and row numbers."""
     scores = cosines(queries, database)
-    q, n = scores.shape
+    q, _n = scores.shape
     found, rows = np.full((q, k), np.nan), np.full((q, k), -1)
     for j in range(q):
         candidates = [

@@ -46,11 +46,14 @@ BUDGET = {
     "beta_rows": {8: (152, 192), 16: (152, 208), 32: (168, 232), 64: (232, 0)},
     "code_rows": {1: (144, 152)},
     "extrapolate": {1: (24, 24)},
+    "merge_best": {1: (48, 0)},
     "multiply": {1: (64, 56)},
     "multiply_given": {1: (72, 56)},
+    "nearest": {8: (112, 144), 16: (128, 168), 32: (112, 152), 64: (152, 240)},
     "opening": {1: (48, 40)},
     "products": {8: (160, 168), 16: (168, 208), 32: (144, 216), 64: (192, 255)},
     "products_tensor": {32: (128, 0), 64: (168, 0)},
+    "select_rows": {1: (48, 48)},
     "sparse_products": {1: (40, 40), 2: (40, 48), 4: (48, 48), 8: (56, 64), 16: (80, 72), 32: (112, 112)},
     "sparse_ratios": {1: (48, 48), 2: (56, 56), 4: (64, 72), 8: (88, 104), 16: (136, 168), 32: (200, 255)},
     "sparse_squares": {1: (40, 40), 2: (40, 40), 4: (40, 40), 8: (40, 40), 16: (40, 40), 32: (40, 40)},
@@ -74,8 +77,8 @@ def architectures(module):
     """Return what to compile a module for: nearly everything for sm_90, a sample for sm_80.
 
     Left out unless NMFCORE_COMPILE=all, as X of another type differs in one conversion only: for sm_80 types other
-    than float32 and uint8; for both, of the divergences (two seconds each), types other than the factors', but for the
-    narrowest tiles in float32.
+    than float32 and uint8; for both, of the divergences (two seconds each) and the search, types other than the
+    factors', but for the narrowest tiles in float32.
     """
     stored, compute = (
         found[1] if (found := re.search(pattern, "\n".join(module.options), re.MULTILINE)) else ""
@@ -83,7 +86,7 @@ def architectures(module):
     )
     if ALL:
         return ["sm_80", "sm_90"]
-    if stored != compute and "-DFAMILY_BETA" in module.options:
+    if stored != compute and not {"-DFAMILY_BETA", "-DFAMILY_NEAREST"}.isdisjoint(module.options):
         return ["sm_90"] if compute == "float" and width_of(module) == 8 else []
     return ["sm_80", "sm_90"] if stored in ("float", "unsigned char") else ["sm_90"]
 

@@ -34,7 +34,7 @@ README = ROOT / "README.md"
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → tiles → plots → analysis → images → estimators "
     "→ minibatch → warm_start → _nmf → distributed → persistence → similarity → solve → initialization → solvers "
-    "→ objective → device_rows → data → backends → _compat"
+    "→ objective → device_rows → data → backends → _files → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 

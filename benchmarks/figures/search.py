@@ -8,18 +8,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 
 from benchmarks.contenders import Task
 from benchmarks.harness import Context, Row, describe_case, summary
 
 ABOUT = (
-    "The nine most similar rows of a database to each query, exactly: seconds per query, 4,000 queries at a time and one "
-    "alone. *bare product*: the float32 product of unit queries and unit rows alone, which leaves the search still to do. "
-    "*faiss*: IndexFlatIP of unit rows. *scikit-learn*: NearestNeighbors(metric='cosine'). *loop*: a cosine per "
-    "row in Python and a sort, as notebooks have it. Codes are those of a fit (20 passes of hals); where a database has more rows "
-    "than its pictures, they are mixtures of two codes. Rows found are compared with faiss' and scikit-learn's by their "
-    "float64 scores before a time is told."
+    "The nine most similar rows of a database to each query, exactly: seconds per query, 4,000 queries at a time and "
+    "one alone. *bare product*: the float32 product of the queries and unit rows, which leaves the search still to "
+    "do. *faiss*: IndexFlatIP of unit rows. *scikit-learn*: NearestNeighbors(metric='cosine'). *loop*: a cosine per "
+    "row in Python and a sort, as notebooks have it. Codes are of a fit (20 passes of hals); where a database has more "
+    "rows than its pictures, they are mixtures of two codes. Rows found are compared with faiss' and "
+    "scikit-learn's by their float64 scores before a time is told."
 )
 TOP, BATCH = 9, 4000
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -58,8 +57,7 @@ def _answers(codes: np.ndarray, threads: int) -> dict[str, Answer | str]:
     units, index = _unit(codes), CosineIndex(codes, n_jobs=threads)
 
     def bare(queries: np.ndarray) -> np.ndarray:
-        with threadpoolctl.threadpool_limits(threads):
-            return (_unit(queries) @ units.T)[:, :0]
+        return (queries @ units.T)[:, :0]
 
     from sklearn.neighbors import NearestNeighbors
 
@@ -121,7 +119,9 @@ def _measure(
         found = answer(queries)
         rows[name]["warm_up"] = {"cold_s": time.perf_counter() - start, "warm_s": time.perf_counter() - start}
         # either way: ours may be no worse than theirs, theirs may err by float32's rounding
-        why = _wrong(queries, codes, found, exact, 1e-5) or (_wrong(queries, codes, exact, found, 1e-12) if found.size else "")
+        why = _wrong(queries, codes, found, exact, 1e-5) or (
+            _wrong(queries, codes, exact, found, 1e-12) if found.size else ""
+        )
         rows[name]["check"] = {"ok": not why, "why": why}
         if why:
             rows[name].update(status="WRONG", why=why)
@@ -137,13 +137,20 @@ def _measure(
         rows[name].update(status="ok", **summary(values[name]), limits=dict(context.limits.values))
         if "scikit-learn" in able and name != "scikit-learn":
             ratios = [a / b for a, b in zip(values["scikit-learn"], values[name], strict=True)]
-            rows[name]["ratio"] = {"of": "scikit-learn", "median": median(ratios), "min": min(ratios), "max": max(ratios)}
+            rows[name]["ratio"] = {
+                "of": "scikit-learn",
+                "median": median(ratios),
+                "min": min(ratios),
+                "max": max(ratios),
+            }
     yield from rows.values()
     for other, most in (("bare product", 1.4), ("faiss", 1.0)):
         if other in able and "nmfcore" in able and batch > 1:
             row = describe_case(task, f"{case}, over {other}", "×", "nmfcore")
             ratios = [a / b for a, b in zip(values["nmfcore"], values[other], strict=True)]
-            row.update(status="ok", check={"ok": True, "why": ""}, **summary(ratios), limits=dict(context.limits.values))
+            row.update(
+                status="ok", check={"ok": True, "why": ""}, **summary(ratios), limits=dict(context.limits.values)
+            )
             if context.real_size:
                 row["target"] = {"value": most}
             yield row

@@ -369,3 +369,8 @@ def squares(block: Block, out: Array) -> None:
 def select(block: Block, first: int, scores: Array, squares: Array, *contest: Any) -> None:
     """Let the rows of a block compete for the best k of each query of a panel; see the kernel for the contest."""
     topk_kernels().select_pass(*block, first, scores, squares, *contest)
+
+
+def scan(block: Block, first: int, squares: Array, *contest: Any) -> None:
+    """Do it for a few queries, without scores made before."""
+    topk_kernels().scan_pass(*block, first, squares, *contest)

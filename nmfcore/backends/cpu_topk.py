@@ -12,7 +12,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ._simd import _broadcast, _data, _element, _load, out_of_line
-from .cpu_kernels import ENTRY, INNER, at, bounds, lanes_of, number, size_of
+from .cpu_kernels import ENTRY, INNER, at, bounds, lanes_of, number, size_of, widen_rows
+
+SCANNED = 64  # rows of a tile of `scan_pass`
+SLACK = 1e-9  # more than rounding in float64 moves a cosine
 
 
 @intrinsic
@@ -41,8 +44,8 @@ def load_row(address, code, row_stride, column_stride, indptr, indices, wide, i,
         for p in range(length):
             row[p] = number(address + (begin + p) * size_of(code), code)
         return length
-    for j in range(m):
-        row[j] = number(address + i * row_stride + j * column_stride, code)
+    start, zero, one = address + i * row_stride, np.intp(0), np.intp(1)
+    widen_rows(start, code, zero, column_stride, one, m, row, zero, one)
     return m
 
 
@@ -110,6 +113,70 @@ def keep(scores, rows, count, score, i):
     return count
 
 
+@numba.njit(**INNER)
+def score_of(row, length, square, query, query_square, indptr, indices, wide, i):
+    """Cosine of row i, as `load_row` gave it, and a query; 0 if either is all zeros."""
+    both = square * query_square
+    if not both > 0:
+        return 0.0
+    if indptr:
+        product = sparse_dot(row, query, indices, wide, bounds(indptr, wide, i)[0], length)
+    else:
+        product = dot(row, query, length)
+    return min(max(product / np.sqrt(both), -1.0), 1.0)
+
+
+@numba.njit(**INNER)
+def wanted(excluded, j, i):
+    """Whether query j may find row i."""
+    free = True
+    for e in range(excluded.shape[1]):
+        free &= excluded[j, e] != i
+    return free
+
+
+@numba.njit(**INNER)
+def product_of(tile, begin, query, n):
+    """Sum of tile[begin + j]·query[j], near enough to tell which rows are worth `score_of`."""
+    x, y, total = tile[begin : begin + n], query[:n], 0.0
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@numba.njit(**ENTRY)
+def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+              first, squares, queries, query_squares, sign, floor, allowed, excluded, counts, best, found):  # fmt: skip
+    """Do what `select_pass` does, for a few queries, without products before."""
+    p, k = best.shape
+    tile, row, query = np.empty(SCANNED * m + 1), np.empty(max(m, 1)), np.empty((p, m))
+    for j in range(p):
+        scale = sign / np.sqrt(query_squares[j]) if query_squares[j] > 0 else 0.0
+        for t in range(m):
+            query[j, t] = queries[j, t] * scale
+    limits = np.full(p, floor - SLACK)
+    for i0 in range(0, n, SCANNED):
+        rows = min(SCANNED, n - i0)
+        if not indptr:
+            widen_rows(address + i0 * row_stride, code, row_stride, column_stride, rows, m, tile, m, np.intp(1))
+        for r in range(rows):
+            i = i0 + r
+            length = -1
+            for j in range(p):
+                if not indptr and product_of(tile, r * m, query[j], m) < limits[j] * np.sqrt(squares[i]):
+                    continue
+                if (allowed.size and not allowed[first + i]) or not wanted(excluded, j, first + i):
+                    continue
+                if length < 0:
+                    length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+                score = sign * score_of(row, length, squares[i], queries[j], query_squares[j], indptr, indices, wide, i)
+                if score < floor:
+                    continue
+                counts[j] = keep(best[j], found[j], counts[j], score, first + i)
+                if counts[j] == k:
+                    limits[j] = max(limits[j], best[j, 0] - SLACK)
+
+
 @numba.njit(**ENTRY)
 def select_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
                 first, scores, squares, queries, query_squares, sign, floor, margin, allowed, excluded,
@@ -140,21 +207,11 @@ def select_pass(address, code, row_stride, column_stride, indptr, indices, wide,
             for j in range(j0, min(j0 + lanes, p)):
                 if not flat[i * width + j] * scale > limits[j]:
                     continue
-                wanted = True
-                for e in range(excluded.shape[1]):
-                    wanted &= excluded[j, e] != first + i
-                if not wanted:
+                if not wanted(excluded, j, first + i):
                     continue
                 if length < 0:
                     length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                score, both = 0.0, square * query_squares[j]
-                if both > 0:
-                    if indptr:
-                        begin = bounds(indptr, wide, i)[0]
-                        score = sparse_dot(row, queries[j], indices, wide, begin, length)
-                    else:
-                        score = dot(row, queries[j], length)
-                    score = sign * min(max(score / np.sqrt(both), -1.0), 1.0)
+                score = sign * score_of(row, length, square, queries[j], query_squares[j], indptr, indices, wide, i)
                 if score < floor:
                     continue
                 counts[j] = keep(best[j], found[j], counts[j], score, first + i)

@@ -1,6 +1,7 @@
 // The CUDA kernels of nmfcore. cuda_ops.py compiles a family at a time, with these macros:
 //
-//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE, TOPK
+//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE, NEAREST, SELECT,
+//              MERGE
 //   XT         type that X is stored in: unsigned char, unsigned short (with X_HALF: the bits of a float16), float, double
 //   FT         compute type: float, double
 //   KT         columns of a product's tile: 8, 16, 32, 64
@@ -1015,7 +1016,7 @@ sparse_squares(const XT* X, const int* indptr, i64 n, double* out) {
 
 // ---- cosine search ------------------------------------------------------------------------------------------------------
 
-#ifdef FAMILY_TOPK
+#if defined(FAMILY_NEAREST) || defined(FAMILY_SELECT) || defined(FAMILY_MERGE)
 // The best k rows of X for each of q queries, by sign·cosine. A thread has a query: approximate scores in FT say which
 // rows are worth a second look, in float64 from the stored numbers; these compete for a heap of k in global memory whose
 // root is the last of its entries. Which rows win, and their order, depends on the float64 scores alone.
@@ -1023,7 +1024,7 @@ sparse_squares(const XT* X, const int* indptr, i64 n, double* out) {
 #define KT 8
 #endif
 #define TILE 32                         // rows of X in shared memory
-#define EACH (KT <= 32 ? 2 : 1)         // queries of a thread: each read of shared memory serves all of them
+#define EACH (KT <= 16 ? 2 : 1)         // queries of a thread: each read of shared memory serves all of them
 #define INFINITE __longlong_as_double(0x7ff0000000000000LL)
 
 #ifdef X_HALF
@@ -1095,9 +1096,10 @@ __device__ __forceinline__ int compete(const XT* X, i64 ld, const int* indptr, c
   return score < floor ? count : keep(scores, rows, count, k, score, first + r);
 }
 
+#ifdef FAMILY_NEAREST
 // Rows of X narrow enough for registers (m ≤ KT): scores are made and judged in one go. grid: queries, runs of X.
 extern "C" __global__ void __launch_bounds__(THREADS)
-nearest(const XT* X, i64 ld, const double* squares, i64 n, int m, i64 chunk, const double* queries,
+nearest(const XT* X, i64 ld, const double* squares, i64 n, i64 m, i64 chunk, const double* queries,
         const double* query_squares, int q, int k, double sign, double floor, double margin, const unsigned char* allowed,
         const i64* excluded, int e, double* best, i64* found, int* counts) {
   __shared__ FT tile[TILE][KT];
@@ -1149,7 +1151,9 @@ nearest(const XT* X, i64 ld, const double* squares, i64 n, int m, i64 chunk, con
   for (int u = 0; u < EACH; ++u)
     if (number[u] < q) counts[(i64)blockIdx.y * q + number[u]] = count[u];
 }
+#endif  // FAMILY_NEAREST
 
+#ifdef FAMILY_SELECT
 // A block of n rows of X, the first of number `first`, whose scores with a panel of queries (n × width: row·query/|query|)
 // the products have made: wide or sparse X.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -1173,9 +1177,11 @@ select_rows(const XT* X, i64 ld, const int* indptr, const int* indices, const FT
   }
   counts[j] = count;
 }
+#endif  // FAMILY_SELECT
 
+#ifdef FAMILY_MERGE
 // The heaps of all runs become one sorted answer per query: the cosine (NaN where there is none) and the row (−1).
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 8)
 merge_best(double* best, i64* found, const int* counts, int q, int k, int runs, double sign, double* scores, i64* rows) {
   const i64 j = (i64)blockIdx.x * THREADS + threadIdx.x;
   if (j >= q) return;
@@ -1197,4 +1203,5 @@ merge_best(double* best, i64* found, const int* counts, int q, int k, int runs, 
     if (count) replace_root(own, numbers, count, own[count], numbers[count]);
   }
 }
-#endif  // FAMILY_TOPK
+#endif  // FAMILY_MERGE
+#endif  // the search

@@ -665,7 +665,7 @@ def squares(block: Block, out: Array) -> None:
 
 def plan_runs(q: int, n: int, k: int, width: int) -> tuple[int, int]:
     """Rows per run of the database, and how many runs: enough blocks for a card, each with its own heaps."""
-    blocks = -(-q // (THREADS * (2 if width <= 32 else 1)))
+    blocks = -(-q // (THREADS * (2 if width <= 16 else 1)))
     runs = max(1, min(-(-2 * BLOCKS // blocks), -(-n // 1024), PARTS_BYTES // (16 * max(q * k, 1)), GRID_YZ))
     chunk = max(1, -(-n // runs))
     return chunk, max(1, -(-n // chunk))
@@ -688,14 +688,14 @@ def nearest(
     best, found = xp.empty((runs, q, k)), xp.empty((runs, q, k), np.int64)
     counts = xp.zeros((runs, q), np.int32)
     if fused:
-        kernel = _kernel("TOPK", "nearest", block.X.dtype, dtype, KT=width)
-        grid = (-(-q // (THREADS * (2 if width <= 32 else 1))), runs)
-        _launch(kernel, grid, block.X, _i64(_leading(block.X)), of_rows, _i64(n), _i32(m), _i64(chunk), queries,
+        kernel = _kernel("NEAREST", "nearest", block.X.dtype, dtype, KT=width)
+        grid = (-(-q // (THREADS * (2 if width <= 16 else 1))), runs)
+        _launch(kernel, grid, block.X, _i64(_leading(block.X)), of_rows, _i64(n), _i64(m), _i64(chunk), queries,
                 of_queries, _i32(q), _i32(k), *limits, allowed, excluded, e, best, found, counts)  # fmt: skip
     else:
         _select(block, of_rows, queries, of_queries, limits, allowed, excluded, dtype, best[0], found[0], counts[0])
     scores, rows = xp.empty((q, k)), xp.empty((q, k), np.int64)
-    kernel = _kernel("TOPK", "merge_best", np.dtype(np.float32), np.dtype(np.float32))
+    kernel = _kernel("MERGE", "merge_best", np.dtype(np.float32), np.dtype(np.float32))
     _launch(kernel, (-(-q // THREADS),), best, found, counts, _i32(q), _i32(k), _i32(runs), limits[0], scores, rows)
     return scores, rows
 
@@ -708,7 +708,6 @@ def _select(
     xp, (q, m), n, k = cuda.cupy(), queries.shape, block.rows, best.shape[1]
     sparse, panel = block.indptr is not None, min(q, 1024)
     step = max(1, PARTS_BYTES // (dtype.itemsize * max(panel, 1)))
-    kernel = _kernel("TOPK", "select_rows", block.X.dtype, dtype)
     norms = xp.sqrt(of_queries)
     scales = limits[0] / xp.where(norms > 0, norms, np.inf)
     for j0 in range(0, q, panel):
@@ -723,7 +722,7 @@ def _select(
                 part = block._replace(rows=hi - lo, X=block.X[lo:hi])
             approximate = xp.empty((hi - lo, j1 - j0), dtype)
             products(part, Qt, approximate)
-            ld = 0 if sparse else _leading(part.X)
+            ld, kernel = 0 if sparse else _leading(part.X), _kernel("SELECT", "select_rows", block.X.dtype, dtype)
             _launch(kernel, (-(-(j1 - j0) // THREADS),), part.X, _i64(ld), part.indptr, part.indices, approximate,
                     of_rows[lo:hi], _i64(hi - lo), _i64(m), _i64(lo), own, of_queries[j0:j1], _i32(j1 - j0),
                     _i32(j1 - j0), _i32(k), *limits, allowed, excluded[j0:j1], _i32(excluded.shape[1]),

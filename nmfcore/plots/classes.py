@@ -246,7 +246,7 @@ def means_by_class(
     heading = "Mean features of every class" if heading is None else heading
     classes, heading = _shown(classes, heading)
     c, k = len(classes), F.shape[1]
-    axes = new_axes(axes, (max(5.0, min(PAGE, 0.34 * k + 1.8)), max(2.2, min(HEIGHT, 0.3 * c + 1.2))))
+    axes = new_axes(axes, (max(5.0, min(PAGE, 0.34 * k + 1.8)), max(2.9, min(HEIGHT, 0.3 * c + 1.2))))
     image = axes.imshow(means[:c], cmap="viridis", vmin=min(0.0, means.min()), aspect="auto", interpolation="nearest")
     axes.set_yticks(range(c), [fit(str(one), 8, 1.2) for one in classes])
     number_components(axes, k)

@@ -580,7 +580,7 @@ def _pairs(
                 below[tile + columns] = notes[row]
             if row in marked:
                 frames.append(tile)
-    inches = min(1.8, PAGE / columns)
+    inches = min(1.8, (PAGE - 0.6 * bool(labels)) / columns)
     grid = Grid(
         shape,
         high * pairs,
