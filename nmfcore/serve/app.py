@@ -71,11 +71,11 @@ def create_app(model: str | os.PathLike[str] | SearchEngine, *, hosts: Collectio
     ImportError
         When Starlette or Pillow is missing.
     """
-    page = Page(model if isinstance(model, SearchEngine) else SearchEngine.load(model))
+    page = _Page(model if isinstance(model, SearchEngine) else SearchEngine.load(model))
     return Guard(Starlette(routes=page.routes(), exception_handlers={HTTPException: _sentence}), hosts)
 
 
-class Page:
+class _Page:
     """The routes, and what they need to answer.
 
     Parameters
