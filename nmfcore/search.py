@@ -454,6 +454,10 @@ class SearchEngine:
         """Return codes as points of the space that similarity is measured in."""
         return codes if self._root is None else codes @ self._root.astype(codes.dtype, copy=False)
 
+    def _point(self, row: int | None, code: Array) -> Array:
+        """Return one code in that space: the very numbers of the index, since a product of one row rounds otherwise."""
+        return self._placed(code[None]) if row is None else np.asarray(self._index[[row]])
+
     # --- searching --------------------------------------------------------------------------------
 
     def search(self, query: Any, n: int = 8, similar: bool = True) -> Found:
@@ -481,7 +485,7 @@ class SearchEngine:
         """
         row, title, code, pixels = self._resolve(query)
         find = self._index.search if similar else self._index.search_dissimilar
-        scores, indices = find(self._placed(code[None]), n, exclude=np.array([-1 if row is None else row]))
+        scores, indices = find(self._point(row, code), n, exclude=np.array([-1 if row is None else row]))
         there = indices[0] >= 0
         kept = np.asarray(indices[0][there], dtype=np.int64)
         names = tuple(self.title(int(index)) for index in kept)
@@ -508,8 +512,8 @@ class SearchEngine:
         InputError
             As for `search`.
         """
-        first, second = (each.code if isinstance(each, Found) else self._resolve(each)[2] for each in (a, b))
-        scores, _ = cosine_topk(self._placed(first[None]), self._placed(second[None]), 1)
+        (i, first), (j, second) = self._code_of(a), self._code_of(b)
+        scores, _ = cosine_topk(self._point(i, first), self._point(j, second), 1)
         return self._because(first, second, n, float(scores[0, 0]))
 
     def reasons(self, found: Found, n: int = 5) -> list[Explanation]:
@@ -705,6 +709,12 @@ class SearchEngine:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
         pixels = picture_row(query, model.shape)
         return None, title, self._coded(pixels[None])[0], pixels
+
+    def _code_of(self, picture: Any) -> tuple[int | None, Array]:
+        if isinstance(picture, Found):
+            return picture.row, picture.code
+        row, _, code, _ = self._resolve(picture)
+        return row, code
 
     def _hint(self, name: str) -> str:
         if len(self._numbers) > 100_000:
