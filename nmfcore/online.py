@@ -45,8 +45,11 @@ SWEEPS_H = (5, 0.1)  # more change nothing
 # The rows seen first were coded with an H that knew little: row number s of t counts (s/t)^EARLY, Mairal's β_t. MNIST
 # after one pass: 0: 1.0116, 1: 1.0102, 2: 1.0096, 3: 1.0093; but what counts is a good start, see `first_start`.
 EARLY = 2.0
-FORGOTTEN = 1e-12  # a component with at most this share of what is remembered is not remembered at all,
+FAINT = 1e-12  # a component with at most this share of what is remembered is not remembered at all,
 PATIENCE = 5  # and is dead once so many rows per component have gone by without it
+# Powers of two between the norms of a component and of a row, at most. Single rows with no memory make the norms of
+# components drift until float32 is left.
+FAR = 16
 
 
 class Sums(NamedTuple):
@@ -76,6 +79,15 @@ class Sums(NamedTuple):
         kept = np.ones(len(self.sum_W))
         kept[components] = 0
         return self._replace(XtW=self.XtW * kept, WtW=self.WtW * np.outer(kept, kept), sum_W=self.sum_W * kept)
+
+    def worth_having(self, HHt: Array) -> Sums:
+        """Return the sums without components that stand for next to nothing of what is remembered.
+
+        They have faded, or were used by rounding errors only; H, a quotient, would be made of these.
+        """
+        share = np.diagonal(self.WtW) * np.diagonal(HHt)
+        faint = (share <= FAINT * share.sum()) & (np.diagonal(self.WtW) > 0)
+        return self.without(faint) if faint.any() else self
 
 
 class _Coding(CoordinateDescent):
@@ -157,9 +169,9 @@ class Learner:
                     squares = float(np.trace(sums["WtW"])), float(np.trace(HHt))
                     cost += p.value(float(sums["sum_W"].sum()), float(Ht.sum(dtype=np.float64)), *squares)
             sum_W = sums["sum_W"] if any(p) else np.zeros(k)
-            learned = memory.and_then(weight, sums["XtW"], sums["WtW"], sum_W, rows)
+            learned = memory.and_then(weight, sums["XtW"], sums["WtW"], sum_W, rows).worth_having(HHt)
             Ht, HHt = self._solve(data, Ht, learned)
-        Ht, learned = self._tidy(Ht, HHt, learned)
+        Ht, learned = self._rescale(data, Ht, HHt, learned)
         Ht, learned = self._revive(data, state["W"], Ht, learned)
         return Step(state["W"], Ht, learned, cost / rows)
 
@@ -176,17 +188,21 @@ class Learner:
         _, HHt = data.map_rows(sweep, m, 2.0 * SWEEPS_H[0] * m * k * k, ((backend.STATS,), (k, k)))
         return new, HHt
 
-    def _tidy(self, Ht: Array, HHt: Array, sums: Sums) -> tuple[Array, Sums]:
-        """Put components into the scale that costs least, and drop sums that have all but faded."""
+    def _rescale(self, data: Rows, Ht: Array, HHt: Array, sums: Sums) -> tuple[Array, Sums]:
+        """Put components into the scale that costs least, or keep what costs nothing within bounds."""
         p, squares_W, squares_H = self.penalties_for(sums.rows), np.diagonal(sums.WtW), np.diagonal(HHt)
         if any(p):  # alternating steps find that scale too, but take hundreds of batches for it
             sum_H = Ht.sum(axis=0, dtype=np.float64)
             d = balance(p.l1_W * sums.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
-            Ht = (Ht / d).astype(Ht.dtype)
-            sums = sums._replace(XtW=sums.XtW * d, WtW=sums.WtW * np.outer(d, d), sum_W=sums.sum_W * d)
-        share = squares_W * squares_H
-        faded = (share <= FORGOTTEN * share.sum()) & (squares_W > 0)
-        return Ht, (sums.without(faded) if faded.any() else sums)  # their quotients would be rounding errors
+        else:
+            row = data.opening().squares / data.shape[0]
+            ratio = np.divide(squares_H, row, out=np.ones_like(squares_H), where=(squares_H > 0) & (row > 0))
+            power = np.round(np.log2(ratio) / 2)
+            d = np.exp2(np.where(np.abs(power) > FAR, power, 0))  # a power of two rounds nothing
+        if (d == 1).all():
+            return Ht, sums
+        sums = sums._replace(XtW=sums.XtW * d, WtW=sums.WtW * np.outer(d, d), sum_W=sums.sum_W * d)
+        return (Ht / d).astype(Ht.dtype), sums
 
     def _revive(self, data: Rows, W: Array, Ht: Array, sums: Sums) -> tuple[Array, Sums]:
         """Give a component that stands for nothing the residual of the batch's worst row: the lowest one, a batch."""
