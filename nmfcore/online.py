@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from . import minibatch
 from .initialization import initialize, spectral_start
 from .minibatch import Step
 from .objective import Penalties, inner, trace_loss
@@ -267,7 +268,7 @@ def first_start(data: Rows, k: int, penalties: Penalties, random_state: Any = No
     return found.Ht
 
 
-class Patience:
+class Patience(minibatch.Patience):
     """Two rules on the mean cost over the last pass: it hardly fell in a pass, or did not improve for long.
 
     Over a whole pass, so that batches which differ are no matter: it changes by what the newest batch costs less than
@@ -290,9 +291,8 @@ class Patience:
     """
 
     def __init__(self, n: int, count: int, tol: float, most: int | None, n_steps: int, verbose: int):
-        self.n, self.tol, self.most, self.n_steps, self.verbose = n, tol, most, n_steps, verbose
-        self.costs = np.zeros(count)
-        self.before, self.least, self.waited = math.nan, math.inf, 0
+        super().__init__(n, tol, most, n_steps, verbose)
+        self.costs, self.before = np.zeros(count), math.nan
 
     def look(self, number: int, made: Step, before: Array) -> str | None:
         """Return the reason to stop after step `number` (from 1), if there is one."""
@@ -319,7 +319,3 @@ class Patience:
             self._say(f"Converged (lack of improvement in objective function) at step {number}/{self.n_steps}")
             return f"the mean cost did not improve for {self.waited} steps"
         return None
-
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(line)

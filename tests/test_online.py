@@ -143,7 +143,7 @@ def test_single_rows_stay_finite(factor):
 
 
 def test_forgetting_follows_a_change():
-    (first, before), (second, after) = planted(1, n=2000), planted(2, n=600)
+    (first, before), (second, _) = planted(1, n=2000), planted(2, n=600)
     errors = {}
     for factor in (0.3, 1.0):
         estimator = stream(model(forget_factor=factor), first)

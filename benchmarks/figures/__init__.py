@@ -23,6 +23,7 @@ NAMES = (
     "startup",
     "notebook",
     "calls",
+    "online",
     "quality",
     "curves",
 )
