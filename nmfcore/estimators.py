@@ -321,12 +321,16 @@ class _BaseNMF(
         if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
             return np.zeros((n, k), data.dtype), np.zeros((m, k), data.dtype)
         if self._auto:
-
-            def solver_for(rows: int, **options: Any) -> Any:
-                return self._solver(self._penalties((rows, m)), self._beta_loss, **options)
-
-            return warm_start(data, k, solver_for, self.random_state)
+            return self._warm_start(data, k)
         return initialize(data, k, self.init, self.random_state)
+
+    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+        """Return the start of hals' own."""
+
+        def solver_for(rows: int, **options: Any) -> Any:
+            return self._solver(self._penalties((rows, data.shape[1])), self._beta_loss, **options)
+
+        return warm_start(data, k, solver_for, self.random_state)
 
     def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
         n, m = data.shape
@@ -996,8 +1000,8 @@ class MiniBatchNMF(_BaseNMF):
             if data.dtype != self.components_.dtype:
                 data = as_rows(X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
-            if self.solver == "hals" and not Ht.any():  # there has been nothing but zeros
-                Ht = self._first_start(data, Ht.shape[1])
+            if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
+                _, Ht = self._warm_start(data, Ht.shape[1])
         known = hasattr(self, "_memory")
         if begun and not known:  # components_ were assigned
             self._prepare(data, None)
@@ -1005,6 +1009,8 @@ class MiniBatchNMF(_BaseNMF):
         memory = self._memory if known else learner.begin(Ht)
         if isinstance(memory, online.Sums) != (self.solver == "hals"):  # of the other solver
             memory = learner.begin(Ht)
+        if self.solver == "hals":  # cut as `fit` cuts it
+            data = as_rows(X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
         made = learner.step(data, None, Ht, memory)
         self.n_components_ = Ht.shape[1]
         self.components_ = made.Ht.T
@@ -1046,31 +1052,18 @@ class MiniBatchNMF(_BaseNMF):
             restart_iter=self.fresh_restarts_max_iter,
         )
 
-    @property
-    def _auto(self) -> bool:
-        return False  # one pass is to be cheap: `_start` has a start of its own
-
     def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
-        if self.solver == "mu" or self.init is not None or W is not None or H is not None:
-            W, Ht = super()._start(X, data, W, H)
-        elif data.opening().total == 0:
-            W, Ht = super()._start(X, data, None, None)
-        else:
-            k = data.shape[1] if self._n_components == "auto" else self._n_components
-            W, Ht = None, self._first_start(data, k)
-        if self.solver == "hals":
-            W = np.zeros((data.shape[0], Ht.shape[1]), Ht.dtype)
-        return W, Ht
+        W, Ht = super()._start(X, data, W, H)
+        return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
-    def _first_start(self, data: Rows, k: int) -> Array:
-        """Return Ht of a fit of so many rows as a batch has, or more where there are many components."""
-        n, m = data.shape
-        rng = check_random_state(self.random_state)
-        rows = max(self.batch_size, 50 * k)
+    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+        """Return no W, and Ht of a fit of so many rows as a batch has, or more where there are many components."""
+        (n, m), rng = data.shape, check_random_state(self.random_state)
+        W, rows = np.zeros((n, k), data.dtype), max(self.batch_size, 50 * k)
         if rows < n:
             sample = data.take(np.sort(rng.choice(n, rows, replace=False)), self.n_jobs)
             data = sample if sample.opening().total else data
-        return online.first_start(data, k, self._penalties((data.shape[0], m)), rng)
+        return W, online.first_start(data, k, self._penalties((data.shape[0], m)), rng)
 
     def _remember(self, memory: minibatch.Memory, n_steps: int) -> None:
         self._memory = memory

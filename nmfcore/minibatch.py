@@ -91,11 +91,13 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
     -------
     slices : list of slice
     batches : list of Rows
+        To be visited in turn: they share accumulators, which would outweigh many a batch.
     """
     n = X.shape[0]
     slices = [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
     if not sparse.issparse(X):
-        return slices, [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
+        batches = [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
+        return slices, [batch.in_turn_with(batches[0]) for batch in batches]
     X = X.tocsr()
     batches = []
     for rows in slices:
@@ -104,7 +106,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
         shape = (rows.stop - rows.start, X.shape[1])
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
         batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK))
-    return slices, batches
+    return slices, [batch.in_turn_with(batches[0]) for batch in batches]
 
 
 def solve_rows(data: Rows, mu: Any, Ht: Array, tol: float, max_iter: int) -> Array:

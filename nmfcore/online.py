@@ -172,9 +172,9 @@ class Learner:
             sum_W = sums["sum_W"] if any(p) else np.zeros(k)
             learned = memory.and_then(weight, sums["XtW"], sums["WtW"], sum_W, rows).worth_having(HHt)
             Ht, HHt = self._solve(data, Ht, learned)
-        Ht, learned = self._rescale(data, Ht, HHt, learned)
-        Ht, learned = self._revive(data, state["W"], Ht, learned)
-        return Step(state["W"], Ht, learned, cost / rows)
+        W, Ht, learned = self._rescale(data, state["W"], Ht, HHt, learned)
+        Ht, learned = self._revive(data, W, Ht, learned)
+        return Step(W, Ht, learned, cost / rows)
 
     def _solve(self, data: Rows, Ht: Array, sums: Sums) -> tuple[Array, Array]:
         """Sweep over the columns of H for given sums → new Ht, and its Gram."""
@@ -189,7 +189,7 @@ class Learner:
         _, HHt = data.map_rows(sweep, m, 2.0 * SWEEPS_H[0] * m * k * k, ((backend.STATS,), (k, k)))
         return new, HHt
 
-    def _rescale(self, data: Rows, Ht: Array, HHt: Array, sums: Sums) -> tuple[Array, Sums]:
+    def _rescale(self, data: Rows, W: Array, Ht: Array, HHt: Array, sums: Sums) -> tuple[Array, Array, Sums]:
         """Put components into the scale that costs least, or keep what costs nothing within bounds."""
         p, squares_W, squares_H = self.penalties_for(sums.rows), np.diagonal(sums.WtW), np.diagonal(HHt)
         if any(p):  # alternating steps find that scale too, but take hundreds of batches for it
@@ -201,9 +201,9 @@ class Learner:
             power = np.round(np.log2(ratio) / 2)
             d = np.exp2(np.where(np.abs(power) > FAR, power, 0))  # a power of two rounds nothing
         if (d == 1).all():
-            return Ht, sums
+            return W, Ht, sums
         sums = sums._replace(XtW=sums.XtW * d, WtW=sums.WtW * np.outer(d, d), sum_W=sums.sum_W * d)
-        return (Ht / d).astype(Ht.dtype), sums
+        return (W * d).astype(W.dtype), (Ht / d).astype(Ht.dtype), sums
 
     def _revive(self, data: Rows, W: Array, Ht: Array, sums: Sums) -> tuple[Array, Sums]:
         """Give a component that stands for nothing the residual of the batch's worst row: the lowest one, a batch."""
