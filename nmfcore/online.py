@@ -24,7 +24,7 @@ from .initialization import initialize, spectral_start
 from .minibatch import Step
 from .objective import Penalties, inner, trace_loss
 from .solve import factorize
-from .solvers.accelerated_hals import AcceleratedHALS, balance
+from .solvers.accelerated_hals import ROUNDING, AcceleratedHALS, balance
 from .solvers.coordinate_descent import CoordinateDescent, natural_order
 from .warm_start import PASSES, TOL
 
@@ -229,7 +229,8 @@ class Learner:
         h = h / d
         price = p.value(float(d[0]), float(h.sum()), float(d[0] ** 2), inner(h, h))
         gain = 0.5 * inner(h, h) * float(d[0] ** 2)
-        if not (loss > 0 and gain > price):  # met exactly, or not worth a penalty: zero is the answer
+        rounding = ROUNDING[W.dtype.itemsize] * 0.5 * data.opening().squares / data.shape[0]
+        if not (loss > rounding and gain > price):  # met exactly, or not worth a penalty: zero is the answer
             return Ht, sums
         Ht = Ht.copy()
         Ht[:, t] = h[:, 0]

@@ -100,8 +100,26 @@ def test_steps_solve_what_they_say(form, penalty, monkeypatch):
         np.testing.assert_allclose(made.memory.WtW, A, atol=1e-6)
         np.testing.assert_allclose(made.memory.XtW, B.T, atol=1e-5)
         assert made.memory.rows == pytest.approx(weight_of_rows)
+        if any(penalty):  # no other scale of a component costs less: the derivative is zero
+            of_W = l1_W * made.memory.sum_W + l2_W * np.diagonal(made.memory.WtW)
+            of_H = weight_of_rows * (l1_H * made.Ht.sum(axis=0) + l2_H * (made.Ht**2).sum(axis=0))
+            np.testing.assert_allclose(of_W, of_H, rtol=1e-6)
         Ht, memory = made.Ht, made.memory
         H = np.ascontiguousarray(Ht.T)
+
+
+def test_the_last_look_at_a_batch_is_the_one_remembered():
+    X, H = planted(noise=0.3)
+    learner = online.Learner(lambda rows: Penalties(), 0.7, 100)
+    Ht = np.ascontiguousarray(H.T) + 0.1
+    first = learner.step(as_rows(X[:100], np.float64), None, Ht, learner.begin(Ht))
+    given = 0.5 * first.W
+    W = given.copy()
+    second = learner.step(as_rows(X[100:200], np.float64), W, first.Ht, first.memory)
+    assert np.array_equal(W, given)
+    fade = 0.7 * 0.5**online.EARLY
+    np.testing.assert_allclose(second.memory.WtW, fade * first.memory.WtW + second.W.T @ second.W)
+    np.testing.assert_allclose(second.memory.XtW, fade * first.memory.XtW + X[100:200].T @ second.W)
 
 
 # --- a stream -----------------------------------------------------------------------------------
@@ -251,6 +269,28 @@ def test_a_component_that_nobody_uses_any_more_is_revived():
     start = np.vstack([H[:4], 1e3 * np.eye(40)[:1] + 1e3])  # no row has such a thing in it
     estimator = stream(model(init="custom"), X, H=start)
     assert (likeness(estimator.components_, H) > 0.99).all()
+
+
+def test_what_a_few_rows_do_not_use_is_kept():
+    H = np.kron(np.eye(3), np.ones((1, 8)))
+    X = np.random.RandomState(0).rand(4, 24) * (H[0] + H[1])  # not met: there is something to revive a component with
+    estimator = model(3, init="custom").partial_fit(X, H=H)
+    assert error(estimator, X) > 0.1
+    np.testing.assert_array_equal(estimator.components_[2], H[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_has_faded_is_kept_while_nothing_better_is_found(dtype):
+    """Its sums fall below the least number of the type."""
+    rng = np.random.RandomState(0)
+    H = np.kron(np.eye(3), rng.rand(1, 8) + 0.1)
+    W = rng.rand(50, 3)
+    W[:, 0] = 0
+    estimator = model(3, forget_factor=0.01, init="custom")
+    stream(estimator, (rng.rand(200, 3) @ H).astype(dtype), H=H.astype(dtype))
+    assert (likeness(estimator.components_, H) > 0.9999).all()
+    stream(estimator, np.tile(W @ H, (200, 1)).astype(dtype))
+    assert (likeness(estimator.components_, H) > 0.9999).all()
 
 
 def test_where_nothing_is_left_a_dead_component_stays_dead():
