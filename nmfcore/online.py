@@ -34,17 +34,18 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# Measured on MNIST k = 15 (7 orders of the rows), cats k = 50, CBCL k = 49 and BBC k = 20, after one pass over batches
-# of 1,024 rows (BBC: 256), error / that of many passes of NMF's hals.
-# A second look at the batch, with the H that the first one made: 1.0077 → 1.0074, 1.0095 → 1.0080, 1.110 → 1.092,
+# Measured on MNIST k = 15, cats k = 50, CBCL k = 49 and BBC k = 20, after one pass over batches of 1,024 rows (BBC:
+# 256): error / that of many passes of NMF's hals.
+# A second look at the batch, with the H that the first one made: 1.0061 → 1.0059, 1.0095 → 1.0080, 1.110 → 1.092,
 # 1.037 → 1.026, for 1.3 of the time; a third brings half as much again. H extrapolated from batch to batch is no help:
 # weights from 0.8 on make the errors of CBCL and cats grow from pass to pass.
 LOOKS = 2
 CODING = (30, 0.01)  # sweeps, and the share of its first step below which a row is left alone, of rows from nothing
 WARM = (8, 0.1)  # … of rows that begin where they were
-SWEEPS_H = (5, 0.1)  # more change nothing
+SWEEPS_H = (5, 0.1)  # 10 or 30 change little
 # The rows seen first were coded with an H that knew little: row number s of t counts (s/t)^EARLY, Mairal's β_t. MNIST
-# after one pass: 0: 1.0116, 1: 1.0102, 2: 1.0096, 3: 1.0093; but what counts is a good start, see `first_start`.
+# after one pass from a short first fit: 0: 1.0116, 1: 1.0102, 2: 1.0096, 3: 1.0093. A longer one counts more, see
+# `first_start`.
 EARLY = 2.0
 FAINT = 1e-12  # a component with at most this share of what is remembered is not remembered at all,
 PATIENCE = 5  # and is dead once so many rows per component have gone by without it
