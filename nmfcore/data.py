@@ -270,6 +270,11 @@ class Rows:
         """Return row-aligned buffers as `reduce` takes them."""
         return RowState(**arrays)
 
+    def in_turn_with(self, other: Rows) -> Rows:
+        """Return these rows, made to share the accumulators of others, which are never visited at the same time."""
+        self._scratch = other._scratch
+        return self
+
     def give_back(self, A: Array) -> Array:
         """Return an array as the caller is to have it."""
         return A

@@ -30,11 +30,12 @@ README = ROOT / "README.md"
 
 # From the highest room to the lowest. The package's own name stands for its lazy public names,
 # which only the command line may use; `_nmf` holds scikit-learn's private names, `minibatch` the
-# mini-batch algorithm, `warm_start` the start that fits of samples give, `device_rows` what `data` is for a GPU.
+# mini-batch algorithm, `online` coordinate descent on a stream, `warm_start` the start that fits of samples give,
+# `device_rows` what `data` is for a GPU.
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → tiles → plots → analysis → images → estimators "
-    "→ minibatch → warm_start → _nmf → distributed → persistence → similarity → solve → initialization → solvers "
-    "→ objective → device_rows → data → backends → _files → _compat"
+    "→ online → minibatch → warm_start → _nmf → distributed → persistence → similarity → solve → initialization "
+    "→ solvers → objective → device_rows → data → backends → _files → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 

@@ -24,6 +24,7 @@ NAMES = (
     "notebook",
     "search",
     "calls",
+    "online",
     "quality",
     "curves",
 )
