@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .disk import RowBlocks
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
     from .persistence import load, save
     from .similarity import CosineIndex, cosine_topk
@@ -18,6 +19,7 @@ __all__ = [
     "NMF",
     "CosineIndex",
     "MiniBatchNMF",
+    "RowBlocks",
     "__version__",
     "cosine_topk",
     "load",
@@ -29,6 +31,7 @@ _HOMES = {
     "CosineIndex": "similarity",
     "NMF": "estimators",
     "MiniBatchNMF": "estimators",
+    "RowBlocks": "disk",
     "non_negative_factorization": "estimators",
     "cosine_topk": "similarity",
     "load": "persistence",

@@ -11,13 +11,15 @@ from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], beside_name: str | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that takes `path`'s place only when it is complete and on the disk.
 
     Parameters
     ----------
     path : path-like
         The file to write or replace; a symbolic link is followed.
+    beside_name : str or None
+        Name of the new file until it is complete, which no file may have yet; None: one that nobody else has.
 
     Yields
     ------
@@ -47,7 +49,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write '{path}': there is no folder '{target.parent}'; create it first")
-    beside = target.with_name(f".nmfcore-{secrets.token_hex(8)}.part")
+    beside = target.with_name(beside_name or f".nmfcore-{secrets.token_hex(8)}.part")
     try:
         with open(beside, "xb") as file:
             yield file

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 LANES = 64  # at most so many accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
 BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
+BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
 
 
 # ---- threads -----------------------------------------------------------------------------------------------------
@@ -132,6 +133,7 @@ class RowState:
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
+        self.empty_like: Callable[[Array], Array] = np.empty_like  # makes the twin's buffers
         self._twin: RowState | None = None
         self._free: dict[str, Array] | None = None  # buffers for the twin of a state with ``before``
         self._rows: dict[tuple[int, int], RowState] = {}
@@ -144,7 +146,7 @@ class RowState:
         """The other buffers, for the next pass to write."""
         if self._twin is None:
             names = [name for name in self.arrays if name != "before"]
-            free = self._free or {name: np.empty_like(self.arrays[name]) for name in names}
+            free = self._free or {name: self.empty_like(self.arrays[name]) for name in names}
             if "before" in self.arrays:
                 self._twin = RowState(**free, before=self.arrays["W"])
                 # What nobody reads any more once the twin is committed.
@@ -152,6 +154,7 @@ class RowState:
             else:
                 self._twin = RowState(**free)
                 self._twin._twin = self
+            self._twin.empty_like = self.empty_like
         return self._twin
 
     def rows(self, lo: int, hi: int) -> RowState:
@@ -244,6 +247,9 @@ class Rows:
         Flops that make a lane; None is the usual number.
     """
 
+    in_memory = True  # a row may be had at any time, at no price
+    folder: Any = None  # makes row-aligned buffers that are no anonymous memory, see `disk.Folder`
+
     def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None):
         self.X = X
         self._lane_work = lane_work
@@ -266,9 +272,23 @@ class Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return Rows(self.X[rows], self.dtype, n_jobs)
 
+    def beside(self, F: Array) -> Rows:
+        """Return a small or row-aligned dense matrix in memory as rows, for products with it."""
+        return Rows(F, self.dtype, self.n_jobs)
+
+    def new_rows(self, width: int) -> Array:
+        """Return zeros of shape (n, width) in the compute type, where row-aligned buffers are kept."""
+        if self.folder is not None:
+            return self.folder.zeros((self.shape[0], width), self.dtype)
+        return np.zeros((self.shape[0], width), self.dtype)
+
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned buffers as `reduce` takes them."""
-        return RowState(**arrays)
+        if self.folder is None:
+            return RowState(**arrays)
+        state = RowState(**{name: self.folder.kept(array) for name, array in arrays.items()})
+        state.empty_like = self.folder.empty_like
+        return state
 
     def in_turn_with(self, other: Rows) -> Rows:
         """Return these rows, made to share the accumulators of others, which are never visited at the same time."""
@@ -307,16 +327,24 @@ class Rows:
                 held = stored * self.X.dtype.itemsize
                 lanes = min(lanes, max(1, int(max(64e6, held / 4) / (8 * m * width))))
             bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
-            step = max(1, int(tiles * BLOCK_WORK / max(work, 1.0))) * height
+            step = tiles * BLOCK_WORK / max(work, 1.0)
+            if not self.sparse:
+                step = min(step, BLOCK_BYTES / max(1, m * self.X.dtype.itemsize * height))
+            step = max(1, int(step)) * height
             cuts = [
-                [
-                    (a, min(a + step, hi), self.backend.cut(self.X, (a, min(a + step, hi)), height))
-                    for a in range(lo, hi, step)
-                ]
+                [(a, min(a + step, hi), self._cut(a, min(a + step, hi), height)) for a in range(lo, hi, step)]
                 for lo, hi in itertools.pairwise(bounds)
             ]
             plan = self._plans[width] = _Plan(cuts, gathers)
         return plan
+
+    def _cut(self, lo: int, hi: int, height: int) -> Any:
+        """Rows lo … hi as a plan has them: the block."""
+        return self.backend.cut(self.X, (lo, hi), height)
+
+    def held(self, lo: int, hi: int) -> Array:
+        """Rows lo … hi of a dense X as an array, while they are visited."""
+        return self.X[lo:hi]
 
     def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
         """visit(lane, first row, last row, block) for every block, lanes side by side, a lane's blocks in order."""
@@ -381,7 +409,8 @@ class Rows:
         plan, after = self.plan(orders.width), state.twin
         if not plan.gathers:
             gather = None
-        if len(plan.lanes) == 1 and len(plan.lanes[0]) == 1 and gather is None:  # small: no pool, no slices
+        small = self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
+        if small and gather is None:  # no pool, no slices
             total = self._scratch.cleared(sums, 1)[0]
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
@@ -403,6 +432,10 @@ class Rows:
             self.T.visit_all(on_columns, orders.width)
         return after, total
 
+    def _look(self, lo: int, hi: int, block: Any) -> Array:
+        """[min, non-finite values, Σx, Σx²] of a block."""
+        return self.backend.opening(block, self.dtype)
+
     def opening(self) -> Opening:
         """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
         if self._opening is None:
@@ -412,7 +445,7 @@ class Rows:
             parts[:, 0] = np.inf
 
             def look(lane: int, lo: int, hi: int, block: Any) -> None:
-                seen = self.backend.opening(block, self.dtype)
+                seen = self._look(lo, hi, block)
                 parts[lane, 0] = min(parts[lane, 0], seen[0])
                 parts[lane, 1:] += seen[1:]
 
@@ -451,10 +484,11 @@ class Rows:
         lanes = np.zeros((len(plan.lanes), m, m))
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            for first in range(lo, hi, few):
-                last = min(first + few, hi)
-                rows = self.backend.asarray(np.asarray(self.X[first:last], self.dtype))
-                cut = self.backend.cut(self.X, (first, last), block.height)
+            X = self.held(lo, hi)
+            for first in range(0, hi - lo, few):
+                last = min(first + few, hi - lo)
+                rows = self.backend.asarray(np.asarray(X[first:last], self.dtype))
+                cut = self.backend.cut(X, (first, last), block.height)
                 self.backend.add_products(cut, rows, lanes[lane])
 
         self.visit_all(add, m)

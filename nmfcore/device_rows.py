@@ -66,6 +66,8 @@ class DeviceRows:
 
     threads = 1
     n_jobs = None
+    in_memory = True
+    folder = None
 
     def __init__(
         self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None
@@ -129,6 +131,14 @@ class DeviceRows:
         if self.streamed:
             return DeviceRows(_upload(self.X[rows], self.stored), self.dtype)
         return DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+
+    def beside(self, F: Array) -> DeviceRows:
+        """Return a dense matrix on the device as rows, for products with it."""
+        return DeviceRows(F, self.dtype)
+
+    def new_rows(self, width: int) -> Array:
+        """Return zeros of shape (n, width) in the compute type, on the device."""
+        return cuda.cupy().zeros((self.shape[0], width), self.dtype)
 
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned buffers on the device as `reduce` takes them."""

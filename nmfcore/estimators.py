@@ -11,10 +11,14 @@ import copy
 import math
 import time
 import warnings
+import zlib
 from abc import ABC
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Integral, Real
+from os import PathLike
+from os.path import realpath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -30,15 +34,18 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from . import _compat, minibatch, online
+from . import _compat, disk, minibatch, online
 from ._nmf import _beta_loss_to_float, _check_init
 from .backends import cuda
+from .checkpoint import Checkpoint
 from .data import Rows, as_rows
 from .device_rows import as_device_rows
 from .initialization import initialize
 from .objective import Penalties, divergence
+from .persistence import replacing
 from .solve import Coded, Solution, code, factorize
 from .solvers import SOLVERS, ExtrapolatedUpdate
 from .warm_start import sample_rows, warm_start
@@ -97,6 +104,9 @@ class _BaseNMF(
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "callback": [callable, None],
     }
+    __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
+    _reads_disk = True
+    memory: Any = None
 
     n_components: Any
     init: Any
@@ -138,7 +148,7 @@ class _BaseNMF(
         self.fit_transform(X, **params)
         return self
 
-    def transform(self, X):
+    def transform(self, X, *, out=None):
         """Return the codes of X: W ≥ 0 such that X ≈ W · ``components_``.
 
         Every row is solved for alone until its own rule is met, so it has the same code in any
@@ -147,15 +157,18 @@ class _BaseNMF(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type.
+            Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
+        out : path-like or ndarray of shape (n_samples, n_components), default=None
+            Where W is to go if not into memory, see `NMF.fit_transform`.
 
         Returns
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
         with self._place(X):
-            data, W, _ = self._transform(X)
-            return data.give_back(W)
+            output = _Output(out)
+            data, W, _ = self._transform(X, output)
+            return output.filled(data.give_back(W))
 
     def score(self, X, y=None):
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
@@ -227,6 +240,9 @@ class _BaseNMF(
 
     def _read(self, X: Any, whom: str, **check: Any) -> tuple[Any, Rows]:
         """Validate X and look through it once; `whom` complains of negative values."""
+        X = disk.source_of(X)
+        if isinstance(X, disk.Source):
+            return self._read_stored(X, whom, **check)
         given, kind, number = X, cuda.kind_of(X), self._number(X)
         X = _validated(X, **check) if kind is None else _validated_on_device(X, **check)
         small = X.dtype.itemsize <= 2 or X.dtype == np.float32
@@ -245,6 +261,25 @@ class _BaseNMF(
             _raise_not_finite(seen, data.dtype, check.get("estimator"))
         if opening.minimum < 0:
             check_non_negative(np.array([[opening.minimum]]), whom)
+        return X, data
+
+    def _read_stored(self, X: disk.Source, whom: str, **check: Any) -> tuple[disk.Source, Rows]:
+        """Do the same for an X that is not in memory: scikit-learn checks a stand-in that takes none."""
+        if not self._reads_disk:
+            raise TypeError(
+                f"{type(self).__name__} takes X in memory or as a numpy.memmap, not {X.what}: use NMF, or give batches "
+                "of rows to partial_fit."
+            )
+        if self._number(X) is not None and self.device != "auto":
+            raise ValueError(
+                f"device={self.device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not "
+                f"{X.what}: open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
+            )
+        _validated(np.broadcast_to(np.zeros((), X.dtype), X.shape), **check)
+        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+        dtype = self.dtype or (np.float32 if small else np.float64)
+        data = disk.StoredRows(X, dtype, self.n_jobs, self.memory, whom)
+        data.opening()
         return X, data
 
     def _number(self, X: Any) -> int | None:
@@ -362,10 +397,12 @@ class _BaseNMF(
 
     # ---- what comes out ------------------------------------------------------------------------
 
-    def _transform(self, X: Any) -> tuple[Rows, Array, Array]:
+    def _transform(self, X: Any, output: _Output | None = None) -> tuple[Rows, Array, Array]:
         """Return X as rows, its codes and Ht. Touches no attribute."""
         check_is_fitted(self)
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
+        if output is not None:
+            output.check(data, len(self.components_))
         coded, Ht = self._code(data, self.components_)
         return data, coded.W, Ht
 
@@ -484,6 +521,16 @@ class NMF(_BaseNMF):
     callback : callable or None, default=None
         Called after each iteration with an object that has ``iteration``, ``loss``, ``kkt``,
         ``seconds`` and ``factors()``, which copies W and H; returning True ends the fit.
+    memory : int, str or None, default=None
+        How much of an X on disk may be in memory at a time, in bytes or as "2GB"; None is "512MB".
+        It decides how far a thread reads ahead, never the result. W and H come on top.
+    checkpoint : path-like or None, default=None
+        File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
+        with the same bits as if it had never stopped; X and all parameters that matter to them
+        must be the same, else it complains. It is written after Ctrl-C and at the end of
+        `max_time`, too, and removed when the fit has come to its end.
+    checkpoint_every : float, default=600
+        Seconds from one writing of `checkpoint` to the next.
 
     Attributes
     ----------
@@ -548,6 +595,9 @@ class NMF(_BaseNMF):
         "solver": [StrOptions(set(SOLVERS))],
         "shuffle": ["boolean"],
         "extrapolate": ["boolean"],
+        "memory": [Interval(Integral, 1, None, closed="left"), str, None],
+        "checkpoint": [str, PathLike, None],
+        "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
     _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
 
@@ -572,6 +622,9 @@ class NMF(_BaseNMF):
         n_jobs=None,
         max_time=None,
         callback=None,
+        memory=None,
+        checkpoint=None,
+        checkpoint_every=600,
     ):
         self.n_components = n_components
         self.init = init
@@ -591,21 +644,34 @@ class NMF(_BaseNMF):
         self.n_jobs = n_jobs
         self.max_time = max_time
         self.callback = callback
+        self.memory = memory
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, W=None, H=None):
+    def fit_transform(self, X, y=None, W=None, H=None, *, out=None):
         """Learn W and H from X, and return W.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole. Or a
+            matrix on disk, of which a few blocks of rows are in memory at a time: a
+            ``numpy.memmap``, the path of a ``.npy`` file, an h5py dataset, a Zarr array, the path
+            of either ("file.h5::name"), or a stream of row blocks (`RowBlocks`). It is read once
+            for each iteration, once before and once after; the result has the bits of one from
+            memory.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
+        out : path-like or ndarray of shape (n_samples, n_components), default=None
+            Where W is to go if not into memory. A path: a ``.npy`` file, written when the fit ends
+            (an older one is replaced), and returned memory-mapped; W, and what the solver keeps
+            beside it, lie in nameless files in its folder while the fit runs. An array is filled
+            and returned; of a ``numpy.memmap`` the folder serves in the same way.
 
         Returns
         -------
@@ -614,19 +680,23 @@ class NMF(_BaseNMF):
         Raises
         ------
         ValueError
-            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values
+            (of an X on disk after the first look through it, with the row), or a checkpoint of
+            another fit.
         TypeError
             For W or H of another type than X.
         """
         with self._place(X):
+            output = _Output(out)
             X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
+            output.check(data, self._resolve(data.shape[1])[0])
             tasks = _compat.FitTasks(self, X, self.max_iter)
             solution = self._factorize(X, data, W, H, tasks)
             loss, kkt = solution.divergence, solution.kkt
             self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt)
             self._warn(solution, data)
             tasks.close()
-            return data.give_back(solution.W)
+            return output.filled(data.give_back(solution.W))
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
@@ -657,7 +727,12 @@ class NMF(_BaseNMF):
         self._check_solver(warn=True)
         self._check_zeros(data, self._beta_loss)
         clock, max_time = time.perf_counter(), self.max_time
-        W, Ht = self._start(X, data, W, H)
+        checkpoint = self._checkpoint(data, W, H)
+        kept = None if checkpoint is None else checkpoint.found()
+        if kept is None:
+            W, Ht = self._start(X, data, W, H)
+        else:
+            W, Ht = kept.rows["W"], kept.Ht
         if data.opening().total == 0:
             return _nothing(W, Ht, self.solver)
         if max_time is not None:
@@ -672,7 +747,7 @@ class NMF(_BaseNMF):
             if self._auto and sample_rows(*data.shape, Ht.shape[1]):
                 options["trusted"] = True
             solver = self._solver(penalties, self._beta_loss, **options)
-        return factorize(
+        solution = factorize(
             data,
             solver,
             W,
@@ -682,7 +757,29 @@ class NMF(_BaseNMF):
             max_time=max_time,
             callback=self._watch(tasks),
             verbose=self.verbose,
+            checkpoint=checkpoint,
+            ours=self.init != "custom",
         )
+        if checkpoint is not None and not solution.interrupted and not solution.reason.startswith("max_time"):
+            checkpoint.remove()
+        return solution
+
+    def _checkpoint(self, data: Rows, W: Any, H: Any) -> Checkpoint | None:
+        """Return where the fit is to be kept, with what must be the same for another fit to go on from it."""
+        if self.checkpoint is None:
+            return None
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name not in _NO_MATTER}
+        identity = {name: _written(value) for name, value in settings.items()}
+        identity["dtype"] = str(data.dtype)  # what None stands for
+        identity["device"] = data.backend.__name__.rpartition(".")[-1]
+        identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.X.dtype)
+        opening = data.opening()
+        identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
+        if self.init == "custom":
+            for name, F in (("W", W), ("H", H)):
+                numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
+                identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
+        return Checkpoint(self.checkpoint, self.checkpoint_every, identity)
 
     def _warn(self, solution: Solution, data: Rows) -> None:
         if data.opening().total == 0:
@@ -851,6 +948,7 @@ class MiniBatchNMF(_BaseNMF):
         "solver": [StrOptions({"mu", "hals"})],
     }
     _negative_at_transform = "MiniBatchNMF (input X)"
+    _reads_disk = False
 
     def __init__(
         self,
@@ -1082,7 +1180,7 @@ class MiniBatchNMF(_BaseNMF):
 
 @validate_params(
     {
-        "X": ["array-like", "sparse matrix"],
+        "X": ["array-like", "sparse matrix", str, PathLike],
         "W": ["array-like", None],
         "H": ["array-like", None],
         "update_H": ["boolean"],
@@ -1113,6 +1211,9 @@ def non_negative_factorization(
     n_jobs=None,
     max_time=None,
     callback=None,
+    memory=None,
+    checkpoint=None,
+    checkpoint_every=600,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -1126,7 +1227,7 @@ def non_negative_factorization(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        Non-negative numbers of any real type.
+        Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
     W : array-like of shape (n_samples, n_components), default=None
         Where to begin, for ``init="custom"``. Never written.
     H : array-like of shape (n_components, n_features), default=None
@@ -1168,6 +1269,12 @@ def non_negative_factorization(
     max_time : float or None, default=None
         Seconds after which no further iteration begins.
     callback : callable or None, default=None
+        See `NMF`.
+    memory : int, str or None, default=None
+        See `NMF`.
+    checkpoint : path-like or None, default=None
+        See `NMF`; not for ``update_H=False``.
+    checkpoint_every : float, default=600
         See `NMF`.
 
     Returns
@@ -1217,6 +1324,9 @@ def non_negative_factorization(
         n_jobs=n_jobs,
         max_time=max_time,
         callback=callback,
+        memory=memory,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
     )
     estimator._validate_params()
     with estimator._place(X):
@@ -1239,6 +1349,54 @@ def non_negative_factorization(
 
 
 # ---- helpers ---------------------------------------------------------------------------------------
+
+_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_time", "memory", "n_jobs", "verbose")
+
+
+def _written(value: Any) -> str:
+    """Return a parameter as text that tells whether it is the same."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return f"a {type(value).__name__}" if isinstance(value, np.random.RandomState) else repr(value)
+
+
+class _Output:
+    """Where W is to go: into memory (None), a ``.npy`` file, or an array of the caller's."""
+
+    def __init__(self, out: Any):
+        self.out, self.path, self.folder = out, None, None
+        if isinstance(out, str | PathLike):
+            self.path = Path(out).expanduser()
+            if self.path.suffix != ".npy":
+                raise ValueError(f"out = '{self.path}' must be the path of a .npy file, or an array to fill.")
+            self.folder = Path(realpath(self.path)).parent
+            if not self.folder.is_dir():
+                raise FileNotFoundError(f"out = '{self.path}' cannot be written: there is no folder '{self.folder}'.")
+        elif isinstance(out, np.memmap) and out.filename is not None:
+            self.folder = Path(out.filename).parent
+        elif out is not None and not (isinstance(out, np.ndarray) and out.flags.writeable):
+            raise ValueError(f"out must be a path or an array that can be written, not {type(out).__name__}.")
+
+    def check(self, data: Rows, k: Any) -> None:
+        """Refuse an array of another shape before anything is computed; say where buffers are to lie."""
+        n = data.shape[0]
+        if self.out is not None and data.backend.xp is not np:
+            raise ValueError("out is for X on the CPU: leave it out, W is on the device.")
+        if isinstance(self.out, np.ndarray) and self.out.shape != (n, self.out.shape[-1] if k == "auto" else k):
+            raise ValueError(f"out has shape {self.out.shape}, but W has {n} rows and {k} columns.")
+        if self.folder is not None:
+            data.folder = disk.Folder(self.folder)
+
+    def filled(self, W: Any) -> Any:
+        """Return W where it is to be."""
+        if self.path is not None:
+            with replacing(self.path) as file:
+                np.lib.format.write_array(file, W, allow_pickle=False)
+            return np.load(self.path, mmap_mode="r+")
+        if self.out is not None:
+            self.out[:] = W
+            return self.out
+        return W
 
 
 def _validated_on_device(X: Any, estimator: Any = None, reset: bool = True) -> Any:

@@ -76,10 +76,18 @@ def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, 
     n, m = data.shape
     rng = check_random_state(random_state)
     scale = np.sqrt(mean / k)
-    H = scale * rng.standard_normal(size=(k, m)).astype(data.dtype, copy=False)  # H is drawn before W
-    W = scale * rng.standard_normal(size=(n, k)).astype(data.dtype, copy=False)
-    H, W = H.astype(data.dtype, copy=False), W.astype(data.dtype, copy=False)
-    return np.abs(W, out=W), np.ascontiguousarray(np.abs(H, out=H).T)
+
+    def draw(rows: int, columns: int) -> Array:
+        drawn = scale * rng.standard_normal(size=(rows, columns)).astype(data.dtype, copy=False)
+        drawn = drawn.astype(data.dtype, copy=False)
+        return np.abs(drawn, out=drawn)
+
+    H = draw(k, m)  # before W
+    step = max(1, (1 << 17) // k)  # W bit by bit: the numbers come in float64
+    W = np.empty((n, k), data.dtype) if data.folder is None else data.new_rows(k)
+    for lo in range(0, n, step):
+        W[lo : lo + step] = draw(min(step, n - lo), k)
+    return W, np.ascontiguousarray(H.T)
 
 
 def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
@@ -218,7 +226,7 @@ def _rotated(data: Rows, Y: Array, k: int) -> tuple[Array, Array, Array]:
 
 def _times(data: Rows, Y: Array, E: Array) -> Array:
     """Y·E by the backend's own product, in the compute type."""
-    return type(data)(Y, data.dtype, data.n_jobs).products(np.ascontiguousarray(E, data.dtype))
+    return data.beside(Y).products(np.ascontiguousarray(E, data.dtype))
 
 
 def _inverse(S: Array, dtype: Any) -> Array:

@@ -313,6 +313,8 @@ def _plain(name: str, value: Any) -> Any:
     """Return a constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):

@@ -98,6 +98,13 @@ class _Rule:
         self.tol, self.verbose = tol, verbose
         self.first = first_error
 
+    def memory(self) -> dict[str, Any]:
+        """Return what it remembers of the passes so far."""
+        return {name: value for name, value in vars(self).items() if name not in ("tol", "verbose", "started")}
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        vars(self).update(memory)
+
     def before(self, report: Report, done: int) -> str | None:
         return None
 
@@ -213,6 +220,8 @@ def factorize(
     callback: Callable[[Progress], Any] | None = None,
     verbose: int = 0,
     measure: bool = True,
+    checkpoint: Any = None,
+    ours: bool = False,
 ) -> Solution:
     """Minimise the solver's objective from (W, H).
 
@@ -224,7 +233,7 @@ def factorize(
         One of `nmfcore.solvers.SOLVERS`, made.
     W : ndarray of shape (n, k)
     Ht : ndarray of shape (m, k)
-        The start, C-contiguous in the compute type. Never written.
+        The start, C-contiguous in the compute type. Never written, but for W if it is `ours`.
     tol : float
         Of the solver's stop rule.
     max_iter : int
@@ -237,6 +246,10 @@ def factorize(
         Prints scikit-learn's lines.
     measure : bool
         Whether to measure the final divergence directly, which takes a pass; else it is NaN.
+    checkpoint : `nmfcore.checkpoint.Checkpoint` or None
+        Where the fit is kept now and then, and found again: W and Ht are not looked at then.
+    ours : bool
+        Whether nobody else needs the W of the start: n × k numbers less.
 
     Returns
     -------
@@ -244,19 +257,34 @@ def factorize(
         An exception of the callback, or KeyboardInterrupt, is not raised but handed over as `interruption`, with the
         last accepted factors: at most the pass under way is lost.
     """
-    clock = time.perf_counter()
+    begun = clock = time.perf_counter()
     losses: list[float] = []
     violations: list[float] = []
     seconds: list[float] = []
-    W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
-    state = data.state(**solver.rows(W.copy()))  # the caller's is never written
+    kept = None if checkpoint is None else checkpoint.found()
+    if kept is None:
+        W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
+        if not ours:
+            given, W = W, data.new_rows(W.shape[1])
+            W[:] = given
+        state = data.state(**solver.rows(W))
+    else:
+        state, Ht = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()}), kept.Ht
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
     interruption: BaseException | None = None
     small = None
     try:
         small = solver.start(data, Ht)
-        rule = _RULES[solver.rule](tol, verbose, solver.first_error(data, W, Ht) if tol else None)
+        if kept is None:
+            rule = _RULES[solver.rule](tol, verbose, solver.first_error(data, state["W"], Ht) if tol else None)
+        else:
+            rule = _RULES[solver.rule](tol, verbose, None)
+            small, of_solver, of_rule, of_loop = kept.restored(small, data.backend)
+            solver.restore(of_solver)
+            rule.restore(of_rule)
+            done, kkt, known, losses, violations, seconds = of_loop
+            clock -= seconds[-1] if seconds else 0.0
         while done < max_iter:
             orders = solver.fix(small)
             after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather)
@@ -286,19 +314,31 @@ def factorize(
                 if reason:
                     converged = True
                     break
-            if max_time is not None and time.perf_counter() - clock >= max_time and done < max_iter:
+            over = max_time is not None and time.perf_counter() - begun >= max_time and done < max_iter
+            if checkpoint is not None:
+                of_loop = [done, kkt, known, losses, violations, seconds]
+                checkpoint.mark(state.arrays, small, solver.memory(), rule.memory(), of_loop)
+                if over or checkpoint.due():
+                    checkpoint.save()
+            if over:
                 reason = f"max_time = {max_time:g} s was over"
                 break
     except BaseException as stop:
         interruption = stop
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
+    if checkpoint is not None and interruption is not None:
+        checkpoint.save()
     Ht = Ht if small is None else small.Ht
     W = state["W"]
-    final = divergence(data, W, Ht, solver.beta) if measure else np.nan
+    final = np.nan
+    # Who pressed Ctrl-C waits for no further pass over a disk, and what cannot be read is not read once more.
+    hurry = interruption is not None and not data.in_memory
+    if measure:
+        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
     earlier = None if small is None else solver.best(state, small)
     if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
-        _, W, Ht = earlier
-        final = divergence(data, W, Ht, solver.beta)
+        known, W, Ht = earlier
+        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)) if measure else np.nan)
         converged = late is not None
@@ -339,7 +379,7 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     """
     orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
-    out = backend.xp.empty((data.shape[0], k), data.dtype)
+    out = data.new_rows(k)
     stats = backend.xp.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
 
     def visit(lane: int, lo: int, hi: int, block: Any) -> None:

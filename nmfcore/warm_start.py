@@ -71,17 +71,23 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     chosen = [np.sort(rng.choice(n, rows, replace=False)) for _ in range(SAMPLES)]
     seeds = rng.randint(np.iinfo(np.int32).max, size=SAMPLES)
     found: list[Array] = [np.empty(0)] * SAMPLES
+    source = data
+    if not data.in_memory:  # all samples' rows from one pass
+        union = np.unique(np.concatenate(chosen))
+        source, chosen = data.take(union, None), [np.searchsorted(union, rows) for rows in chosen]
 
     def fit(number: int) -> None:  # each on one thread, side by side: samples are too small to share out well
-        sample = data.take(chosen[number], n_jobs=1)
+        sample = source.take(chosen[number], n_jobs=1)
         W, Ht = spectral_start(sample, k, seeds[number])
         found[number] = _checked(factorize(sample, solver_for(rows), W, Ht, tol=TOL, max_iter=PASSES, measure=False)).Ht
 
     run_all(fit, SAMPLES, data.threads)
     best = None
     for Ht in found:
-        W = data.backend.xp.zeros((n, k), data.dtype)
-        whole = _checked(factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False))
+        W = data.new_rows(k)
+        whole = _checked(
+            factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False, ours=True)
+        )
         if best is None or whole.history["loss"][-1] < best.history["loss"][-1]:
             best = whole
     assert best is not None

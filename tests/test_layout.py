@@ -31,11 +31,11 @@ README = ROOT / "README.md"
 # From the highest room to the lowest. The package's own name stands for its lazy public names,
 # which only the command line may use; `_nmf` holds scikit-learn's private names, `minibatch` the
 # mini-batch algorithm, `online` coordinate descent on a stream, `warm_start` the start that fits of samples give,
-# `device_rows` what `data` is for a GPU.
+# `device_rows` what `data` is for a GPU, `disk` for X on disk; `checkpoint` keeps a fit that is under way.
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → tiles → plots → analysis → images → estimators "
-    "→ online → minibatch → warm_start → _nmf → distributed → persistence → similarity → solve → initialization "
-    "→ solvers → objective → device_rows → data → backends → _files → _compat"
+    "→ online → minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve "
+    "→ initialization → solvers → objective → device_rows → disk → data → backends → _files → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -44,6 +44,8 @@ ONLY_IN = {
     "cupy": {"backends/cuda.py"},
     "cupyx": {"backends/cuda.py"},
     "dask": {"distributed.py"},
+    "h5py": {"disk.py"},
+    "zarr": {"disk.py"},
     "distributed": {"distributed.py"},
     "starlette": {"serve/app.py"},
     "uvicorn": {"cli/pages.py"},
@@ -54,7 +56,7 @@ ONLY_IN = {
 HANDED = {"solvers", "objective", "initialization"}
 
 # What importing nmfcore must leave alone (pandas is loaded by scikit-learn itself).
-HEAVY = {"numba", "cupy", "dask", "matplotlib", "PIL", "sklearn.decomposition"}
+HEAVY = {"numba", "cupy", "dask", "h5py", "zarr", "matplotlib", "PIL", "sklearn.decomposition"}
 
 
 # --- the arrows of import ------------------------------------------------------------------------
@@ -283,7 +285,7 @@ def test_lower_bounds_are_the_oldest_set():
     bounds = {}
     for requirement in importlib.metadata.requires("nmfcore"):
         wanted, _, extra = requirement.lower().partition(";")
-        if not extra or re.search("extra == .(app|serve|test)\\b", extra):
+        if not extra or re.search("extra == .(app|disk|serve|test)\\b", extra):
             bounds |= dict(re.findall(r"^([\w-]+)>=([\d.]+)", wanted))
     assert bounds.keys() <= oldest.keys()
     assert {"numpy", "scikit-learn", "pillow", "pytest"} <= bounds.keys()

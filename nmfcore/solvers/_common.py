@@ -17,6 +17,9 @@ Array = NDArray[Any]
 class Solver:
     """What the loop asks of every solver beside the functions in the package's docstring."""
 
+    sums: dict[str, tuple[int, ...]]
+    shuffle: Any
+
     def rows(self, W: Array) -> dict[str, Array]:
         """Row-aligned buffers that travel with W (the loop's own copy); "before" is the W of the pass before."""
         return {"W": W}
@@ -24,6 +27,18 @@ class Solver:
     def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
         """Objective, W and Ht of an earlier pair that may be better than the last one; None: there is none."""
         return None
+
+    def memory(self) -> dict[str, Any]:
+        """Return what changes from pass to pass beside the rows and the small factor."""
+        shuffle = getattr(self, "shuffle", None)
+        return {"sums": self.sums, "shuffle": None if shuffle is None else shuffle.get_state(legacy=False)}
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` gave, after `start`."""
+        self.sums = memory["sums"]
+        if memory["shuffle"] is not None:
+            self.shuffle = np.random.RandomState()  # not the caller's, who may use his elsewhere
+            self.shuffle.set_state(memory["shuffle"])
 
 
 @dataclass(slots=True)

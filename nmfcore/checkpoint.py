@@ -1,0 +1,204 @@
+"""A fit on disk: everything that the loop goes on from, in one ``.npz`` file, without pickle, never half-written.
+
+The file holds a JSON object ``meta`` and the arrays that it refers to: the rows of the state (W and what travels with
+it), the small factor, what solver, stop rule and loop remember, and what the fit was asked: parameters and the sums of
+X. Numbers keep their types, as these decide how a product is rounded: a fit that goes on has the bits of one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import cuda
+from .persistence import replacing
+
+Array = NDArray[Any]
+logger = logging.getLogger("nmfcore")
+
+FORMAT, VERSION = "nmfcore-checkpoint", 1
+
+
+class Kept(NamedTuple):
+    """What a checkpoint holds."""
+
+    rows: dict[str, Array]  # W and what else is aligned with rows
+    Ht: Array  # m × k
+    parts: dict[str, Any]  # of "small", "solver", "rule", "loop", as `_encode` made them
+    arrays: Mapping[str, Array]
+
+    def restored(self, small: Any, backend: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the small factor, and what solver, rule and loop remember; `small` is one as the solver makes it."""
+        of_solver, of_rule, of_loop = (
+            _decode(self.parts[name], self.arrays, None, backend) for name in ("solver", "rule", "loop")
+        )
+        return _decode(self.parts["small"], self.arrays, small, backend), of_solver, of_rule, of_loop
+
+
+class Checkpoint:
+    """Where a fit is kept, and how often.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; its folder must exist.
+    every : float
+        Seconds between two writings.
+    identity : dict of str to str
+        What must be the same for a fit to go on from it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    PermissionError
+        If the folder cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str]):
+        self.path = Path(path).expanduser()
+        self.every, self.identity = every, identity
+        folder = Path(os.path.realpath(self.path)).parent
+        if not folder.is_dir():
+            msg = f"checkpoint = '{self.path}' cannot be written: there is no folder '{folder}'; create it first"
+            raise FileNotFoundError(msg)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            msg = f"checkpoint = '{self.path}' cannot be written: the folder '{folder}' does not allow it"
+            raise PermissionError(msg)
+        self._beside = folder / f".{self.path.name}.part"  # one name: a killed fit leaves at most one half-written file
+        self._last = time.perf_counter()
+        self._marked: tuple[dict[str, Any], dict[str, Array]] | None = None
+        self._found: Kept | None = None
+
+    def found(self) -> Kept | None:
+        """Return what an earlier fit has left at the path; None if nothing is there.
+
+        Raises
+        ------
+        ValueError
+            If it is of another fit, or no checkpoint at all.
+        """
+        if self._found is None and self.path.exists():
+            meta, arrays = self._read()
+            for name, value in self.identity.items():
+                kept = meta["identity"].get(name)
+                if kept != value:
+                    msg = (
+                        f"the checkpoint '{self.path}' is of another fit: it has {name} = {kept}, this one {value}. "
+                        "Give what it was made with to go on from it, or another path, or delete it."
+                    )
+                    raise ValueError(msg)
+            rows = {name: arrays[key] for name, key in meta["rows"].items()}
+            Ht = arrays[meta["small"]["fields"]["Ht"]["array"]]
+            self._found = Kept(rows, Ht, meta, arrays)
+            logger.info("going on from the checkpoint '%s'", self.path)
+        return self._found
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            meta = json.loads(str(arrays.pop("meta")[()]))
+            if meta["format"] == FORMAT and meta["version"] == VERSION:
+                return meta, arrays
+        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError, AttributeError):
+            pass
+        msg = f"'{self.path}' is no checkpoint that this nmfcore can read: give checkpoint= another path, or delete it."
+        raise ValueError(msg)
+
+    def mark(self, rows: dict[str, Array], small: Any, solver: Any, rule: Any, loop: Any) -> None:
+        """Remember where the fit is: references to arrays that nobody will write, copies of all else."""
+        arrays: dict[str, Array] = {}
+        meta = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": self.identity,
+            "rows": {name: _refer(A, arrays) for name, A in rows.items()},
+            "small": _encode(small, arrays),
+            "solver": _encode(solver, arrays),
+            "rule": _encode(rule, arrays),
+            "loop": _encode(loop, arrays),
+        }
+        self._marked = meta, arrays
+
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.perf_counter() - self._last >= self.every
+
+    def save(self) -> None:
+        """Write what was marked last; a disk that is full is warned of, and the fit goes on."""
+        if self._marked is None:
+            return
+        meta, arrays = self._marked
+        try:
+            self._beside.unlink(missing_ok=True)
+            with replacing(self.path, self._beside.name) as file:
+                np.savez(file, meta=np.array(json.dumps(meta)), **{n: cuda.to_host(A) for n, A in arrays.items()})
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint '{self.path}' could not be written ({error.strerror or error}); the fit goes on.",
+                UserWarning,
+                stacklevel=2,
+            )
+        else:
+            self._marked = None
+        self._last = time.perf_counter()
+
+    def remove(self) -> None:
+        """Delete the file: the fit is over."""
+        self._beside.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+def _refer(A: Array, arrays: dict[str, Array]) -> str:
+    key = f"a{len(arrays)}"
+    arrays[key] = A
+    return key
+
+
+def _encode(value: Any, arrays: dict[str, Array]) -> Any:
+    """Return a value as JSON can hold it, types included; arrays go beside."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if type(value) in (int, float):  # JSON writes floats in full
+        return value
+    if isinstance(value, np.generic):
+        return {"scalar": _refer(np.asarray(value), arrays)}
+    if dataclasses.is_dataclass(value):
+        return {"fields": {f.name: _encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}}
+    if isinstance(value, dict):
+        return {"dict": {name: _encode(each, arrays) for name, each in value.items()}}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_encode(each, arrays) for each in value]}
+    kind = "array" if isinstance(value, np.ndarray) else "on device"
+    return {kind: _refer(value, arrays)}
+
+
+def _decode(code: Any, arrays: Mapping[str, Array], like: Any, backend: Any) -> Any:
+    """Return the value; of a dataclass, one of the type of `like`."""
+    if not isinstance(code, dict):
+        return code
+    ((kind, held),) = code.items()
+    if kind == "scalar":
+        return arrays[held][()]
+    if kind == "array":
+        return arrays[held]
+    if kind == "on device":
+        return backend.asarray(arrays[held])
+    if kind == "fields":
+        return type(like)(**{n: _decode(each, arrays, getattr(like, n), backend) for n, each in held.items()})
+    if kind == "dict":
+        return {name: _decode(each, arrays, None, backend) for name, each in held.items()}
+    return {"list": list, "tuple": tuple}[kind](_decode(each, arrays, None, backend) for each in held)

@@ -1,0 +1,597 @@
+"""X on disk: the bits of a fit from memory, read once a pass, in bounded memory; clear errors, and no thread left."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nmfcore.data
+from nmfcore import NMF, MiniBatchNMF, RowBlocks, disk, non_negative_factorization
+from nmfcore.data import as_rows
+
+N, M, K = 9000, 200, 20  # several lanes, and several blocks of a lane where the test makes blocks small
+KINDS = ["npy", "h5", "h5 path", "zarr", "zarr path", "blocks"]
+SOLVERS = [("cd", 2), ("hals", 2), ("mu", 2), ("mu", 1)]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    late = [t for t in threading.enumerate() if t not in before and t.name == "nmfcore-read"]
+    assert late == []
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Cut X into lanes and blocks as a larger one would be."""
+    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 2e7)
+    monkeypatch.setattr(nmfcore.data, "BLOCK_BYTES", 100_000)
+    assert len(as_rows(matrix("uint8"), "float32").plan(K).lanes) > 4
+
+
+def matrix(dtype, n=N):
+    X = np.random.default_rng(1).integers(0, 200, (n, M))
+    return np.ascontiguousarray(X.astype(dtype))
+
+
+def ragged(X, seed=0, largest=1500):
+    """Return a function that gives X in blocks of any height, empty ones included, cut elsewhere each time."""
+    rng = np.random.default_rng(seed)
+
+    def blocks():
+        lo = 0
+        while lo < len(X):
+            hi = lo + int(rng.integers(0, largest))
+            yield X[lo:hi]
+            lo = min(hi, len(X))
+
+    return blocks
+
+
+@contextlib.contextmanager
+def stored(X, kind, folder):
+    """Give X in another place, and make sure that it comes from there."""
+    if kind == "npy":
+        np.save(folder / "x.npy", X)
+        yield folder / "x.npy"
+    elif kind.startswith("h5"):
+        h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
+        with h5py.File(folder / "x.h5", "w") as file:
+            chunks = (700, 90) if kind == "h5" else None
+            file.create_dataset("pictures/train", data=X, chunks=chunks)
+            file["labels"] = np.arange(len(X))
+            if kind == "h5":
+                yield file["pictures/train"]
+        if kind == "h5 path":
+            yield str(folder / "x.h5")
+    elif kind.startswith("zarr"):
+        zarr = pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+        array = zarr.open(str(folder / "x.zarr"), mode="w", shape=X.shape, chunks=(1000, M), dtype=X.dtype)
+        array[:] = X
+        yield array if kind == "zarr" else folder / "x.zarr"
+    else:
+        yield RowBlocks(ragged(X), X.shape, X.dtype)
+
+
+def fitted(X, solver="hals", beta=2, **parameters):
+    asked = {"init": "random", "random_state": 0, "max_iter": 3, "tol": 0, **parameters}
+    model = NMF(K, solver=solver, beta_loss=beta, **asked)
+    W = model.fit_transform(X)
+    return {
+        "W": W, "H": model.components_, "loss": model.history_["loss"], "error": model.reconstruction_err_,
+        "kkt": model.kkt_residual_, "reason": model.stop_reason_,
+    }, model  # fmt: skip
+
+
+def assert_same(first, second):
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name, strict=True)
+
+
+# ---- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("solver", "beta"), SOLVERS)
+def test_bits_of_a_fit_from_memory(kind, solver, beta, tmp_path, small_blocks):
+    X = matrix("uint8")
+    expected, model = fitted(X, solver, beta)
+    with stored(X, kind, tmp_path) as source:
+        found, same = fitted(source, solver, beta)
+        assert_same(expected, found)
+        np.testing.assert_array_equal(model.transform(X[:900]), model.transform(X)[:900])
+        np.testing.assert_array_equal(model.transform(X), same.transform(source))
+        assert model.score(X) == same.score(source)
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "zarr", "blocks"])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "float16", "float32", "int64", "float64", ">f4", ">i8"])
+def test_bits_of_every_type(kind, dtype, tmp_path, small_blocks):
+    X = (matrix("uint8", 4000) % 2 if dtype == "bool" else matrix("uint8", 4000) % 100).astype(dtype)
+    with stored(X, kind, tmp_path) as source:
+        assert_same(fitted(X)[0], fitted(source)[0])
+
+
+@pytest.mark.parametrize("kind", ["npy", "blocks"])
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+@pytest.mark.parametrize("memory", [1, 250_000, None])
+def test_threads_and_memory_change_no_bit(kind, n_jobs, memory, tmp_path, small_blocks):
+    X = matrix("float64")
+    with stored(X, kind, tmp_path) as source:
+        assert_same(fitted(X, n_jobs=1)[0], fitted(source, n_jobs=n_jobs, memory=memory)[0])
+
+
+@given(heights=st.lists(st.integers(0, 500), min_size=1, max_size=30), m=st.integers(1, 40))
+@settings(max_examples=25)
+def test_blocks_of_any_height(heights, m):
+    X = np.random.default_rng(0).random((sum(heights) + 3, m))
+    cuts = np.cumsum(heights)
+    stream = RowBlocks(lambda: np.split(X, cuts), X.shape, X.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nmfcore.data, "LANE_WORK", 1e4)
+        patch.setattr(nmfcore.data, "BLOCK_BYTES", 20_000)
+        k = min(3, m)
+        first, second = (NMF(k, init="random", random_state=0, max_iter=3, tol=0).fit(each) for each in (X, stream))
+    np.testing.assert_array_equal(first.components_, second.components_)
+    assert first.reconstruction_err_ == second.reconstruction_err_
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "blocks"])
+@pytest.mark.parametrize("init", [None, "nndsvd", "nndsvda", "nndsvdar"])
+def test_starts_need_no_matrix_in_memory(kind, init, tmp_path):
+    X = matrix("uint8", 20000)
+    solver = "hals" if init is None else "cd"  # of "hals" None is "auto": samples of rows, as X is tall
+    with stored(X, kind, tmp_path) as source:
+        assert_same(fitted(X, solver, init=init)[0], fitted(source, solver, init=init)[0])
+
+
+def test_gram_start_of_few_features(tmp_path):
+    """Where the start comes from XᵀX."""
+    X = np.ascontiguousarray(matrix("uint8", 3000)[:, :60])
+    np.save(tmp_path / "x.npy", X)
+    assert_same(fitted(X, init="auto")[0], fitted(tmp_path / "x.npy", init="auto")[0])
+
+
+def test_custom_start(tmp_path, rng):
+    X, path = matrix("float64", 500), tmp_path / "x.npy"
+    W, H = rng.random((500, K)), rng.random((K, M))
+    np.save(path, X)
+    for start in ({"W": W, "H": H}, {"H": H}):
+        models = [NMF(K, init="custom", max_iter=3, tol=0) for _ in range(2)]
+        given = [
+            model.fit_transform(each, **start) for model, each in zip(models, (X, tmp_path / "x.npy"), strict=True)
+        ]
+        np.testing.assert_array_equal(*given)
+    with pytest.raises(ValueError, match="give H, or W and H"):
+        NMF(K, init="custom").fit(path, W=W)
+
+
+def test_function_takes_them_too(tmp_path):
+    X = matrix("float32", 500)
+    np.save(tmp_path / "x.npy", X)
+    asked = {"n_components": 4, "init": "random", "random_state": 0, "max_iter": 5, "tol": 0}
+    for source in (tmp_path / "x.npy", RowBlocks(ragged(X), X.shape, X.dtype)):
+        for first, second in zip(
+            non_negative_factorization(X, **asked), non_negative_factorization(source, **asked), strict=True
+        ):
+            np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_at_their_places(kind, tmp_path):
+    X = matrix("float32", 3000)
+    with stored(X, kind, tmp_path) as given:
+        source = disk.source_of(given)
+        assert len(source) == 3000
+        for rows in (5, -1, slice(2, 7), slice(None, None, 401), [7, 3, 3, 2999], [0, 1, 2, 9, 10], slice(0, 0)):
+            np.testing.assert_array_equal(source[rows], X[rows], strict=True)
+        with pytest.raises(IndexError):
+            source[3000]
+
+
+def test_fortran_order_on_disk_is_read_through_a_mapping(tmp_path):
+    X = np.asfortranarray(matrix("uint8", 2000))
+    np.save(tmp_path / "x.npy", X)
+    assert isinstance(disk.source_of(tmp_path / "x.npy"), np.memmap)
+    assert_same(fitted(X)[0], fitted(tmp_path / "x.npy")[0])
+
+
+# ---- read once a pass, in bounded memory -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "zarr", "blocks"])
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_read_once_a_pass(kind, solver, tmp_path, small_blocks):
+    X = matrix("uint8")
+    with stored(X, kind, tmp_path) as given:
+        source, seen = disk.source_of(given), []
+        fitted(source, solver, tol=0, max_iter=5, callback=lambda _: seen.append(source.bytes_read))
+        assert np.diff(seen).tolist() == [X.nbytes] * 4
+        assert seen[0] == 2 * X.nbytes  # the opening look and the first pass
+        assert source.bytes_read == 7 * X.nbytes  # and the error at the end
+
+
+def test_samples_of_a_start_take_one_pass():
+    X = matrix("uint8", 20000)
+    stream = RowBlocks(ragged(X), X.shape, X.dtype)
+    fitted(stream, init="auto", max_iter=2)
+    # opening, samples, six candidates, two passes, the error at the end
+    assert stream.bytes_read == (1 + 1 + 6 + 2 + 1) * X.nbytes
+
+
+def test_chunks_are_decompressed_once_a_pass(tmp_path, small_blocks):
+    """Whatever their height: blocks of rows begin and end within chunks."""
+    X, read = matrix("uint8"), []
+
+    class Chunked:
+        shape, dtype, chunks = X.shape, X.dtype, (701, 50)
+
+        def __getitem__(self, rows):
+            read.append((rows.start, min(rows.stop, N)))
+            return X[rows]
+
+    for n_jobs in (1, 2, 3):
+        data = disk.StoredRows(disk.Stored(Chunked()), np.float32, n_jobs)
+        data.opening()
+        read.clear()
+        data.products(np.ones((M, K), np.float32))
+        lanes = len(data.plan(K).lanes)
+        assert lanes > 3
+        # only chunks that lanes share are read twice
+        assert len(read) <= -(-N // 701) + lanes - 1
+        assert sum(hi - lo for lo, hi in read) >= N
+
+
+def test_chunks_of_too_many_rows_are_warned_of():
+    class Tall:
+        shape, dtype, chunks = (10**7, 100), np.dtype("float64"), (10**6, 10)
+
+    with pytest.warns(UserWarning, match="chunks of 1,000,000 rows"):
+        disk.Stored(Tall())
+
+
+def test_blocks_in_memory_are_bounded(small_blocks):
+    """A slow visit lets the reader run ahead as far as it may."""
+    X, (n, m) = matrix("float64"), (N, M)
+    stream = RowBlocks(lambda: (X[lo : lo + 100] for lo in range(0, N, 100)), (n, m), X.dtype)
+    data = disk.StoredRows(stream, np.float64, 2, memory=1_300_000)
+    largest = max(hi - lo for lane in data.plan(K).lanes for lo, hi, _ in lane) * m * 8
+    tracemalloc.start()
+    data.visit_all(lambda *_: time.sleep(0.002), K)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(data._buffers) == 1_300_000 // largest > 2
+    assert peak < 1_300_000 + 200_000 < X.nbytes / 9
+
+
+def test_reading_and_computing_overlap(small_blocks):
+    X, busy, both = matrix("uint8"), [0, 0], []
+
+    def blocks():
+        for lo in range(0, N, 500):
+            busy[0] = 1
+            time.sleep(0.002)
+            both.append(busy[1])
+            busy[0] = 0
+            yield X[lo : lo + 500]
+
+    def visit(*_):
+        busy[1] = 1
+        time.sleep(0.002)
+        both.append(busy[0])
+        busy[1] = 0
+
+    disk.StoredRows(RowBlocks(blocks, X.shape, X.dtype), np.float32, 1).visit_all(visit, K)
+    assert sum(both) > len(both) / 4
+
+
+LIMITED = """
+    import resource, sys
+    import numpy as np
+    from nmfcore import NMF, RowBlocks
+
+    n, m = 400_000, 784  # 314 MB
+    part = np.random.default_rng(0).integers(0, 255, (1000, m), dtype=np.uint8)
+    stream = RowBlocks(lambda: (part for _ in range(n // 1000)), (n, m), np.uint8)
+    model = NMF(8, solver="hals", init="random", random_state=0, max_iter=1, tol=0, memory="40MB", n_jobs=2)
+    small = RowBlocks(lambda: [part], part.shape, np.uint8)
+    model.fit(small).transform(small)  # compiled, and every thread there is
+    with open("/proc/self/status") as status:
+        held = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
+    limit = held + 40_000_000 + 5 * 4 * 8 * n + 40_000_000  # blocks, W and what goes with it, and something
+    assert limit - held < n * m * 0.6
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    model.fit(stream)
+    try:
+        np.ones(n * m, np.uint8)
+    except MemoryError:
+        print("held")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds mappings on Linux only")
+def test_more_than_the_process_may_hold():
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(LIMITED)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "held\n", done.stderr
+
+
+# ---- W outside of memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+@pytest.mark.parametrize("kind", ["npy", "memory"])
+def test_out_has_the_same_bits(solver, kind, tmp_path):
+    X = matrix("uint8", 2000)
+    np.save(tmp_path / "x.npy", X)
+    given = X if kind == "memory" else tmp_path / "x.npy"
+    asked = {"solver": solver, "init": "random", "random_state": 0, "max_iter": 4, "tol": 0}
+    expected = NMF(K, **asked).fit_transform(X)
+    filled = np.lib.format.open_memmap(tmp_path / "mapped.npy", "w+", np.float32, (2000, K))
+    model = NMF(K, **asked)
+    found = model.fit_transform(given, out=tmp_path / "W.npy")
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "W.npy"), expected)
+    assert model.fit_transform(given, out=filled) is filled
+    np.testing.assert_array_equal(filled, expected)
+    codes = model.transform(X)
+    np.testing.assert_array_equal(model.transform(given, out=tmp_path / "W.npy"), codes)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["W.npy", "mapped.npy", "x.npy"]
+
+
+def test_out_holds_no_rows_in_memory(tmp_path, small_blocks):
+    n, m, k = 200_000, 8, 8
+    X = np.random.default_rng(0).random((1000, m)).astype(np.float32)
+    stream = RowBlocks(lambda: (X for _ in range(n // 1000)), (n, m), X.dtype)
+    model = NMF(k, solver="hals", init="random", random_state=0, max_iter=2, tol=0, memory="1MB")
+    model.fit(X)  # compiled
+    peaks = []
+    for out in (None, tmp_path / "W.npy"):
+        tracemalloc.start()
+        model.fit_transform(stream, out=out)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    rows = n * k * 4
+    assert peaks[0] > 3.5 * rows
+    assert peaks[1] < 1.5 * rows  # for a moment, before it begins
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("W.txt", "must be the path of a .npy file"),
+        ("no/W.npy", "there is no folder"),
+        (np.zeros((3, K), np.float32), r"out has shape \(3, 20\), but W has 500 rows and 20 columns"),
+        (np.zeros((500, 3), np.float32), "W has 500 rows and 20 columns"),
+        (np.broadcast_to(np.zeros(K), (500, K)), "can be written"),
+    ],
+)
+def test_out_that_cannot_be_is_refused_first(out, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = NMF(K, init="random", callback=lambda _: pytest.fail("it computed"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        model.fit_transform(matrix("uint8", 500), out=out)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def stream_of(*blocks, n=10, m=4, dtype=float):
+    return RowBlocks(lambda: iter(blocks), (n, m), dtype)
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (stream_of(np.ones((6, 4)), np.ones((3, 4))), "gave 9 rows in this pass; it was said to give 10 rows of 4"),
+        (stream_of(np.ones((6, 4)), np.ones((5, 4))), "gave more than 10 rows"),
+        (stream_of(np.ones((10, 4)), np.ones((1, 4))), "gave more than 10 rows"),
+        (stream_of(np.ones((6, 4)), np.ones((4, 5))), r"gave a block of shape \(4, 5\) at row 6"),
+        (stream_of(np.ones(10)), r"gave a block of shape \(10,\) at row 0"),
+        (stream_of(np.ones((10, 4)), dtype="f4"), "gave a block of float64 at row 0; .* numbers, float32"),
+        (stream_of(), "gave 0 rows"),
+    ],
+)
+def test_streams_that_are_not_what_they_say(stream, said):
+    with pytest.raises(ValueError, match=said):
+        NMF(2, init="random").fit(stream)
+
+
+def test_a_stream_that_runs_dry_in_a_later_pass(small_blocks):
+    X, passes = matrix("uint8"), []
+
+    def blocks():
+        passes.append(1)
+        yield X[:5000]
+        yield X[5000 : N - (len(passes) > 2)]
+
+    stream = RowBlocks(blocks, X.shape, X.dtype)
+    model = NMF(K, init="random", max_iter=5)
+    with pytest.raises(ValueError, match="gave 8,999 rows in this pass"):
+        model.fit(stream)
+    assert model.n_iter_ == 1 and not model.converged_  # what there was is kept
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "blocks"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.nan, "Input X contains NaN: row 8,765, column 12"),
+        (np.inf, "Input X contains infinity .*: inf in row 8,765, column 12"),
+        (-3.0, "Negative values in data passed to .*: X holds -3.0 in row 8,765, column 12"),
+    ],
+)
+def test_numbers_that_are_refused_are_named(kind, value, said, tmp_path, small_blocks):
+    X = matrix("float64")
+    X[8765, 12] = value
+    with stored(X, kind, tmp_path) as source, pytest.raises(ValueError, match=said):
+        fitted(source)
+
+
+def test_too_large_for_the_compute_type(tmp_path):
+    X = matrix("float64", 300)
+    X[7, 3] = 1e200
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(ValueError, match=r"too large for .*float32.* row 7, column 3"):
+        fitted(tmp_path / "x.npy", dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: RowBlocks([np.ones((3, 2))], (3, 2), float), TypeError, "takes a function"),
+        (lambda: RowBlocks(list, (3, 2, 2), float), ValueError, "expected two dimensions"),
+        (lambda: RowBlocks(list, (3, 2), complex), ValueError, "Complex data not supported"),
+        (lambda: RowBlocks(list, (3, 2), "U3"), ValueError, "expected real numbers"),
+        (lambda: NMF(2).fit("no-such-file.npy"), FileNotFoundError, "there is no file or folder"),
+        (lambda: NMF(2).fit(os.curdir), ValueError, "of no known kind"),
+        (lambda: NMF(2).fit(RowBlocks(list, (0, 2), float)), ValueError, r"0 sample\(s\)"),
+        (lambda: NMF(2, memory="much").fit(RowBlocks(list, (4, 2), float)), ValueError, "no amount of memory"),
+        (lambda: NMF(2, device="cuda").fit(RowBlocks(list, (4, 2), float)), Exception, "cuda"),
+        (lambda: MiniBatchNMF(2).fit(RowBlocks(list, (4, 2), float)), TypeError, "partial_fit"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, error, said):
+    with pytest.raises(error, match=said):
+        make()
+
+
+def test_files_that_are_not_what_they_say(tmp_path):
+    np.save(tmp_path / "cube.npy", np.ones((3, 4, 5)))
+    np.save(tmp_path / "words.npy", np.array([["a", "b"]]))
+    np.save(tmp_path / "short.npy", np.ones((50, 4)))
+    os.truncate(tmp_path / "short.npy", 1000)
+    (tmp_path / "noise.npy").write_bytes(b"noise")
+    (tmp_path / "table.csv").write_text("1,2\n")
+    for name, said in (
+        ("cube.npy", "two dimensions"), ("words.npy", "real numbers"), ("short.npy", "cut short"),
+        ("noise.npy", "is no .npy file"), ("table.csv", "of no known kind"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            NMF(2).fit(tmp_path / name)
+
+
+def test_hdf5_and_zarr_of_several_matrices(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
+    zarr = pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+    X = matrix("float64", 50)
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for name in ("a", "b"):
+            file[name] = X
+            made = getattr(group, "create_array", None) or group.create_dataset  # zarr 3, 2
+            made(name, shape=X.shape, dtype=X.dtype, chunks=(20, M))[:] = X
+    for name in ("x.h5", "x.zarr"):
+        with pytest.raises(ValueError, match=r"the one meant must be named, as in .*::a'"):
+            NMF(2).fit(tmp_path / name)
+        found, expected = (NMF(2, init="random", random_state=0) for _ in range(2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            np.testing.assert_array_equal(found.fit_transform(f"{tmp_path / name}::b"), expected.fit_transform(X))
+    with pytest.raises(ValueError, match="holds nothing named 'c'"):
+        NMF(2).fit(f"{tmp_path / 'x.h5'}::c")
+
+
+def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    (tmp_path / "x.h5").write_bytes(b"")
+    with pytest.raises(ImportError, match=r"h5py is missing: pip install 'nmfcore\[disk\]'"):
+        NMF(2).fit(tmp_path / "x.h5")
+
+
+# ---- it stops cleanly ------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_exception_of_the_callers_function_comes_out(n_jobs, at, small_blocks):
+    X, passes, closed = matrix("uint8"), [], []
+
+    def blocks():
+        passes.append(1)
+        try:
+            for lo in range(0, N, 1000):
+                if len(passes) == at and lo == 4000:
+                    raise Broken
+                yield X[lo : lo + 1000]
+        finally:
+            closed.append(1)
+
+    with pytest.raises(Broken):
+        fitted(RowBlocks(blocks, X.shape, X.dtype), n_jobs=n_jobs)
+    assert len(closed) == len(passes)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_exception_of_a_visit_closes_the_stream(n_jobs, small_blocks):
+    X, closed = matrix("uint8"), []
+
+    def blocks():
+        try:
+            yield from np.array_split(X, 50)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    def visit(lane, lo, hi, block):
+        if lo > 2000:
+            raise Broken
+
+    data = disk.StoredRows(RowBlocks(blocks, X.shape, X.dtype), np.float32, n_jobs, memory="1MB")
+    with pytest.raises(Broken):
+        data.visit_all(visit, K)
+    assert closed == ["nmfcore-read"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_ctrl_c_while_a_block_is_awaited(n_jobs, small_blocks):
+    """It takes effect as soon as the caller's function gives or ends its block, and keeps the last iteration."""
+    X, passes = matrix("uint8"), []
+
+    def blocks():
+        passes.append(1)
+        for lo in range(0, N, 1000):
+            if len(passes) == 4 and lo == 3000:
+                import _thread
+
+                _thread.interrupt_main()
+                time.sleep(0.3)
+            yield X[lo : lo + 1000]
+
+    model = NMF(K, init="random", random_state=0, max_iter=50, tol=0, n_jobs=n_jobs)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(RowBlocks(blocks, X.shape, X.dtype))
+    assert model.n_iter_ == 2 and model.stop_reason_ == "interrupted"
+    assert np.isfinite(model.components_).all()
+
+
+def test_parse_bytes():
+    for text, size in (
+        ("2GB", 2 * 10**9),
+        ("2g", 2 * 10**9),
+        ("1 KiB", 1024),
+        ("0.5 MiB", 1 << 19),
+        (7, 7),
+        ("7 B", 7),
+    ):
+        assert disk.parse_bytes(text) == size
+    for wrong in ("", "GB", "-1", "1 QB", "i", "0", 0, "nan"):
+        with pytest.raises(ValueError, match="no amount of memory"):
+            disk.parse_bytes(wrong)
