@@ -11,16 +11,29 @@ if TYPE_CHECKING:
     from .disk import RowBlocks
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
     from .persistence import load, save
+    from .similarity import CosineIndex, cosine_topk
 
 __version__ = "0.1.0"
 
-__all__ = ["NMF", "MiniBatchNMF", "RowBlocks", "__version__", "load", "non_negative_factorization", "save"]
+__all__ = [
+    "NMF",
+    "CosineIndex",
+    "MiniBatchNMF",
+    "RowBlocks",
+    "__version__",
+    "cosine_topk",
+    "load",
+    "non_negative_factorization",
+    "save",
+]
 
 _HOMES = {
+    "CosineIndex": "similarity",
     "NMF": "estimators",
     "MiniBatchNMF": "estimators",
     "RowBlocks": "disk",
     "non_negative_factorization": "estimators",
+    "cosine_topk": "similarity",
     "load": "persistence",
     "save": "persistence",
 }

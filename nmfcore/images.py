@@ -1,33 +1,38 @@
 """Pictures in: everything ``nmfcore fit`` accepts becomes one matrix with a row per picture.
 
-Integers stay integers: pictures are decoded straight into one uint8 matrix, ``.npy`` and plain
-IDX files are memory-mapped. The engine widens them block by block, so nothing here ever makes a
-floating-point copy.
+Integers stay integers: pictures are decoded straight into one uint8 matrix, in memory or in a file,
+``.npy`` and plain IDX files are memory-mapped. The engine widens them block by block, so nothing
+here ever makes a floating-point copy. A colour picture is a row of height·width·3 numbers, as numpy
+flattens height × width × 3.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
+import functools
 import gzip
 import io
 import itertools
 import math
 import os
 import re
+import shutil
 import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import numpy as np
 
-from .persistence import Model, ModelFileError
+from .persistence import Model, ModelFileError, replacing
 
 __all__ = [
     "InputError",
@@ -35,6 +40,7 @@ __all__ = [
     "estimator_from",
     "load_images",
     "model_of",
+    "picture_row",
     "read_csv",
     "read_idx",
     "read_npy",
@@ -46,6 +52,8 @@ PICTURE_SUFFIXES = frozenset(
     | {".tif", ".tiff", ".webp"}
 )
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+# Pillow may open no other kind, whatever a file is called: some decoders of it start programs (EPS).
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 LABEL_COLUMNS = frozenset({"label", "labels", "class", "target"})
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -56,7 +64,9 @@ _ORIENTATION = 0x0112  # EXIF tag
 _PER_TASK = 32  # pictures decoded per task of the thread pool
 _LINES = 2048  # lines of a table parsed at a time
 
+Mode = Literal["L", "RGB"]
 Progress = Callable[[int, int], None]
+Shape = tuple[int, ...]  # (height, width), or (height, width, 3) in colour
 
 
 class InputError(ValueError):
@@ -78,12 +88,13 @@ class Pictures:
     ----------
     matrix : ndarray or memmap of shape (n_samples, n_features)
         In the type it was stored in; pictures are uint8.
-    shape : tuple of (int, int) or None
-        Height and width a row folds back to.
+    shape : tuple of (int, int) or (int, int, 3), or None
+        Height and width a row folds back to, and 3 if it is in colour.
     names : tuple of str or None
         File names of pictures from a folder, in the order of the rows.
     labels : ndarray of shape (n_samples,) or None
-        Labels that came with the pictures, integers or strings.
+        Labels that came with the pictures, integers or strings; `read_csv` says how rows without
+        one are marked among others.
     source : str
         Where they came from.
     skipped : tuple of str
@@ -98,7 +109,7 @@ class Pictures:
     """
 
     matrix: np.ndarray
-    shape: tuple[int, int] | None = None
+    shape: Shape | None = None
     names: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     source: str = ""
@@ -127,7 +138,9 @@ def read_source(
     source: str | os.PathLike[str] | None = None,
     size: tuple[int, int] | None = None,
     skip_broken: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
+    *,
+    mode: Mode = "L",
 ) -> Pictures:
     """Read pictures from whatever `source` is.
 
@@ -137,11 +150,14 @@ def read_source(
         None for scikit-learn's bundled digits, a folder of pictures, an IDX file (``.gz`` or
         not), a ``.csv`` or ``.tsv`` table (``.gz`` or not), a ``.npy`` or a ``.npz`` file.
     size : tuple of (height, width) or None
-        Pictures in a folder are resized to it. For a matrix it states how a row folds to a picture.
+        Pictures in a folder are resized to it. For a matrix it states how a row folds to a picture,
+        in colour if a row has three numbers to the pixel.
     skip_broken : bool
         Leave out pictures of a folder that cannot be read, instead of raising.
-    progress : callable(done, total) or None
-        Called in the calling thread while a folder is read.
+    progress : callable(done, total), bool or None
+        As in `load_images`.
+    mode : {"L", "RGB"}
+        How pictures in a folder are decoded: grey, or in colour. A matrix is taken as it is.
 
     Returns
     -------
@@ -168,7 +184,7 @@ def read_source(
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return load_images(path, size, skip_broken, progress)
+            return load_images(path, size, mode, skip_broken, progress)
         if not path.exists():
             raise InputError(f"there is no file or folder '{path}': check the path")
         return _with_size(_reader(path)(path), size)
@@ -179,13 +195,16 @@ def read_source(
 def load_images(
     folder: str | os.PathLike[str],
     size: tuple[int, int] | None = None,
+    mode: Mode = "L",
     skip_broken: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
+    *,
+    out: str | os.PathLike[str] | None = None,
 ) -> Pictures:
-    """Decode a folder of pictures into one grey uint8 matrix.
+    """Decode a folder of pictures into one uint8 matrix, grey or in colour.
 
     Files are taken in natural order (``2.jpg`` before ``10.jpg``), turned upright as their EXIF
-    data says, and converted to 8-bit grey. Files without a picture's suffix, hidden files and
+    data says, and converted to 8 bits. Files without a picture's suffix, hidden files and
     subfolders are passed over.
 
     Parameters
@@ -196,24 +215,35 @@ def load_images(
         Size of every picture, whatever its proportions. None takes the first picture's size;
         pictures of another size but the same proportions (within 2 %) are resized to it, others
         are errors: resizing would distort them.
+    mode : {"L", "RGB"}
+        Grey, or red, green and blue.
     skip_broken : bool
         Leave out pictures that cannot be decoded, or would be distorted, and name them in
         ``skipped``.
-    progress : callable(done, total) or None
-        Called in the calling thread with the number of pictures done.
+    progress : callable(done, total), bool or None
+        A callable is called in the calling thread with the number of pictures done. True shows a
+        bar on a terminal and in a notebook, if rich is installed.
+    out : path-like or None
+        A ``.npy`` file to hold the matrix instead of memory; it must not exist yet. It is written
+        beside and renamed when it is complete, and ``matrix`` is then a read-only memory map of it.
 
     Returns
     -------
     Pictures
-        ``matrix`` has shape (n_pictures, height·width), uint8.
+        ``matrix`` has shape (n_pictures, height·width), and ``shape`` is (height, width); in colour
+        (n_pictures, height·width·3) and (height, width, 3). uint8.
 
     Raises
     ------
     InputError
-        When the folder is missing or holds no picture, or a picture is broken or of other
-        proportions.
+        When the folder is missing or holds no picture, a picture is broken or of other
+        proportions, or `out` exists or there is no room for it.
+    ValueError
+        When the mode is neither of the two.
     ImportError
         When Pillow is missing.
+    OSError
+        When `out` cannot be written; nothing is left of it then.
 
     Examples
     --------
@@ -224,9 +254,13 @@ def load_images(
     ...     for number in (10, 2):
     ...         Image.new("L", (6, 4), number).save(pathlib.Path(folder) / f"{number}.png")
     ...     pictures = load_images(folder)
+    ...     colour = load_images(folder, mode="RGB")
     >>> pictures.names, pictures.shape, pictures.matrix[:, 0].tolist()
     (('2.png', '10.png'), (4, 6), [2, 10])
+    >>> colour.shape, colour.matrix.shape
+    ((4, 6, 3), (2, 72))
     """
+    _check_mode(mode)
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise InputError(f"there is no folder '{root}': check the path")
@@ -235,11 +269,71 @@ def load_images(
         raise InputError(_empty_folder(root))
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1 pixels, got {_size(size)}")
+    target = None if out is None else Path(out).expanduser()
+    if target is not None:
+        _check_new(target)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _shown(progress) as show:
         warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error below
         warnings.simplefilter("error", _pillow().DecompressionBombWarning)
-        return _decode_all(root, files, size, skip_broken, progress)
+        return _decode_all(root, files, size, mode, skip_broken, show, target)
+
+
+def picture_row(picture: Any, shape: Shape) -> np.ndarray:
+    """Make one picture a row like those of a model, to be coded and searched by.
+
+    It is turned upright, converted to grey or colour, and resized, as `load_images` does with the
+    pictures of a folder. The picture may come from anyone: only the usual formats are opened, and
+    one that would unfold to too many pixels is refused before it is decoded.
+
+    Parameters
+    ----------
+    picture : path-like, bytes, binary file, PIL.Image.Image or ndarray
+        A picture file, by its name, its content, or opened; a picture of Pillow's; or an array of
+        whole numbers from 0 to 255 (or of bool), of shape (height, width), (height, width, 3), or
+        that of a row.
+    shape : tuple of (height, width) or (height, width, 3)
+        The picture shape of the model.
+
+    Returns
+    -------
+    ndarray of shape (height·width,) or (height·width·3,), uint8
+
+    Raises
+    ------
+    InputError
+        When the picture cannot be read, has too many pixels, or the array holds no picture.
+    ImportError
+        When Pillow is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.images import picture_row
+    >>> picture_row(np.full((60, 80), 7, np.uint8), (2, 3)).tolist()
+    [7, 7, 7, 7, 7, 7]
+    >>> picture_row(b"no picture", (2, 3))
+    Traceback (most recent call last):
+    nmfcore.images.InputError: what was given is not a picture that can be read
+    """
+    shape = tuple(shape)
+    if len(shape) not in (2, 3) or min(shape) < 1 or shape[2:] not in ((), (3,)):
+        raise InputError(f"a picture's shape must be (height, width) or (height, width, 3), got {shape}")
+    mode: Mode = "RGB" if len(shape) == 3 else "L"
+    name = "what was given"
+    try:
+        if isinstance(picture, np.ndarray):
+            if picture.shape == (math.prod(shape),):
+                picture = picture.reshape(shape)
+            picture = _from_array(picture)
+        elif isinstance(picture, bytes | bytearray | memoryview):
+            picture = io.BytesIO(picture)
+        elif isinstance(picture, str | os.PathLike):
+            picture = Path(picture).expanduser()
+            name = f"'{picture}'"
+        return _decode(picture, (shape[0], shape[1]), mode, True).reshape(-1)
+    except _Broken as error:
+        raise InputError(f"{name} {error}") from error
 
 
 def read_idx(path: str | os.PathLike[str]) -> Pictures:
@@ -275,11 +369,7 @@ def read_idx(path: str | os.PathLike[str]) -> Pictures:
     pixels = _idx_array(path)
     if pixels.ndim == 1:
         raise InputError(f"'{path}' holds one number per sample (labels?), not pictures: give the file with the images")
-    if pixels.ndim == 4 and pixels.shape[3] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim > 3:
-        raise InputError(f"'{path}' holds an array of {pixels.ndim} dimensions, expected pictures × rows × columns")
-    shape = (pixels.shape[1], pixels.shape[2]) if pixels.ndim == 3 else None
+    shape = _folded(pixels.shape, path)
     matrix = _filled(pixels.reshape(len(pixels), math.prod(pixels.shape[1:])), path)
     labels = None
     beside = _labels_beside(path)
@@ -290,20 +380,24 @@ def read_idx(path: str | os.PathLike[str]) -> Pictures:
                 f"'{beside}' holds {len(labels)} labels but '{path.name}' {len(matrix)} pictures: "
                 "they do not belong together, so move or rename one of them"
             )
-    return Pictures(matrix, shape or _square(matrix.shape[1]), None, labels, str(path))
+    return Pictures(matrix, shape, None, labels, str(path))
 
 
-def read_csv(path: str | os.PathLike[str]) -> Pictures:
-    r"""Read a table with one picture per line, as Kaggle publishes MNIST.
+def read_csv(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Pictures:
+    r"""Read a table with one picture per line, or several, as Kaggle publishes MNIST.
 
     With a header, a column called ``label``, ``labels``, ``class`` or ``target`` is kept apart as
     the labels. Without one, every column is data, except in MNIST's label-first form: whole
     numbers 0 to 255 throughout, and one column more than a square number of at least 64. Columns
     may be separated by commas, semicolons or tabs.
 
+    Several tables are put below one another (``["train.csv", "test.csv"]``). They must have the
+    same columns, but for the labels: where some tables have labels and others have none, the rows
+    of the others get the label −1, or "" where labels are strings.
+
     Parameters
     ----------
-    path : path-like
+    path : path-like, or a sequence of them
         The table, packed with gzip or not.
 
     Returns
@@ -315,7 +409,9 @@ def read_csv(path: str | os.PathLike[str]) -> Pictures:
     Raises
     ------
     InputError
-        When the table is empty, ragged, or has a cell that is no number; the line is named.
+        When the table is empty, ragged, or has a cell that is no number; the line is named. When a
+        table has other columns than the first, or has −1 or "" for a label itself while another
+        has no labels; the table is named.
 
     Examples
     --------
@@ -328,14 +424,12 @@ def read_csv(path: str | os.PathLike[str]) -> Pictures:
     >>> table.labels.tolist(), table.matrix.dtype.name, table.shape
     ([7], 'uint8', (2, 2))
     """
-    path = Path(path)
-    try:
-        with _open_text(path) as file:
-            return _read_table(path, file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not a text table in UTF-8: save it again as CSV UTF-8") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"'{path}' is damaged: {error}") from error
+    if isinstance(path, str | os.PathLike):
+        return _read_csv(Path(path))[0]
+    paths = [Path(one) for one in path]
+    if not paths:
+        raise InputError("no table was given: name at least one file")
+    return _below_one_another(paths)
 
 
 def read_npy(path: str | os.PathLike[str]) -> Pictures:
@@ -344,9 +438,9 @@ def read_npy(path: str | os.PathLike[str]) -> Pictures:
     Parameters
     ----------
     path : path-like
-        ``.npy``: an array of shape (n, n_features) or (n, height, width). ``.npz``: such an array
-        alone, or named ``X`` or ``arr_0``; one-dimensional ``y`` or ``labels`` of the same length
-        beside it are kept as labels.
+        ``.npy``: an array of shape (n, n_features), (n, height, width) or (n, height, width, 3).
+        ``.npz``: such an array alone, or named ``X`` or ``arr_0``; one-dimensional ``y`` or
+        ``labels`` of the same length beside it are kept as labels.
 
     Returns
     -------
@@ -389,15 +483,8 @@ def read_npy(path: str | os.PathLike[str]) -> Pictures:
         ) from error
     if array.dtype.kind not in "biuf":
         raise InputError(f"'{path}' holds {array.dtype} values: expected real numbers")
-    if array.ndim == 3:
-        shape: tuple[int, int] | None = (array.shape[1], array.shape[2])
-        array = array.reshape(len(array), math.prod(array.shape[1:]))
-    elif array.ndim == 2:
-        shape = _square(array.shape[1])
-    else:
-        raise InputError(
-            f"'{path}' holds an array of shape {array.shape}: expected samples × features, or pictures × rows × columns"
-        )
+    shape = _folded(array.shape, path)
+    array = array.reshape(len(array), math.prod(array.shape[1:]))
     return Pictures(_filled(array, path), shape, None, labels, str(path))
 
 
@@ -534,9 +621,11 @@ def _reader(path: Path) -> Callable[[Path], Pictures]:
 
 def _with_size(pictures: Pictures, size: tuple[int, int] | None) -> Pictures:
     """State the picture shape of a matrix; pixels are left alone."""
-    if size is None or size == pictures.shape:
+    if size is None or size == (pictures.shape or ())[:2]:
         return pictures
     features = pictures.matrix.shape[1]
+    if 3 * size[0] * size[1] == features:
+        return dataclasses.replace(pictures, shape=(*size, 3))
     if size[0] * size[1] != features:
         raise InputError(
             f"--size {_size(size)} makes {size[0] * size[1]} pixels but a row of "
@@ -550,6 +639,20 @@ def _filled(matrix: np.ndarray, path: Path) -> np.ndarray:
     if 0 in matrix.shape:
         raise InputError(f"'{path}' is empty: it holds {matrix.shape[0]} samples of {matrix.shape[1]} features")
     return matrix
+
+
+def _folded(shape: tuple[int, ...], path: Path) -> Shape | None:
+    """Return the picture shape of an array of samples."""
+    if len(shape) == 2:
+        return _square(shape[1])
+    if len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
+        return shape[1:3]
+    if len(shape) == 4 and shape[3] == 3:
+        return shape[1:]
+    raise InputError(
+        f"'{path}' holds an array of shape {shape}: expected samples × features, pictures × rows × columns, "
+        "or pictures × rows × columns × 3"
+    )
 
 
 def _square(features: int) -> tuple[int, int] | None:
@@ -605,45 +708,74 @@ def _empty_folder(root: Path) -> str:
     return f"{message}: give a folder that does"
 
 
-def _open_picture(file: Path) -> Any:
+def _check_mode(mode: str) -> None:
+    if mode not in ("L", "RGB"):
+        raise ValueError(f'mode must be "L" (grey) or "RGB", got {mode!r}')
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of the formats that this Pillow was built with."""
+    Image = _pillow()
+    Image.init()
+    return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)
+
+
+def _open_picture(file: Path | BinaryIO) -> Any:
     Image = _pillow()
     try:
-        picture = Image.open(file)
+        picture = Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError as error:
         raise _Broken("is not a picture that can be read") from error
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:
+        picture.close()
         raise _Broken(f"has more than {limit:,} pixels, too many to be decoded safely")
     return picture
 
 
-def _grey(file: Path, size: tuple[int, int] | None, any_shape: bool) -> np.ndarray:
-    """Decode one picture to 8-bit grey of `size`; `any_shape` allows to distort it."""
+def _from_array(array: np.ndarray) -> Any:
+    """Return an array of pixels as a picture of Pillow's."""
+    Image = _pillow()
+    if array.dtype == bool:
+        array = np.uint8(255) * array
+    if not ((array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) and array.size):
+        raise _Broken(f"has shape {array.shape}: expected height × width, height × width × 3, or a row of the model's")
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        raise _Broken(f"holds {array.dtype} values: expected whole numbers from 0 to 255, like numpy.uint8")
+    return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))
+
+
+def _decode(picture: Any, size: tuple[int, int] | None, mode: Mode, any_shape: bool) -> np.ndarray:
+    """Decode one picture (a file or Pillow's) to 8 bits of `size`; `any_shape` allows to distort it."""
     from PIL import Image, ImageOps
 
     try:
-        with _open_picture(file) as opened:
-            if size is not None:
-                if not any_shape:
-                    _check_aspect(opened, size)
-                opened.draft(None, (2 * max(size),) * 2)  # a JPEG many times too large is decoded at a fraction
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips at 255
-                wide = np.clip(np.asarray(picture, dtype=np.int64), 0, 65535)
-                picture = Image.fromarray((wide >> 8).astype(np.uint8))
-            elif picture.mode == "F":
+        with ExitStack() as opened:
+            if not isinstance(picture, Image.Image):
+                picture = opened.enter_context(_open_picture(picture))
+                if size is not None:
+                    if not any_shape:
+                        _check_aspect(picture, size)
+                    picture.draft(None, (2 * max(size),) * 2)  # a far too large JPEG is decoded at a fraction
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips at 255
+                wide = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
+                upright = Image.fromarray((wide >> 8).astype(np.uint8))
+            elif upright.mode == "F":
                 raise _Broken("holds floating-point pixels; save it with 8 or 16 bits")
-            else:
-                picture = picture.convert("L")
-            if size is not None and picture.size != (size[1], size[0]):
-                picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
-            return np.asarray(picture)
+            upright = upright.convert(mode)
+            if size is not None and upright.size != (size[1], size[0]):
+                upright = upright.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            return np.asarray(upright)
     except _Broken:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _Broken("has too many pixels to be decoded safely") from error
     except MemoryError:
         raise
+    except FileNotFoundError as error:
+        raise _Broken("does not exist: check the path") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise _Broken(f"is broken ({error or type(error).__name__})") from error
 
@@ -667,8 +799,10 @@ def _decode_all(
     root: Path,
     files: Sequence[Path],
     size: tuple[int, int] | None,
+    mode: Mode,
     skip_broken: bool,
     progress: Progress | None,
+    out: Path | None,
 ) -> Pictures:
     any_shape = size is not None
     skipped: list[str] = []
@@ -680,27 +814,25 @@ def _decode_all(
 
     while size is None and files:
         try:
-            height, width = _grey(files[0], None, True).shape
+            height, width = _decode(files[0], None, mode, True).shape[:2]
             size = (height, width)
         except _Broken as error:
             refuse(files[0], str(error))
             files = files[1:]
     total = len(files) + len(skipped)
     kept: list[int] = []
-    matrix = np.empty((0, 0), np.uint8)
-    if size is not None:
-        matrix = _allocate(root, len(files), size)
+
+    def decode(matrix: np.ndarray) -> None:
+        """Fill the rows of the matrix, and note which are good."""
 
         def task(start: int) -> list[str | None]:
-            return [_decode_row(file, row, size, any_shape) for file, row in _slices(files, matrix, start)]
+            stop = min(start + _PER_TASK, len(files))
+            return [_decode_row(files[i], matrix[i], size, mode, any_shape) for i in range(start, stop)]
 
+        starts = range(0, len(files), _PER_TASK)
         pool = ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures")
         try:
-            for start, reasons in zip(
-                range(0, len(files), _PER_TASK),
-                pool.map(task, range(0, len(files), _PER_TASK)),
-                strict=True,
-            ):
+            for start, reasons in zip(starts, pool.map(task, starts), strict=True):
                 for index, reason in enumerate(reasons, start):
                     if reason is None:
                         kept.append(index)
@@ -710,39 +842,137 @@ def _decode_all(
                     progress(len(kept) + len(skipped), total)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    if not kept:
-        raise InputError(f"none of the {total} pictures in '{root}' can be read; the first: {skipped[0]}")
-    if len(kept) < len(matrix):
-        matrix = matrix[kept]
-    return Pictures(matrix, size, tuple(files[index].name for index in kept), None, str(root), tuple(skipped))
+        if not kept:
+            raise InputError(nothing())
+
+    def nothing() -> str:
+        return f"none of the {total} pictures in '{root}' can be read; the first: {skipped[0]}"
+
+    if size is None:
+        raise InputError(nothing())
+    shape: Shape = size if mode == "L" else (*size, 3)
+    if out is None:
+        matrix = _allocate(root, len(files), shape)
+        decode(matrix)
+        if len(kept) < len(matrix):
+            matrix = matrix[kept]
+    else:
+        matrix = _decode_to_file(out, decode, kept, len(files), shape)
+    return Pictures(matrix, shape, tuple(files[index].name for index in kept), None, str(root), tuple(skipped))
 
 
-def _slices(files: Sequence[Path], matrix: np.ndarray, start: int) -> Iterable[tuple[Path, np.ndarray]]:
-    stop = start + _PER_TASK
-    return zip(files[start:stop], matrix[start:stop], strict=True)
-
-
-def _decode_row(file: Path, row: np.ndarray, size: tuple[int, int] | None, any_shape: bool) -> str | None:
+def _decode_row(file: Path, row: np.ndarray, size: tuple[int, int] | None, mode: Mode, any_shape: bool) -> str | None:
     try:
-        row[:] = _grey(file, size, any_shape).reshape(-1)
+        row[:] = _decode(file, size, mode, any_shape).reshape(-1)
     except _Broken as error:
         return str(error)
     return None
 
 
-def _allocate(root: Path, rows: int, size: tuple[int, int]) -> np.ndarray:
-    needed = rows * size[0] * size[1]
+def _allocate(root: Path, rows: int, shape: Shape) -> np.ndarray:
+    features = math.prod(shape)
+    needed = rows * features
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         memory = sys.maxsize
     if needed > memory:
         raise InputError(
-            f"{rows} pictures of {_size(size)} from '{root}' need {needed / 1e9:.1f} GB, this "
-            "machine has "
-            f"{memory / 1e9:.1f} GB: give a smaller --size HEIGHTxWIDTH"
+            f"{rows} pictures of {_size((shape[0], shape[1]))} from '{root}' need {needed / 1e9:.1f} GB, this "
+            f"machine has {memory / 1e9:.1f} GB: give a smaller --size HEIGHTxWIDTH, or a file to hold them (out=)"
         )
-    return np.empty((rows, size[0] * size[1]), np.uint8)
+    return np.empty((rows, features), np.uint8)
+
+
+def _check_new(target: Path) -> None:
+    if target.suffix.lower() != ".npy":
+        raise InputError(f"out must name a .npy file, got '{target}'")
+    if os.path.lexists(target):
+        raise InputError(f"'{target}' exists: choose another name, or remove it first")
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder '{target.parent}' to write to: create it first")
+
+
+def _decode_to_file(
+    out: Path, decode: Callable[[np.ndarray], None], kept: list[int], rows: int, shape: Shape
+) -> np.ndarray:
+    """Let `decode` fill a memory-mapped .npy file; its rows that were not `kept` are closed up."""
+    features = math.prod(shape)
+    free = shutil.disk_usage(out.parent).free
+    if rows * features > free:
+        raise InputError(
+            f"'{out}' would take {rows * features / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
+            "give a smaller size, or another out"
+        )
+    with replacing(out) as file:
+        header = _npy_header(rows, features)
+        file.write(header)
+        file.truncate(len(header) + rows * features)
+        file.flush()
+        _reserve(file, len(header) + rows * features)
+        matrix = np.memmap(file.name, np.uint8, "r+", len(header), (rows, features))
+        decode(matrix)
+        if len(kept) < rows:
+            for place, row in enumerate(kept):
+                if place < row:
+                    matrix[place] = matrix[row]
+        matrix.flush()
+        del matrix
+        if len(kept) < rows:
+            header = _npy_header(len(kept), features)
+            file.seek(0)
+            file.write(header)
+            file.truncate(len(header) + len(kept) * features)
+        _check_new(out)  # decoding took its time
+    return cast(np.ndarray, np.load(out, mmap_mode="r", allow_pickle=False))
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Take the room on the disk at once: one that fills up under a memory map ends the process, it does not raise."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+            raise
+
+
+def _npy_header(rows: int, features: int) -> bytes:
+    """Return the header of an .npy file of uint8; numpy pads it, so its length does not depend on the numbers."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (rows, features)})
+    return head.getvalue()
+
+
+@contextmanager
+def _shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
+    """Turn what the caller wants to see into what is to be called."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    with ExitStack() as bar:
+        yield _bar(bar) if progress else None
+
+
+def _bar(shown: ExitStack) -> Progress | None:
+    """Show a bar of rich's until `shown` is closed, where someone can see it."""
+    try:
+        from rich import progress as rich
+        from rich.console import Console
+        from rich.errors import LiveError
+    except ImportError:
+        return None
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        return None
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
+    try:
+        bar = shown.enter_context(rich.Progress(*columns, console=console, transient=True))
+    except LiveError:  # the caller shows something of their own
+        return None
+    task = bar.add_task("reading pictures")
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _cpus() -> int:
@@ -855,7 +1085,67 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_table(path: Path, file: TextIO) -> Pictures:
+def _read_csv(path: Path) -> tuple[Pictures, list[str] | None]:
+    """Return a table and the names of its columns, labels aside; None without a header."""
+    try:
+        with _open_text(path) as file:
+            return _read_table(path, file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is not a text table in UTF-8: save it again as CSV UTF-8") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"'{path}' is damaged: {error}") from error
+
+
+def _below_one_another(paths: Sequence[Path]) -> Pictures:
+    tables: list[Pictures] = []
+    names: list[str] | None = None
+    for path in paths:
+        table, columns = _read_csv(path)
+        first = tables[0].matrix.shape[1] if tables else table.matrix.shape[1]
+        if table.matrix.shape[1] != first:
+            raise InputError(
+                f"'{path}' has {table.matrix.shape[1]} columns (labels aside), but '{paths[0]}' has {first}: "
+                "tables that are read together need the same columns"
+            )
+        if names and columns and names != columns:
+            one, other = next(pair for pair in zip(columns, names, strict=True) if pair[0] != pair[1])
+            raise InputError(
+                f"'{path}' has a column '{one}' where '{paths[0]}' has '{other}': "
+                "tables that are read together need the same columns in the same order"
+            )
+        names = names or columns
+        tables.append(table)
+    return Pictures(
+        np.concatenate([table.matrix for table in tables]),
+        tables[0].shape,
+        None,
+        _joined_labels(tables),
+        " + ".join(map(str, paths)),
+    )
+
+
+def _joined_labels(tables: Sequence[Pictures]) -> np.ndarray | None:
+    """Return the labels of all rows, with a mark for those of tables without."""
+    given = [table.labels for table in tables if table.labels is not None]
+    if not given:
+        return None
+    numbers = all(labels.dtype.kind == "i" for labels in given)
+    unlabelled = -1 if numbers else ""
+    joined = []
+    for table in tables:
+        if table.labels is None:
+            joined.append(np.full(len(table.matrix), unlabelled))
+            continue
+        if len(given) < len(tables) and (table.labels == unlabelled).any():
+            raise InputError(
+                f"'{table.source}' has the label '{unlabelled}', which would stand for no label, and another table "
+                "has no labels: read them one by one, or write other labels"
+            )
+        joined.append(table.labels if numbers else table.labels.astype(str))
+    return np.concatenate(joined)
+
+
+def _read_table(path: Path, file: TextIO) -> tuple[Pictures, list[str] | None]:
     groups = _lines(file)
     group = next(groups, [])
     if not group:
@@ -864,6 +1154,7 @@ def _read_table(path: Path, file: TextIO) -> Pictures:
     first = _cells(group[0][1], delimiter)
     columns = len(first)
     label_column = None
+    header: list[str] | None = None
     if not all(map(_is_number, first)):  # a header
         names = [name.lower() for name in first]
         if names[0] == "":
@@ -873,6 +1164,7 @@ def _read_table(path: Path, file: TextIO) -> Pictures:
                 "(in pandas: to_csv(..., index=False))"
             )
         label_column = next((index for index, name in enumerate(names) if name in LABEL_COLUMNS), None)
+        header = [name for index, name in enumerate(first) if index != label_column]
         group = group[1:]
 
     blocks: list[np.ndarray] = []
@@ -892,7 +1184,7 @@ def _read_table(path: Path, file: TextIO) -> Pictures:
         kept = np.array([int(label) for label in labels]) if all(map(_is_integer, labels)) else np.array(labels)
     elif matrix.dtype == np.uint8 and not _square(columns) and columns - 1 >= 64 and _square(columns - 1):
         kept, matrix = matrix[:, 0].astype(np.int64), np.ascontiguousarray(matrix[:, 1:])
-    return Pictures(_filled(matrix, path), _square(matrix.shape[1]), None, kept, str(path))
+    return Pictures(_filled(matrix, path), _square(matrix.shape[1]), None, kept, str(path)), header
 
 
 def _is_integer(text: str) -> bool:

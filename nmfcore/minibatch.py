@@ -11,6 +11,7 @@ Itakura-Saito divergence", WASPAA 2011. Steps, costs and stop rules are scikit-l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -55,7 +56,7 @@ class Step(NamedTuple):
 
     W: Array  # rows × k
     Ht: Array  # m × k
-    memory: Memory
+    memory: Any  # the learner's: `Memory` here
     cost: float  # per row, of the pair (new W, H before)
 
 
@@ -64,7 +65,7 @@ class Run(NamedTuple):
 
     W: Array
     Ht: Array
-    memory: Memory
+    memory: Any
     n_steps: int
     converged: bool
     reason: str
@@ -90,11 +91,13 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
     -------
     slices : list of slice
     batches : list of Rows
+        To be visited in turn: they share accumulators, which would outweigh many a batch.
     """
     n = X.shape[0]
     slices = [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
     if not sparse.issparse(X):
-        return slices, [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
+        batches = [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
+        return slices, [batch.in_turn_with(batches[0]) for batch in batches]
     X = X.tocsr()
     batches = []
     for rows in slices:
@@ -103,7 +106,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
         shape = (rows.stop - rows.start, X.shape[1])
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
         batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK))
-    return slices, batches
+    return slices, [batch.in_turn_with(batches[0]) for batch in batches]
 
 
 def solve_rows(data: Rows, mu: Any, Ht: Array, tol: float, max_iter: int) -> Array:
@@ -204,8 +207,49 @@ def step(
     return Step(W, H, memory, cost / data.shape[0])
 
 
-class _Patience:
-    """scikit-learn's two rules: H hardly changed, or the smoothed cost did not improve for long."""
+class Learner:
+    """Steps of multiplicative updates, with what they need beside the batch.
+
+    Parameters
+    ----------
+    solver_for : callable
+        Makes the multiplicative solver for a batch of that many rows (penalties depend on it).
+    rho : float
+        The weight that the past keeps from batch to batch.
+    tol : float
+        Of solving for rows afresh.
+    restart_iter : int
+        Most updates of solving afresh.
+    """
+
+    begin = staticmethod(Memory.of)
+
+    def __init__(self, solver_for: Callable[[int], Any], rho: float, *, tol: float, restart_iter: int):
+        self.solver_for = functools.cache(solver_for)
+        self.rho, self.tol, self.restart_iter = rho, tol, restart_iter
+
+    def step(self, data: Rows, W: Array | None, Ht: Array, memory: Memory) -> Step:
+        """Learn from one batch, see `step`."""
+        solver = self.solver_for(data.shape[0])
+        return step(data, solver, W, Ht, memory, self.rho, tol=self.tol, restart_iter=self.restart_iter)
+
+
+class Patience:
+    """scikit-learn's two rules: H hardly changed, or the smoothed cost did not improve for long.
+
+    Parameters
+    ----------
+    n : int
+        Rows of X.
+    tol : float
+        Of the change of H; 0 switches that rule off.
+    most : int or None
+        Steps to wait for a smaller smoothed cost.
+    n_steps : int
+        Most steps.
+    verbose : int
+        Prints scikit-learn's lines.
+    """
 
     def __init__(self, n: int, tol: float, most: int | None, n_steps: int, verbose: int):
         self.n, self.tol, self.most, self.n_steps, self.verbose = n, tol, most, n_steps, verbose
@@ -249,17 +293,13 @@ class _Patience:
 def run(
     slices: Sequence[slice],
     batches: Sequence[Rows],
-    solver_for: Callable[[int], Any],
+    learner: Any,
+    patience: Any,
     W: Array,
     Ht: Array,
     *,
-    rho: float,
-    tol: float,
     max_iter: int,
-    max_no_improvement: int | None,
     restarts: bool,
-    restart_iter: int,
-    verbose: int = 0,
     max_time: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
 ) -> Run:
@@ -271,26 +311,19 @@ def run(
         The rows of each batch.
     batches : sequence of Rows
         The batches.
-    solver_for : callable
-        Makes the multiplicative solver for a batch of that many rows (penalties depend on it).
+    learner : object
+        ``begin(Ht)`` makes its memory of no batch, ``step(data, W, Ht, memory)`` is a `Step`: `Learner`, or that of
+        `nmfcore.online`.
+    patience : object
+        ``look(number, step, Ht before)`` gives the reason to stop after that step, if there is one.
     W : ndarray of shape (n, k)
         The start; never written.
     Ht : ndarray of shape (m, k)
         Hᵀ, the start; never written.
-    rho : float
-        The weight that the past keeps from batch to batch.
-    tol : float
-        Of the change of H; 0 switches that rule off.
     max_iter : int
         Most passes over X.
-    max_no_improvement : int or None
-        Steps to wait for a smaller smoothed cost.
     restarts : bool
         Solve for each batch's rows afresh; W then stays as it was given.
-    restart_iter : int
-        Most updates of solving afresh.
-    verbose : int
-        Prints scikit-learn's lines.
     max_time : float or None
         Seconds after which no further step begins.
     callback : callable or None
@@ -303,20 +336,14 @@ def run(
     """
     clock = time.perf_counter()
     n_steps = max_iter * len(batches)
-    patience = _Patience(W.shape[0], tol, max_no_improvement, n_steps, verbose)
-    solvers: dict[int, Any] = {}
-    W, memory = W.copy(), Memory.of(Ht)
+    W, memory = W.copy(), learner.begin(Ht)
     costs: list[float] = []
     seconds: list[float] = []
     done, reason, converged = 0, "", False
     interruption: BaseException | None = None
     try:
         for rows, data in itertools.islice(itertools.cycle(zip(slices, batches, strict=True)), n_steps):
-            count = data.shape[0]
-            if count not in solvers:
-                solvers[count] = solver_for(count)
-            given = None if restarts else W[rows]
-            made = step(data, solvers[count], given, Ht, memory, rho, tol=tol, restart_iter=restart_iter)
+            made = learner.step(data, None if restarts else W[rows], Ht, memory)
             before, Ht, memory = Ht, made.Ht, made.memory
             if not restarts:
                 W[rows] = made.W

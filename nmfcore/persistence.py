@@ -16,22 +16,22 @@ estimators are rebuilt a layer above (``nmfcore.images.estimator_from``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from ._files import replacing, sync_folder
 from .backends import cuda
 
-__all__ = ["Model", "ModelFileError", "load", "replacing", "save"]
+__all__ = ["Model", "ModelFileError", "load", "replacing", "save", "sync_folder"]
 
 FORMAT = "nmfcore-model"
 VERSION = 1
@@ -66,8 +66,8 @@ class Model:
         Class name of the estimator.
     history : dict of str to ndarray of shape (n_recorded,), float64
         Loss, violation and seconds per iteration.
-    shape : tuple of (int, int) or None
-        Height and width of the picture a row of X stands for.
+    shape : tuple of (int, int) or (int, int, 3), or None
+        Height and width of the picture a row of X stands for, and 3 if it is in colour.
     names : tuple of str or None
         One name per sample.
     labels : ndarray of shape (n_samples,) or None
@@ -103,7 +103,7 @@ class Model:
     parameters: dict[str, Any] = field(default_factory=dict)
     estimator: str = "NMF"
     history: dict[str, np.ndarray] = field(default_factory=dict)
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
     names: tuple[str, ...] | None = None
     labels: np.ndarray | None = None
     source: str = ""
@@ -238,7 +238,7 @@ def load(path: str | os.PathLike[str]) -> Model:
                 parameters=dict(meta["parameters"]),
                 estimator=str(meta["estimator"]),
                 history=history,
-                shape=None if meta["shape"] is None else (int(meta["shape"][0]), int(meta["shape"][1])),
+                shape=None if meta["shape"] is None else tuple(int(side) for side in meta["shape"]),
                 names=None if meta["names"] is None else tuple(meta["names"]),
                 labels=archive["labels"] if "labels" in archive.files else None,
                 source=str(meta["source"]),
@@ -278,77 +278,6 @@ def versions() -> dict[str, str]:
     return {"nmfcore": own, "numpy": np.__version__, "python": platform.python_version()}
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str], beside_name: str | None = None) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes `path`'s place only when it is complete and on the disk.
-
-    Parameters
-    ----------
-    path : path-like
-        The file to write or replace; a symbolic link is followed.
-    beside_name : str or None
-        Name of the new file until it is complete, which no file may have yet; None: one that nobody else has.
-
-    Yields
-    ------
-    file : binary file
-        A new file in the same folder. When the block ends it is synced and renamed to `path`;
-        when it raises, it is removed and `path` stays as it was.
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder of `path` does not exist.
-    OSError
-        When writing fails.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> from nmfcore.persistence import replacing
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> path = pathlib.Path(folder.name) / "x.bin"
-    >>> with replacing(path) as file:
-    ...     _ = file.write(b"whole")
-    >>> path.read_bytes()
-    b'whole'
-    >>> folder.cleanup()
-    """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write '{path}': there is no folder '{target.parent}'; create it first")
-    beside = target.with_name(beside_name or f".nmfcore-{secrets.token_hex(8)}.part")
-    try:
-        with open(beside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, where the system can (not on Windows).
-
-    Parameters
-    ----------
-    folder : Path
-        The folder whose entries changed.
-    """
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse to sync a folder; the rename itself is done
-        pass
-    finally:
-        os.close(handle)
-
-
 def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:
     if "meta" not in archive:
         raise ModelFileError(f"'{file}' is not an nmfcore model: it is a numpy archive of something else")
@@ -371,7 +300,9 @@ def _check_sizes(model: Model) -> None:
     W, components = np.asarray(model.W), np.asarray(model.components)
     if W.ndim != 2 or components.ndim != 2 or W.shape[1] != components.shape[0]:
         raise ValueError(f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m")
-    if model.shape is not None and model.shape[0] * model.shape[1] != components.shape[1]:
+    if model.shape is not None and len(model.shape) != 2 and model.shape[2:] != (3,):
+        raise ValueError(f"the picture shape must be (height, width) or (height, width, 3), got {model.shape}")
+    if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:

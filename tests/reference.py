@@ -411,3 +411,32 @@ def matched(found, planted):
     cosine = planted @ found.T
     rows, columns = linear_sum_assignment(-cosine)
     return float(cosine[rows, columns].min())
+
+
+# ---- cosine search ---------------------------------------------------------------------------------------------------
+
+
+def cosines(queries, database):
+    """All cosines, q × n, in long double where there is one; rows of zeros are like nothing."""
+    Q, X = (dense(A).astype(np.longdouble) for A in (queries, database))
+    squares = np.sqrt((Q * Q).sum(1))[:, None] * np.sqrt((X * X).sum(1))[None, :]
+    products = Q @ X.T
+    return np.clip(np.divide(products, squares, out=np.zeros_like(products), where=squares > 0), -1, 1)
+
+
+def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None, excluded=None):
+    """The best k rows of the database for each query, by sorting all of them: scores and row numbers."""
+    scores = cosines(queries, database)
+    q, _n = scores.shape
+    found, rows = np.full((q, k), np.nan), np.full((q, k), -1)
+    for j in range(q):
+        candidates = [
+            (-s if largest else s, i)
+            for i, s in enumerate(scores[j])
+            if (allowed is None or i in allowed)
+            and (excluded is None or i not in excluded[j])
+            and (threshold is None or (s >= threshold if largest else s <= threshold))
+        ]
+        for place, (s, i) in enumerate(sorted(candidates)[:k]):
+            found[j, place], rows[j, place] = -s if largest else s, i
+    return found, rows

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ for module in cli.APP_MODULES:
     pytest.importorskip(module, reason="the command line needs the extra 'app'")
 from PIL import Image  # noqa: E402
 
-FILES = {"model.npz", "components.png", "reconstructions.png", "convergence.png"}
+FILES = {"model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_the_main_job_on_the_digits(run):
     assert code == 0
     assert os.listdir(".") == ["nmfcore-digits"]
     assert set(os.listdir("nmfcore-digits")) == FILES
-    for name in FILES - {"model.npz"}:
+    for name in sorted(name for name in FILES if name.endswith(".png")):
         with Image.open(f"nmfcore-digits/{name}") as image:
             image.load()
             assert min(image.size) > 150
@@ -434,7 +435,7 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
 
         yield show
 
-    monkeypatch.setattr(cli, "_progress_bar", bar)
+    monkeypatch.setattr("nmfcore.cli.fit.progress_bar", bar)
     code, out, _ = run("fit", "--solver", solver, "--tol", 0, "--max-iter", 10**9)
     assert code == 130
     assert set(os.listdir("nmfcore-digits")) == FILES
@@ -472,6 +473,256 @@ def test_ctrl_c_while_writing(run, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------
+# originals and colours
+
+
+def test_originals_are_kept_or_not(run, monkeypatch):
+    options = ("fit", "-k", 2, "--max-iter", 3)
+    assert run(*options, "--out", "kept")[0] == 0
+    X = nmfcore.images.read_source().matrix
+    np.testing.assert_array_equal(np.load("kept/pictures.npy"), X)
+    assert run(*options, "--no-pictures", "--out", "not")[0] == 0
+    assert set(os.listdir("not")) == FILES - {"pictures.npy"}
+    monkeypatch.setattr("nmfcore.cli.fit._KEPT", X.nbytes - 1)
+    assert run(*options, "--out", "large")[0] == 0
+    assert set(os.listdir("large")) == FILES - {"pictures.npy"}
+    assert run(*options, "--pictures", "--out", "asked")[0] == 0
+    assert set(os.listdir("asked")) == FILES
+
+
+def test_colours_are_kept_on_request(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 4, 5, 3), dtype=np.uint8)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "in" / f"{number}.png")
+    code, out, _ = run("fit", "in", "-k", 2, "--max-iter", 3, "--rgb")
+    assert code == 0
+    assert table(out)["shape"] == "9 × 60 uint8 (4×5 colour pictures)"
+    assert nmfcore.load("nmfcore-in").shape == (4, 5, 3)
+    np.testing.assert_array_equal(np.load("nmfcore-in/pictures.npy"), pixels.reshape(9, 60))
+    code, out, _ = run("search", "nmfcore-in", "in/3.png", "-n", 1, "--out", "found.png")
+    assert code == 0
+    assert run("report", "nmfcore-in")[0] == 0
+    assert os.path.exists("nmfcore-in/report.html")
+
+
+# --------------------------------------------------------------------------------------------------
+# search, transform, report, serve
+
+
+@pytest.fixture(scope="module")
+def fitted_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fitted") / "model"
+    assert cli.main(["fit", "-k", "8", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def fitted(fitted_once):
+    """Give the folder of a model of the digits, the test's own."""
+    shutil.copytree(fitted_once, "model")
+    return "model"
+
+
+def found_rows(out):
+    """Read the table of `nmfcore search` as (row, score)."""
+    lines = [line.split() for line in out.splitlines() if re.match(r" *\d+ ", line)]
+    return [(int(cells[0]), float(cells[2])) for cells in lines]
+
+
+@pytest.mark.parametrize("space", [None, "codes", "reconstruction"])
+@pytest.mark.parametrize("dissimilar", [False, True])
+def test_search(run, fitted, space, dissimilar):
+    options = ["--dissimilar"] * dissimilar + ["--space", space] * (space is not None)
+    code, out, _ = run("search", fitted, 5, "-n", 6, *options)
+    assert code == 0
+    engine = nmfcore.search.SearchEngine.load(fitted, space=space)
+    found = engine.search(5, 6, not dissimilar)
+    assert [row for row, _ in found_rows(out)] == found.indices.tolist()
+    np.testing.assert_allclose([score for _, score in found_rows(out)], found.scores, atol=5e-4)
+    why = engine.explain(5, found.indices[0], 3)
+    if len(why.components):
+        assert f"{why.components[0]} ({why.shares[0]:.0%})" in out
+    assert os.listdir() == [fitted]
+
+
+def test_search_draws_what_it_found(run, fitted):
+    code, out, _ = run("search", fitted, 5, "--out", "found.png")
+    assert code == 0
+    assert "written to   found.png" in out
+    with Image.open("found.png") as image:
+        assert image.width > image.height > 150
+    code, _, notes = run("search", fitted, 5, "--out", "found.png")
+    assert code == 2
+    assert notes == ["nmfcore: the file 'found.png' exists: choose another --out, or --force replaces it"]
+    assert run("search", fitted, 5, "--out", "found.png", "--force")[0] == 0
+
+
+def test_search_by_a_picture_and_by_name(run, tmp_path):
+    pictures(tmp_path / "cats", [(12, 9)] * 8)
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (12, 9), dtype=np.uint8)).save(tmp_path / "cats" / "3.png")
+    assert run("fit", "cats", "-k", 2)[0] == 0
+    by_file, by_name = (run("search", "nmfcore-cats", query, "-n", 1)[1] for query in ("cats/3.png", "3.png"))
+    assert "most similar to 3.png" in by_file
+    assert re.search(r"^ *2  3\.png  1\.000", by_file, re.MULTILINE)  # a file is not excluded by what it looks like
+    assert not re.search(r"^ *2  3\.png", by_name, re.MULTILINE)
+    code, _, notes = run("search", "nmfcore-cats", "3.pn")
+    assert code == 2
+    assert notes == ["nmfcore: there is no picture '3.pn', neither by name nor as a file; do you mean '3.png'?"]
+
+
+def test_transform(run, fitted):
+    X = nmfcore.images.read_source().matrix
+    np.save("more.npy", X[:50])
+    code, out, _ = run("transform", fitted, "more.npy")
+    assert code == 0
+    assert table(out)["codes"] == "50 rows × 8 parts, float32"
+    codes = np.load("codes.npy", allow_pickle=False)
+    expected = nmfcore.images.estimator_from(nmfcore.load(fitted)).transform(X[:50])
+    np.testing.assert_array_equal(codes, expected)
+    code, _, notes = run("transform", fitted, "more.npy")
+    assert code == 2
+    assert "the file 'codes.npy' exists" in notes[0]
+    Image.new("L", (30, 30), 9).save("one.png")
+    assert run("transform", fitted, "one.png", "--out", "one.npy")[0] == 0
+    assert np.load("one.npy").shape == (1, 8)
+
+
+@pytest.mark.parametrize("form", ["txt", "header", "npy", "idx"])
+def test_report_with_labels_of_every_form(run, fitted, form):
+    words = np.where(np.arange(1797) % 2, "odd", "even")
+    path = f"labels.{form}"
+    if form in ("txt", "header"):
+        Path(path).write_text("\n".join(["label"] * (form == "header") + list(words)), encoding="utf-8")
+    elif form == "npy":
+        np.save(path, words)
+        path = "labels.npy"
+    else:
+        numbers = np.uint8(words == "odd")
+        Path(path).write_bytes(bytes([0, 0, 8, 1]) + len(numbers).to_bytes(4, "big") + numbers.tobytes())
+    code, out, _ = run("report", fitted, "--labels", path, "--out", "page.html")
+    assert code == 0
+    assert table(out)["written to"] == "page.html"
+    page = Path("page.html").read_text(encoding="utf-8")
+    expected = ("0", "1") if form == "idx" else ("even", "odd")
+    assert all(f"mean of class {name}" in page for name in expected)
+    assert "mean of class 7" not in page
+
+
+def test_report_in_the_folder_of_the_model(run, fitted):
+    for _ in range(2):  # its own page is replaced without asking
+        assert run("report", fitted)[0] == 0
+    page = Path(fitted, "report.html").read_text(encoding="utf-8")
+    assert "mean of class 7" in page
+    assert run("fit", "-k", 3, "--max-iter", 3, "--out", fitted, "--force")[0] == 0  # and knows it as its own
+    assert not os.path.exists(f"{fitted}/report.html")
+
+
+def spoil_model(folder):
+    Path(folder, "model.npz").write_bytes(b"no model")
+
+
+def spoil_pictures(folder):
+    np.save(f"{folder}/pictures.npy", np.zeros((3, 4)))
+
+
+def spoil_labels(folder):
+    Path("short.txt").write_text("a\nb\n", encoding="utf-8")
+
+
+def occupy(folder):
+    Path("taken").write_text("mine", encoding="utf-8")
+
+
+def nothing(folder):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spoil", "message"),
+    [
+        (("search", "nowhere", "0"), nothing, "there is no model 'nowhere': give the folder that nmfcore fit wrote"),
+        (("search", ".", "0"), nothing, "there is no model file 'model.npz'"),
+        (("search", "model", "0"), spoil_model, "'model/model.npz' is not an nmfcore model, or it is damaged"),
+        (("search", "model", "0"), spoil_pictures, "'model/pictures.npy' (3, 4) does not belong to the model"),
+        (("search", "model", "1797"), nothing, "there is no row 1797: rows are numbered 0 to 1,796"),
+        (("search", "model", "x.png"), nothing, "there is no picture 'x.png', neither by name nor as a file"),
+        (("search", "model", "taken"), occupy, "'taken' is not a picture that can be read"),
+        (("search", "model", "0", "--space", "x"), nothing, "--space 'x' is unknown: expected codes or reconstruction"),
+        (("search", "model", "0", "--out", "x.doc"), nothing, "'x.doc' names no kind of picture"),
+        (("search", "model", "0", "--out", "no/x.png"), nothing, "there is no folder"),
+        (("search", "model", "0", "--out", "model.png/"), nothing, None),
+        (("transform", "model", "nowhere"), nothing, "there is no file or folder 'nowhere': check the path"),
+        (("transform", "model", "model"), nothing, None),
+        (("transform", "model", "model/pictures.npy", "--out", "taken"), occupy, "the file 'taken' exists"),
+        (("transform", "model", "model/pictures.npy", "--out", "model"), nothing, "'model' is a folder"),
+        (("report", "nowhere"), nothing, "there is no"),
+        (("report", "model", "--out", "taken"), occupy, "the file 'taken' exists"),
+        (("report", "model", "--labels", "nowhere"), nothing, "there is no file 'nowhere': give --labels a text file"),
+        (
+            ("report", "model", "--labels", "short.txt"),
+            spoil_labels,
+            "'short.txt' holds 2 labels, the model has 1,797 rows",
+        ),
+        (
+            ("report", "model", "--labels", "model/pictures.npy"),
+            nothing,
+            "'model/pictures.npy' holds an array of shape",
+        ),
+        (("serve", "nowhere"), nothing, "there is no model 'nowhere'"),
+        (("serve", "model", "--host", "256.0.0.1"), nothing, "port 8765 of 256.0.0.1 cannot be opened"),
+    ],
+)
+def test_other_commands_refuse_in_one_sentence(run, fitted, arguments, spoil, message):
+    if arguments[0] == "serve":
+        pytest.importorskip("uvicorn", reason="the search page needs the extra 'serve'")
+    spoil(fitted)
+    before = {path: Path(path).read_bytes() for path in listing()}
+    code, out, notes = run(*arguments)
+    assert {path: Path(path).read_bytes() for path in listing()} == before or code == 0
+    if message is None:
+        assert code in (0, 2)
+        return
+    assert code == 2
+    assert out == ""
+    (said,) = (line for line in notes if line.startswith("nmfcore: "))
+    assert said.startswith(f"nmfcore: {message}")
+    assert not any("Traceback" in line for line in notes)
+
+
+def test_serve_says_when_its_port_is_taken(run, fitted):
+    pytest.importorskip("uvicorn", reason="the search page needs the extra 'serve'")
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, _, notes = run("serve", fitted, "--port", port)
+    assert code == 2
+    assert notes[-1].startswith(f"nmfcore: port {port} of 127.0.0.1 cannot be opened (Address already in use)")
+
+
+@pytest.mark.parametrize("missing", [["starlette"], ["uvicorn"], ["starlette", "uvicorn"]])
+def test_serve_names_its_extra(run, fitted, monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
+    code, _, notes = run("serve", fitted)
+    assert code == 2
+    assert notes == [f"nmfcore: nmfcore serve needs {' and '.join(missing)}: pip install 'nmfcore[serve]'"]
+
+
+def test_report_names_its_extra(run, fitted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, notes = run("report", fitted)
+    assert code == 2
+    assert notes[-1] == "nmfcore: a report needs Jinja2: pip install 'nmfcore[app]'"
+    assert not os.path.exists(f"{fitted}/report.html")
+
+
+# --------------------------------------------------------------------------------------------------
 # help, version, and a missing extra
 
 
@@ -481,12 +732,13 @@ def test_help_names_every_option(run):
     for option in (
         *("SOURCE", "--components", "-k", "--solver", "--init", "--beta-loss", "--max-iter"),
         *("--tol", "--max-time", "--size", "--skip-broken", "--seed", "--n-jobs", "--out"),
+        *("--rgb", "--pictures", "--no-pictures"),
         "--force",
     ):
         assert option in out
     code, out, _ = run("--help")
     assert code == 0
-    assert "fit" in out
+    assert all(command in out for command in ("fit", "search", "transform", "report", "serve", "info"))
 
 
 def test_version(run):

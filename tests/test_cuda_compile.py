@@ -46,11 +46,14 @@ BUDGET = {
     "beta_rows": {8: (152, 192), 16: (152, 208), 32: (168, 232), 64: (232, 0)},
     "code_rows": {1: (144, 152)},
     "extrapolate": {1: (24, 24)},
+    "merge_best": {1: (48, 0)},
     "multiply": {1: (64, 56)},
     "multiply_given": {1: (72, 56)},
+    "nearest": {8: (112, 144), 16: (128, 168), 32: (112, 152), 64: (152, 240)},
     "opening": {1: (48, 40)},
     "products": {8: (160, 168), 16: (168, 208), 32: (144, 216), 64: (192, 255)},
     "products_tensor": {32: (128, 0), 64: (168, 0)},
+    "select_rows": {1: (48, 48)},
     "sparse_products": {1: (40, 40), 2: (40, 48), 4: (48, 48), 8: (56, 64), 16: (80, 72), 32: (112, 112)},
     "sparse_ratios": {1: (48, 48), 2: (56, 56), 4: (64, 72), 8: (88, 104), 16: (136, 168), 32: (200, 255)},
     "sparse_squares": {1: (40, 40), 2: (40, 40), 4: (40, 40), 8: (40, 40), 16: (40, 40), 32: (40, 40)},
@@ -74,8 +77,8 @@ def architectures(module):
     """Return what to compile a module for: nearly everything for sm_90, a sample for sm_80.
 
     Left out unless NMFCORE_COMPILE=all, as X of another type differs in one conversion only: for sm_80 types other
-    than float32 and uint8; for both, of the divergences (two seconds each), types other than the factors', but for the
-    narrowest tiles in float32.
+    than float32 and uint8; for both, of the divergences (two seconds each) and the search, types other than the
+    factors', but for the narrowest tiles in float32.
     """
     stored, compute = (
         found[1] if (found := re.search(pattern, "\n".join(module.options), re.MULTILINE)) else ""
@@ -83,7 +86,7 @@ def architectures(module):
     )
     if ALL:
         return ["sm_80", "sm_90"]
-    if stored != compute and "-DFAMILY_BETA" in module.options:
+    if stored != compute and not {"-DFAMILY_BETA", "-DFAMILY_NEAREST"}.isdisjoint(module.options):
         return ["sm_90"] if compute == "float" and width_of(module) == 8 else []
     return ["sm_80", "sm_90"] if stored in ("float", "unsigned char") else ["sm_90"]
 
@@ -177,6 +180,12 @@ def operate(stored, compute, k):
             cuda_ops.divergence(block, F, Ht, beta)
         cuda_ops.code(block, Ht, 2, 1.0, 0, 0, 0.0, 0.0, 1, False, out, stats)
         cuda_ops.worst_row(block, F, Ht)
+        cuda_ops.squares(block, np.ones(n))
+        for columns in (k, 70):  # rows in registers, and by products
+            wide = block._replace(columns=columns)
+            wide = wide if block is csr else wide._replace(X=np.ones((n, columns), stored))
+            cuda_ops.nearest(wide, np.ones(n), np.ones((4, columns)), np.ones(4), 2, 1.0, 0.0, 0.0, None,
+                             np.zeros((4, 0), np.int64), compute)  # fmt: skip
     cuda_ops.add_products(dense, F, XtF)
     if len(blocks) > 1:
         cuda_ops.kl_numerators(csr, F, Ht, out)

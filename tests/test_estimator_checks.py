@@ -39,6 +39,7 @@ def _constructed():
 
 
 INSTANCES = list(_constructed())
+INSTANCES += [clone(each).set_params(solver="hals") for each in INSTANCES if isinstance(each, MiniBatchNMF)]
 
 
 def _instances_for_check(check, estimator):

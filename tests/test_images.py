@@ -1,6 +1,7 @@
 """Pictures and tables of every kind become one matrix, or one clear sentence."""
 
 import gzip
+import io
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import nmfcore
 from nmfcore import images
-from nmfcore.images import InputError, load_images, read_csv, read_idx, read_npy, read_source
+from nmfcore.images import InputError, load_images, picture_row, read_csv, read_idx, read_npy, read_source
 
 PIL = pytest.importorskip("PIL", reason="pictures need the extra 'app'")
 from PIL import Image  # noqa: E402
@@ -236,6 +237,226 @@ def test_pillows_warning_filter_is_put_back(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------
+# colour
+
+
+def colours(path, height=6, width=8, seed=0, **options):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def test_rgb_rows_fold_to_height_width_and_colour(tmp_path):
+    expected = [colours(tmp_path / f"{number}.png", seed=number) for number in range(40)]
+    pictures = load_images(tmp_path, mode="RGB")
+    assert pictures.shape == (6, 8, 3)
+    assert pictures.matrix.dtype == np.uint8
+    np.testing.assert_array_equal(pictures.matrix.reshape(-1, 6, 8, 3), expected)
+    np.testing.assert_array_equal(read_source(tmp_path, mode="RGB").matrix, pictures.matrix)
+    grey = load_images(tmp_path)
+    assert grey.shape == (6, 8)
+    weights = np.array(expected) @ [0.299, 0.587, 0.114]  # ITU-R 601, as Pillow documents "L"
+    np.testing.assert_allclose(grey.matrix.reshape(-1, 6, 8), weights, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "LA", "P", "RGBA", "CMYK"])
+def test_every_kind_becomes_rgb(tmp_path, mode):
+    image = Image.fromarray(colours(tmp_path / "x.bmp"))
+    (tmp_path / "x.bmp").unlink()
+    if mode == "I;16":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) << 8).save(tmp_path / "1.png")
+        expected = image.convert("L").convert("RGB")
+    else:
+        converted = image.convert(mode)
+        converted.save(tmp_path / ("1.tif" if mode == "CMYK" else "1.png"))
+        expected = converted.convert("RGB")
+    row = load_images(tmp_path, mode="RGB").matrix[0]
+    np.testing.assert_array_equal(row.reshape(6, 8, 3), np.asarray(expected))
+
+
+def test_colour_is_resized_like_grey(tmp_path):
+    Image.new("RGB", (80, 60), (200, 100, 50)).save(tmp_path / "1.png")
+    pictures = load_images(tmp_path, size=(3, 5), mode="RGB")
+    assert pictures.shape == (3, 5, 3)
+    assert pictures.matrix.reshape(-1, 3).tolist() == [[200, 100, 50]] * 15
+
+
+def test_a_mode_there_is_not(tmp_path):
+    picture(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"mode must be .* got 'HSV'"):
+        load_images(tmp_path, mode="HSV")
+
+
+# --------------------------------------------------------------------------------------------------
+# into a file
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("broken", [[], [0], [3, 40, 41], [69]])
+def test_a_matrix_in_a_file_is_the_one_in_memory(tmp_path, mode, broken):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(70):
+        colours(folder / f"{number}.png", seed=number)
+    for number in broken:
+        garbage(folder / f"{number}.png")
+    out = tmp_path / "x.npy"
+    expected = load_images(folder, mode=mode, skip_broken=True)
+    pictures = load_images(folder, mode=mode, skip_broken=True, out=out)
+    assert isinstance(pictures.matrix, np.memmap)
+    assert not pictures.matrix.flags.writeable
+    np.testing.assert_array_equal(pictures.matrix, expected.matrix)
+    np.testing.assert_array_equal(np.load(out), expected.matrix)
+    assert (pictures.shape, pictures.names, pictures.skipped) == (expected.shape, expected.names, expected.skipped)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "x.npy"]
+    again = read_source(out, size=(6, 8))
+    assert again.shape == pictures.shape
+    assert again.matrix.shape == pictures.matrix.shape
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(70):
+        picture(folder / f"{number}.png", seed=number)
+    out = tmp_path / "x.npy"
+    out.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"x\.npy' exists"):
+        load_images(folder, out=out)
+    with pytest.raises(InputError, match=r"must name a \.npy file"):
+        load_images(folder, out=tmp_path / "x.dat")
+    with pytest.raises(InputError, match="there is no folder"):
+        load_images(folder, out=tmp_path / "no" / "x.npy")
+    assert out.read_bytes() == b"mine"
+
+    other = tmp_path / "y.npy"
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_images(folder, out=other, progress=interrupt)
+    with pytest.raises(InputError, match=r"y\.npy' exists"):
+        load_images(folder, out=other, progress=lambda done, total: other.write_bytes(b"also mine"))
+    assert other.read_bytes() == b"also mine"
+    garbage(folder / "50.png")
+    with pytest.raises(InputError, match=r"50\.png"):
+        load_images(folder, out=tmp_path / "z.npy")
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(InputError, match=r"its disk has 0\.0 GB free"):
+        load_images(folder, out=tmp_path / "z.npy", skip_broken=True)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "x.npy", "y.npy"]
+
+
+# --------------------------------------------------------------------------------------------------
+# progress
+
+
+def test_a_bar_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
+    rich = pytest.importorskip("rich.console", reason="the bar needs rich")
+    picture(tmp_path / "1.png")
+    load_images(tmp_path, progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(rich.Console, "is_terminal", True)
+    load_images(tmp_path, progress=False)
+    assert capsys.readouterr().err == ""
+    load_images(tmp_path, progress=True)
+    assert "reading pictures" in capsys.readouterr().err
+    from rich.live import Live
+
+    with Live(console=rich.Console(stderr=True)):  # the caller's own
+        assert load_images(tmp_path, progress=True).matrix.shape == (1, 48)
+
+
+def test_without_rich_there_is_no_bar(tmp_path, monkeypatch):
+    picture(tmp_path / "1.png")
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert load_images(tmp_path, progress=True).matrix.shape == (1, 48)
+
+
+# --------------------------------------------------------------------------------------------------
+# one picture to search by
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [None, (3, 5)])
+def test_a_query_is_decoded_as_the_folder_was(tmp_path, mode, size):
+    pixels = colours(tmp_path / "1.jpg", 60, 80, quality=95)
+    pictures = load_images(tmp_path, size=size, mode=mode)
+    path = tmp_path / "1.jpg"
+    with open(path, "rb") as file, Image.open(path) as image:
+        for given in (path, str(path), path.read_bytes(), file, image):
+            row = picture_row(given, pictures.shape)
+            assert row.dtype == np.uint8
+            np.testing.assert_allclose(row.astype(int), pictures.matrix[0], atol=0 if given is not image else 4)
+    folded = pictures.matrix[0].reshape(pictures.shape)
+    for given in (folded, folded.astype(np.int64), pictures.matrix[0], np.asfortranarray(folded)):
+        np.testing.assert_array_equal(picture_row(given, pictures.shape), pictures.matrix[0])
+    other = picture_row(pixels, (60, 80) if mode == "L" else (60, 80, 3))
+    assert other.shape == ((4800,) if mode == "L" else (14400,))
+
+
+def test_queries_are_converted(tmp_path):
+    assert picture_row(np.eye(4, dtype=bool), (4, 4)).tolist() == (255 * np.eye(4)).ravel().tolist()
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    np.testing.assert_array_equal(picture_row(grey, (6, 8, 3)).reshape(6, 8, 3), np.dstack([grey] * 3))
+    picture(tmp_path / "1.png", exif=None)
+    exif = Image.Exif()
+    exif[images._ORIENTATION] = 6
+    Image.fromarray(grey).save(tmp_path / "2.png", exif=exif)
+    np.testing.assert_array_equal(picture_row(tmp_path / "2.png", (8, 6)).reshape(8, 6), np.rot90(grey, -1))
+
+
+@pytest.mark.parametrize("spoil", [garbage, truncated, empty, huge, quite_large, floats])
+@pytest.mark.parametrize("form", ["path", "bytes"])
+def test_queries_that_are_refused(tmp_path, spoil, form):
+    spoil(tmp_path / "1.png")
+    name = r"1\.png'" if form == "path" else "what was given"
+    given = tmp_path / "1.png" if form == "path" else (tmp_path / "1.png").read_bytes()
+    with pytest.raises(InputError, match=f"{name} (is|has|holds) ") as caught:
+        picture_row(given, (6, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_formats_whose_decoders_start_programs_are_not_opened(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(buffer, format="EPS")
+    assert buffer.getvalue().startswith(b"%!PS")
+    with pytest.raises(InputError, match="is not a picture that can be read"):
+        picture_row(buffer.getvalue(), (6, 8))
+    (tmp_path / "1.png").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match="is not a picture that can be read"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", sorted(images.PICTURE_SUFFIXES - {".jp2", ".pbm", ".pnm", ".ppm"}))
+def test_the_formats_of_folders_are_opened(suffix):
+    buffer = io.BytesIO()
+    Image.init()
+    Image.new("L", (8, 6), 77).save(buffer, format=Image.EXTENSION[suffix])
+    np.testing.assert_allclose(picture_row(buffer.getvalue(), (6, 8)).astype(int), 77, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "message"),
+    [
+        (np.ones((4, 4)), (4, 4), "holds float64 values: expected whole numbers"),
+        (np.full((4, 4), 256), (4, 4), "holds int64 values"),
+        (np.full((4, 4), -1), (4, 4), "holds int64 values"),
+        (np.ones((4, 4, 4), np.uint8), (4, 4), r"has shape \(4, 4, 4\)"),
+        (np.ones(15, np.uint8), (4, 4), r"has shape \(15,\)"),
+        (np.ones((0, 4), np.uint8), (4, 4), r"has shape \(0, 4\)"),
+        ("no/such.png", (4, 4), r"'no/such\.png' does not exist"),
+        (np.ones((4, 4), np.uint8), (4, 4, 4), r"shape must be .* got \(4, 4, 4\)"),
+        (np.ones((4, 4), np.uint8), (16,), r"shape must be .* got \(16,\)"),
+    ],
+)
+def test_queries_that_make_no_sense(given, shape, message):
+    with pytest.raises(InputError, match=message):
+        picture_row(given, shape)
+
+
+# --------------------------------------------------------------------------------------------------
 # IDX
 
 
@@ -261,6 +482,18 @@ def test_idx(tmp_path, suffix, dtype):
     assert pictures.shape == (3, 4)
     assert pictures.labels.tolist() == [7, 3]
     assert isinstance(pictures.matrix.base, np.memmap) == (suffix == "" and dtype == "u1")
+
+
+def test_idx_in_colour(tmp_path):
+    array = np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3)
+    idx(tmp_path / "x-images", array)
+    assert read_idx(tmp_path / "x-images").shape == (3, 4, 3)
+    np.testing.assert_array_equal(read_idx(tmp_path / "x-images").matrix, array.reshape(2, 36))
+    idx(tmp_path / "y-images", array[..., :1])
+    assert read_idx(tmp_path / "y-images").shape == (3, 4)
+    idx(tmp_path / "z-images", array[..., :2])
+    with pytest.raises(InputError, match=r"shape \(2, 3, 4, 2\)"):
+        read_idx(tmp_path / "z-images")
 
 
 def test_idx_labels_packed_otherwise_and_absent(tmp_path):
@@ -420,6 +653,45 @@ def test_tables_that_are_no_text(tmp_path):
         read_csv(tmp_path / "t.csv.gz")
 
 
+def tables(tmp_path, *texts):
+    paths = [tmp_path / f"{number}.csv" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    return read_csv(paths)
+
+
+def test_several_tables_are_put_below_one_another(tmp_path):
+    pictures = tables(tmp_path, "label,p0,p1\n3,1,2\n4,5,6\n", "p0,label,p1\n7,9,300\n", "8;9\n")
+    assert pictures.matrix.tolist() == [[1, 2], [5, 6], [7, 300], [8, 9]]
+    assert pictures.matrix.dtype == np.int16
+    assert pictures.labels.tolist() == [3, 4, 9, -1]
+    assert pictures.source == " + ".join(str(tmp_path / f"{number}.csv") for number in range(3))
+    assert tables(tmp_path, "1,2\n", "3,4\n").labels is None
+    assert tables(tmp_path, "1,2,3,4\n").shape == (2, 2)
+    assert tables(tmp_path, "label,a\n1,2\n", "label,a\n-1,2\n").labels.tolist() == [1, -1]
+
+
+def test_labels_of_several_tables_that_are_words(tmp_path):
+    assert tables(tmp_path, "class,p\ncat,1\n", "p\n2\n").labels.tolist() == ["cat", ""]
+    assert tables(tmp_path, "class,p\ncat,1\n", "class,p\n7,2\n").labels.tolist() == ["cat", "7"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["1,2\n", "1,2\n", "1,2,3\n"], r"2\.csv' has 3 columns \(labels aside\), but '.*0\.csv' has 2"),
+        (["label,a,b\n1,2,3\n", "a,c\n2,3\n"], r"1\.csv' has a column 'c' where '.*0\.csv' has 'b'"),
+        (["1,2\n", "a,b\n1,2\n", "b,a\n1,2\n"], r"2\.csv' has a column 'b' where"),
+        (["1,2\n", "1,x\n2,3\n4,y\n"], r"line 3 of '.*1\.csv'"),
+        (["label,a\n-1,2\n", "a\n2\n"], r"0\.csv' has the label '-1', which would stand for no label"),
+        ([], "no table was given"),
+    ],
+)
+def test_tables_that_do_not_go_together(tmp_path, texts, message):
+    with pytest.raises(InputError, match=message):
+        tables(tmp_path, *texts)
+
+
 def test_a_table_as_pandas_reads_it(tmp_path, rng):
     pandas = pytest.importorskip("pandas")
     X = rng.integers(0, 256, (50, 12))
@@ -448,6 +720,18 @@ def test_npy_is_mapped_not_read(tmp_path):
     assert isinstance(pictures.matrix, np.memmap)
     np.testing.assert_array_equal(pictures.matrix, X)
     assert pictures.shape == (3, 4)
+
+
+def test_npy_in_colour(tmp_path):
+    X = np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3)
+    np.save(tmp_path / "x.npy", X)
+    pictures = read_source(tmp_path / "x.npy")
+    assert pictures.shape == (3, 4, 3)
+    np.testing.assert_array_equal(pictures.matrix, X.reshape(2, 36))
+    np.save(tmp_path / "y.npy", X[..., :1])
+    assert read_source(tmp_path / "y.npy").shape == (3, 4)
+    np.save(tmp_path / "z.npy", X.reshape(2, 36))
+    assert read_source(tmp_path / "z.npy", size=(3, 4)).shape == (3, 4, 3)
 
 
 def test_size_states_the_shape_of_a_matrix(tmp_path):
@@ -479,7 +763,8 @@ def test_npz_labels(tmp_path):
     ("array", "message"),
     [
         (np.ones(3), r"shape \(3,\)"),
-        (np.ones((2, 3, 4, 3)), r"shape \(2, 3, 4, 3\)"),
+        (np.ones((2, 3, 4, 2)), r"shape \(2, 3, 4, 2\)"),
+        (np.ones((2, 3, 4, 3, 1)), r"shape \(2, 3, 4, 3, 1\)"),
         (np.ones((2, 3), complex), "complex128"),
         (np.array([["a"]]), "<U1"),
         (np.ones((0, 3)), "is empty"),

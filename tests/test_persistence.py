@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,14 @@ def test_everything_comes_back(model, tmp_path):
     }
     assert back.versions["numpy"] == np.__version__
     assert set(back.versions) == {"nmfcore", "numpy", "python"}
+
+
+def test_the_shape_may_be_of_a_picture_in_colour(model, tmp_path):
+    save(replace(model, shape=(2, 2, 3)), tmp_path / "m.npz")
+    assert load(tmp_path / "m.npz").shape == (2, 2, 3)
+    for shape in ((3, 2, 2), (12,), (1, 3, 4, 1)):
+        with pytest.raises(ValueError, match=r"\(height, width\) or \(height, width, 3\)"):
+            save(replace(model, shape=shape), tmp_path / "n.npz")
 
 
 def test_little_is_required(tmp_path):
@@ -211,16 +220,12 @@ def test_a_damaged_model(model, tmp_path):
     ],
 )
 def test_what_does_not_fit_is_not_written(model, tmp_path, changes, message):
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match=message):
         save(replace(model, **changes), tmp_path / "m.npz")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parameter_that_is_no_plain_value(model, tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(TypeError, match="'weights' cannot be stored"):
         save(replace(model, parameters={"weights": np.ones(3)}), tmp_path / "m.npz")
 

@@ -22,7 +22,9 @@ NAMES = (
     "small",
     "startup",
     "notebook",
+    "search",
     "calls",
+    "online",
     "quality",
     "curves",
 )

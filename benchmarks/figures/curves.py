@@ -31,8 +31,8 @@ PROBLEMS = (
     ("digits", 10, None, 2.0),
     ("cbcl", 49, None, 4.0),
     ("bbc", 20, None, 4.0),
-    ("cats", 50, "float32", 10.0),
-    ("mnist", 15, "float32", 15.0),
+    ("cats", 50, "float32", 8.0),
+    ("mnist", 15, "float32", 10.0),
 )
 SMOKE = (("random-pictures", 5, "float32", 0.05), ("random-text", 5, None, 0.05))
 MOST = 3072  # iterations

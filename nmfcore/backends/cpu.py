@@ -351,3 +351,26 @@ def code(
         Ht, float(beta), float(gamma), c(l1), c(l2), float(floor), float(tol), max_iter, int(by_step),
         out, stats,
     )  # fmt: skip
+
+
+@functools.cache
+def topk_kernels() -> ModuleType:
+    """Return the compiled kernels of the search, for those who search."""
+    from . import cpu_topk
+
+    return cpu_topk
+
+
+def squares(block: Block, out: Array) -> None:
+    """out[i] = ‖x_i‖² in float64."""
+    topk_kernels().squares_pass(*block, out)
+
+
+def select(block: Block, first: int, scores: Array, squares: Array, *contest: Any) -> None:
+    """Let the rows of a block compete for the best k of each query of a panel; see the kernel for the contest."""
+    topk_kernels().select_pass(*block, first, scores, squares, *contest)
+
+
+def scan(block: Block, first: int, squares: Array, *contest: Any) -> None:
+    """Do it for a few queries, without scores made before."""
+    topk_kernels().scan_pass(*block, first, squares, *contest)

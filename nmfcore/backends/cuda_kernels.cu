@@ -1,6 +1,7 @@
 // The CUDA kernels of nmfcore. cuda_ops.py compiles a family at a time, with these macros:
 //
-//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE
+//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE, NEAREST, SELECT,
+//              MERGE
 //   XT         type that X is stored in: unsigned char, unsigned short (with X_HALF: the bits of a float16), float, double
 //   FT         compute type: float, double
 //   KT         columns of a product's tile: 8, 16, 32, 64
@@ -1012,3 +1013,195 @@ sparse_squares(const XT* X, const int* indptr, i64 n, double* out) {
   if (lane == 0) out[row] = squares;
 }
 #endif  // FAMILY_SPARSE
+
+// ---- cosine search ------------------------------------------------------------------------------------------------------
+
+#if defined(FAMILY_NEAREST) || defined(FAMILY_SELECT) || defined(FAMILY_MERGE)
+// The best k rows of X for each of q queries, by sign·cosine. A thread has a query: approximate scores in FT say which
+// rows are worth a second look, in float64 from the stored numbers; these compete for a heap of k in global memory whose
+// root is the last of its entries. Which rows win, and their order, depends on the float64 scores alone.
+#ifndef KT
+#define KT 8
+#endif
+#define TILE 32                         // rows of X in shared memory
+#define EACH (KT <= 16 ? 2 : 1)         // queries of a thread: each read of shared memory serves all of them
+#define INFINITE __longlong_as_double(0x7ff0000000000000LL)
+
+#ifdef X_HALF
+__device__ __forceinline__ double exact(XT bits) { return (double)widen(bits); }
+#else
+__device__ __forceinline__ double exact(XT x) { return (double)x; }
+#endif
+
+// Whether (score, row i) comes after (other, row j): by score, and by number among equals.
+__device__ __forceinline__ bool sinks(double score, i64 i, double other, i64 j) {
+  return score < other || (score == other && i > j);
+}
+
+// The root of a heap of `count` entries goes, and (score, i) takes its place among the others.
+__device__ __forceinline__ void replace_root(double* scores, i64* rows, int count, double score, i64 i) {
+  int at = 0;
+  for (;;) {
+    int child = 2 * at + 1;
+    if (child >= count) break;
+    if (child + 1 < count && sinks(scores[child + 1], rows[child + 1], scores[child], rows[child])) ++child;
+    if (!sinks(scores[child], rows[child], score, i)) break;
+    scores[at] = scores[child];
+    rows[at] = rows[child];
+    at = child;
+  }
+  scores[at] = score;
+  rows[at] = i;
+}
+
+// (score, i) into the heap of `count` entries; of a full one the last entry goes. Returns the new count.
+__device__ __forceinline__ int keep(double* scores, i64* rows, int count, int k, double score, i64 i) {
+  if (count < k) {
+    int at = count;
+    while (at) {
+      int up = (at - 1) / 2;
+      if (!sinks(score, i, scores[up], rows[up])) break;
+      scores[at] = scores[up];
+      rows[at] = rows[up];
+      at = up;
+    }
+    scores[at] = score;
+    rows[at] = i;
+    return count + 1;
+  }
+  if (sinks(scores[0], rows[0], score, i)) replace_root(scores, rows, k, score, i);
+  return count;
+}
+
+// What a query must exceed to be worth a second look.
+__device__ __forceinline__ double limit_of(const double* scores, int count, int k, double floor, double margin) {
+  return (count < k ? floor : scores[0]) - margin;
+}
+
+// Row i of X competes for the query: its score in float64, unless the query does not want it.
+__device__ __forceinline__ int compete(const XT* X, i64 ld, const int* indptr, const int* indices, i64 first, i64 r, i64 m,
+                                       double square, const double* query, double query_square, double sign, double floor,
+                                       const i64* excluded, int e, double* scores, i64* rows, int count, int k) {
+  for (int j = 0; j < e; ++j)
+    if (excluded[j] == first + r) return count;
+  double score = 0.0, both = square * query_square;
+  if (both > 0.0) {
+    if (indptr)
+      for (i64 p = indptr[r]; p < indptr[r + 1]; ++p) score += exact(X[p]) * query[indices[p]];
+    else
+      for (i64 j = 0; j < m; ++j) score += exact(X[r * ld + j]) * query[j];
+    score /= sqrt(both);
+    score = sign * (score > 1.0 ? 1.0 : score < -1.0 ? -1.0 : score);
+  }
+  return score < floor ? count : keep(scores, rows, count, k, score, first + r);
+}
+
+#ifdef FAMILY_NEAREST
+// Rows of X narrow enough for registers (m ≤ KT): scores are made and judged in one go. grid: queries, runs of X.
+extern "C" __global__ void __launch_bounds__(THREADS)
+nearest(const XT* X, i64 ld, const double* squares, i64 n, i64 m, i64 chunk, const double* queries,
+        const double* query_squares, int q, int k, double sign, double floor, double margin, const unsigned char* allowed,
+        const i64* excluded, int e, double* best, i64* found, int* counts) {
+  __shared__ FT tile[TILE][KT];
+  const i64 first = (i64)blockIdx.y * chunk, last = first + chunk < n ? first + chunk : n;
+  FT own[EACH][KT], limit[EACH];
+  i64 number[EACH];
+  int count[EACH];
+#pragma unroll
+  for (int u = 0; u < EACH; ++u) {
+    number[u] = ((i64)blockIdx.x * EACH + u) * THREADS + threadIdx.x;
+    const bool there = number[u] < q;
+    const double norm = there ? sqrt(query_squares[number[u]]) : 0.0;
+#pragma unroll
+    for (int t = 0; t < KT; ++t)
+      own[u][t] = there && t < m && norm > 0.0 ? (FT)(sign * queries[number[u] * m + t] / norm) : (FT)0;
+    limit[u] = there ? (FT)(floor - margin) : (FT)INFINITE;
+    count[u] = 0;
+  }
+  for (i64 r0 = first; r0 < last; r0 += TILE) {
+    __syncthreads();
+    for (int s = threadIdx.x; s < TILE * KT; s += THREADS) {
+      const int t = s % KT;
+      const i64 r = r0 + s / KT;
+      double square = r < last ? squares[r] : 0.0;
+      tile[s / KT][t] = t < m && square > 0.0 ? (FT)(exact(X[r * ld + t]) / sqrt(square)) : (FT)0;
+    }
+    __syncthreads();
+    const int rows = last - r0 < TILE ? (int)(last - r0) : TILE;
+    for (int r = 0; r < rows; ++r) {
+      FT score[EACH];
+#pragma unroll
+      for (int u = 0; u < EACH; ++u) score[u] = 0;
+#pragma unroll
+      for (int t = 0; t < KT; ++t)
+#pragma unroll
+        for (int u = 0; u < EACH; ++u) score[u] += own[u][t] * tile[r][t];
+#pragma unroll
+      for (int u = 0; u < EACH; ++u) {
+        if (!(score[u] > limit[u]) || (allowed && !allowed[r0 + r])) continue;
+        const i64 at = (i64)blockIdx.y * q + number[u];
+        count[u] = compete(X + (r0 + r) * ld, ld, 0, 0, r0 + r, 0, m, squares[r0 + r], queries + number[u] * m,
+                           query_squares[number[u]], sign, floor, excluded + number[u] * e, e, best + at * k, found + at * k,
+                           count[u], k);
+        limit[u] = (FT)limit_of(best + at * k, count[u], k, floor, margin);
+      }
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < EACH; ++u)
+    if (number[u] < q) counts[(i64)blockIdx.y * q + number[u]] = count[u];
+}
+#endif  // FAMILY_NEAREST
+
+#ifdef FAMILY_SELECT
+// A block of n rows of X, the first of number `first`, whose scores with a panel of queries (n × width: row·query/|query|)
+// the products have made: wide or sparse X.
+extern "C" __global__ void __launch_bounds__(THREADS)
+select_rows(const XT* X, i64 ld, const int* indptr, const int* indices, const FT* approximate, const double* squares, i64 n,
+            i64 m, i64 first, const double* queries, const double* query_squares, int q, int width, int k, double sign,
+            double floor, double margin, const unsigned char* allowed, const i64* excluded, int e, double* best, i64* found,
+            int* counts) {
+  const i64 j = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (j >= q) return;
+  double* scores = best + j * k;
+  i64* rows = found + j * k;
+  int count = counts[j];
+  FT limit = (FT)limit_of(scores, count, k, floor, margin);
+  for (i64 r = 0; r < n; ++r) {
+    const double square = squares[r];
+    const FT score = square > 0.0 ? approximate[r * width + j] / (FT)sqrt(square) : (FT)0;
+    if (!(score > limit) || (allowed && !allowed[first + r])) continue;
+    count = compete(X, ld, indptr, indices, first, r, m, square, queries + j * m, query_squares[j], sign, floor,
+                    excluded + j * e, e, scores, rows, count, k);
+    limit = (FT)limit_of(scores, count, k, floor, margin);
+  }
+  counts[j] = count;
+}
+#endif  // FAMILY_SELECT
+
+#ifdef FAMILY_MERGE
+// The heaps of all runs become one sorted answer per query: the cosine (NaN where there is none) and the row (−1).
+extern "C" __global__ void __launch_bounds__(THREADS, 8)
+merge_best(double* best, i64* found, const int* counts, int q, int k, int runs, double sign, double* scores, i64* rows) {
+  const i64 j = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (j >= q) return;
+  double* own = best + j * k;
+  i64* numbers = found + j * k;
+  int count = counts[j];
+  for (int run = 1; run < runs; ++run) {
+    const i64 at = (i64)run * q + j;
+    for (int s = 0; s < counts[at]; ++s) count = keep(own, numbers, count, k, best[at * k + s], found[at * k + s]);
+  }
+  for (int s = count; s < k; ++s) {
+    scores[j * k + s] = __longlong_as_double(0x7ff8000000000000LL);
+    rows[j * k + s] = -1;
+  }
+  while (count) {  // the root is the last of those left
+    scores[j * k + count - 1] = sign * own[0] + 0.0;
+    rows[j * k + count - 1] = numbers[0];
+    --count;
+    if (count) replace_root(own, numbers, count, own[count], numbers[count]);
+  }
+}
+#endif  // FAMILY_MERGE
+#endif  // the search

@@ -22,8 +22,8 @@ from .cpu import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION,
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators", "multiply",
-    "multiply_beta", "multiply_given", "opening", "products", "read", "scale", "sparse_beta", "stored_as_is", "sweep",
-    "to_numpy", "worst_row",
+    "multiply_beta", "multiply_given", "nearest", "opening", "products", "read", "scale", "sparse_beta", "squares",
+    "stored_as_is", "sweep", "to_numpy", "worst_row",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
@@ -646,3 +646,84 @@ def code(
         shared=8 * THREADS + 3 * k * Ht.itemsize,
     )  # fmt: skip
     _add_stats(parts, stats, STATS, blocks)
+
+
+# ---- cosine search ---------------------------------------------------------------------------------------------------
+
+
+def squares(block: Block, out: Array) -> None:
+    """out[i] = ‖x_i‖² in float64."""
+    if block.indptr is not None:
+        kernel = _kernel("SPARSE", "sparse_squares", block.X.dtype, np.dtype(np.float64), KC=1)
+        _launch(kernel, (-(-block.rows // (THREADS // 32)),), block.X, block.indptr, _i64(block.rows), out)
+        return
+    step = max(1, PARTS_BYTES // (8 * max(block.columns, 1)))
+    for lo in range(0, block.rows, step):
+        part = block.X[lo : lo + step].astype(np.float64)
+        out[lo : lo + step] = (part * part).sum(axis=1)
+
+
+def plan_runs(q: int, n: int, k: int, width: int) -> tuple[int, int]:
+    """Rows per run of the database, and how many runs: enough blocks for a card, each with its own heaps."""
+    blocks = -(-q // (THREADS * (2 if width <= 16 else 1)))
+    runs = max(1, min(-(-2 * BLOCKS // blocks), -(-n // 1024), PARTS_BYTES // (16 * max(q * k, 1)), GRID_YZ))
+    chunk = max(1, -(-n // runs))
+    return chunk, max(1, -(-n // chunk))
+
+
+def nearest(
+    block: Block, of_rows: Array, queries: Array, of_queries: Array, k: int, sign: float, floor: float, margin: float,
+    allowed: Array | None, excluded: Array, dtype: Any,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the best k rows of a block by sign·cosine: scores q × k in float64 and row numbers, as `cosine_topk`.
+
+    of_rows, of_queries: squares of the norms; queries q × m in float64; excluded q × e; dtype: of approximate scores.
+    """
+    xp, (q, m), n = cuda.cupy(), queries.shape, block.rows
+    dtype, e = np.dtype(dtype), _i32(excluded.shape[1])
+    limits = (np.float64(sign), np.float64(floor), np.float64(margin))
+    fused = block.indptr is None and m <= 64
+    width = tile_width(m)
+    chunk, runs = plan_runs(q, n, k, width) if fused else (n, 1)
+    best, found = xp.empty((runs, q, k)), xp.empty((runs, q, k), np.int64)
+    counts = xp.zeros((runs, q), np.int32)
+    if fused:
+        kernel = _kernel("NEAREST", "nearest", block.X.dtype, dtype, KT=width)
+        grid = (-(-q // (THREADS * (2 if width <= 16 else 1))), runs)
+        _launch(kernel, grid, block.X, _i64(_leading(block.X)), of_rows, _i64(n), _i64(m), _i64(chunk), queries,
+                of_queries, _i32(q), _i32(k), *limits, allowed, excluded, e, best, found, counts)  # fmt: skip
+    else:
+        _select(block, of_rows, queries, of_queries, limits, allowed, excluded, dtype, best[0], found[0], counts[0])
+    scores, rows = xp.empty((q, k)), xp.empty((q, k), np.int64)
+    kernel = _kernel("MERGE", "merge_best", np.dtype(np.float32), np.dtype(np.float32))
+    _launch(kernel, (-(-q // THREADS),), best, found, counts, _i32(q), _i32(k), _i32(runs), limits[0], scores, rows)
+    return scores, rows
+
+
+def _select(
+    block: Block, of_rows: Array, queries: Array, of_queries: Array, limits: tuple[Any, ...], allowed: Array | None,
+    excluded: Array, dtype: np.dtype, best: Array, found: Array, counts: Array,
+) -> None:  # fmt: skip
+    """Do it for wide or sparse rows: their approximate scores are products with panels of unit queries."""
+    xp, (q, m), n, k = cuda.cupy(), queries.shape, block.rows, best.shape[1]
+    sparse, panel = block.indptr is not None, min(q, 1024)
+    step = max(1, PARTS_BYTES // (dtype.itemsize * max(panel, 1)))
+    norms = xp.sqrt(of_queries)
+    scales = limits[0] / xp.where(norms > 0, norms, np.inf)
+    for j0 in range(0, q, panel):
+        j1 = min(j0 + panel, q)
+        own = queries[j0:j1]
+        Qt = xp.ascontiguousarray((own * scales[j0:j1, None]).astype(dtype).T)
+        for lo in range(0, n, step):
+            hi = min(lo + step, n)
+            if sparse:
+                part = block._replace(rows=hi - lo, indptr=block.indptr[lo : hi + 1])
+            else:
+                part = block._replace(rows=hi - lo, X=block.X[lo:hi])
+            approximate = xp.empty((hi - lo, j1 - j0), dtype)
+            products(part, Qt, approximate)
+            ld, kernel = 0 if sparse else _leading(part.X), _kernel("SELECT", "select_rows", block.X.dtype, dtype)
+            _launch(kernel, (-(-(j1 - j0) // THREADS),), part.X, _i64(ld), part.indptr, part.indices, approximate,
+                    of_rows[lo:hi], _i64(hi - lo), _i64(m), _i64(lo), own, of_queries[j0:j1], _i32(j1 - j0),
+                    _i32(j1 - j0), _i32(k), *limits, allowed, excluded[j0:j1], _i32(excluded.shape[1]),
+                    best[j0:j1], found[j0:j1], counts[j0:j1])  # fmt: skip

@@ -1,0 +1,427 @@
+"""What a factorisation says about its data: errors, shares, classes, and what two samples have in common.
+
+Plain arrays in, plain arrays out: X is n × m (n samples), W n × k (a row is a sample's *code*), H k × m (a row is a
+component). Sums are in float64 and a block of rows at a time, so X may be of any type, sparse, or memory-mapped, and
+nothing of its size is ever made. Ties go to the lower number throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from .backends.cuda import to_host
+
+__all__ = [
+    "class_means",
+    "explained_share",
+    "rank",
+    "rebuild",
+    "reconstruction_errors",
+    "shared_parts",
+    "top_components",
+]
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.intp]
+How = Literal["mean", "median", "min", "max"]
+
+_BLOCK = 1 << 21  # float64 numbers of a block: 16 MB, a few milliseconds
+_STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+
+
+def reconstruction_errors(X: Any, W: ArrayLike, H: ArrayLike, relative: bool = True) -> Floats:
+    """Measure how far every sample is from its reconstruction.
+
+    Parameters
+    ----------
+    X : array-like or sparse matrix of shape (n, m), any real type
+        The samples. Anything that hands out rows as ``X[lo:hi]`` is read a block at a time.
+    W : array-like of shape (n, k), any real type
+        Their codes.
+    H : array-like of shape (k, m), any real type
+        The components.
+    relative : bool
+        Divide ‖x − wH‖ by ‖x‖. The error of a sample that is zero throughout is left as it is.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+
+    Raises
+    ------
+    ValueError
+        When X, W and H do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.analysis import reconstruction_errors
+    >>> X = np.array([[3, 4], [0, 5]], np.uint8)
+    >>> reconstruction_errors(X, [[1], [0]], [[3, 0]]).tolist()
+    [0.8, 1.0]
+    """
+    W, H = _factors(W, H)
+    Ht = np.ascontiguousarray(H.T)
+    HHt = H @ Ht
+    errors, norms = np.empty(len(W)), np.empty(len(W))
+    for lo, hi, block in _blocks(X, W, H):
+        F = W[lo:hi]
+        if sparse.issparse(block):
+            errors[lo:hi], norms[lo:hi] = _sparse_squares(block, F, Ht, HHt)
+        else:
+            norms[lo:hi] = np.einsum("ij,ij->i", block, block)
+            block -= F @ H
+            errors[lo:hi] = np.einsum("ij,ij->i", block, block)
+    errors = np.sqrt(errors)
+    return errors / np.sqrt(np.where(norms > 0, norms, 1.0)) if relative else errors
+
+
+def rank(errors: ArrayLike, n: int = 10) -> tuple[Numbers, Numbers]:
+    """Find the samples that are reconstructed best, and worst.
+
+    Parameters
+    ----------
+    errors : array-like of shape (n_samples,), any real type
+        As `reconstruction_errors` returns them.
+    n : int
+        How many of each at most.
+
+    Returns
+    -------
+    best : ndarray of shape (n,), intp
+        Row numbers, the smallest error first.
+    worst : ndarray of shape (n,), intp
+        Row numbers, the largest error first. NaN comes last in both.
+
+    Raises
+    ------
+    ValueError
+        When the errors are not a vector, or n is negative.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import rank
+    >>> best, worst = rank([0.3, 0.1, 0.3, 0.2], 2)
+    >>> best.tolist(), worst.tolist()
+    ([1, 3], [0, 2])
+    """
+    errors = np.asarray(errors, dtype=float)
+    if errors.ndim != 1:
+        raise ValueError(f"errors must be one number per sample, got shape {errors.shape}")
+    _check_count(n)
+    return _first(errors, n), _first(-errors, n)
+
+
+def class_means(W: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Floats]:
+    """Average the codes of every class.
+
+    Parameters
+    ----------
+    W : array-like of shape (n, k), any real type
+        Codes.
+    labels : array-like of shape (n,), integers or strings
+        The class of every sample. Every value that occurs is a class; to leave samples out, give
+        only the rows of the others.
+
+    Returns
+    -------
+    classes : ndarray of shape (c,)
+        The labels that occur, sorted.
+    means : ndarray of shape (c, k), float64
+
+    Raises
+    ------
+    ValueError
+        When there is not one label per row of W.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import class_means
+    >>> classes, means = class_means([[1, 0], [3, 0], [0, 5]], ["cat", "cat", "ant"])
+    >>> classes.tolist(), means.tolist()
+    (['ant', 'cat'], [[0.0, 5.0], [2.0, 0.0]])
+    """
+    W = _matrix("W", W)
+    classes, numbers = _classes(W, labels)
+    # c × n with a one per sample: the sums of all classes in one sparse product, whatever c is
+    member = sparse.csr_matrix((np.ones(len(W)), (numbers, np.arange(len(W)))), shape=(len(classes), len(W)))
+    return classes, np.asarray(member @ W) / np.bincount(numbers)[:, None]
+
+
+def top_components(
+    W: ArrayLike, labels: ArrayLike, n: int = 5, H: ArrayLike | None = None
+) -> tuple[NDArray[Any], Numbers, Floats]:
+    """Find the components that weigh most in every class.
+
+    Parameters
+    ----------
+    W : array-like of shape (n_samples, k), any real type
+        Codes.
+    labels : array-like of shape (n_samples,), integers or strings
+        The class of every sample.
+    n : int
+        Components per class at most.
+    H : array-like of shape (k, m), any real type, or None
+        The components. Given them, a weight is multiplied by the norm of its component, so that
+        it does not depend on how W and H share their scale: what is compared is how much of a
+        picture a component makes. Without them, weights are the means of W.
+
+    Returns
+    -------
+    classes : ndarray of shape (c,)
+        The labels that occur, sorted.
+    components : ndarray of shape (c, n), intp
+        Numbers of components, the heaviest first.
+    weights : ndarray of shape (c, n), float64
+        Their mean weights in the class.
+
+    Raises
+    ------
+    ValueError
+        When W, labels and H do not fit together, or n is negative.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import top_components
+    >>> classes, components, weights = top_components([[1, 2], [0, 5]], ["a", "b"], 1, H=[[9, 0], [1, 0]])
+    >>> components.tolist(), weights.tolist()
+    ([[0], [1]], [[9.0], [5.0]])
+    """
+    _check_count(n)
+    classes, means = class_means(W, labels)
+    if H is not None:
+        means = means * np.linalg.norm(_matching(H, means), axis=1)
+    components = np.argsort(-means, axis=1, kind="stable")[:, :n]
+    return classes, components, np.take_along_axis(means, components, axis=1)
+
+
+def explained_share(X: Any, W: ArrayLike, H: ArrayLike) -> Floats:
+    """Split the share of ‖X‖² that is explained among the components.
+
+    Component t gets (2⟨X, w_t h_t⟩ − ⟨w_t h_t, WH⟩) / ‖X‖². The shares add up to exactly
+    1 − ‖X − WH‖² / ‖X‖², what all of them explain; overlap of two components is divided between
+    both. At a stationary point without penalties a share is ⟨w_t h_t, WH⟩ / ‖X‖² and so never
+    negative; far from one, a component that does harm has a negative share.
+
+    Parameters
+    ----------
+    X : array-like or sparse matrix of shape (n, m), any real type
+        The samples. Anything that hands out rows as ``X[lo:hi]`` is read a block at a time.
+    W : array-like of shape (n, k), any real type
+        Their codes.
+    H : array-like of shape (k, m), any real type
+        The components.
+
+    Returns
+    -------
+    ndarray of shape (k,), float64
+        Zeros where X is zero throughout.
+
+    Raises
+    ------
+    ValueError
+        When X, W and H do not fit together.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import explained_share
+    >>> explained_share([[3, 0], [0, 1]], [[3, 0], [0, 1]], [[1, 0], [0, 1]]).tolist()
+    [0.9, 0.1]
+    """
+    W, H = _factors(W, H)
+    Ht = np.ascontiguousarray(H.T)
+    squares, cross = 0.0, np.zeros(W.shape[1])
+    for lo, hi, block in _blocks(X, W, H):
+        stored = block.data if sparse.issparse(block) else block.ravel()
+        squares += float(stored @ stored)
+        cross += np.einsum("it,it->t", W[lo:hi], block @ Ht)
+    overlap = ((W.T @ W) * (H @ Ht)).sum(axis=1)
+    return (2 * cross - overlap) / squares if squares > 0 else np.zeros(len(cross))
+
+
+def shared_parts(a: ArrayLike, b: ArrayLike, H: ArrayLike | None = None, n: int | None = 5) -> tuple[Numbers, Floats]:
+    """Say which components two samples have in common, and how much of their similarity each makes.
+
+    Parameters
+    ----------
+    a, b : array-like of shape (k,), any real type
+        The codes of the two samples.
+    H : array-like of shape (k, m), any real type, or None
+        None splits the similarity of the codes, Σ a_t·b_t. Given the components, that of the
+        reconstructions is split, ⟨aH, bH⟩ = aᵀ(HHᵀ)b, which does not depend on how W and H share
+        their scale: component t gets ½(a_t·(HHᵀb)_t + b_t·(HHᵀa)_t).
+    n : int or None
+        Components at most; None for all that have a share.
+
+    Returns
+    -------
+    components : ndarray of shape (≤ n,), intp
+        Numbers of components, the largest share first; those without a share are left out.
+    shares : ndarray of shape (≤ n,), float64
+        Shares of the similarity; those of all components add up to 1. Nothing is returned for
+        samples that have nothing in common.
+
+    Raises
+    ------
+    ValueError
+        When the codes and the components do not fit together, or n is negative.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import shared_parts
+    >>> components, shares = shared_parts([1, 2, 0], [3, 4.5, 7])
+    >>> components.tolist(), shares.tolist()
+    ([1, 0], [0.75, 0.25])
+    """
+    a, b = (np.asarray(to_host(code), dtype=float) for code in (a, b))
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"the codes of two samples must be vectors of one length, got {a.shape} and {b.shape}")
+    if n is not None:
+        _check_count(n)
+    if H is None:
+        parts = a * b
+    else:
+        H = _matching(H, a)
+        parts = 0.5 * (a * (H @ (b @ H)) + b * (H @ (a @ H)))
+    total = parts.sum()
+    shares = parts / total if total > 0 else np.zeros(len(parts))
+    order = _first(-shares, len(shares))
+    order = order[shares[order] > 0][:n]
+    return order, shares[order]
+
+
+def rebuild(
+    W: ArrayLike,
+    H: ArrayLike,
+    rows: ArrayLike | slice,
+    components: ArrayLike | Sequence[int],
+    how: How = "mean",
+) -> Floats:
+    """Build the picture that some components make of a class of samples.
+
+    Every component's weights in these samples are taken together (their mean, say), and the
+    components are added with these weights.
+
+    Parameters
+    ----------
+    W : array-like of shape (n, k), any real type
+        Codes.
+    H : array-like of shape (k, m), any real type
+        The components.
+    rows : array-like of int or of n bool, or slice
+        The samples, by number or by mask (``labels == 3``).
+    components : array-like of int
+        Numbers of the components to build from, for instance one row of `top_components`.
+    how : {"mean", "median", "min", "max"}
+        What is made of a component's weights.
+
+    Returns
+    -------
+    ndarray of shape (m,), float64
+
+    Raises
+    ------
+    ValueError
+        When W and H do not fit together, no sample is chosen, or `how` is none of the four.
+    IndexError
+        When a row or a component does not exist.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import rebuild
+    >>> W, H = [[1, 5], [3, 5], [9, 9]], [[1, 0, 1], [0, 1, 0]]
+    >>> rebuild(W, H, [True, True, False], [0]).tolist()
+    [2.0, 0.0, 2.0]
+    >>> rebuild(W, H, [0, 1], [0, 1], "max").tolist()
+    [3.0, 5.0, 3.0]
+    """
+    if how not in _STATISTICS:
+        raise ValueError(f"how must be one of {', '.join(map(repr, _STATISTICS))}, got {how!r}")
+    W, H = _factors(W, H)
+    chosen = W[rows if isinstance(rows, slice) else np.asarray(rows)]
+    if chosen.ndim != 2 or not len(chosen):
+        raise ValueError("no sample was chosen: give row numbers, or a mask that is true somewhere")
+    components = np.asarray(components, dtype=np.intp).reshape(-1)
+    return np.asarray(_STATISTICS[how](chosen[:, components], axis=0) @ H[components])
+
+
+# --------------------------------------------------------------------------------------------------
+# what they share
+
+
+def _matrix(name: str, values: Any) -> Floats:
+    matrix = np.asarray(to_host(values), dtype=float)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"{name} must be a matrix with at least one row and column, got shape {matrix.shape}")
+    return matrix
+
+
+def _factors(W: Any, H: Any) -> tuple[Floats, Floats]:
+    W = _matrix("W", W)
+    return W, _matching(H, W)
+
+
+def _matching(H: Any, codes: Floats) -> Floats:
+    """Return H if its rows belong to the columns of the codes."""
+    H = _matrix("H", H)
+    if len(H) != codes.shape[-1]:
+        raise ValueError(f"H {H.shape} has {len(H)} components, but the codes {codes.shape} have {codes.shape[-1]}")
+    return H
+
+
+def _classes(W: Floats, labels: ArrayLike) -> tuple[NDArray[Any], Numbers]:
+    labels = np.asarray(labels)
+    if labels.shape != W.shape[:1]:
+        raise ValueError(f"expected one label per row of W ({len(W)}), got labels of shape {labels.shape}")
+    classes, numbers = np.unique(labels, return_inverse=True)
+    return classes, numbers.reshape(-1)
+
+
+def _check_count(n: int) -> None:
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+
+
+def _first(values: Floats, n: int) -> Numbers:
+    """Return where the n smallest are; a stable sort keeps ties in order."""
+    return np.argsort(values, kind="stable")[:n]
+
+
+def _blocks(X: Any, W: Floats, H: Floats) -> Iterator[tuple[int, int, Any]]:
+    """Yield (first row, last row, rows): a float64 copy of dense rows, or CSR rows in float64."""
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    elif sparse.issparse(X):
+        X = X.tocsr()
+    (n, k), m = W.shape, H.shape[1]
+    if tuple(X.shape) != (n, m):
+        raise ValueError(f"X {tuple(X.shape)} is not of the shape of WH ({n}, {m})")
+    width = m if not sparse.issparse(X) else X.nnz // n * k
+    rows = max(1, _BLOCK // max(width, k, 1))
+    by_position = X.iloc if hasattr(X, "iloc") else X  # a pandas frame slices rows by position there
+    for lo in range(0, n, rows):
+        hi = min(lo + rows, n)
+        block = by_position[lo:hi]
+        if sparse.issparse(block):
+            block = block.astype(float)
+            block.sum_duplicates()
+        else:
+            block = np.array(to_host(block), dtype=float)
+        yield lo, hi, block
+
+
+def _sparse_squares(block: Any, F: Floats, Ht: Floats, HHt: Floats) -> tuple[Floats, Floats]:
+    """Return ‖x − fH‖² and ‖x‖² of CSR rows: what is stored term by term, the zeros by what is left of ‖fH‖²."""
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    made = np.einsum("et,et->e", F[rows], Ht[block.indices])
+    count = block.shape[0]
+    residual, stored, norms = (
+        np.bincount(rows, terms, count).astype(float) for terms in ((block.data - made) ** 2, made**2, block.data**2)
+    )
+    zeros = np.einsum("it,it->i", F @ HHt, F) - stored
+    return residual + np.maximum(zeros, 0), norms

@@ -1,0 +1,298 @@
+"""The command line: parse, call the public API, print.
+
+Each command's work is in a module of its own. typer, rich, matplotlib and Pillow belong to the extra
+``app``; they are imported when a command needs them, and a missing one is named before anything is computed.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# No "from __future__ import annotations" here: typer evaluates the annotations of its commands.
+
+__all__ = ["main"]
+
+APP_MODULES = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "PIL": "Pillow"}
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        What follows the program's name; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0 when all went well, 2 on bad input, 130 when interrupted.
+
+    Examples
+    --------
+    >>> from nmfcore.cli import main
+    >>> main(["fit", "no-such-folder"])
+    2
+    """
+    missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
+    if missing:
+        sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
+        return BAD_INPUT
+    try:
+        _app()(args=None if arguments is None else list(arguments), prog_name="nmfcore")
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    return 0
+
+
+def _app() -> Any:
+    """Declare the commands; typer reads their signatures."""
+    from typing import Annotated
+
+    import typer
+    from typer import Argument, Option
+
+    from ..solvers import SOLVERS
+    from .fit import default_solver
+
+    app = typer.Typer(
+        name="nmfcore",
+        help="Learn the parts that pictures are made of, by non-negative matrix factorisation.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from .. import __version__
+
+            typer.echo(f"nmfcore {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def nmfcore(
+        version: Annotated[
+            bool,
+            Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+        ] = False,
+    ) -> None:
+        del version  # its callback has printed it and left
+
+    @app.command()
+    def fit(
+        source: Annotated[
+            str | None,
+            Argument(
+                metavar="SOURCE",
+                help="A folder of pictures, an IDX file as MNIST comes in (.gz or not), a .csv "
+                "table (Kaggle's MNIST form; a label column is kept apart), a .npy or a .npz file. "
+                "Without it, scikit-learn's 1,797 handwritten digits.",
+                show_default=False,
+            ),
+        ] = None,
+        k: Annotated[int, Option("-k", "--components", min=1, help="Number of parts to learn.")] = 16,
+        solver: Annotated[
+            str | None,
+            Option(
+                help=f"Algorithm: {', '.join(SOLVERS)}.",
+                show_default=f"{default_solver(True)}; {default_solver(False)} for other losses",
+            ),
+        ] = None,
+        init: Annotated[
+            str | None,
+            Option(
+                help="Start: random, nndsvd, nndsvda, nndsvdar, or auto (hals only).",
+                show_default="what suits the solver",
+            ),
+        ] = None,
+        beta_loss: Annotated[
+            str,
+            Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta."),
+        ] = "frobenius",
+        extrapolate: Annotated[
+            bool,
+            Option("--extrapolate", help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations."),
+        ] = False,
+        max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 1000,
+        tol: Annotated[float, Option(min=0, help="Stop when progress falls below this.")] = 1e-4,
+        max_time: Annotated[
+            float | None,
+            Option(min=0, metavar="SECONDS", help="Stop after this time.", show_default="no limit"),
+        ] = None,
+        size: Annotated[
+            str | None,
+            Option(
+                metavar="HxW",
+                help="Resize the pictures of a folder to this height and width; for a matrix, the "
+                "picture a row folds to.",
+                show_default="the first picture's",
+            ),
+        ] = None,
+        rgb: Annotated[bool, Option("--rgb", help="Keep the colours of a folder's pictures.")] = False,
+        skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
+        seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
+        n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
+        device: Annotated[
+            str | None,
+            Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
+        ] = None,
+        out: Annotated[
+            Path | None,
+            Option(
+                metavar="DIR",
+                help="Folder to write the results to.",
+                show_default="nmfcore-<name of SOURCE>",
+            ),
+        ] = None,
+        pictures: Annotated[
+            bool | None,
+            Option(
+                "--pictures/--no-pictures",
+                help="Keep the originals in the folder, for search, report and serve.",
+                show_default="kept up to 1 GiB",
+            ),
+        ] = None,
+        force: Annotated[bool, Option("--force", help="Replace earlier results in that folder.")] = False,
+    ) -> None:
+        """Learn the parts of pictures, and write what was learned to a folder.
+
+        The folder then holds model.npz (read it with nmfcore.load), components.png (the parts),
+        reconstructions.png (originals over reconstructions), convergence.png (loss over time) and
+        pictures.npy (the originals). search, transform, report and serve take that folder.
+
+        Ctrl-C stops early and keeps the best result so far.
+        """
+        from . import fit as command
+        from .common import one_sentence, size_option
+
+        with one_sentence():
+            settings = {
+                "solver": solver,
+                "init": init,
+                "beta_loss": _beta_loss(beta_loss),
+                "extrapolate": extrapolate,
+                "max_iter": max_iter,
+                "tol": tol,
+                "max_time": max_time,
+                "random_state": seed,
+                "n_jobs": n_jobs,
+                "device": device,
+            }
+            code = command.fit(source, k, settings, size_option(size), skip_broken, out, force, rgb, pictures)
+        raise typer.Exit(code)
+
+    model = Argument(metavar="MODEL", help="The folder that nmfcore fit wrote.", show_default=False)
+    spaces = Option(
+        help="Where similarity is measured: codes (the same parts) or reconstruction (pictures that look alike, "
+        "whatever the scale of the parts).",
+        show_default="codes",
+    )
+    replace = Option("--force", help="Replace an existing file.")
+
+    @app.command()
+    def search(
+        folder: Annotated[str, model],
+        query: Annotated[
+            str,
+            Argument(metavar="QUERY", help="A picture file, a picture's name, or a row number.", show_default=False),
+        ],
+        n: Annotated[int, Option("-n", min=1, help="How many pictures to find.")] = 8,
+        dissimilar: Annotated[bool, Option("--dissimilar", help="Find the most dissimilar ones instead.")] = False,
+        space: Annotated[str | None, spaces] = None,
+        out: Annotated[
+            Path | None,
+            Option(metavar="PNG", help="Draw them over their reconstructions (.png, .pdf, .svg).", show_default=False),
+        ] = None,
+        force: Annotated[bool, replace] = False,
+    ) -> None:
+        """Find the pictures most similar to one, and the parts they have in common."""
+        from . import search as command
+        from .common import one_sentence
+
+        with one_sentence():
+            command.search(folder, query, n, dissimilar, space, out, force)
+
+    @app.command()
+    def transform(
+        folder: Annotated[str, model],
+        source: Annotated[
+            str,
+            Argument(
+                metavar="SOURCE",
+                help="A folder of pictures, a picture, an IDX, .csv, .npy or .npz file.",
+                show_default=False,
+            ),
+        ],
+        out: Annotated[Path | None, Option(metavar="NPY", help="File to write.", show_default="codes.npy")] = None,
+        skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
+        force: Annotated[bool, replace] = False,
+    ) -> None:
+        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each."""
+        from . import search as command
+        from .common import one_sentence
+
+        with one_sentence():
+            command.transform(folder, source, out, skip_broken, force)
+
+    @app.command()
+    def report(
+        folder: Annotated[str, model],
+        labels: Annotated[
+            Path | None,
+            Option(
+                metavar="FILE",
+                help="A label per row: a text file with one per line, .npy, or IDX as MNIST's.",
+                show_default="those the pictures came with",
+            ),
+        ] = None,
+        space: Annotated[str | None, spaces] = None,
+        out: Annotated[
+            Path | None, Option(metavar="HTML", help="File to write.", show_default="report.html in the model's folder")
+        ] = None,
+        force: Annotated[bool, replace] = False,
+    ) -> None:
+        """Write one self-contained page about a model: parts, reconstructions, classes, neighbours."""
+        from . import pages as command
+        from .common import one_sentence
+
+        with one_sentence():
+            command.report(folder, labels, space, out, force)
+
+    @app.command()
+    def serve(
+        folder: Annotated[str, model],
+        port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8765,
+        host: Annotated[
+            str, Option(help="Address to listen on. Any other than this lets other machines in.")
+        ] = "127.0.0.1",
+        space: Annotated[str | None, spaces] = None,
+        browse: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
+    ) -> None:
+        """Search pictures by sight: a local page with all of them, until Ctrl-C."""
+        from . import pages as command
+        from .common import one_sentence
+
+        with one_sentence("stopped"):
+            command.serve(folder, host, port, space, browse)
+
+    @app.command()
+    def info() -> None:
+        """Show versions, threads, vector width and GPU, and what is missing."""
+        from .info import print_info
+
+        print_info()
+
+    return app
+
+
+def _beta_loss(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text

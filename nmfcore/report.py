@@ -1,0 +1,315 @@
+"""One page about a model, in one file: parts, reconstructions, classes, neighbours.
+
+The page holds its pictures and its style and asks nothing of the network, so it can be mailed, archived and opened
+anywhere. It lays its pictures out itself, from a telephone's width up; only curves are drawn by `plots`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__
+from .analysis import class_means, explained_share, rank, rebuild, reconstruction_errors, top_components
+from .images import InputError
+from .search import SearchEngine
+from .tiles import brightness, data_uri, part_png, picture_png
+
+__all__ = ["report"]
+
+Array = NDArray[Any]
+
+_LONGEST = 128  # pixels of a picture's longer side
+_EXAMPLES, _RANKED = 12, 8  # pictures shown
+_QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
+_CLASSES = 30  # more classes than this are no classes but names
+_CLASS_PARTS = 6  # parts shown and built from, per class
+
+
+def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None) -> str:
+    """Make a page about a model.
+
+    Parameters
+    ----------
+    engine : SearchEngine
+        The model and its originals. Without originals, the page says what is missing for that.
+    labels : array-like of shape (n,), integers or strings, or None
+        The class of every picture; those that the model has by default. From 2 to 30 classes are shown; the empty
+        string stands for none.
+    title : str or None
+        The page's title; where the pictures came from by default.
+
+    Returns
+    -------
+    str
+        HTML. It loads nothing, runs no script, and what it shows of names and labels is escaped.
+
+    Raises
+    ------
+    ValueError
+        When there is not one label per picture.
+    ImportError
+        When Jinja2, matplotlib or Pillow is missing.
+
+    Examples
+    --------
+    >>> from nmfcore.report import report
+    >>> from nmfcore.search import SearchEngine
+    >>> page = report(SearchEngine(6).fit("digits"))
+    >>> page.startswith("<!doctype html>"), "<script" in page, "http:" in page
+    (True, False, False)
+    """
+    template = _template()
+    drawing = _Drawing(engine, labels)
+    return template.render(
+        title=title or drawing.title(),
+        facts=drawing.facts(),
+        missing=drawing.missing,
+        grey=engine.shape is not None and max(engine.shape[:2]) <= 48,
+        parts=drawing.parts(),
+        examples=drawing.pairs(drawing.examples()),
+        ranked=drawing.ranked(),
+        convergence=drawing.convergence(),
+        classes=drawing.classes(),
+        charts=drawing.class_charts(),
+        neighbours=drawing.neighbours(),
+        space=engine.space,
+        version=__version__,
+    )
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("a report needs Jinja2: pip install 'nmfcore[app]'") from error
+    text = resources.files("nmfcore").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(text)
+
+
+class _Drawing:
+    """What the page shows, made once from an engine."""
+
+    def __init__(self, engine: SearchEngine, labels: Any):
+        self.engine, self.model, self.shape = engine, engine.model, engine.shape
+        self.labels = _checked(self.model.labels if labels is None else labels, len(engine))
+        self.missing, self.X, self.top, self.errors = "", None, 1.0, None
+        self.components = np.asarray(self.model.components, dtype=np.float64)
+        try:
+            self.X = engine.matrix()
+        except InputError as error:
+            self.missing = str(error)
+            return
+        self.top = brightness(self.X)
+        self.errors = reconstruction_errors(self.X, self.model.W, self.components)
+
+    def title(self) -> str:
+        source = self.model.source.rstrip("/").rpartition("/")[2] or "a matrix"
+        return f"{len(self.components)} parts of {source}"
+
+    def facts(self) -> list[tuple[str, str]]:
+        model, shape = self.model, self.shape
+        n, m = len(model.W), model.components.shape[1]
+        folded = "" if shape is None else f", {shape[0]}×{shape[1]}{' in colour' if len(shape) == 3 else ''}"
+        facts = [("pictures" if shape else "rows", f"{n:,}{folded}"), ("features", f"{m:,}")]
+        if math.isfinite(model.relative_error):
+            facts.append(("relative error", f"{model.relative_error:.4f}"))
+        facts.append(("iterations", f"{model.n_iter:,}"))
+        solver = model.parameters.get("solver")
+        facts += [("solver", str(solver))] if solver else []
+        facts += [("stopped", model.stop_reason)] if model.stop_reason else []
+        facts += [("read from", model.source)] if model.source else []
+        return facts
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    def picture(self, pixels: Any) -> str | None:
+        return None if self.shape is None else data_uri(picture_png(pixels, self.shape, self.top, _LONGEST))
+
+    def part(self, number: int) -> str | None:
+        return None if self.shape is None else data_uri(part_png(self.components[number], self.shape, _LONGEST))
+
+    def parts(self) -> dict[str, Any]:
+        """Show every part, with the share of ‖X‖² that it explains."""
+        shares = None
+        if self.X is not None and len(self.components) > 1:
+            shares = explained_share(self.X, self.model.W, self.components)
+        largest = 0.0 if shares is None else max(float(shares.max()), 1e-12)
+        tiles = [
+            {
+                "number": number,
+                "picture": self.part(number),
+                "share": None if shares is None else _percent(shares[number]),
+                "width": None if shares is None else round(100 * max(float(shares[number]), 0.0) / largest, 1),
+            }
+            for number in range(len(self.components))
+        ]
+        figure = None
+        if self.shape is None:
+            from .plots import components_grid
+
+            figure = _saved(components_grid(self.components))
+        explained = None if shares is None else _percent(shares.sum())
+        return {"tiles": tiles, "figure": figure, "explained": explained}
+
+    def pairs(self, rows: Any) -> list[dict[str, Any]]:
+        """Show originals and their reconstructions."""
+        if self.X is None or self.errors is None or self.shape is None:
+            return []
+        rows = np.asarray(rows, dtype=np.int64)
+        originals, made = self.engine.originals(rows), self.engine.reconstructions(rows)
+        return [
+            {
+                "title": self.engine.title(int(row)),
+                "original": self.picture(original),
+                "made": self.picture(reconstruction),
+                "error": _percent(self.errors[row]),
+            }
+            for row, original, reconstruction in zip(rows, originals, made, strict=True)
+        ]
+
+    def examples(self) -> Array:
+        """Take one picture of each class where there are a few, else some evenly spread."""
+        n = len(self.engine)
+        if self.labels is not None:
+            classes, first = np.unique(self.labels, return_index=True)
+            if 1 < len(classes) <= _EXAMPLES:
+                return first
+        return np.unique(np.linspace(0, n - 1, min(n, _EXAMPLES)).round()).astype(np.int64)
+
+    def ranked(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Find the pictures that are reconstructed best, and worst."""
+        if self.errors is None or self.shape is None:
+            return []
+        best, worst = rank(self.errors, _RANKED)
+        return [("Reconstructed best", self.pairs(best)), ("Reconstructed worst", self.pairs(worst))]
+
+    # --- curves -----------------------------------------------------------------------------------
+
+    def convergence(self) -> str | None:
+        from .plots import convergence
+
+        history = self.model.history
+        if not len(history.get("loss", ())) or "seconds" not in history:
+            return None
+        relative = self.model.relative_error
+        known = math.isfinite(relative) and relative > 0
+        norm = self.model.reconstruction_err / relative if known else None
+        return _saved(convergence(history, norm=norm, heading="", axes=_axes(5.6, 3.4)))
+
+    def class_charts(self) -> list[dict[str, Any]]:
+        """Draw how much of each part is in each class: means, and spread."""
+        from .plots import features_by_class, means_by_class
+
+        if self.labels is None or not 1 < (count := len(np.unique(self.labels))) <= _CLASSES:
+            return []
+        W, H = self.model.W, self.components
+        heat, boxes = _axes(5.8, 1.2 + 0.3 * count), _axes(5.8, 1.2 + 0.5 * count)
+        return [
+            {
+                "title": "The mean of every part in every class",
+                "alt": "Heat map: a row per class, a column per part",
+                "picture": _saved(means_by_class(W, self.labels, H, heading="", axes=heat)),
+                "colour": True,
+            },
+            {
+                "title": "Its spread: the middle half of a class, and its median",
+                "alt": "Box plots: a band per class, a box per part",
+                "picture": _saved(features_by_class(W, self.labels, H, heading="", axes=boxes)),
+                "colour": False,
+            },
+        ]
+
+    # --- classes ----------------------------------------------------------------------------------
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Show every class: its mean picture, its strongest parts, and what they make of it."""
+        if self.labels is None:
+            return []
+        W = np.asarray(self.model.W, dtype=np.float64)
+        names, parts, weights = top_components(W, self.labels, _CLASS_PARTS, self.components)
+        if not 1 < len(names) <= _CLASSES:
+            return []
+        _, codes = class_means(W, self.labels)
+        told = []
+        for name, code, numbers, heavy in zip(names, codes, parts, weights, strict=True):
+            members = np.flatnonzero(self.labels == name)
+            largest = float(heavy.max()) or 1.0
+            told.append(
+                {
+                    "name": str(name) if str(name) else "no label",
+                    "count": f"{len(members):,}",
+                    "mean": self.picture(code @ self.components),
+                    "rebuilt": self.picture(rebuild(W, self.components, members, numbers)),
+                    "parts": [
+                        {"number": part, "picture": self.part(part), "width": round(100 * weight / largest, 1)}
+                        for part, weight in zip(numbers.tolist(), heavy.tolist(), strict=True)
+                    ],
+                }
+            )
+        return told
+
+    # --- neighbours -------------------------------------------------------------------------------
+
+    def neighbours(self) -> list[dict[str, Any]]:
+        """Take some pictures, evenly spread, and the most similar and dissimilar to them."""
+        n = len(self.engine)
+        if n < 3:
+            return []
+        rows = np.unique(np.linspace(0, n - 1, _QUERIES + 2).round().astype(np.int64))[1:-1]
+        told = []
+        for row in rows:
+            groups = []
+            for kind, count in (("similar", _SIMILAR), ("dissimilar", _DISSIMILAR)):
+                found = self.engine.search(int(row), count, kind == "similar")
+                groups.append({"kind": kind, "tiles": self.found(found)})
+            query = None if self.X is None else self.picture(self.engine.originals([row])[0])
+            told.append({"title": self.engine.title(int(row)), "picture": query, "groups": groups})
+        return told
+
+    def found(self, found: Any) -> list[dict[str, Any]]:
+        if self.X is not None:
+            shown = self.engine.originals(found.indices)
+        else:  # what is left of them
+            shown = self.engine.reconstructions(found.indices)
+        return [
+            {"title": name, "picture": self.picture(pixels), "score": f"{score:.2f}"}
+            for name, pixels, score in zip(found.names, shown, found.scores, strict=True)
+        ]
+
+
+def _checked(labels: Any, n: int) -> Array | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != (n,):
+        raise ValueError(f"expected one label per row ({n}), got labels of shape {labels.shape}")
+    return labels
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
+
+
+def _axes(width: float, height: float) -> Any:
+    """Return axes of a figure this large, in inches, which a narrow page shrinks little."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("a report needs matplotlib: pip install 'nmfcore[app]'") from error
+    return Figure(figsize=(width, height)).subplots()
+
+
+def _saved(axes: Any) -> str:
+    """Return a figure as an address."""
+    file = io.BytesIO()
+    axes.figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
+    return data_uri(file.getvalue())

@@ -1,0 +1,885 @@
+"""A visual search engine in a few lines: pictures in, the most similar and most dissimilar pictures out.
+
+An engine learns the parts of its pictures (`NMF`), writes every picture as a mixture of them, and compares mixtures
+by their cosine (`similarity`). It lives in a folder, the one that ``nmfcore fit`` writes::
+
+    model.npz      what was learned, readable by `nmfcore.load`
+    pictures.npy   the originals, a row each; memory-mapped when the folder is loaded
+    search.json    the space that similarity is measured in, where it is not the default
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .images import InputError, Pictures, estimator_from, model_of, picture_row, read_source
+from .persistence import Model, ModelFileError, replacing, save
+from .persistence import load as load_model
+from .similarity import CosineIndex, cosine_topk, reconstruction_space
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "Found", "SearchEngine"]
+
+Array = NDArray[Any]
+Progress = Callable[[int, int], None]
+
+SPACES = ("codes", "reconstruction")
+_PICTURES, _SETTINGS = "pictures.npy", "search.json"
+_AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found, best first.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_found,), int64
+        Row numbers of the pictures found.
+    scores : ndarray of shape (n_found,), float64
+        Their cosine similarities to the query, 0 to 1.
+    names : tuple of n_found str
+        Their names.
+    title : str
+        Name of the query.
+    row : int or None
+        Row number of the query; None for a picture that is not in the engine.
+    code : ndarray of shape (k,), float32 or float64
+        The query as a mixture of parts.
+    pixels : ndarray of shape (n_features,) or None
+        The query itself; None for a row of the engine, which keeps it.
+    similar : bool
+        Whether the most similar were asked for.
+
+    Examples
+    --------
+    >>> from nmfcore.search import SearchEngine
+    >>> engine = SearchEngine(8).fit("digits")
+    >>> found = engine.search(0, n=3)
+    >>> len(found), found.row, bool(found.scores[0] >= found.scores[1] > 0.9)
+    (3, 0, True)
+    """
+
+    indices: Array
+    scores: Array
+    names: tuple[str, ...]
+    title: str
+    row: int | None
+    code: Array
+    pixels: Array | None
+    similar: bool
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        kind = "similar" if self.similar else "dissimilar"
+        lines = [f"  {score:6.3f}  {name}" for score, name in zip(self.scores, self.names, strict=True)]
+        return "\n".join([f"most {kind} to {self.title}:", *lines])
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which parts two pictures have in common.
+
+    Attributes
+    ----------
+    components : ndarray of shape (n_parts,), int64
+        Numbers of the parts that bring the most, most first.
+    shares : ndarray of shape (n_parts,), float64
+        How much of the score each brings; all k of them add up to 1.
+    score : float
+        Cosine similarity of the two pictures.
+
+    Examples
+    --------
+    >>> from nmfcore.search import SearchEngine
+    >>> engine = SearchEngine(8).fit("digits")
+    >>> why = engine.explain(0, 0, n=8)
+    >>> round(why.score, 6), round(float(why.shares.sum()), 6)
+    (1.0, 1.0)
+    """
+
+    components: Array
+    shares: Array
+    score: float
+
+
+class SearchEngine:
+    """Search pictures by the parts that they are made of.
+
+    Parameters
+    ----------
+    n_components : int, default=50
+        How many parts to learn.
+    space : {"codes", "reconstruction"}, default="codes"
+        Where similarity is measured. "codes": between mixtures of parts; pictures that use the same parts are alike.
+        "reconstruction": between the pictures that the mixtures stand for, whatever the scale of the parts; parts
+        that look alike count as alike.
+    solver : str, default="hals"
+        As for `nmfcore.NMF`.
+    random_state : int, default=0
+        As for `nmfcore.NMF`.
+    **settings
+        Other parameters of `nmfcore.NMF`: ``tol``, ``max_iter``, ``beta_loss``, ``n_jobs``, ``device``, …
+
+    Attributes
+    ----------
+    model : nmfcore.persistence.Model
+        What was learned: ``W`` with a row of code per picture, ``components`` with a row per part, names, labels.
+
+    Raises
+    ------
+    ValueError
+        When the space is unknown.
+
+    Examples
+    --------
+    >>> from nmfcore.search import SearchEngine
+    >>> engine = SearchEngine(16).fit("digits")  # or a folder of pictures, or a matrix
+    >>> found = engine.search(4, n=4)  # or a picture file
+    >>> engine.model.labels[[4, *found.indices]].tolist()
+    [4, 4, 4, 4, 4]
+    >>> why = engine.explain(4, found.indices[0])
+    >>> len(why.components), bool(why.score == found.scores[0])
+    (5, True)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 50,
+        *,
+        space: str = "codes",
+        solver: str = "hals",
+        random_state: int | None = 0,
+        **settings: Any,
+    ):
+        if space not in SPACES:
+            raise ValueError(f"space={space!r} is unknown: expected {' or '.join(map(repr, SPACES))}")
+        self.space = space
+        self.settings = {"n_components": n_components, "solver": solver, "random_state": random_state, **settings}
+        self._model: Model | None = None
+        self._estimator: Any = None
+        self._rows: _Stack | None = None
+        self._folder: Path | None = None
+
+    # --- making one -------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        source: Any,
+        *,
+        size: tuple[int, int] | None = None,
+        rgb: bool = False,
+        skip_broken: bool = False,
+        progress: Progress | None = None,
+    ) -> SearchEngine:
+        """Learn the parts of pictures, and code every picture by them.
+
+        Parameters
+        ----------
+        source : path-like, Pictures, or array-like of shape (n, n_features), (n, height, width) or (…, 3)
+            A folder of pictures, a file as `nmfcore.images.read_source` takes it, "digits" for scikit-learn's digits,
+            or the pictures themselves.
+        size : tuple of (height, width) or None
+            Size that a folder's pictures are resized to; for a matrix, how a row folds to a picture.
+        rgb : bool
+            Keep the colours of a folder's pictures.
+        skip_broken : bool
+            Leave out pictures that cannot be decoded.
+        progress : callable(done, total) or None
+            Called while pictures are read. To watch the fit itself, give the engine a ``callback``, as for `NMF`.
+
+        Returns
+        -------
+        SearchEngine
+            This one.
+
+        Raises
+        ------
+        InputError
+            When the source cannot be read.
+        ValueError
+            When `NMF` refuses a parameter or the data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nmfcore.search import SearchEngine
+        >>> engine = SearchEngine(3).fit(np.random.default_rng(0).random((40, 6, 5)))
+        >>> len(engine), engine.shape
+        (40, (6, 5))
+        """
+        from .estimators import NMF
+
+        pictures = _pictures(source, size, rgb, skip_broken, progress)
+        estimator = NMF(**self.settings)
+        W = estimator.fit_transform(pictures.matrix)
+        norm = frobenius_norm(pictures.matrix)
+        relative = math.nan
+        if estimator.beta_loss in ("frobenius", 2) and norm > 0:
+            relative = float(estimator.reconstruction_err_) / norm
+        model = model_of(estimator, W, pictures, relative_error=relative)
+        self._set(model, _Stack(pictures.matrix), None)
+        return self
+
+    @classmethod
+    def from_model(cls, model: Model, pictures: Any = None, *, space: str = "codes") -> SearchEngine:
+        """Make an engine of a model that is already there.
+
+        Parameters
+        ----------
+        model : Model
+            As `nmfcore.load` or `nmfcore.images.model_of` gives it.
+        pictures : array-like of shape (n, n_features) or None
+            The originals; without them they are looked for at the model's source when they are needed.
+        space : {"codes", "reconstruction"}
+            Where similarity is measured.
+
+        Returns
+        -------
+        SearchEngine
+
+        Raises
+        ------
+        ValueError
+            When the space is unknown, or the pictures are not those of the model.
+        ModelFileError
+            When the model was made by an estimator that this nmfcore does not have.
+        """
+        stack = None if pictures is None else _Stack(pictures)
+        if stack is not None and stack.shape != (len(model.W), model.components.shape[1]):
+            raise ValueError(
+                f"the pictures {stack.shape} are not those of the model: it was made of {len(model.W):,} rows of "
+                f"{model.components.shape[1]} features"
+            )
+        return cls._of(model, stack, None, space)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, space: str | None = None) -> SearchEngine:
+        """Open the folder that `save` or ``nmfcore fit`` wrote; the pictures stay on the disk, memory-mapped.
+
+        Parameters
+        ----------
+        folder : path-like
+            The folder, or a model file in it.
+        space : {"codes", "reconstruction"} or None
+            Where similarity is measured; None as it was saved.
+
+        Returns
+        -------
+        SearchEngine
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no model.
+        ModelFileError
+            When the model or the pictures beside it are damaged, or do not belong together.
+        ValueError
+            When the space is unknown.
+
+        Examples
+        --------
+        >>> from nmfcore.search import SearchEngine
+        >>> SearchEngine.load("no-such-folder")
+        Traceback (most recent call last):
+        FileNotFoundError: there is no model file 'no-such-folder'
+        """
+        path = Path(folder)
+        model = load_model(path)
+        home = path if path.is_dir() else path.parent
+        stack = _Stack(_mapped(home / _PICTURES, model)) if (home / _PICTURES).exists() else None
+        return cls._of(model, stack, home, _saved_space(home) if space is None else space)
+
+    def save(self, folder: str | os.PathLike[str], *, pictures: bool = True, overwrite: bool = False) -> None:
+        """Write the engine to a folder, for `load`, `nmfcore.load` and the command line.
+
+        Parameters
+        ----------
+        folder : path-like
+            The folder; made if it does not exist.
+        pictures : bool
+            Write the originals too, as the command line's ``report`` and ``serve`` want them.
+        overwrite : bool
+            Replace a model that the folder already holds.
+
+        Raises
+        ------
+        FileExistsError
+            When the folder holds a model and ``overwrite`` is false.
+        InputError
+            When the originals are to be written and are nowhere to be found.
+        OSError
+            When writing fails.
+        """
+        home, model = Path(folder), self.model
+        if (home / "model.npz").exists() and not overwrite:
+            raise FileExistsError(f"'{home}' holds a model: choose another folder, or overwrite=True replaces it")
+        blocks = self._originals().blocks if pictures else []
+        home.mkdir(exist_ok=True)
+        # The model comes last: one without its pictures, or with more pictures than rows, opens all the same.
+        if pictures:
+            write_rows(blocks, home / _PICTURES)
+        else:
+            (home / _PICTURES).unlink(missing_ok=True)
+        with replacing(home / _SETTINGS) as file:
+            file.write(json.dumps({"space": self.space}).encode() + b"\n")
+        save(model, home / "model.npz")
+
+    @classmethod
+    def _of(cls, model: Model, rows: _Stack | None, folder: Path | None, space: str) -> SearchEngine:
+        engine = cls(len(model.components), space=space)
+        engine.settings = dict(model.parameters)
+        engine._set(model, rows, folder)
+        return engine
+
+    def _set(self, model: Model, rows: _Stack | None, folder: Path | None) -> None:
+        self._model, self._rows, self._folder = model, rows, folder
+        self._estimator = estimator_from(model)
+        self._root: Array | None = None
+        if self.space == "reconstruction":
+            self._root = reconstruction_space(np.eye(len(model.components)), model.components)
+        self._index = CosineIndex(self._placed(model.W))
+        self._numbers: dict[str, int] = {}
+        for row, name in enumerate(model.names or ()):
+            self._numbers.setdefault(name, row)
+
+    # --- what is in it ----------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """What was learned."""
+        if self._model is None:
+            raise AttributeError("this SearchEngine has learned nothing yet: call fit, or SearchEngine.load")
+        return self._model
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Height and width of a picture, and 3 for colours; None where rows are no pictures."""
+        return self.model.shape
+
+    def __len__(self) -> int:
+        return 0 if self._model is None else len(self._model.W)
+
+    def __repr__(self) -> str:
+        if self._model is None:
+            return f"SearchEngine({self.settings['n_components']}, space={self.space!r}), not fitted"
+        k, m = self._model.components.shape
+        return f"SearchEngine of {len(self):,} rows × {m:,} features by {k} parts, space={self.space!r}"
+
+    def title(self, row: int) -> str:
+        """Return what to write over the picture in `row`: its name, else its label or number.
+
+        Parameters
+        ----------
+        row : int
+            Number of the row.
+
+        Returns
+        -------
+        str
+        """
+        return Pictures(self.model.W, None, self.model.names, self.model.labels).title(row)
+
+    def originals(self, rows: Any) -> Array:
+        """Return original pictures.
+
+        Parameters
+        ----------
+        rows : array-like of int of shape (n,)
+            Their row numbers.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+            In the type they are kept in.
+
+        Raises
+        ------
+        InputError
+            When the engine was loaded from a folder without them, and the model's source is no longer there.
+        """
+        return self._originals().take(np.asarray(rows, dtype=np.int64))
+
+    def reconstructions(self, rows: Any) -> Array:
+        """Return pictures as their parts make them.
+
+        Parameters
+        ----------
+        rows : array-like of int of shape (n,)
+            Their row numbers.
+
+        Returns
+        -------
+        ndarray of shape (n, n_features), float32 or float64
+        """
+        return self.model.reconstruct(np.asarray(rows, dtype=np.int64))
+
+    def matrix(self) -> Array:
+        """Return all original pictures, for `nmfcore.analysis` and `nmfcore.plots`.
+
+        Returns
+        -------
+        ndarray or memmap of shape (n, n_features)
+            Copied only where pictures were added since.
+
+        Raises
+        ------
+        InputError
+            As `originals` does.
+        """
+        blocks = self._originals().blocks
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _originals(self) -> _Stack:
+        if self._rows is None:
+            self._rows = _Stack(_from_source(self.model, self._folder))
+        return self._rows
+
+    def _placed(self, codes: Array) -> Array:
+        """Return codes as points of the space that similarity is measured in."""
+        return codes if self._root is None else codes @ self._root.astype(codes.dtype, copy=False)
+
+    def _point(self, row: int | None, code: Array) -> Array:
+        """Return one code in that space: the very numbers of the index, since a product of one row rounds otherwise."""
+        return self._placed(code[None]) if row is None else np.asarray(self._index[[row]])
+
+    # --- searching --------------------------------------------------------------------------------
+
+    def search(self, query: Any, n: int = 8, similar: bool = True) -> Found:
+        """Find the pictures most similar, or most dissimilar, to one picture.
+
+        Parameters
+        ----------
+        query : int, str, path-like, file, PIL image or array-like of shape (n_features,) or the picture's own
+            A row number, a name, a picture file, or a picture. A row of the engine never finds itself.
+        n : int
+            How many to find.
+        similar : bool
+            False finds the most dissimilar.
+
+        Returns
+        -------
+        Found
+
+        Raises
+        ------
+        InputError
+            When the query is no row, no name, and no picture that can be read.
+        ValueError
+            When n < 1, or a row of pixels does not fit.
+        """
+        row, title, code, pixels = self._resolve(query)
+        find = self._index.search if similar else self._index.search_dissimilar
+        scores, indices = find(self._point(row, code), n, exclude=np.array([-1 if row is None else row]))
+        there = indices[0] >= 0
+        kept = np.asarray(indices[0][there], dtype=np.int64)
+        names = tuple(self.title(int(index)) for index in kept)
+        return Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar)
+
+    def explain(self, a: Any, b: Any, n: int = 5) -> Explanation:
+        """Say which parts make two pictures similar.
+
+        Parameters
+        ----------
+        a : int, str, path-like, file, PIL image, array-like, or Found
+            A picture as `search` takes it, or what a search found: its query.
+        b : the same
+            The other.
+        n : int
+            How many parts to name at most.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        InputError
+            As for `search`.
+        """
+        (i, first), (j, second) = self._code_of(a), self._code_of(b)
+        scores, _ = cosine_topk(self._point(i, first), self._point(j, second), 1)
+        return self._because(first, second, n, float(scores[0, 0]))
+
+    def reasons(self, found: Found, n: int = 5) -> list[Explanation]:
+        """Say for every picture found which parts it shares with the query.
+
+        Parameters
+        ----------
+        found : Found
+            What `search` returned.
+        n : int
+            How many parts to name at most.
+
+        Returns
+        -------
+        list of n_found Explanation
+            What `explain` says of each, sooner: the scores are those found.
+        """
+        codes = self.model.W[found.indices]
+        return [
+            self._because(found.code, code, n, float(score)) for code, score in zip(codes, found.scores, strict=True)
+        ]
+
+    def _because(self, a: Array, b: Array, n: int, score: float) -> Explanation:
+        from .analysis import shared_parts
+
+        # R·Rᵀ = H·Hᵀ: k×k numbers say of the reconstructions' products what the k×m of H would.
+        parts, shares = shared_parts(a, b, self._root, n)
+        return Explanation(np.asarray(parts, dtype=np.int64), shares, score)
+
+    def read(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Pictures:
+        """Read pictures as those of the engine are: their size, and colours or none.
+
+        Parameters
+        ----------
+        source : path-like, Pictures or array-like
+            As for `fit`; a single picture file as well. A folder's pictures are resized to those of the engine.
+        skip_broken : bool
+            Leave out pictures that cannot be decoded.
+        progress : callable(done, total) or None
+            Called while pictures are read.
+
+        Returns
+        -------
+        Pictures
+            Ready for `transform` and `add`.
+
+        Raises
+        ------
+        InputError
+            When the source cannot be read, or holds rows of another width.
+        """
+        shape, m = self.shape, self.model.components.shape[1]
+        size = None if shape is None else (shape[0], shape[1])
+        if shape is not None and isinstance(source, str | os.PathLike):
+            path = Path(source).expanduser()
+            if path.is_file() and _is_picture_file(path):
+                return Pictures(picture_row(path, shape)[None], shape, (path.name,), None, str(path))
+        folder = isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir()
+        rgb = shape is not None and len(shape) == 3
+        pictures = _pictures(source, size if folder else None, rgb, skip_broken, progress)
+        if pictures.matrix.shape[1] != m:
+            given, width = pictures.source or "the matrix", pictures.matrix.shape[1]
+            raise InputError(
+                f"the rows of '{given}' have {width} features, those of the model {m}: give pictures of the same size"
+            )
+        return pictures
+
+    def transform(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
+        """Write other pictures as mixtures of the parts.
+
+        Parameters
+        ----------
+        source : path-like, Pictures or array-like
+            As for `read`.
+        skip_broken : bool
+            Leave out pictures that cannot be decoded.
+        progress : callable(done, total) or None
+            Called while pictures are read.
+
+        Returns
+        -------
+        ndarray of shape (n, k), float32 or float64
+            A row's code does not depend on the other rows.
+
+        Raises
+        ------
+        InputError
+            When the source cannot be read, or holds rows of another width.
+        """
+        return self._coded(self.read(source, skip_broken=skip_broken, progress=progress).matrix)
+
+    def add(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
+        """Add pictures, coded by the parts that were learned; the parts stay as they are.
+
+        Parameters
+        ----------
+        source : path-like, Pictures or array-like
+            As for `transform`.
+        skip_broken : bool
+            Leave out pictures that cannot be decoded.
+        progress : callable(done, total) or None
+            Called while pictures are read.
+
+        Returns
+        -------
+        ndarray of shape (n_added,), int64
+            Row numbers of the new pictures. Those of the others do not change.
+
+        Raises
+        ------
+        InputError
+            When the source cannot be read, or the originals that the new ones join are nowhere to be found.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nmfcore.search import SearchEngine
+        >>> X = np.random.default_rng(0).random((40, 12))
+        >>> engine = SearchEngine(3).fit(X[:30])
+        >>> engine.add(X[30:]).tolist() == list(range(30, 40))
+        True
+        """
+        pictures = self.read(source, skip_broken=skip_broken, progress=progress)
+        model, old = self.model, len(self)
+        stack = self._originals().below(pictures.matrix)
+        codes = self._coded(pictures.matrix)
+        names = None
+        if model.names is not None or pictures.names is not None:
+            before = model.names or tuple(f"row {row}" for row in range(old))
+            after = pictures.names or tuple(f"row {row}" for row in range(old, old + len(codes)))
+            names = before + after
+        labels = _joined(model.labels, pictures.labels, old, len(codes))
+        W = np.concatenate([model.W, codes.astype(model.W.dtype, copy=False)])
+        self._set(dataclasses.replace(model, W=W, names=names, labels=labels), stack, self._folder)
+        return np.arange(old, old + len(codes))
+
+    def draw(self, found: Found) -> Figure:
+        """Draw what a search found: originals over reconstructions, with names and scores.
+
+        Parameters
+        ----------
+        found : Found
+            What `search` returned.
+
+        Returns
+        -------
+        matplotlib Figure
+
+        Raises
+        ------
+        InputError
+            When the originals are nowhere to be found.
+        ImportError
+            When matplotlib is missing.
+        """
+        from .plots import neighbours
+
+        query = self.originals([found.row])[0] if found.pixels is None else found.pixels
+        made = found.code @ self.model.components
+        kind = "similar" if found.similar else "dissimilar"
+        axes = neighbours(
+            np.vstack([query, self.originals(found.indices)]),
+            np.vstack([made, self.reconstructions(found.indices)]),
+            self.shape,
+            [found.title, *found.names],
+            found.scores,
+            heading=f"Most {kind} to {found.title}",
+        )
+        return cast("Figure", axes.figure)
+
+    def _resolve(self, query: Any) -> tuple[int | None, str, Array, Array | None]:
+        """Return a query's row, title, code and pixels."""
+        model = self.model
+        if isinstance(query, str) and query in self._numbers:
+            query = self._numbers[query]
+        if isinstance(query, int | np.integer) and not isinstance(query, bool):
+            row = int(query)
+            if not 0 <= row < len(self):
+                raise InputError(f"there is no row {row}: rows are numbered 0 to {len(self) - 1:,}")
+            return row, self.title(row), model.W[row], None
+        title, m = "the query", model.components.shape[1]
+        if isinstance(query, str | os.PathLike):
+            path = Path(query).expanduser()
+            if not path.is_file():
+                raise InputError(
+                    f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}"
+                )
+            query, title = path, path.name
+        numbers = None if isinstance(query, Path) or hasattr(query, "read") else np.asarray(query)
+        if numbers is not None and numbers.shape == (m,):  # a row as it is; pictures are converted
+            return None, title, self._coded(numbers[None])[0], numbers
+        if model.shape is None:
+            raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
+        pixels = picture_row(query, model.shape)
+        return None, title, self._coded(pixels[None])[0], pixels
+
+    def _code_of(self, picture: Any) -> tuple[int | None, Array]:
+        if isinstance(picture, Found):
+            return picture.row, picture.code
+        row, _, code, _ = self._resolve(picture)
+        return row, code
+
+    def _hint(self, name: str) -> str:
+        if len(self._numbers) > 100_000:
+            return ""
+        close = difflib.get_close_matches(name, self._numbers, 1)
+        return f"; do you mean '{close[0]}'?" if close else ""
+
+    def _coded(self, matrix: Array) -> Array:
+        return np.asarray(self._estimator.transform(matrix))
+
+
+# --- pictures and rows ----------------------------------------------------------------------------
+
+
+class _Stack:
+    """Blocks of rows, one below the other and none of them copied."""
+
+    def __init__(self, *blocks: Any):
+        self.blocks = [np.asanyarray(block) for block in blocks]
+        self.starts = np.cumsum([0, *(len(block) for block in self.blocks)])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (int(self.starts[-1]), *self.blocks[0].shape[1:])
+
+    def take(self, rows: Array) -> Array:
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.starts[-1]:
+            raise InputError(f"there is no row {rows[(rows < 0) | (rows >= self.starts[-1])][0]}")
+        if len(self.blocks) == 1:
+            return np.asarray(self.blocks[0][rows])
+        out = np.empty((len(rows), *self.shape[1:]), np.result_type(*self.blocks))
+        which = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(which):
+            out[which == number] = self.blocks[number][rows[which == number] - self.starts[number]]
+        return out
+
+    def below(self, rows: Array) -> _Stack:
+        return _Stack(*self.blocks, rows)
+
+
+def _pictures(
+    source: Any, size: tuple[int, int] | None, rgb: bool, skip_broken: bool, progress: Progress | None
+) -> Pictures:
+    if isinstance(source, Pictures):
+        return source
+    if isinstance(source, str | os.PathLike) or source is None:
+        read = None if source == "digits" and not Path("digits").exists() else source
+        return read_source(read, size, skip_broken, progress, mode="RGB" if rgb else "L")
+    array = np.asanyarray(source)
+    shape: tuple[int, ...] | None = size
+    if array.ndim in (3, 4):
+        shape = array.shape[1:]
+        array = array.reshape(len(array), -1)
+    if array.ndim != 2:
+        raise InputError(f"pictures of shape {array.shape}: expected n × features, n × height × width, or × 3 colours")
+    if shape is not None and math.prod(shape) != array.shape[1]:
+        raise InputError(f"size {size} makes {math.prod(shape)} pixels, a row of the matrix has {array.shape[1]}")
+    return Pictures(array, shape)  # type: ignore[arg-type]
+
+
+def _is_picture_file(path: Path) -> bool:
+    from .images import PICTURE_SUFFIXES
+
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _from_source(model: Model, folder: Path | None) -> Array:
+    """Read the originals of a model again from where they came from."""
+    lacks = "the originals are needed, and " + (
+        "the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}"
+    )
+    again = "fit once more, with --pictures on the command line"
+    if not model.source:
+        raise InputError(f"{lacks}: {again}")
+    size = None if model.shape is None else (model.shape[0], model.shape[1])
+    rgb = model.shape is not None and len(model.shape) == 3
+    try:
+        pictures = _pictures(model.source, size, rgb, True, None)
+    except (InputError, OSError) as error:
+        raise InputError(f"{lacks}, nor can they be read from '{model.source}' any more: {again}") from error
+    if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:
+        raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
+    return pictures.matrix
+
+
+def _mapped(path: Path, model: Model) -> Array:
+    """Memory-map the originals beside a model."""
+    n, m = len(model.W), model.components.shape[1]
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape = rows.shape
+    except (ValueError, EOFError, OSError, AttributeError) as error:
+        raise ModelFileError(f"'{path}' is damaged and cannot be read: fit once more") from error
+    if len(shape) != 2 or shape[1] != m or shape[0] < n or rows.dtype.kind not in "biuf":
+        raise ModelFileError(
+            f"'{path}' {shape} does not belong to the model beside it, which was made of {n:,} rows of {m} features: "
+            "remove it, or fit once more"
+        )
+    return rows[:n]
+
+
+def _saved_space(folder: Path) -> str:
+    path = folder / _SETTINGS
+    if not path.exists():
+        return SPACES[0]
+    try:
+        space = json.loads(path.read_text(encoding="utf-8"))["space"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"'{path}' is damaged: remove it, or give the space") from error
+    if space not in SPACES:
+        raise ModelFileError(f"'{path}' names the space {space!r}: this nmfcore knows {' and '.join(SPACES)}")
+    return str(space)
+
+
+def _joined(old: Any, new: Any, n_old: int, n_new: int) -> Array | None:
+    """Labels of both; what has none is labelled with the empty string."""
+    if old is None and new is None:
+        return None
+    if old is not None and new is not None:
+        old, new = np.asarray(old), np.asarray(new)
+        return np.concatenate([old, new] if old.dtype.kind == new.dtype.kind else [old.astype(str), new.astype(str)])
+    first = np.zeros(n_old, "U1") if old is None else np.asarray(old).astype(str)
+    second = np.zeros(n_new, "U1") if new is None else np.asarray(new).astype(str)
+    return np.concatenate([first, second])
+
+
+def write_rows(blocks: Sequence[Any], path: str | os.PathLike[str]) -> None:
+    """Write blocks of rows as one ``.npy`` file, whole or not at all, without putting them together in memory.
+
+    Parameters
+    ----------
+    blocks : sequence of array-like of shape (n_i, m)
+        Rows; of one type, or of types that have a common one.
+    path : path-like
+        The file; an older one is replaced.
+    """
+    dtype = np.result_type(*blocks)
+    shape = (sum(len(block) for block in blocks), *blocks[0].shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            for part in _parts(block):
+                file.write(np.ascontiguousarray(part, dtype=dtype).data)
+
+
+def frobenius_norm(X: Any) -> float:
+    """‖X‖_F, a block of rows at a time.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, m)
+        Rows.
+
+    Returns
+    -------
+    float
+    """
+    total = 0.0
+    for part in _parts(X):
+        numbers = part.astype(np.float64).ravel()
+        total += float(numbers @ numbers)
+    return math.sqrt(total)
+
+
+def _parts(X: Any) -> Any:
+    rows = max(1, _AT_ONCE // max(1, 8 * X.shape[1]))
+    return (X[start : start + rows] for start in range(0, len(X), rows))

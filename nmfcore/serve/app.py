@@ -1,0 +1,298 @@
+"""The search page as a web application: a wall of pictures, the neighbours of one, a picture to search by.
+
+Everything that is sent comes from the model, from its originals or from this package; no request names a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Collection
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from ..images import InputError
+from ..search import Found, SearchEngine
+from ..tiles import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
+from .guard import Guard
+
+try:
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise ImportError("the search page needs Starlette: pip install 'nmfcore[serve]'", name="starlette") from error
+
+__all__ = ["LOCAL", "UPLOAD_LIMIT", "create_app"]
+
+LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
+UPLOAD_LIMIT = 8 << 20  # bytes
+
+COLUMNS, LINES = 16, 8  # pictures of a sheet of the wall
+THUMBNAIL, SHOWN = 96, 512  # pixels of the longer side: on the wall, and alone
+NEIGHBOURS, SHARED, STRONGEST, MATCHES = 12, 3, 6, 20
+_FILES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css", "/icon.svg": "icon.svg"}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_FOR_EVER = "private, max-age=31536000, immutable"  # the address holds the model's mark
+
+
+def create_app(model: str | os.PathLike[str] | SearchEngine, *, hosts: Collection[str] | None = LOCAL) -> Any:
+    """Make the search page of a model.
+
+    Parameters
+    ----------
+    model : path-like or SearchEngine
+        The folder that ``nmfcore fit`` or `SearchEngine.save` wrote, or an engine.
+    hosts : collection of str or None
+        What the page may be called in the address bar, without ports; requests by other names are refused, since
+        they come from pages elsewhere. None answers to any name: only where everyone may see the pictures.
+
+    Returns
+    -------
+    ASGI application
+        For uvicorn, or any other server.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such model.
+    ModelFileError
+        When it is damaged.
+    InputError
+        When its rows are no pictures, or its originals are nowhere to be found.
+    ImportError
+        When Starlette or Pillow is missing.
+    """
+    page = _Page(model if isinstance(model, SearchEngine) else SearchEngine.load(model))
+    return Guard(Starlette(routes=page.routes(), exception_handlers={HTTPException: _sentence}), hosts)
+
+
+class _Page:
+    """The routes, and what they need to answer.
+
+    Parameters
+    ----------
+    engine : SearchEngine
+        What is searched.
+
+    Raises
+    ------
+    InputError
+        When its rows are no pictures, or its originals are nowhere to be found.
+    """
+
+    def __init__(self, engine: SearchEngine):
+        if engine.shape is None:
+            raise InputError("the rows of this model are no pictures: fit once more, with --size HEIGHTxWIDTH")
+        self.engine, self.shape = engine, engine.shape
+        self.components = np.asarray(engine.model.components)
+        # What counts is how much of a picture a part makes, whatever the scale of W and H.
+        self.lengths = np.linalg.norm(self.components.astype(np.float64), axis=1)
+        self.top = brightness(engine.matrix())
+        self.mark = _mark(engine)
+        self.titles = [engine.title(row).casefold() for row in range(len(engine))]
+        files = resources.files("nmfcore.serve")
+        self.files = {path: files.joinpath(name).read_bytes() for path, name in _FILES.items()}
+        # The kernels are compiled or loaded now, not when somebody clicks.
+        first = engine.originals([0])[0]
+        self.answer(engine.search(first, 1), engine.search(first, 1, similar=False))
+
+    def routes(self) -> list[Route]:
+        """Return every address there is."""
+        return [
+            *(Route(path, self.file) for path in _FILES),
+            Route("/api/model", self.about),
+            Route("/api/titles/{number}", self.titles_of_sheet),
+            Route("/api/find", self.find),
+            Route("/api/neighbours/{row}", self.neighbours),
+            Route("/api/neighbours", self.upload, methods=["POST"]),
+            Route("/sheets/{number}.png", self.sheet),
+            Route("/pictures/{row}.png", self.picture),
+            Route("/reconstructions/{row}.png", self.reconstruction),
+            Route("/parts/{number}.png", self.part),
+        ]
+
+    # Functions that are not async run in Starlette's threads.
+
+    def file(self, request: Request) -> Response:
+        """Send the page itself."""
+        path = request.url.path
+        kind = _FILES[path].rpartition(".")[2]
+        return Response(self.files[path], media_type=_TYPES[kind], headers={"Cache-Control": "no-cache"})
+
+    def about(self, request: Request) -> Response:
+        """Say what the page must know before it draws the wall."""
+        model, engine = self.engine.model, self.engine
+        height, width = thumbnail_shape(self.shape, THUMBNAIL)
+        source = model.source.rstrip("/").rpartition("/")[2]
+        return JSONResponse(
+            {
+                "rows": len(engine),
+                "parts": len(self.components),
+                "title": source or "pictures",
+                "space": engine.space,
+                "mark": self.mark,
+                "height": height,
+                "width": width,
+                "columns": COLUMNS,
+                "perSheet": COLUMNS * LINES,
+                "pixels": max(self.shape[:2]) <= 48,
+                "error": model.relative_error if np.isfinite(model.relative_error) else None,
+                "limit": UPLOAD_LIMIT,
+            }
+        )
+
+    def titles_of_sheet(self, request: Request) -> Response:
+        """Say what the pictures of one sheet are called."""
+        rows = self.rows_of_sheet(request)
+        return JSONResponse([self.engine.title(row) for row in rows], headers={"Cache-Control": _FOR_EVER})
+
+    def find(self, request: Request) -> Response:
+        """Find rows by number, by name, or by part of a name."""
+        text = request.query_params.get("text", "").strip()[:200]
+        named = text.casefold()
+        exact: list[int] = []
+        within: list[int] = []
+        for row, title in enumerate(self.titles if named else ()):
+            if title == named:
+                exact.append(row)
+            elif named in title and len(within) < MATCHES:
+                within.append(row)
+        numbered = re.fullmatch(r"#?([0-9]{1,12})", text)
+        number = [int(numbered[1])] if numbered and int(numbered[1]) < len(self.engine) else []
+        # "7" is the name of a picture first, and the class of many last.
+        rows = [*exact, *number, *within] if self.engine.model.names is not None else [*number, *exact, *within]
+        found = list(dict.fromkeys(rows))[:MATCHES]
+        return JSONResponse([{"row": row, "title": self.engine.title(row)} for row in found])
+
+    def neighbours(self, request: Request) -> Response:
+        """Find what is most similar and most dissimilar to a picture on the wall."""
+        row = self.number(request, "row", len(self.engine))
+        return JSONResponse(self.answer(*self.both(row)))
+
+    async def upload(self, request: Request) -> Response:
+        """Find what is most similar and most dissimilar to a picture that is sent."""
+        large = f"the picture is larger than {UPLOAD_LIMIT >> 20} MB: send a smaller one"
+        declared = request.headers.get("content-length", "0")
+        if not declared.isdecimal() or len(declared) > 12 or int(declared) > UPLOAD_LIMIT:
+            raise HTTPException(413, large)
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > UPLOAD_LIMIT:
+                    raise HTTPException(413, large)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if not body:
+            raise HTTPException(400, "there is no picture in the request: send the file as it is")
+        return JSONResponse(await run_in_threadpool(self.answer_to_bytes, bytes(body)))
+
+    def answer_to_bytes(self, picture: bytes) -> dict[str, Any]:
+        """Search by a picture file."""
+        try:
+            found = self.both(io.BytesIO(picture))
+        except InputError as error:
+            said = str(error).replace("what was given", "the file")
+            raise HTTPException(422, said) from error
+        return self.answer(*found)
+
+    def sheet(self, request: Request) -> Response:
+        """Draw a piece of the wall."""
+        rows = self.engine.originals(self.rows_of_sheet(request))
+        return _png(sheet_png(rows, self.shape, self.top, COLUMNS, THUMBNAIL))
+
+    def picture(self, request: Request) -> Response:
+        """Draw one original."""
+        row = self.number(request, "row", len(self.engine))
+        return _png(picture_png(self.engine.originals([row])[0], self.shape, self.top, SHOWN))
+
+    def reconstruction(self, request: Request) -> Response:
+        """Draw one picture as its parts make it."""
+        row = self.number(request, "row", len(self.engine))
+        return _png(picture_png(self.engine.reconstructions([row])[0], self.shape, self.top, SHOWN))
+
+    def part(self, request: Request) -> Response:
+        """Draw one part."""
+        number = self.number(request, "number", len(self.components))
+        return _png(part_png(self.components[number], self.shape, SHOWN))
+
+    # --- what the answers are made of -------------------------------------------------------------
+
+    def number(self, request: Request, name: str, limit: int) -> int:
+        """Return a number of the address that is below a limit."""
+        text = request.path_params[name]
+        if not re.fullmatch("[0-9]{1,12}", text) or int(text) >= limit:
+            raise HTTPException(404, f"there is no {name} {text[:20]!r}: they are numbered 0 to {limit - 1}")
+        return int(text)
+
+    def rows_of_sheet(self, request: Request) -> range:
+        """Return the rows on one sheet."""
+        per_sheet = COLUMNS * LINES
+        first = per_sheet * self.number(request, "number", -(-len(self.engine) // per_sheet))
+        return range(first, min(first + per_sheet, len(self.engine)))
+
+    def both(self, query: Any) -> tuple[Found, Found]:
+        """Search from both ends."""
+        found = self.engine.search(query, NEIGHBOURS)
+        again = found.row if found.pixels is None else found.pixels
+        return found, self.engine.search(again, NEIGHBOURS, similar=False)
+
+    def answer(self, similar: Found, dissimilar: Found) -> dict[str, Any]:
+        """Say what was found, and why."""
+        made_of = np.asarray(similar.code, dtype=np.float64) * self.lengths
+        strongest = [int(part) for part in np.argsort(-made_of, kind="stable")[:STRONGEST] if made_of[part] > 0]
+        query: dict[str, Any] = {
+            "row": similar.row,
+            "title": similar.title if similar.pixels is None else "your picture",
+            "label": self.label(similar.row),
+            "parts": [[part, float(made_of[part] / made_of.sum())] for part in strongest],
+        }
+        if similar.pixels is not None:
+            # A model of digits from 0 to 16 is asked about a picture from 0 to 255: both are shown on their own scale.
+            top = 255.0 if float(similar.pixels.max()) > self.top else self.top
+            query["picture"] = data_uri(picture_png(similar.pixels, self.shape, top, SHOWN))
+            query["reconstruction"] = data_uri(picture_png(similar.code @ self.components, self.shape, top, SHOWN))
+        return {"query": query, "similar": self.told(similar), "dissimilar": self.told(dissimilar)}
+
+    def told(self, found: Found) -> list[dict[str, Any]]:
+        """Return a search's results as plain values."""
+        results = []
+        reasons = self.engine.reasons(found, SHARED)
+        for index, name, why in zip(found.indices.tolist(), found.names, reasons, strict=True):
+            parts = list(zip(why.components.tolist(), why.shares.tolist(), strict=True))
+            result = {"row": index, "title": name, "label": self.label(index), "score": why.score, "parts": parts}
+            results.append(result)
+        return results
+
+    def label(self, row: int | None) -> str | None:
+        """Return a row's label, where it says more than the title does."""
+        labels = self.engine.model.labels
+        if row is None or labels is None or self.engine.model.names is None:
+            return None
+        return str(labels[row])
+
+
+def _mark(engine: SearchEngine) -> str:
+    """Make a mark of the model, which the addresses of its pictures hold: a browser keeps them until it changes."""
+    digest = hashlib.sha256(np.ascontiguousarray(engine.model.components).tobytes())
+    digest.update(f"{len(engine)} {engine.shape} {zlib.crc32(np.ascontiguousarray(engine.model.W).tobytes())}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _png(data: bytes) -> Response:
+    return Response(data, media_type="image/png", headers={"Cache-Control": _FOR_EVER})
+
+
+def _sentence(request: Request, error: Exception) -> Response:
+    """Answer a refusal with its sentence."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)

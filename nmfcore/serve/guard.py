@@ -1,0 +1,76 @@
+"""What stands before the page: only names of this machine, only requests of the page itself, careful headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
+_RAW_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in HEADERS.items()]
+
+
+class Guard:
+    """An ASGI application around another.
+
+    A page elsewhere can make a browser send requests to this machine. By a name of its own that it lets point here
+    (DNS rebinding) it could even read the answers: so a request must name a host of ours. And what a page of
+    another origin posts is refused.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is guarded.
+    hosts : collection of str or None
+        Names in the Host header that are answered, without ports; None for any.
+    """
+
+    def __init__(self, app: Any, hosts: Collection[str] | None):
+        self.app = app
+        self.hosts = None if hosts is None else {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # websockets: there are none
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refusal = self._refusal(scope)
+
+        async def careful(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_RAW_HEADERS]}
+            await send(message)
+
+        if refusal is None:
+            await self.app(scope, receive, careful)
+            return
+        body = refusal.encode()
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+        await careful({"type": "http.response.start", "status": 403, "headers": headers})
+        await careful({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _refusal(self, scope: Any) -> str | None:
+        named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        match = _HOST.fullmatch(named[0]) if len(named) == 1 else None
+        if match is None or (self.hosts is not None and match[1] not in self.hosts):
+            return "This page answers only to the address it was started at."
+        if scope["method"] in ("GET", "HEAD"):
+            return None
+        origins = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"origin"]
+        if any(urlsplit(origin).netloc != named[0] for origin in origins):
+            return "Only the page itself may send pictures."
+        return None

@@ -1,0 +1,230 @@
+"""What analysis says equals what the formulas say, whatever X is stored as."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nmfcore
+from nmfcore import analysis
+from nmfcore.analysis import (
+    class_means,
+    explained_share,
+    rank,
+    rebuild,
+    reconstruction_errors,
+    shared_parts,
+    top_components,
+)
+
+
+@pytest.fixture
+def factors(rng):
+    W, H = rng.random((23, 4)), rng.random((4, 11))
+    W[rng.random(W.shape) < 0.3] = 0
+    X = np.rint(40 * W @ H * rng.random((23, 11))).astype(np.uint8)
+    X[7] = 0
+    return X, 40 * W, H
+
+
+class RowsOnly:
+    """What is not an array, but hands out rows, as a file does."""
+
+    def __init__(self, X):
+        self.X, self.shape, self.largest = X, X.shape, 0
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        self.largest = max(self.largest, rows.stop - rows.start)
+        return self.X[rows]
+
+
+STORED = {
+    "uint8": lambda X: X,
+    "float32": lambda X: X.astype(np.float32),
+    "fortran": lambda X: np.asfortranarray(X.astype(float)),
+    "strided": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "list": lambda X: X.tolist(),
+    "csr": sp.csr_matrix,
+    "csc": lambda X: sp.csc_matrix(X.astype(np.float32)),
+    "csr_array": sp.csr_array,
+    "rows": RowsOnly,
+}
+
+
+@pytest.mark.parametrize("block", [1, 37, 1 << 21])
+@pytest.mark.parametrize("stored", STORED)
+def test_errors_and_shares_of_every_kind_of_x(factors, stored, block, monkeypatch):
+    monkeypatch.setattr(analysis, "_BLOCK", block)
+    X, W, H = factors
+    residual = X - W @ H
+    given = STORED[stored](X)
+    errors = reconstruction_errors(given, W, H, relative=False)
+    assert errors.dtype == np.float64
+    np.testing.assert_allclose(errors, np.linalg.norm(residual, axis=1), rtol=1e-12)
+    norms = np.linalg.norm(X.astype(float), axis=1)
+    norms[norms == 0] = 1  # a zero row's error is left as it is
+    np.testing.assert_allclose(reconstruction_errors(given, W, H), errors / norms, rtol=1e-12)
+    shares = explained_share(given, W, H)
+    np.testing.assert_allclose(shares.sum(), 1 - (residual**2).sum() / (X.astype(float) ** 2).sum(), rtol=1e-12)
+
+
+def test_x_is_left_alone_and_read_by_blocks(factors, monkeypatch):
+    X, W, H = factors
+    floats = X.astype(float)
+    before = floats.copy()
+    reconstruction_errors(floats, W, H)
+    np.testing.assert_array_equal(floats, before)
+    monkeypatch.setattr(analysis, "_BLOCK", 50)
+    rows = RowsOnly(X)
+    reconstruction_errors(rows, W, H)
+    assert rows.largest == 50 // 11
+
+
+def test_a_frame_and_repeated_entries(factors):
+    pandas = pytest.importorskip("pandas")
+    X, W, H = factors
+    expected = reconstruction_errors(X, W, H)
+    frame = pandas.DataFrame(X, index=np.arange(len(X))[::-1])
+    np.testing.assert_allclose(reconstruction_errors(frame, W, H), expected, rtol=1e-12)
+    whole = sp.coo_matrix(X.astype(float))
+    twice = sp.csr_matrix(
+        (np.tile(whole.data / 2, 2), (np.tile(whole.row, 2), np.tile(whole.col, 2))), shape=X.shape, copy=True
+    )
+    doubled = sp.csr_matrix((3, 4))
+    doubled.data, doubled.indices, doubled.indptr = np.array([1.0, 2.0]), np.array([1, 1]), np.array([0, 2, 2, 2])
+    np.testing.assert_allclose(reconstruction_errors(twice, W, H), expected)
+    np.testing.assert_allclose(reconstruction_errors(doubled, np.ones((3, 1)), [[0, 3, 0, 0]]), [0, 3, 3])
+    assert doubled.nnz == 2
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+def test_an_exact_fit(kind, rng):
+    W, H = rng.integers(0, 5, (30, 3)), rng.integers(0, 5, (3, 20))
+    H[:, rng.random(20) < 0.5] = 0
+    errors = reconstruction_errors(kind(W @ H), W, H)
+    assert errors.max() < 1e-7
+    np.testing.assert_allclose(explained_share(kind(W @ H), W, H).sum(), 1)
+
+
+def test_shares_of_a_converged_fit(digits):
+    model = nmfcore.NMF(6, solver="hals", init="nndsvd", tol=1e-7, max_iter=2000)
+    W = model.fit_transform(digits)
+    shares = explained_share(digits, W, model.components_)
+    relative = model.reconstruction_err_ / np.linalg.norm(digits)
+    np.testing.assert_allclose(shares.sum(), 1 - relative**2, rtol=1e-9)
+    # At a stationary point ⟨X − WH, w_t h_t⟩ = 0, so a share is what component t has of ‖WH‖².
+    WH = W @ model.components_
+    own = [np.vdot(np.outer(W[:, t], model.components_[t]), WH) for t in range(6)]
+    np.testing.assert_allclose(shares, np.array(own) / np.linalg.norm(digits) ** 2, atol=1e-4)
+    scale = np.array([3.0, 0.1, 1, 7, 2, 1e-3])
+    np.testing.assert_allclose(explained_share(digits, W * scale, model.components_ / scale[:, None]), shares)
+
+
+def test_shares_of_disjoint_parts_are_their_energies():
+    W, H = np.diag([3.0, 2.0, 0.0]), np.eye(3)
+    np.testing.assert_allclose(explained_share(W, W, H), [9 / 13, 4 / 13, 0])
+    assert explained_share(np.zeros((3, 3)), W, H).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.integers(0, 5) | st.just(np.nan), min_size=1, max_size=30), st.integers(0, 40))
+def test_rank_is_a_sort_with_ties_to_the_lower_row(errors, n):
+    best, worst = rank(errors, n)
+
+    def key(row, sign):
+        return (np.isnan(errors[row]), 0 if np.isnan(errors[row]) else sign * errors[row], row)
+
+    assert best.tolist() == sorted(range(len(errors)), key=lambda row: key(row, 1))[:n]
+    assert worst.tolist() == sorted(range(len(errors)), key=lambda row: key(row, -1))[:n]
+
+
+@pytest.mark.parametrize("labels", [np.arange(23) % 3, np.array(["b", "a", "ccc"])[np.arange(23) % 3], np.zeros(23)])
+def test_means_and_top_components_of_classes(factors, labels):
+    _, W, H = factors
+    classes, means = class_means(W, labels)
+    assert classes.tolist() == sorted(set(labels.tolist()))
+    expected = np.array([W[labels == one].mean(axis=0) for one in classes])
+    np.testing.assert_allclose(means, expected)
+    for H_given, scaled in ((None, expected), (H, expected * np.linalg.norm(H, axis=1))):
+        for n in (0, 2, 4, 9):
+            same, components, weights = top_components(W, labels, n, H_given)
+            assert same.tolist() == classes.tolist()
+            assert components.shape == weights.shape == (len(classes), min(n, 4))
+            for row, chosen, values in zip(scaled, components, weights, strict=True):
+                assert chosen.tolist() == sorted(range(4), key=lambda t: (-row[t], t))[:n]
+                np.testing.assert_allclose(values, row[chosen])
+
+
+def test_top_components_with_h_do_not_depend_on_the_scale(factors):
+    _, W, H = factors
+    labels = np.arange(23) % 3
+    scale = np.array([1e-3, 1, 5, 1e4])
+    one, other = top_components(W, labels, 4, H), top_components(W * scale, labels, 4, H / scale[:, None])
+    np.testing.assert_array_equal(one[1], other[1])
+    np.testing.assert_allclose(one[2], other[2])
+
+
+codes = st.lists(st.floats(0, 100).map(lambda x: round(x, 3)), min_size=5, max_size=5)
+
+
+@given(codes, codes, st.booleans())
+def test_shared_parts_split_the_similarity(a, b, with_H):
+    H = np.random.default_rng(0).random((5, 8)) * (np.random.default_rng(1).random((5, 8)) < 0.5)
+    a, b = np.array(a), np.array(b)
+    components, shares = shared_parts(a, b, H if with_H else None, n=None)
+    total = (a @ H) @ (b @ H) if with_H else a @ b
+    if total == 0:
+        assert len(components) == len(shares) == 0
+        return
+    np.testing.assert_allclose(shares.sum(), 1)
+    assert (np.diff(shares) <= 0).all()
+    assert (shares > 0).all()
+    assert len(set(components.tolist())) == len(components)
+    other = shared_parts(b, a, H if with_H else None, n=None)
+    np.testing.assert_allclose(np.sort(other[1]), np.sort(shares))
+    few = shared_parts(a, b, H if with_H else None, n=2)
+    assert few[0].tolist() == components[:2].tolist()
+    for t, share in zip(components, shares, strict=True):
+        alone = np.where(np.arange(5) == t, 1, 0)
+        part = ((a * alone) @ H) @ (b @ H) / 2 + (a @ H) @ ((b * alone) @ H) / 2 if with_H else a[t] * b[t]
+        np.testing.assert_allclose(share, part / total)
+
+
+@pytest.mark.parametrize("how", ["mean", "median", "min", "max"])
+def test_rebuild(factors, how):
+    _, W, H = factors
+    mask = np.arange(23) % 3 == 1
+    weights = getattr(np, how)(W[mask], axis=0)
+    expected = weights[2] * H[2] + weights[0] * H[0]
+    for rows in (mask, np.flatnonzero(mask), slice(1, None, 3)):
+        np.testing.assert_allclose(rebuild(W, H, rows, [2, 0], how), expected)
+    np.testing.assert_allclose(rebuild(W, H, [5], range(4), how), W[5] @ H)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: reconstruction_errors(np.ones((3, 4)), np.ones((3, 2)), np.ones((2, 5))), r"X \(3, 4\) is not"),
+        (lambda: reconstruction_errors(np.ones((3, 4)), np.ones((3, 2)), np.ones((3, 4))), "has 3 components"),
+        (lambda: explained_share(np.ones((3, 4)), np.ones(3), np.ones((2, 4))), r"W must be a matrix .* \(3,\)"),
+        (lambda: rank(np.ones((2, 2))), "one number per sample"),
+        (lambda: rank([1.0], -1), "n must be at least 0, got -1"),
+        (lambda: class_means(np.ones((3, 2)), [1, 2]), r"one label per row of W \(3\)"),
+        (lambda: top_components(np.ones((3, 2)), [1, 2, 3], 2, np.ones((3, 4))), "has 3 components"),
+        (lambda: shared_parts([1, 2], [1, 2, 3]), "vectors of one length"),
+        (lambda: shared_parts([1, 2], [1, 2], np.ones((3, 4))), "has 3 components"),
+        (lambda: rebuild(np.ones((3, 2)), np.ones((2, 4)), [False] * 3, [0]), "no sample was chosen"),
+        (lambda: rebuild(np.ones((3, 2)), np.ones((2, 4)), [0], [0], "mode"), "'mean', 'median', 'min', 'max'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_components_and_rows_that_do_not_exist():
+    with pytest.raises(IndexError):
+        rebuild(np.ones((3, 2)), np.ones((2, 4)), [3], [0])
+    with pytest.raises(IndexError):
+        rebuild(np.ones((3, 2)), np.ones((2, 4)), [0], [2])

@@ -1,0 +1,509 @@
+"""The search page: its answers, what it refuses, and a visit with a real browser."""
+
+import asyncio
+import dataclasses
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from importlib import resources
+from urllib.error import URLError
+from urllib.parse import quote, unquote
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+for module in ("starlette", "uvicorn"):
+    pytest.importorskip(module, reason="the search page needs the extra 'serve'")
+from browser import Watched, chromium  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from nmfcore.images import InputError  # noqa: E402
+from nmfcore.search import SearchEngine  # noqa: E402
+from nmfcore.serve import app as room  # noqa: E402
+from nmfcore.serve import create_app  # noqa: E402
+from nmfcore.serve.guard import HEADERS  # noqa: E402
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclasses.dataclass
+class Answer:
+    status: int
+    headers: dict
+    content: bytes
+
+    @property
+    def text(self):
+        return self.content.decode("utf-8", "replace")
+
+    def json(self):
+        return json.loads(self.content)
+
+
+class Client:
+    """Asks an application as a server would, without one: addresses arrive as they are written here."""
+
+    def __init__(self, app, host="localhost:8765"):
+        self.app, self.host = app, host
+
+    def get(self, address, **headers):
+        return self.request("GET", address, **headers)
+
+    def post(self, address, content, **headers):
+        return self.request("POST", address, content, **headers)
+
+    def request(self, method, address, content=b"", **headers):
+        chunks = [content] if isinstance(content, bytes) else content
+        if isinstance(content, bytes) and content:
+            headers = {"content_length": str(len(content)), **headers}
+        given = {"host": self.host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        path, _, query = address.partition("?")
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 8765),
+        }  # fmt: skip
+        return asyncio.run(self.talk(scope, iter(chunks)))
+
+    async def talk(self, scope, chunks):
+        start, body = {}, []
+
+        async def receive():
+            chunk = next(chunks, None)
+            return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
+
+        async def send(message):
+            start.update(message) if message["type"].endswith("start") else body.append(message.get("body", b""))
+
+        await self.app(scope, receive, send)
+        headers = {name.decode(): value.decode() for name, value in start.get("headers", ())}
+        return Answer(start.get("status"), headers, b"".join(body))
+
+
+def pixels_of(response):
+    assert response.status == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth grey pictures, brightest 255, which a few parts make well."""
+    rng = np.random.default_rng(0)
+    down, across = np.mgrid[0:12, 0:16]
+    centres = rng.random((300, 2, 1, 1)) * [[[12]], [[16]]]
+    blobs = np.exp(-((down - centres[:, 0]) ** 2 + (across - centres[:, 1]) ** 2) / 12)
+    return np.uint8(255 * blobs / blobs.max(axis=(1, 2), keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "model"
+    engine = SearchEngine(9).fit(pictures)
+    names = tuple(f"cat {row}.png" for row in range(300))
+    model = dataclasses.replace(engine.model, names=names, labels=np.arange(300) % 3)
+    SearchEngine.from_model(model, engine.matrix()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    return Client(create_app(folder))
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_those_of_the_engine(client, folder):
+    engine = SearchEngine.load(folder)
+    told = client.get("/api/neighbours/17").json()
+    assert told["query"]["row"] == 17
+    assert told["query"]["title"] == "cat 17.png"
+    assert told["query"]["label"] == "2"
+    shares = [share for _, share in told["query"]["parts"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1 + 1e-9
+    for kind in ("similar", "dissimilar"):
+        found = engine.search(17, 12, kind == "similar")
+        assert [one["row"] for one in told[kind]] == found.indices.tolist()
+        assert [one["score"] for one in told[kind]] == found.scores.tolist()
+        for one, why in zip(told[kind], engine.reasons(found, 3), strict=True):
+            assert [part for part, _ in one["parts"]] == why.components.tolist()
+            assert [share for _, share in one["parts"]] == why.shares.tolist()
+
+
+def test_an_upload_finds_itself(client, pictures):
+    told = client.post("/api/neighbours", png(pictures[42])).json()
+    assert told["query"]["row"] is None
+    assert told["query"]["picture"].startswith("data:image/png;base64,")
+    assert told["similar"][0]["row"] == 42
+    assert told["similar"][0]["score"] == pytest.approx(1, abs=1e-4)
+    assert told["dissimilar"][0]["score"] <= told["dissimilar"][-1]["score"] < 0.5
+
+
+def test_pictures_are_what_the_model_holds(client, folder, pictures):
+    engine = SearchEngine.load(folder)
+    np.testing.assert_array_equal(pixels_of(client.get("/pictures/7.png")), pictures[7])
+    made = np.clip(engine.reconstructions([7])[0].reshape(12, 16), 0, 255)
+    np.testing.assert_allclose(pixels_of(client.get("/reconstructions/7.png")).astype(float), made, atol=1)
+    assert pixels_of(client.get("/parts/8.png")).shape == (12, 16)
+    for number in (0, 1, 2):
+        sheet = pixels_of(client.get(f"/sheets/{number}.png"))
+        rows = pictures[128 * number : 128 * number + 128]
+        for place, picture in enumerate(rows):
+            line, column = divmod(place, 16)
+            tile = sheet[12 * line : 12 * line + 12, 16 * column : 16 * column + 16]
+            np.testing.assert_array_equal(tile, picture)
+        assert client.get(f"/api/titles/{number}").json() == [f"cat {128 * number + at}.png" for at in range(len(rows))]
+
+
+def test_what_the_page_is_told_first(client):
+    told = client.get("/api/model").json()
+    assert (told["rows"], told["parts"], told["height"], told["width"]) == (300, 9, 12, 16)
+    assert told["perSheet"] == 128
+    assert told["limit"] == 8 << 20
+    assert len(told["mark"]) == 16
+
+
+def test_the_mark_is_the_models(folder):
+    engine = SearchEngine.load(folder)
+    same = room._mark(SearchEngine.load(folder))
+    assert room._mark(engine) == same
+    engine.add(engine.originals([0]))
+    assert room._mark(engine) != same
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("cat 12.png", [12]),
+        ("CAT 12.PNG ", [12]),
+        ("12", [12, 112, *range(120, 130), 212]),
+        ("#299", [299]),
+        ("300", []),
+        ("dog", []),
+        ("", []),
+        ("9" * 5000, []),
+    ],
+)
+def test_finding_by_name_and_number(client, text, rows):
+    assert [one["row"] for one in client.get(f"/api/find?text={quote(text)}").json()] == rows
+
+
+def test_addresses_with_a_mark_are_kept_and_the_rest_asked_again(client):
+    for address in ("/pictures/0.png", "/sheets/0.png", "/api/titles/0"):
+        assert "immutable" in client.get(address).headers["cache-control"]
+    for address in ("/", "/app.js", "/style.css"):
+        assert client.get(address).headers["cache-control"] == "no-cache"
+
+
+def test_a_model_without_names_is_searched_by_number_first():
+    client = Client(create_app(SearchEngine(5).fit("digits")))
+    found = client.get("/api/find?text=7").json()
+    assert found[0] == {"row": 7, "title": "7"}
+    assert {one["title"] for one in found} == {"7"}
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("/pictures/300.png", "/pictures/-1.png", "/pictures/1e2.png", "/pictures/1.jpg", "/pictures/²9.png"),
+        *("/parts/9.png", "/sheets/3.png", "/reconstructions/300.png", "/api/neighbours/300", "/api/titles/3"),
+        *(f"/pictures/{'9' * 5000}.png", "/pictures/", "/model.npz", "/pictures.npy", "/app.py", "/guard.py"),
+        *(
+            "/..%2fmodel.npz",
+            "/pictures/..%2f..%2fmodel.npz",
+            "/%2e%2e/pyproject.toml",
+            "//etc/passwd",
+            "/static/app.js",
+        ),
+        *("/docs", "/openapi.json", "/favicon.ico", "/pictures/0.png/", "/app.js/"),
+    ],
+)
+def test_there_is_nothing_else(client, address):
+    response = client.get(quote(address, safe="/%"))
+    assert response.status in (404, 307)
+    if response.status == 307:  # only to a page of ours
+        assert response.headers["location"].startswith("http://localhost:8765/")
+    assert len(response.content) < 200
+
+
+def test_only_the_methods_that_are_meant(client):
+    for method, address in (("POST", "/"), ("PUT", "/api/neighbours"), ("DELETE", "/pictures/0.png")):
+        assert client.request(method, address).status == 405
+    assert client.get("/api/neighbours").status == 405
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (b"", 400, "there is no picture in the request"),
+        (b"no picture", 422, "the file is not a picture that can be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), 422, "the file is"),
+        (bytes((8 << 20) + 1), 413, "the picture is larger than 8 MB: send a smaller one"),
+    ],
+)
+def test_uploads_that_are_refused_in_a_sentence(client, content, status, said):
+    response = client.post("/api/neighbours", content)
+    assert response.status == status
+    assert response.json()["error"].startswith(said)
+    assert "\n" not in response.json()["error"]
+
+
+def test_an_upload_of_unknown_length_is_cut_off(client):
+    taken = []
+
+    def chunks():
+        for number in range(100):
+            taken.append(number)
+            yield bytes(1 << 20)
+
+    assert client.post("/api/neighbours", chunks()).status == 413
+    assert len(taken) == 9  # no more of it was read than what was too much
+    response = client.post("/api/neighbours", b"x", content_length="1e3")
+    assert response.status == 413
+
+
+def test_a_picture_of_too_many_pixels_is_refused(client, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    response = client.post("/api/neighbours", png(np.zeros((50, 50), np.uint8)))
+    assert response.status == 422
+    assert "too many" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b", "[::2]", "localhost:x"]
+)
+def test_other_names_than_this_machines_are_refused(client, host):
+    response = client.get("/api/model", host=host)
+    assert response.status == 403
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]:8765"])
+def test_names_of_this_machine_are_answered(client, host):
+    assert client.get("/api/model", host=host).status == 200
+
+
+def test_any_name_is_answered_where_the_user_wants_that(folder):
+    client = Client(create_app(folder, hosts=None), "cats.example")
+    assert client.get("/api/model").status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:9999", "https://localhost"])
+def test_pages_elsewhere_may_not_post(client, pictures, origin):
+    response = client.post("/api/neighbours", png(pictures[0]), origin=origin)
+    assert response.status == 403
+    own = client.post("/api/neighbours", png(pictures[0]), origin="http://localhost:8765")
+    assert own.status == 200
+
+
+@pytest.mark.parametrize("address", ["/", "/app.js", "/pictures/0.png", "/nothing", "/api/model"])
+def test_every_answer_has_careful_headers(client, address):
+    response = client.get(address)
+    for name, value in HEADERS.items():
+        assert response.headers[name.lower()] == value
+    assert "access-control-allow-origin" not in response.headers
+    assert "unsafe" not in response.headers["content-security-policy"]
+
+
+def test_websockets_are_refused(client):
+    said = []
+
+    async def send(message):
+        said.append(message)
+
+    asyncio.run(client.app({"type": "websocket", "path": "/", "headers": []}, None, send))
+    assert said == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_models_that_cannot_be_shown(rng, tmp_path):
+    with pytest.raises(InputError, match="are no pictures: fit once more, with --size HEIGHTxWIDTH"):
+        create_app(SearchEngine(2).fit(rng.random((9, 10))))
+    SearchEngine(2).fit(rng.random((9, 2, 5))).save(tmp_path / "m", pictures=False)
+    with pytest.raises(InputError, match=r"has no pictures\.npy"):
+        create_app(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match="there is no model file"):
+        create_app(tmp_path / "nothing")
+
+
+def test_without_starlette_the_extra_is_named():
+    code = (
+        "import sys; sys.modules['starlette'] = None\ntry:\n    import nmfcore.serve\nexcept ImportError as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "the search page needs Starlette: pip install 'nmfcore[serve]'"
+
+
+def test_the_package_carries_its_files():
+    files = {entry.name for entry in resources.files("nmfcore.serve").iterdir()}
+    assert {"index.html", "app.js", "style.css", "icon.svg"} <= files
+    # Nothing that the page itself would load from elsewhere.
+    for name in ("index.html", "app.js", "style.css"):
+        text = resources.files("nmfcore.serve").joinpath(name).read_text(encoding="utf-8")
+        assert "http://" not in text and "https://" not in text
+        assert "innerHTML" not in text and "style=" not in text
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(app):
+    """Serve on a free port; give the address."""
+    import uvicorn
+
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_visit(folder, pictures, tmp_path, width):
+    (tmp_path / "mine.png").write_bytes(png(pictures[250]))
+    (tmp_path / "not.png").write_bytes(b"no picture")
+    engine = SearchEngine.load(folder)
+    with running(create_app(folder)) as home, chromium() as browser:
+        watched = Watched(browser, width, home, dark=width == 400)
+        page = watched.page
+        page.goto(home)
+        page.wait_for_selector(".tile")
+        assert "300 pictures · 9 parts" in page.inner_text("#facts")
+        assert 0 < page.locator(".tile").count() < 300 or width == 1600
+        watched.check()
+
+        # Click one: its neighbours appear, in their order, and their pictures load.
+        page.wait_for_selector('.tile[aria-label="cat 3.png"]')
+        page.click('.tile[aria-label="cat 3.png"]')
+        page.wait_for_selector("#panel .results")
+        assert page.inner_text("#panel h2").startswith("cat 3.png")
+        lists = page.locator("#panel .results")
+        for number, similar in enumerate((True, False)):
+            links = lists.nth(number).locator("a")
+            found = engine.search(3, 12, similar)
+            shown = [links.nth(at).get_attribute("href") for at in range(links.count())]
+            assert shown == [f"#{row}" for row in found.indices]
+            assert [f"{score:.2f}" for score in found.scores] == lists.nth(number).locator(
+                ".caption b"
+            ).all_inner_texts()
+        watched.until("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        watched.check()
+
+        # Go on to its best neighbour, and back.
+        best = engine.search(3, 1).names[0]
+        lists.nth(0).locator("a").nth(0).click()
+        watched.until(f"document.querySelector('#panel h2').textContent.startsWith('{best}')")
+        page.go_back()
+        watched.until("document.querySelector('#panel h2').textContent.startsWith('cat 3.png')")
+
+        # Search by a picture, and by something that is none.
+        page.set_input_files("#file", tmp_path / "mine.png")
+        watched.until("document.querySelector('#panel h2').textContent === 'your picture'")
+        assert lists.nth(0).locator("a").nth(0).get_attribute("href") == "#250"
+        watched.check()
+        page.set_input_files("#file", tmp_path / "not.png")
+        page.wait_for_selector("#message:visible")
+        assert "is not a picture that can be read" in page.inner_text("#message")
+        # The browser itself reports the refusal, as it does every answer of 4xx; nothing else.
+        assert [said for said in watched.complaints if "422" not in said] == []
+        watched.complaints.clear()
+
+        # Close, find by name; the wall scrolls to the picture.
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#panel", state="hidden")
+        page.fill("#text", "cat 299")
+        page.press("#text", "Enter")
+        watched.until("document.querySelector('#panel h2')?.textContent.startsWith('cat 299.png')")
+        page.click("#panel .close")
+        page.wait_for_selector('.tile[data-row="299"]')
+        assert page.evaluate("document.activeElement.dataset.row") == "299"
+        page.keyboard.press("ArrowLeft")
+        assert page.evaluate("document.activeElement.dataset.row") == "298"
+        page.fill("#text", "no such cat")
+        page.press("#text", "Enter")
+        watched.until("document.querySelector('#message').textContent.includes('no such cat')")
+        watched.check()
+
+
+def test_a_long_wall_has_few_elements(tmp_path):
+    """Scrolled from end to end, the page never holds more than what is about in view."""
+    rng = np.random.default_rng(0)
+    engine = SearchEngine(4, max_iter=5, tol=0, init="random").fit(rng.integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    rows = np.arange(15_747) % 40
+    model = dataclasses.replace(engine.model, W=engine.model.W[rows])
+    large = SearchEngine.from_model(model, engine.matrix()[rows])
+    with running(create_app(large)) as home, chromium() as browser:
+        watched = Watched(browser, 1600, home)
+        page = watched.page
+        page.goto(home)
+        page.wait_for_selector(".tile")
+        most = 0
+        for share in (0.0, 0.3, 0.31, 0.7, 1.0):
+            page.evaluate(f"wall.scrollTop = {share} * (wall.scrollHeight - wall.clientHeight)")
+            page.wait_for_timeout(50)
+            most = max(most, page.locator(".tile").count())
+        page.wait_for_selector('.tile[data-row="15746"]')
+        assert most < 700
+        watched.check()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+def test_the_command_serves_until_ctrl_c(folder):
+    import signal
+
+    command = [sys.executable, "-m", "nmfcore", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as process:
+        try:
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if "300 pictures at http://127.0.0.1:" in line:
+                    break
+            else:
+                pytest.fail("".join(lines))
+            address = lines[-1].split(" at ")[1].split()[0]
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    with urlopen(f"{address}api/model", timeout=10) as answer:
+                        assert json.load(answer)["rows"] == 300
+                    break
+                except URLError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            assert process.wait(30) == 0
+            assert said.strip() == "stopped"
+        finally:
+            process.kill()
