@@ -658,6 +658,38 @@ def test_command_line_names_the_folder_after_the_source(run, tmp_path):
     assert (tmp_path / "nmfcore-many" / "model.npz").exists()
 
 
+def test_a_folder_of_pictures_is_decoded_once(run, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from nmfcore import images
+
+    folder, rng = tmp_path / "cats", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (6, 5), dtype=np.uint8)).save(folder / f"{number}.png")
+    expected, plain = run("cats")[1], images.load_images(folder)
+    decoded = []
+    monkeypatch.setattr(
+        images, "load_images", lambda *a, real=images.load_images, **k: decoded.append(1) or real(*a, **k)
+    )
+    for out in ("a", "b"):
+        model = run("cats", "--memory", "1GB", out=out)[1]
+        np.testing.assert_array_equal(model.components, expected.components)
+        assert (model.names, model.shape) == (expected.names, expected.shape)
+    assert len(decoded) == 1
+    again = images.cached_images(folder)
+    assert isinstance(again.matrix, np.memmap) and (again.names, again.shape) == (plain.names, plain.shape)
+    np.testing.assert_array_equal(again.matrix, plain.matrix)
+    assert images.cached_images(folder, mode="RGB").shape == (6, 5, 3) and len(decoded) == 2
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(folder / "3.png")  # another picture under the same name
+    assert not images.cached_images(folder).matrix[3].any() and len(decoded) == 3
+    (tmp_path / "cats.nmfcore.npy").unlink()
+    assert images.cached_images(folder).matrix.shape == (12, 30) and len(decoded) == 4
+    (tmp_path / "cats.nmfcore.json").write_text("mine")
+    with pytest.raises(images.InputError, match="is in the way"):
+        images.cached_images(folder)
+
+
 def test_command_line_goes_on_from_a_checkpoint(run, tmp_path):
     np.save("x.npy", matrix("uint8", 500))
     expected = run("x.npy")[1]
