@@ -270,6 +270,10 @@ class Rows:
         """Return row-aligned buffers as `reduce` takes them."""
         return RowState(**arrays)
 
+    def zeros(self, width: int) -> Array:
+        """Return n × width zeros in the compute type, where W is to be."""
+        return np.zeros((self.shape[0], width), self.dtype)
+
     def give_back(self, A: Array) -> Array:
         """Return an array as the caller is to have it."""
         return A

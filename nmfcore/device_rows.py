@@ -134,6 +134,10 @@ class DeviceRows:
         """Return row-aligned buffers on the device as `reduce` takes them."""
         return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
 
+    def zeros(self, width: int) -> Array:
+        """Return n × width zeros on the device, in the compute type."""
+        return cuda.cupy().zeros((self.shape[0], width), self.dtype)
+
     def give_back(self, A: Any) -> Any:
         """Return an array as the caller is to have it: numpy for host X, else on the device."""
         return cuda.give_back(A, self.kind)

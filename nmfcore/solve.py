@@ -337,6 +337,8 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     coded : Coded
         All sweeps of a block happen in one visit: X is read once.
     """
+    if hasattr(data, "code"):  # X is on other machines
+        return data.code(solver, Ht, tol=tol, max_iter=max_iter, by_step=by_step)
     orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
     out = backend.xp.empty((data.shape[0], k), data.dtype)

@@ -80,7 +80,7 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     run_all(fit, SAMPLES, data.threads)
     best = None
     for Ht in found:
-        W = data.backend.xp.zeros((n, k), data.dtype)
+        W = data.zeros(k)
         whole = _checked(factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False))
         if best is None or whole.history["loss"][-1] < best.history["loss"][-1]:
             best = whole
