@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from . import tasks
+from .tasks import Order
 
 Array = NDArray[Any]
 
