@@ -87,7 +87,7 @@ def workers(quiet, tmp_path_factory):
     """Give a cluster of three worker processes; nannies replace those that are killed."""
     folder = str(tmp_path_factory.mktemp("dask"))
     with dd.LocalCluster(
-        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0,
         local_directory=folder, silence_logs=50,
     ) as made:  # fmt: skip
         yield made
@@ -106,7 +106,7 @@ def other_cluster(threads=2):
     """One worker in this process."""
     with (
         dd.LocalCluster(
-            n_workers=1, threads_per_worker=threads, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=1, threads_per_worker=threads, processes=False, dashboard_address=":0", silence_logs=50
         ) as made,
         dd.Client(made) as client,
     ):
@@ -150,7 +150,6 @@ def test_bits_do_not_depend_on_the_cluster(client):
     for threads in (1, 4):  # one group of eight blocks, of four, and a task for each block
         with other_cluster(threads) as alone, using(alone):
             assert same(spread, fitted(model(), in_chunks()))
-    client.as_current()
 
 
 def test_w_is_a_dask_array_in_the_chunks_of_x(client, workers):
@@ -208,12 +207,12 @@ def test_transform_is_lazy_and_that_of_memory(client):
     assert np.array_equal(W.compute(), learned.transform(X))
     assert np.isclose(learned.score(in_chunks()), learned.score(X), rtol=1e-5)
     broken = da.concatenate([in_chunks(), -in_chunks()])
-    with pytest.raises(ValueError, match="Negative values in data passed to X in NMF|NMF .input X"):
+    with pytest.raises(ValueError, match="Negative values"):
         learned.transform(broken).compute()
 
 
 def test_all_zeros_and_stop_rules(client):
-    zeros = da.zeros((40, 6), chunks=(10, 6))
+    zeros = da.zeros((40, 6), chunks=(10, 6), dtype=np.float32)
     W = model().fit_transform(zeros)
     assert W.shape == (40, K) and not W.compute().any()
     stopped = model(tol=1e-3, max_iter=500).fit(in_chunks())
@@ -331,7 +330,7 @@ def test_a_lost_w_is_an_error_and_no_wait(client):
     for pid in pids(client).values():
         os.kill(pid, signal.SIGKILL)
     time.sleep(1)
-    with pytest.raises(Exception, match="(?i)cancel|lost"):
+    with pytest.raises(Exception, match=r"(?i)cancel|lost"):
         W.compute()
 
 
@@ -382,7 +381,7 @@ def test_ctrl_c_while_waiting_for_the_workers(client, workers):
 def test_a_scheduler_that_is_gone_is_told_in_one_sentence(quiet):
     with other_cluster() as alone:
         gone = model(callback=at(3, lambda: alone.cluster.close()))
-        with pytest.raises(RuntimeError, match="scheduler at .* does not answer"):
+        with pytest.raises(RuntimeError, match=r"scheduler at .* does not answer"):
             gone.fit(in_chunks())
     assert gone.n_iter_ == 3 and gone.components_.shape == (K, COLUMNS)
 

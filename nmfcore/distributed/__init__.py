@@ -77,7 +77,7 @@ def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]
     >>> from nmfcore import NMF
     >>> from nmfcore.distributed import using
     >>> X = da.random.default_rng(0).random((200, 8), chunks=(50, 8))
-    >>> with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
     ...     with using(client, copy_every=5):
     ...         W = NMF(3, random_state=0, max_iter=20, tol=0).fit_transform(X)
     ...     W.shape, W.chunks[0]
@@ -239,12 +239,12 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
         raise RuntimeError(msg)
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    chunks = _persisted(client, X)
-    blocks = [(height, chunk) for height, chunk in zip(X.chunks[0], chunks, strict=True) if height]
     cluster = Cluster(client, [], 1, settings.copy_every)
     opened = _opened_here.get()
     if opened is not None:
         opened.append(cluster)
+    cluster.chunks = _persisted(client, X)
+    blocks = [(height, chunk) for height, chunk in zip(X.chunks[0], cluster.chunks, strict=True) if height]
     while not (there := cluster.workers()):
         cluster.look()
         time.sleep(POLL)
@@ -255,7 +255,7 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     groups = [blocks[at : at + size] for at in range(0, len(blocks), size)]
     cluster.heights = [tuple(height for height, _ in group) for group in groups]
     cluster.n_jobs = n_jobs if n_jobs is not None and n_jobs > 0 else max(1, threads // len(groups))
-    cluster.safely(lambda: cluster.all_finished(chunks))
+    cluster.safely(lambda: cluster.all_finished(cluster.chunks))
     cluster.homes = _homes([[chunk for _, chunk in group] for group in groups], client, cluster.workers())
 
     def make(group: int) -> Held:

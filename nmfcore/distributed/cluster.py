@@ -88,8 +88,10 @@ class Cluster:
     def __init__(self, client: Any, heights: list[tuple[int, ...]], n_jobs: int, copy_every: int):
         self.client, self.heights, self.n_jobs, self.copy_every = client, heights, n_jobs, copy_every
         self.homes: list[str] = []
+        self.chunks: list[Any] = []  # futures of X as Dask loads it
         self.failure: BaseException | None = None  # once the cluster is of no use any more
         self._empty_since = inf
+        self._sending: str | None = None
         self._known: weakref.WeakSet[Values] = weakref.WeakSet()
         self._copied: Node | None = None  # whose copies are on their way
         self._name, self._number = uuid.uuid4().hex[:8], itertools.count()
@@ -103,17 +105,20 @@ class Cluster:
 
     def send(self, value: Any, home: str | None = None) -> Any:
         """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
+        self._sending = key = f"nmfcore-order-{self._name}-{next(self._number)}"
         while True:
             try:
-                return self.client.scatter([value], workers=[home] if home else None, hash=False)[0]
-            except (OSError, KeyError, *TIMEOUTS):  # a worker is on its way out
+                sent = self.client.scatter({key: value}, workers=[home] if home else None, hash=False)[key]
+                self._sending = None
+                return sent
+            except (OSError, KeyError, AttributeError, *TIMEOUTS):  # a worker, or the scheduler, is on its way out
                 self.look()
                 time.sleep(POLL / 5)
 
     def workers(self) -> dict[str, int]:
         """Return the workers and their threads."""
         if self.client.status == "running":
-            with contextlib.suppress(OSError, *TIMEOUTS):
+            with contextlib.suppress(OSError, AttributeError, *TIMEOUTS):
                 return dict(self.client.nthreads())
         raise self.fail(
             RuntimeError(f"The Dask scheduler at {_address(self.client)} does not answer any more: start a new one.")
@@ -296,9 +301,8 @@ class Cluster:
         nodes = [values.node for values in known]
         copies = [held for node in _ancestors(nodes) for held in node.copies]
         all_held = [held for values in known for held in values.held] + copies
-        has = {
-            str(key): set(who) & set(there) for key, who in self.client.who_has([h.future for h in all_held]).items()
-        }
+        asked = [held.future for held in all_held if held.future.status not in ("cancelled", "error")]
+        has = {str(key): set(who) & set(there) for key, who in self.client.who_has(asked).items()} if asked else {}
 
         def lives(held: Held) -> bool:
             if held.future.status == "pending":
@@ -363,9 +367,15 @@ class Cluster:
         lists = [values.held for values in self._known] + [node.copies for node in nodes]
         for held in itertools.chain(*lists, *(node.copying for node in nodes)):
             held.future.release()
+        for chunk in self.chunks:
+            chunk.release()
         for node in nodes:
             node.cut()
         self._known, self._copied = weakref.WeakSet(), None
+        if self._sending is not None and self.client.status == "running":  # interrupted on its way
+            import distributed
+
+            distributed.Future(self._sending, self.client).release()
 
 
 def _last(states: list[Any]) -> Any:
