@@ -91,6 +91,7 @@ class Cluster:
         self.chunks: list[Any] = []  # futures of X as Dask loads it
         self.failure: BaseException | None = None  # once the cluster is of no use any more
         self._empty_since = inf
+        self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were made here
         self._sending: str | None = None
         self._known: weakref.WeakSet[Values] = weakref.WeakSet()
         self._copied: Node | None = None  # whose copies are on their way
@@ -101,7 +102,14 @@ class Cluster:
     def submit(self, what: str, function: Any, *arguments: Any, home: str | None = None) -> Any:
         """Submit a task, to one worker only if it is for a home."""
         key = f"nmfcore-{what}-{self._name}-{next(self._number)}"
-        return self.client.submit(function, *arguments, key=key, pure=False, workers=[home] if home else None)
+        future = self.client.submit(function, *arguments, key=key, pure=False, workers=[home] if home else None)
+        self._futures.add(future)
+        return future
+
+    def hand_out(self, future: Any) -> Any:
+        """Return a future that `close` is to leave alone."""
+        self._futures.discard(future)
+        return future
 
     def send(self, value: Any, home: str | None = None) -> Any:
         """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
@@ -109,6 +117,7 @@ class Cluster:
         while True:
             try:
                 sent = self.client.scatter({key: value}, workers=[home] if home else None, hash=False)[key]
+                self._futures.add(sent)
                 self._sending = None
                 return sent
             except (OSError, KeyError, AttributeError, *TIMEOUTS):  # a worker, or the scheduler, is on its way out
@@ -362,14 +371,9 @@ class Cluster:
 
     def close(self) -> None:
         """Let go of everything on the cluster but what was handed out."""
-        copied = [self._copied] if self._copied else []
-        nodes = _ancestors([values.node for values in self._known] + copied)
-        lists = [values.held for values in self._known] + [node.copies for node in nodes]
-        for held in itertools.chain(*lists, *(node.copying for node in nodes)):
-            held.future.release()
-        for chunk in self.chunks:
-            chunk.release()
-        for node in nodes:
+        for future in [*self._futures, *self.chunks]:
+            future.release()
+        for node in _ancestors([values.node for values in self._known]):
             node.cut()
         self._known, self._copied = weakref.WeakSet(), None
         if self._sending is not None and self.client.status == "running":  # interrupted on its way

@@ -96,8 +96,10 @@ class Spread:
                 cluster.finished(future)
             return picks
 
-        width = self.shape[1]
-        blocks = [da.from_delayed(future, (height, width), self.dtype) for future, height in cluster.safely(pick)]
+        picks, width = cluster.safely(pick), self.shape[1]
+        blocks = [da.from_delayed(future, (height, width), self.dtype) for future, height in picks]
+        for future, _ in picks:
+            cluster.hand_out(future)
         return da.concatenate(blocks)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
