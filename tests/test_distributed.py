@@ -410,6 +410,7 @@ def test_messages_depend_on_blocks_and_the_past_is_forgotten(client, workers, mo
             known.append(len(workers.scheduler.tasks))
 
         submitted.clear()
+        known.clear()
         with using(client, copy_every=4):
             model("cd", init="random", max_iter=40, callback=look).fit(
                 in_chunks(made(np.random.default_rng(5), rows), heights)

@@ -36,7 +36,9 @@ __all__ = ["as_dask_rows", "client_of", "is_dask", "load", "session", "transform
 Array = NDArray[Any]
 
 COPY_EVERY = 10  # passes between copies of the workers' state: what a loss may cost, and what copying costs
-TASKS_PER_THREAD = 2  # groups of blocks per thread of the cluster, at most
+# Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
+# millisecond for each of them) at most two per worker, whose threads then share a block.
+TASKS_PER_THREAD, TASKS_PER_WORKER, FEW = 2, 2, 64
 ROOM = 0.5  # share of this machine's memory that a Dask array may fill where there is no cluster
 
 
@@ -250,7 +252,8 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
         time.sleep(POLL)
     threads = sum(there.values())
     size = 1  # a power of two: a group's sum is a branch of the tree over blocks
-    while -(-len(blocks) // size) > TASKS_PER_THREAD * threads:
+    most = min(TASKS_PER_THREAD * threads, max(TASKS_PER_WORKER * len(there), FEW))
+    while -(-len(blocks) // size) > most:
         size *= 2
     groups = [blocks[at : at + size] for at in range(0, len(blocks), size)]
     cluster.heights = [tuple(height for height, _ in group) for group in groups]
