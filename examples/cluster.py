@@ -5,9 +5,9 @@
     pip install 'nmfcore[dask]'
     python examples/cluster.py
 
-On machines of your own run ``dask scheduler`` on one of them and ``dask worker tcp://scheduler:8786`` on the others, all
-with nmfcore installed, and begin at ``Client("tcp://scheduler:8786")``. Here the data are made up, and the processes are
-started and stopped by this script.
+On machines of your own run ``dask scheduler`` on one of them and ``dask worker tcp://scheduler:8786`` on the others,
+all with nmfcore installed, and begin at ``Client("tcp://scheduler:8786")``. Here the data are made up, and the
+processes are started and stopped by this script.
 """
 
 import json
