@@ -231,9 +231,8 @@ def said(row: Row) -> str:
     if what == "overhead":
         n, m = row["shape"]
         both = f"{median(row['memory_s']):.3f} s in memory, {median(row['dask_s']):.3f} s by Dask"
-        verdict = (
-            "not judged" if n < 10**6 else "met" if row["met"] else "MISSED"
-        ) + f"); same error to {row['error_difference']:.0e}"
+        verdict = "not judged" if n < 10**6 else "met" if row["met"] else "MISSED"
+        verdict += f"); same error to {row['error_difference']:.0e}"
         return (
             f"iteration of {n:,}×{m} uint8, k={row['k']}, {row['blocks']} blocks: {both}, overhead "
             f"{row['overhead']:.1%} (target ≤ {row['target']:.0%} {verdict}" + (" WRONG" if row["wrong"] else "")

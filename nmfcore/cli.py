@@ -166,6 +166,10 @@ def _app() -> Any:
             str | None,
             Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
         ] = None,
+        scheduler: Annotated[
+            str | None,
+            Option(metavar="ADDRESS", help="Compute on the Dask cluster of the scheduler at tcp://host:port."),
+        ] = None,
         out: Annotated[
             Path | None,
             Option(
@@ -196,7 +200,7 @@ def _app() -> Any:
                 "n_jobs": n_jobs,
                 "device": device,
             }
-            code = _fit(source, k, settings, _size(size), skip_broken, out, force)
+            code = _fit(source, k, settings, _size(size), skip_broken, out, force, scheduler)
         except _Stop as stop:
             typer.echo(f"nmfcore: {stop}", err=True)
             raise typer.Exit(stop.code) from None
@@ -249,6 +253,7 @@ def _fit(
     skip_broken: bool,
     out: Path | None,
     force: bool,
+    scheduler: str | None = None,
 ) -> int:
     from rich.console import Console
 
@@ -259,7 +264,7 @@ def _fit(
     try:
         pictures = _read(source, size, skip_broken, notes)
         _check_k(k, pictures)
-        result = _factorise(pictures, k, settings, notes)
+        result = _factorise(pictures, k, settings, notes, scheduler)
         model = result.model
         with _all_or_nothing(target, force) as folder:
             _write(folder, model, pictures, result.norm)
@@ -358,7 +363,9 @@ def _check_k(k: int, pictures: "Pictures") -> None:
         )
 
 
-def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any) -> _Result:
+def _factorise(
+    pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any, scheduler: str | None = None
+) -> _Result:
     from .estimators import NMF
     from .images import model_of
 
@@ -368,8 +375,8 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
     last: Any = None
     interrupted = False
     start = time.perf_counter()
-    with _heard(notes), _progress_bar(notes, settings["max_iter"]) as show:
-        norm = _norm(X)
+    with _spread(X, scheduler) as X, _heard(notes), _progress_bar(notes, settings["max_iter"]) as show:
+        norm = _norm(pictures.matrix)
 
         def callback(report: Any) -> None:
             nonlocal last
@@ -378,12 +385,12 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
 
         estimator = NMF(k, callback=callback, **settings)
         try:
-            W = estimator.fit_transform(X)
+            W = _here(estimator.fit_transform(X))
         except KeyboardInterrupt:
             if last is None:
                 raise
             interrupted = True
-            W = _settle(estimator, last)
+            W = _settle(estimator, last) if scheduler is None else _here(estimator.transform(X))
         except (ValueError, TypeError) as error:
             raise _Stop(_why_refused(error, pictures)) from error
         if last is not None:
@@ -395,6 +402,28 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
+
+
+@contextmanager
+def _spread(X: Any, scheduler: str | None) -> Iterator[Any]:
+    """Give X as it is, or on the cluster of a scheduler."""
+    if scheduler is None:
+        yield X
+        return
+    if not importlib.util.find_spec("distributed"):
+        raise _Stop("--scheduler needs Dask: pip install 'nmfcore[dask]'")
+    from .distributed import on_cluster
+
+    try:
+        with on_cluster(X, scheduler) as there:
+            yield there
+    except (ConnectionError, RuntimeError) as error:
+        raise _Stop(str(error)) from error
+
+
+def _here(W: Any) -> Any:
+    """Return a factor that may be on a cluster as numpy's array."""
+    return W.compute() if hasattr(W, "compute") else W
 
 
 def _settle(estimator: Any, last: Any) -> "np.ndarray":

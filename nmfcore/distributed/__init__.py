@@ -19,6 +19,7 @@ import copy
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from math import isfinite
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ COPY_EVERY = 10  # passes between copies of the workers' state: what a loss may 
 # Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
 # millisecond for each of them) at most two per worker, whose threads then share a block.
 TASKS_PER_THREAD, TASKS_PER_WORKER, FEW = 2, 2, 64
+BLOCKS_SENT, BYTES_SENT = 64, 64 << 20  # of an array that comes from here: how many blocks, and how large
+CONNECT = 15  # seconds to wait for a scheduler
 ROOM = 0.5  # share of this machine's memory that a Dask array may fill where there is no cluster
 
 
@@ -90,9 +93,45 @@ def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]
         raise ValueError(msg)
     token = _settings.set(_Settings(client, copy_every))
     try:
-        yield
+        with contextlib.nullcontext() if client is None else client.as_current():
+            yield
     finally:
         _settings.reset(token)
+
+
+@contextlib.contextmanager
+def on_cluster(X: Array, address: str) -> Iterator[Any]:
+    """Have fits in this block computed on the cluster of a scheduler.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, m)
+        Sent to the workers in blocks whose number depends on its shape only.
+    address : str
+        Of the scheduler, as it says when it starts: "tcp://host:8786".
+
+    Yields
+    ------
+    X : dask.array.Array of shape (n, m)
+
+    Raises
+    ------
+    ConnectionError
+        If no scheduler answers there.
+    """
+    import dask.array as da
+    import distributed
+
+    try:
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        msg = f"No Dask scheduler answers at {address!r}: start one with `dask scheduler`, and give what it says."
+        raise ConnectionError(msg) from error
+    n, m = X.shape
+    rows = max(256, min(-(-n // BLOCKS_SENT), BYTES_SENT // max(1, m * X.dtype.itemsize)))
+    with client, using(client), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # it is the data, and it is sent once
+        yield client.persist(da.from_array(X, chunks=(rows, m)))
 
 
 @contextlib.contextmanager

@@ -90,6 +90,7 @@ class Cluster:
         self.homes: list[str] = []
         self.chunks: list[Any] = []  # futures of X as Dask loads it
         self.failure: BaseException | None = None  # once the cluster is of no use any more
+        self.closed = False
         self._empty_since = inf
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were made here
         self._sending: str | None = None
@@ -375,7 +376,7 @@ class Cluster:
             future.release()
         for node in _ancestors([values.node for values in self._known]):
             node.cut()
-        self._known, self._copied = weakref.WeakSet(), None
+        self._known, self._copied, self.closed = weakref.WeakSet(), None, True
         if self._sending is not None and self.client.status == "running":  # interrupted on its way
             import distributed
 

@@ -85,6 +85,9 @@ class Spread:
         import dask.array as da
 
         cluster = self.cluster
+        if cluster.closed:
+            msg = "The fit is over, and its rows of W are no more on the workers: call factors() within the callback."
+            raise RuntimeError(msg)
 
         def pick() -> list[Any]:
             picks = [
