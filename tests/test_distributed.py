@@ -248,6 +248,19 @@ def test_without_a_cluster_dask_computes_and_memory_fits():
     assert np.array_equal(online.fit(in_chunks()).components_, online.fit(X).components_)
 
 
+def test_the_command_line_computes_on_a_cluster(client, tmp_path):
+    pytest.importorskip("typer", reason="the extra 'app' is not installed")
+    from nmfcore import cli, load
+
+    np.save(tmp_path / "X.npy", X)
+    common = ["fit", str(tmp_path / "X.npy"), "-k", str(K), "--tol", "1e-3", "--size", "5x6"]
+    assert cli.main([*common, "--out", str(tmp_path / "there"), "--scheduler", client.scheduler.address]) == 0
+    assert cli.main([*common, "--out", str(tmp_path / "here")]) == 0
+    there, here = (load(tmp_path / name / "model.npz") for name in ("there", "here"))
+    assert there.W.shape == (ROWS, K) and np.isclose(there.relative_error, here.relative_error, rtol=1e-3)
+    assert cli.main([*common, "--out", str(tmp_path / "no"), "--scheduler", "nonsense://here"]) == 2
+
+
 # ---- what goes wrong in X --------------------------------------------------------------------------------------------
 
 
@@ -385,6 +398,13 @@ def test_ctrl_c_while_waiting_for_the_workers(client, workers):
         estimator.fit(in_chunks())
     assert estimator.n_iter_ == 3 and estimator.components_.shape == (K, COLUMNS)
     assert left_on(workers) == []
+
+
+def test_factors_are_to_be_had_while_the_fit_runs(client):
+    kept = []
+    model(max_iter=3, callback=kept.append).fit(in_chunks())
+    with pytest.raises(RuntimeError, match="within the callback"):
+        kept[0].factors()
 
 
 def test_a_scheduler_that_is_gone_is_told_in_one_sentence(quiet):
