@@ -58,26 +58,15 @@ class Checkpoint:
         Seconds between two writings.
     identity : dict of str to str
         What must be the same for a fit to go on from it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    PermissionError
-        If the folder cannot be written to.
     """
 
     def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str]):
         self.path = Path(path).expanduser()
         self.every, self.identity = every, identity
-        folder = Path(os.path.realpath(self.path)).parent
-        if not folder.is_dir():
-            msg = f"checkpoint = '{self.path}' cannot be written: there is no folder '{folder}'; create it first"
-            raise FileNotFoundError(msg)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            msg = f"checkpoint = '{self.path}' cannot be written: the folder '{folder}' does not allow it"
-            raise PermissionError(msg)
-        self._beside = folder / f".{self.path.name}.part"  # one name: a killed fit leaves at most one half-written file
+        target = Path(os.path.realpath(self.path))
+        self._beside = target.with_name(
+            f".{target.name}.part"
+        )  # one name: a killed fit leaves at most one half-written file
         self._last = time.perf_counter()
         self._marked: tuple[dict[str, Any], dict[str, Array]] | None = None
         self._found: Kept | None = None
@@ -160,6 +149,25 @@ class Checkpoint:
         """Delete the file: the fit is over."""
         self._beside.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that no checkpoint can be written to, before anything is computed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    PermissionError
+        If the folder cannot be written to.
+    """
+    folder = Path(os.path.realpath(Path(path).expanduser())).parent
+    if not folder.is_dir():
+        msg = f"checkpoint = '{path}' cannot be written: there is no folder '{folder}'; create it first"
+        raise FileNotFoundError(msg)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"checkpoint = '{path}' cannot be written: the folder '{folder}' does not allow it"
+        raise PermissionError(msg)
 
 
 def _refer(A: Array, arrays: dict[str, Array]) -> str:

@@ -89,14 +89,18 @@ class Source:
         Whether rows come in order only.
     row_by_row : bool
         Whether single rows cost little more than their bytes.
+    sample : tuple of int or None
+        The shape that a row has in the store, if it is folded.
     """
 
     sequential = False
     row_by_row = False
 
-    def __init__(self, shape: Any, dtype: Any, what: str):
+    def __init__(self, shape: Any, dtype: Any, what: str, fold: bool = False):
         self.what = what
-        self.shape: tuple[int, int] = _checked_shape(shape, what)
+        shape = tuple(int(side) for side in shape)
+        self.sample = shape[1:] if fold and len(shape) > 2 else None
+        self.shape: tuple[int, int] = _checked_shape((shape[0], math.prod(shape[1:])) if self.sample else shape, what)
         self.given = _checked_type(dtype, what)
         self.dtype = self.given if self.given in _KEPT else np.dtype(np.float64)
         self.bytes_read = 0
@@ -117,6 +121,11 @@ class Source:
         read(lo, hi, out)
         with self._counting:
             self.bytes_read += (hi - lo) * self.shape[1] * self.given.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix in its own type."""
+        return math.prod(self.shape) * self.given.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -147,12 +156,11 @@ class Source:
         return out
 
 
-def _checked_shape(shape: Any, what: str) -> tuple[int, int]:
-    shape = tuple(shape)
+def _checked_shape(shape: tuple[int, ...], what: str) -> tuple[int, int]:
     if len(shape) != 2:
         msg = f"{what} has shape {shape}: expected two dimensions, samples and features. Reshape your data."
         raise ValueError(msg)
-    return int(shape[0]), int(shape[1])
+    return shape[0], shape[1]
 
 
 def _checked_type(dtype: Any, what: str) -> np.dtype:
@@ -272,6 +280,8 @@ class NpyFile(Source):
     ----------
     path : path-like
         The file. It is opened for each pass and closed after it.
+    fold : bool
+        Whether an array of more dimensions is taken as one row for each sample.
 
     Raises
     ------
@@ -283,12 +293,12 @@ class NpyFile(Source):
 
     row_by_row = True
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], fold: bool = False):
         self.path = Path(path)
         with open(self.path, "rb") as file:
             shape, self.columns_first, dtype = _npy_header(file, self.path)
             self._offset = file.tell()
-        super().__init__(shape, dtype, f"'{self.path}'")
+        super().__init__(shape, dtype, f"'{self.path}'", fold)
         held = self.path.stat().st_size - self._offset
         if held < math.prod(self.shape) * self.given.itemsize:
             msg = f"'{self.path}' is cut short: {held:,} bytes of the {self.shape} numbers that it says it holds."
@@ -340,11 +350,15 @@ class Stored(Source):
         With shape, dtype, and ``array[lo:hi]``. Chunks are decompressed once a pass, whatever their number of rows.
     hold : callable or None
         hold() gives a context in which the array can be read; None: at any time.
+    fold : bool
+        Whether an array of more dimensions is taken as one row for each sample.
     """
 
-    def __init__(self, array: Any, hold: Callable[[], AbstractContextManager[Any]] | None = None):
+    def __init__(
+        self, array: Any, hold: Callable[[], AbstractContextManager[Any]] | None = None, fold: bool = False
+    ):  # fmt: skip
         name = type(array).__name__
-        super().__init__(array.shape, array.dtype, f"this {name} of {type(array).__module__.partition('.')[0]}")
+        super().__init__(array.shape, array.dtype, f"this {name} of {type(array).__module__.partition('.')[0]}", fold)
         self._hold = hold or (lambda: nullcontext(array))
         chunks = getattr(array, "chunks", None)
         self._slab = int(chunks[0]) if chunks else 0  # rows of a chunk; 0: any rows can be had alone
@@ -366,7 +380,7 @@ class Stored(Source):
 
             def read(lo: int, hi: int, out: Array) -> None:
                 if not self._slab:
-                    out[:] = array[lo:hi]
+                    out[:] = np.asarray(array[lo:hi]).reshape(out.shape)
                     return
                 row, slab = lo, begun.pop(lo, None)
                 while row < hi:
@@ -374,6 +388,7 @@ class Stored(Source):
                     last = min(hi, begin + self._slab)
                     if slab is None:
                         slab = np.asarray(array[begin : begin + self._slab])
+                        slab = slab.reshape(len(slab), self.shape[1])
                     out[row - lo : last - lo] = slab[row - begin : last - begin]
                     if last % self._slab:
                         begun[last] = slab
@@ -384,7 +399,7 @@ class Stored(Source):
             yield read
 
 
-def source_of(X: Any) -> Any:
+def source_of(X: Any, fold: bool = False) -> Any:
     """Return the source that X is or names; X itself if it is neither.
 
     Parameters
@@ -392,6 +407,8 @@ def source_of(X: Any) -> Any:
     X : any
         A source, an h5py dataset, a Zarr array, or a path: to a ``.npy`` file, to a Zarr array, or to an HDF5 file,
         with ``::name`` behind it if it holds more than one matrix.
+    fold : bool
+        Whether an array of more dimensions that a path names is taken as one row for each sample.
 
     Returns
     -------
@@ -419,13 +436,13 @@ def source_of(X: Any) -> Any:
     >>> folder.cleanup()
     """
     if isinstance(X, str | os.PathLike):
-        return _from_path(X)
+        return _from_path(X, fold)
     if type(X).__module__.partition(".")[0] in ("h5py", "zarr") and hasattr(X, "shape") and hasattr(X, "dtype"):
         return Stored(X)
     return X
 
 
-def _from_path(given: str | os.PathLike[str]) -> Any:
+def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
     text, _, name = os.fspath(given).partition("::")
     path = Path(text).expanduser()
     if not path.exists():
@@ -433,11 +450,14 @@ def _from_path(given: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(msg)
     suffix = path.suffix.lower()
     if path.is_dir() and (suffix == ".zarr" or any((path / each).exists() for each in ("zarr.json", ".zarray"))):
-        return _from_zarr(path, name)
+        return _from_zarr(path, name, fold)
     if suffix in (".h5", ".hdf5", ".hdf", ".he5"):
-        return _from_hdf5(path, name)
+        return _from_hdf5(path, name, fold)
     if suffix == ".npy":
-        source = NpyFile(path)
+        source = NpyFile(path, fold)
+        if source.columns_first and source.sample:
+            msg = f"{source.what} is in Fortran order, its rows do not lie together: store it in C order."
+            raise ValueError(msg)
         return np.load(path, mmap_mode="r") if source.columns_first else source
     msg = (
         f"'{path}' is of no known kind: X may be a .npy file, an HDF5 file (.h5, .hdf5) or a Zarr array (.zarr); "
@@ -454,12 +474,12 @@ def _library(name: str) -> Any:
         raise ImportError(msg) from error
 
 
-def _from_hdf5(path: Path, name: str) -> Stored:
+def _from_hdf5(path: Path, name: str, fold: bool) -> Stored:
     h5py = _library("h5py")
     with h5py.File(path, "r") as file:
         if not name:
             found: list[str] = []
-            file.visititems(lambda key, each: found.append(key) if getattr(each, "ndim", 0) == 2 else None)
+            file.visititems(lambda key, each: found.append(key) if _fits(each, fold) else None)
             name = _only(found, path)
         elif name not in file:
             msg = f"'{path}' holds nothing named '{name}'"
@@ -471,17 +491,22 @@ def _from_hdf5(path: Path, name: str) -> Stored:
             yield file[name]
 
     with hold() as array:
-        return Stored(array, hold)
+        return Stored(array, hold, fold)
 
 
-def _from_zarr(path: Path, name: str) -> Stored:
+def _fits(array: Any, fold: bool) -> bool:
+    dimensions = getattr(array, "ndim", 0)
+    return dimensions == 2 or (fold and dimensions > 2)
+
+
+def _from_zarr(path: Path, name: str, fold: bool) -> Stored:
     zarr = _library("zarr")
     array = zarr.open(str(path), mode="r")
     if name:
         array = array[name]
     elif not hasattr(array, "dtype"):  # a group
-        array = array[_only(sorted(key for key, each in array.arrays() if each.ndim == 2), path)]
-    return Stored(array)
+        array = array[_only(sorted(key for key, each in array.arrays() if _fits(each, fold)), path)]
+    return Stored(array, None, fold)
 
 
 def _only(found: list[str], path: Path) -> str:

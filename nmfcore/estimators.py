@@ -40,7 +40,7 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative
 from . import _compat, disk, distributed, minibatch, online
 from ._nmf import _beta_loss_to_float, _check_init
 from .backends import cuda
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_place
 from .data import Rows, as_rows
 from .device_rows import as_device_rows
 from .initialization import initialize
@@ -718,6 +718,8 @@ class NMF(_BaseNMF):
             return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
         with self._place(X):
             output = _Output(out)
+            if self.checkpoint is not None:
+                check_place(self.checkpoint)
             X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
             output.check(data, self._resolve(data.shape[1])[0])
             tasks = _compat.FitTasks(self, X, self.max_iter)

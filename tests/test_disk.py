@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nmfcore
 import nmfcore.data
 from nmfcore import NMF, MiniBatchNMF, RowBlocks, disk, non_negative_factorization
 from nmfcore.data import as_rows
@@ -96,7 +97,8 @@ def fitted(X, solver="hals", beta=2, **parameters):
 
 def assert_same(first, second):
     for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name], err_msg=name, strict=True)
+        assert np.asarray(value).dtype == np.asarray(second[name]).dtype, name
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
 # ---- the same bits ---------------------------------------------------------------------------------------------------
@@ -195,7 +197,8 @@ def test_rows_at_their_places(kind, tmp_path):
         source = disk.source_of(given)
         assert len(source) == 3000
         for rows in (5, -1, slice(2, 7), slice(None, None, 401), [7, 3, 3, 2999], [0, 1, 2, 9, 10], slice(0, 0)):
-            np.testing.assert_array_equal(source[rows], X[rows], strict=True)
+            assert source[rows].shape == X[rows].shape
+            np.testing.assert_array_equal(source[rows], X[rows])
         with pytest.raises(IndexError):
             source[3000]
 
@@ -364,7 +367,7 @@ def test_out_holds_no_rows_in_memory(tmp_path, small_blocks):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     rows = n * k * 4
-    assert peaks[0] > 3.5 * rows
+    assert peaks[0] > 3 * rows
     assert peaks[1] < 1.5 * rows  # for a moment, before it begins
 
 
@@ -595,3 +598,95 @@ def test_parse_bytes():
     for wrong in ("", "GB", "-1", "1 QB", "i", "0", 0, "nan"):
         with pytest.raises(ValueError, match="no amount of memory"):
             disk.parse_bytes(wrong)
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command line in a folder of its own; give the exit code, the model it wrote, and stderr in one line."""
+    for module in ("typer", "rich", "matplotlib", "PIL"):
+        pytest.importorskip(module, reason="the command line needs the extra 'app'")
+    from nmfcore import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, out="out"):
+        code = cli.main(["fit", *map(str, arguments), "-k", "4", "--max-iter", "8", "--tol", "0", "--out", out])
+        told = " ".join(capsys.readouterr().err.split())
+        return code, nmfcore.load(out) if code == 0 else None, told
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5 path", "zarr path"])
+@pytest.mark.parametrize("shape", [(600, 30), (600, 5, 6)])
+def test_command_line_fits_what_lies_on_disk(kind, shape, run, tmp_path):
+    X = np.random.default_rng(0).integers(0, 200, shape, dtype=np.uint8)
+    np.save(tmp_path / "memory.npy", X)
+    expected = run("memory.npy")[1]
+    if kind == "npy":
+        source = "memory.npy"
+    elif kind == "h5 path":
+        h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
+        source = "x.h5"
+        with h5py.File(source, "w") as file:
+            file["pictures"] = X
+    else:
+        zarr = pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+        source = "x.zarr"
+        zarr.open(source, mode="w", shape=shape, chunks=(100, *shape[1:]), dtype=X.dtype)[:] = X
+    code, model, told = run(source, "--memory", "2GB", out="other")
+    assert code == 0, told
+    np.testing.assert_array_equal(model.components, expected.components)
+    np.testing.assert_array_equal(model.W, expected.W)
+    assert model.shape == expected.shape and model.relative_error == expected.relative_error
+    np.testing.assert_array_equal(np.load("other/pictures.npy"), X.reshape(600, 30))
+    assert sorted(os.listdir("other")) == sorted(os.listdir("out"))
+
+
+def test_command_line_names_the_folder_after_the_source(run, tmp_path):
+    h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
+    from nmfcore import cli
+
+    with h5py.File("many.h5", "w") as file:
+        file["a"], file["b"] = np.ones((9, 4)), np.ones((9, 4))
+    code, _, told = run("many.h5")
+    assert code == 2 and "the one meant must be named, as in 'many.h5::a'" in told
+    assert cli.main(["fit", "many.h5::b", "-k", "1"]) == 0
+    assert (tmp_path / "nmfcore-many" / "model.npz").exists()
+
+
+def test_command_line_goes_on_from_a_checkpoint(run, tmp_path):
+    np.save("x.npy", matrix("uint8", 500))
+    expected = run("x.npy")[1]
+    code, _, told = run("x.npy", "--checkpoint", "fit.npz", "--max-time", "1e-9", out="first")
+    assert code == 0 and (tmp_path / "fit.npz").exists()
+    code, model, told = run("x.npy", "--checkpoint", "fit.npz", "--memory", "1MB", out="second")
+    assert code == 0 and "going on from the checkpoint" in told
+    np.testing.assert_array_equal(model.components, expected.components)
+    assert not (tmp_path / "fit.npz").exists()
+    (tmp_path / "fit.npz").write_text("mine")
+    code, _, told = run("x.npy", "--checkpoint", "fit.npz", out="third")
+    assert code == 2 and "no checkpoint" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("x.npy", "--memory", "lots"), "'lots' is no amount of memory"),
+        (("x.npy", "--memory", "1GB", "--size", "3x3"), "--size 3x3 makes 9 pixels but a row of 'x.npy' has 200"),
+        (("no.h5",), "there is no file or folder 'no.h5'"),
+        (("bad.npy", "--memory", "1GB"), "'bad.npy': Input X contains NaN: row 3, column 5"),
+        (("x.npy", "--checkpoint", "no/fit.npz"), "there is no folder"),
+    ],
+)
+def test_command_line_says_what_is_wrong_in_one_sentence(arguments, said, run):
+    X = matrix("float64", 50)
+    np.save("x.npy", X)
+    X[3, 5] = np.nan
+    np.save("bad.npy", X)
+    code, _, told = run(*arguments)
+    assert code == 2 and said in told and "Traceback" not in told, told
+    assert not os.path.exists("out")

@@ -91,7 +91,8 @@ def _app() -> Any:
             Argument(
                 metavar="SOURCE",
                 help="A folder of pictures, an IDX file as MNIST comes in (.gz or not), a .csv "
-                "table (Kaggle's MNIST form; a label column is kept apart), a .npy or a .npz file. "
+                "table (Kaggle's MNIST form; a label column is kept apart), a .npy or a .npz file; or an HDF5 file "
+                "(.h5) or Zarr array (.zarr), which may be larger than memory (FILE::NAME names one of several). "
                 "Without it, scikit-learn's 1,797 handwritten digits.",
                 show_default=False,
             ),
@@ -124,6 +125,18 @@ def _app() -> Any:
         max_time: Annotated[
             float | None,
             Option(min=0, metavar="SECONDS", help="Stop after this time.", show_default="no limit"),
+        ] = None,
+        checkpoint: Annotated[
+            Path | None,
+            Option(metavar="FILE", help="Keep the fit here while it runs; a fit that was killed goes on from it."),
+        ] = None,
+        memory: Annotated[
+            str | None,
+            Option(
+                metavar="SIZE",
+                help="How much of a .npy, .h5 or .zarr may be in memory at a time, such as 2GB.",
+                show_default="512MB; a .npy is memory-mapped",
+            ),
         ] = None,
         size: Annotated[
             str | None,
@@ -180,6 +193,8 @@ def _app() -> Any:
                 "max_iter": max_iter,
                 "tol": tol,
                 "max_time": max_time,
+                "checkpoint": checkpoint,
+                "memory": memory,
                 "random_state": seed,
                 "n_jobs": n_jobs,
                 "device": device,

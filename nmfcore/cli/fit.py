@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import INTERRUPTED, Stop, about_writing, count, heard, print_pairs, read_pictures
+from .stores import SUFFIXES, read_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ def fit(
     _check_target(target, force)
     _check_device(settings["device"])
     try:
-        pictures = read_pictures(source, size, skip_broken, notes, rgb)
+        pictures = read_store(source, size, settings["memory"]) or read_pictures(source, size, skip_broken, notes, rgb)
         _check_k(k, pictures)
         result = _factorise(pictures, k, settings, notes)
         model = result.model
@@ -74,15 +75,9 @@ def _target(source: str | None, out: Path | None) -> Path:
         return out.expanduser()
     if source is None:
         return Path("nmfcore-digits")
-    path = Path(source).expanduser()
+    path = Path(source.partition("::")[0]).expanduser()
     name = path.name or path.resolve().name or "pictures"
-    while (suffix := Path(name).suffix) and suffix.lower() in {
-        ".gz",
-        ".csv",
-        ".tsv",
-        ".npy",
-        ".npz",
-    }:
+    while (suffix := Path(name).suffix) and suffix.lower() in {".gz", ".csv", ".tsv", ".npy", ".npz", *SUFFIXES}:
         name = name.removesuffix(suffix)
     return Path(f"nmfcore-{name}")
 
@@ -153,7 +148,7 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
                 raise
             interrupted = True
             W = _settle(estimator, last)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
         if last is not None:
             show(last, norm if frobenius else None, final=True)
@@ -212,6 +207,8 @@ def _why_refused(error: Exception, pictures: "Pictures") -> str:
         kind = ("a negative value", lambda block: block < 0, "NMF needs values of at least 0")
     if kind is None:
         return text
+    if not hasattr(pictures.matrix, "__array__"):  # on disk: the row has been named, and is not looked for again
+        return f"'{pictures.source}': {text}"
     what, test, advice = kind
     for row, values in enumerate(pictures.matrix):
         found = test(values).nonzero()[0]

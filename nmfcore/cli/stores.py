@@ -1,0 +1,51 @@
+"""Matrices that are fitted where they lie on the disk: HDF5, Zarr, and ``.npy`` under a budget of memory."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import Stop, refusals
+
+if TYPE_CHECKING:
+    from ..images import Pictures
+
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".zarr")
+
+
+def read_store(source: str | None, size: tuple[int, int] | None, memory: str | None) -> "Pictures | None":
+    """Return what `source` names without reading it; None if it is to be read into memory or mapped.
+
+    A row of an array with more dimensions is all that belongs to a sample: n × height × width gives pictures.
+    """
+    from ..disk import parse_bytes, source_of
+    from ..images import Pictures
+
+    try:
+        if memory is not None:
+            parse_bytes(memory)
+    except ValueError as error:
+        raise Stop(f"--{error}") from error
+    path = Path((source or "").partition("::")[0]).expanduser()
+    suffix = path.suffix.lower()
+    if source is None or not (suffix in SUFFIXES or (suffix == ".npy" and memory is not None)):
+        return None
+    with refusals():
+        try:
+            matrix = source_of(source, fold=True)
+        except (ValueError, OSError) as error:
+            raise Stop(str(error)) from error
+    shape = getattr(matrix, "sample", None)
+    pictures = Pictures(matrix=matrix, shape=shape if _is_picture(shape) else None, source=source)
+    if size is not None and size != (pictures.shape or ())[:2]:
+        if math.prod(size) != matrix.shape[1]:
+            raise Stop(
+                f"--size {size[0]}x{size[1]} makes {math.prod(size)} pixels but a row of '{source}' has "
+                f"{matrix.shape[1]}: only pictures in a folder can be resized"
+            )
+        pictures = dataclasses.replace(pictures, shape=size)
+    return pictures
+
+
+def _is_picture(shape: Any) -> bool:
+    return shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3))
