@@ -230,7 +230,8 @@ class DaskRows:
 
         return Spread(cluster, cluster.safely(lambda: cluster.source(make)), "F", F.shape[1], F.dtype)
 
-    folder = None  # see `data.Rows`
+    in_memory = False  # see `data.Rows`
+    folder = None
 
     def new_rows(self, width: int) -> Spread:
         """Return n × width zeros on the workers, in the compute type."""
