@@ -64,9 +64,8 @@ class Checkpoint:
         self.path = Path(path).expanduser()
         self.every, self.identity = every, identity
         target = Path(os.path.realpath(self.path))
-        self._beside = target.with_name(
-            f".{target.name}.part"
-        )  # one name: a killed fit leaves at most one half-written file
+        # One name: fits that are killed leave at most one half-written file.
+        self._beside = target.with_name(f".{target.name}.part")
         self._last = time.perf_counter()
         self._marked: tuple[dict[str, Any], dict[str, Array]] | None = None
         self._found: Kept | None = None
@@ -90,7 +89,8 @@ class Checkpoint:
                     )
                     raise ValueError(msg)
             rows = {name: arrays[key] for name, key in meta["rows"].items()}
-            Ht = arrays[meta["small"]["fields"]["Ht"]["array"]]
+            (key,) = meta["small"]["fields"]["Ht"].values()
+            Ht = arrays[key]
             self._found = Kept(rows, Ht, meta, arrays)
             logger.info("going on from the checkpoint '%s'", self.path)
         return self._found

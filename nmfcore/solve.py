@@ -268,7 +268,8 @@ def factorize(
             W = data.copied(W)
         state = data.state(**solver.rows(W))
     else:
-        state, Ht = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()}), kept.Ht
+        state = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()})
+        Ht = data.backend.asarray(kept.Ht)
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
     interruption: BaseException | None = None

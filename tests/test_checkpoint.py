@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -302,6 +303,21 @@ def test_parameters_travel(tmp_path):
     for wrong in ({"checkpoint": 3}, {"checkpoint_every": -1}, {"memory": 0}):
         with pytest.raises(ValueError, match=f"The '{next(iter(wrong))}' parameter of NMF"):
             NMF(3, **wrong).fit(matrix())
+
+
+@emulated
+@pytest.mark.parametrize(
+    "settings", [{"solver": "hals"}, {"solver": "mu", "beta_loss": 1, "extrapolate": True}], ids=str
+)
+def test_of_a_fit_on_a_device(settings, cupy, tmp_path):
+    X, settings = matrix("float32"), {**settings, "device": "cuda", "max_iter": 12}
+    expected = told(*fitted(X, **settings))
+    for at in (3, 8):
+        with pytest.raises(Stop):
+            fitted(X, checkpoint=tmp_path / "c", callback=stopping(at), **settings)
+    with pytest.raises(ValueError, match="it has device = "):
+        fitted(X, checkpoint=tmp_path / "c", **{**settings, "device": "cpu"})
+    assert_same(told(*fitted(X, checkpoint=tmp_path / "c", **settings)), expected)
 
 
 def test_zeros_leave_no_checkpoint(tmp_path):
