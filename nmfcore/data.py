@@ -282,6 +282,12 @@ class Rows:
             return self.folder.zeros((self.shape[0], width), self.dtype)
         return np.zeros((self.shape[0], width), self.dtype)
 
+    def copied(self, W: Array) -> Array:
+        """Return a copy of W, where row-aligned buffers are kept."""
+        copy = self.new_rows(W.shape[1])
+        copy[:] = W
+        return copy
+
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned buffers as `reduce` takes them."""
         if self.folder is None:

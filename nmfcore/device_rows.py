@@ -144,6 +144,10 @@ class DeviceRows:
         """Return row-aligned buffers on the device as `reduce` takes them."""
         return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
 
+    def copied(self, W: Array) -> Array:
+        """Return a copy of W on the device."""
+        return W.copy()
+
     def give_back(self, A: Any) -> Any:
         """Return an array as the caller is to have it: numpy for host X, else on the device."""
         return cuda.give_back(A, self.kind)

@@ -37,7 +37,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions, valid
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from . import _compat, disk, minibatch, online
+from . import _compat, disk, distributed, minibatch, online
 from ._nmf import _beta_loss_to_float, _check_init
 from .backends import cuda
 from .checkpoint import Checkpoint, check_place
@@ -165,6 +165,11 @@ class _BaseNMF(
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
+        if distributed.is_dask(X):
+            _not_of_dask(out=out)
+            check_is_fitted(self)
+            _validated(_stand_in(X), estimator=self, reset=False)
+            return distributed.transform(self, X, self._compute_type(X))
         with self._place(X):
             output = _Output(out)
             data, W, _ = self._transform(X, output)
@@ -244,11 +249,18 @@ class _BaseNMF(
         if isinstance(X, disk.Source):
             return self._read_stored(X, whom, **check)
         given, kind, number = X, cuda.kind_of(X), self._number(X)
-        X = _validated(X, **check) if kind is None else _validated_on_device(X, **check)
-        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
-        dtype = self.dtype or (np.float32 if small else np.float64)
+        spread = self._spreads and distributed.is_dask(X)
+        if distributed.is_dask(X) and not spread:
+            X = distributed.load(X)
+        if spread:
+            X = _validated_on_cluster(X, **check)
+        else:
+            X = _validated(X, **check) if kind is None else _validated_on_device(X, **check)
+        dtype = self._compute_type(X)
         data: Any
-        if number is None:
+        if spread:
+            data = distributed.as_dask_rows(X, dtype, self.n_jobs)
+        elif number is None:
             data = as_rows(X, dtype, self.n_jobs)
         else:
             data = as_device_rows(given if kind else X, np.dtype(dtype))
@@ -258,6 +270,8 @@ class _BaseNMF(
             if kind is not None:
                 values = X.data if hasattr(X, "tocsr") else X
                 seen = np.array([np.nan if bool((values != values).any()) else np.inf])
+            elif spread:
+                seen = data.not_finite()
             _raise_not_finite(seen, data.dtype, check.get("estimator"))
         if opening.minimum < 0:
             check_non_negative(np.array([[opening.minimum]]), whom)
@@ -282,6 +296,12 @@ class _BaseNMF(
         data.opening()
         return X, data
 
+    _spreads = False  # whether Dask arrays are computed on where they are
+
+    def _compute_type(self, X: Any) -> Any:
+        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+        return np.dtype(self.dtype or (np.float32 if small else np.float64))
+
     def _number(self, X: Any) -> int | None:
         """Return the number of the device to compute on; None is the CPU."""
         number = cuda.resolve(self.device, X)
@@ -291,6 +311,8 @@ class _BaseNMF(
 
     def _place(self, X: Any) -> AbstractContextManager[Any]:
         """Return the context to compute in."""
+        if distributed.is_dask(X):
+            return distributed.session()
         number = self._number(X)
         return nullcontext() if number is None else cuda.context(number)
 
@@ -354,7 +376,7 @@ class _BaseNMF(
             self._n_components = m
         k = self._n_components
         if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
-            return np.zeros((n, k), data.dtype), np.zeros((m, k), data.dtype)
+            return data.new_rows(k), np.zeros((m, k), data.dtype)
         if self._auto:
             return self._warm_start(data, k)
         return initialize(data, k, self.init, self.random_state)
@@ -601,6 +623,10 @@ class NMF(_BaseNMF):
     }
     _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
 
+    @property
+    def _spreads(self) -> bool:  # type: ignore[override]
+        return distributed.client_of() is not None
+
     def __init__(
         self,
         n_components=_compat.N_COMPONENTS,
@@ -668,8 +694,8 @@ class NMF(_BaseNMF):
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
-            Where W is to go if not into memory. A path: a ``.npy`` file, written when the fit ends
-            (an older one is replaced), and returned memory-mapped; W, and what the solver keeps
+            Where W is to go if not into memory. A path: a ``.npy`` file, which must not exist yet;
+            it is written when the fit ends, and returned memory-mapped; W, and what the solver keeps
             beside it, lie in nameless files in its folder while the fit runs. An array is filled
             and returned; of a ``numpy.memmap`` the folder serves in the same way.
 
@@ -686,6 +712,10 @@ class NMF(_BaseNMF):
         TypeError
             For W or H of another type than X.
         """
+        if distributed.is_dask(X):
+            _not_of_dask(out=out, checkpoint=self.checkpoint)
+        if distributed.is_dask(X) and distributed.client_of() is None:
+            return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
         with self._place(X):
             output = _Output(out)
             if self.checkpoint is not None:
@@ -1372,6 +1402,8 @@ class _Output:
             if self.path.suffix != ".npy":
                 raise ValueError(f"out = '{self.path}' must be the path of a .npy file, or an array to fill.")
             self.folder = Path(realpath(self.path)).parent
+            if self.path.exists():
+                raise FileExistsError(f"out = '{self.path}' exists: give another path, or an array to fill.")
             if not self.folder.is_dir():
                 raise FileNotFoundError(f"out = '{self.path}' cannot be written: there is no folder '{self.folder}'.")
         elif isinstance(out, np.memmap) and out.filename is not None:
@@ -1401,6 +1433,27 @@ class _Output:
         return W
 
 
+def _not_of_dask(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} is for X in memory or on disk, but X is a Dask array: leave it out. Its rows of W stay on the "
+                "workers, which keep copies of them."
+            )
+
+
+def _stand_in(X: Any) -> Any:
+    """Return an array of the shape and type of X that takes no memory, for scikit-learn to check."""
+    return np.broadcast_to(np.zeros((), X.dtype), X.shape)
+
+
+def _validated_on_cluster(X: Any, estimator: Any = None, reset: bool = True) -> Any:
+    """Return a Dask array in a type that the workers read."""
+    distributed.check(X)
+    _validated(_stand_in(X), estimator, reset)
+    return X if X.dtype in _READ_AS_THEY_ARE else X.astype(np.float64)
+
+
 def _validated_on_device(X: Any, estimator: Any = None, reset: bool = True) -> Any:
     """Return an X on a device as CuPy's; scikit-learn checks a stand-in of its shape and type that takes no memory."""
     X = cuda.adopt(X)
@@ -1408,8 +1461,7 @@ def _validated_on_device(X: Any, estimator: Any = None, reset: bool = True) -> A
         raise ValueError(f"Complex data not supported\n{X.dtype}\n")
     if X.dtype not in _READ_AS_THEY_ARE:
         raise ValueError(f"X on a device has dtype {X.dtype}: give bool, integers, or floats of 16, 32 or 64 bits.")
-    stand_in = np.broadcast_to(np.zeros((), X.dtype), X.shape)
-    _validated(stand_in if len(X.shape) == 2 else cuda.to_host(X), estimator, reset)  # else it will be quoted
+    _validated(_stand_in(X) if len(X.shape) == 2 else cuda.to_host(X), estimator, reset)  # else it will be quoted
     return X
 
 

@@ -56,6 +56,8 @@ def initialize(data: Rows, n_components: int, init: str | None = None, random_st
     if init != "random" and n_components > min(n, m):
         msg = f"init = '{init}' can only be used when n_components <= min(n_samples, n_features)"
         raise ValueError(msg)
+    if hasattr(data, "initialize") and (init == "random" or n >= m):  # n-sized factors are on other machines
+        return data.initialize(n_components, init, random_state)
     mean = data.opening().mean
     if init == "random":
         return _random(data, n_components, mean, random_state)

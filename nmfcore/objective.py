@@ -76,6 +76,8 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
         Terms of X where X > 1.2e-7, WH at least 1.2e-7 there, as in scikit-learn. CSR with β = 2 uses the trace form
         per row, which cancels near an exact fit.
     """
+    if hasattr(data, "divergence"):  # X and W are on other machines
+        return data.divergence(W, Ht, beta)
     backend = data.backend
     W, Ht = backend.asarray(W), backend.asarray(Ht)
     parts = backend.xp.zeros(len(data.plan(Ht.shape[1]).lanes))

@@ -265,8 +265,7 @@ def factorize(
     if kept is None:
         W, Ht = data.backend.asarray(W), data.backend.asarray(Ht)
         if not ours:
-            given, W = W, data.new_rows(W.shape[1])
-            W[:] = given
+            W = data.copied(W)
         state = data.state(**solver.rows(W))
     else:
         state = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()})
@@ -378,6 +377,8 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     coded : Coded
         All sweeps of a block happen in one visit: X is read once.
     """
+    if hasattr(data, "code"):  # X is on other machines
+        return data.code(solver, Ht, tol=tol, max_iter=max_iter, by_step=by_step)
     orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
     backend, k = data.backend, Ht.shape[1]
     out = data.new_rows(k)

@@ -350,8 +350,10 @@ def test_out_has_the_same_bits(solver, kind, tmp_path):
     assert model.fit_transform(given, out=filled) is filled
     np.testing.assert_array_equal(filled, expected)
     codes = model.transform(X)
-    np.testing.assert_array_equal(model.transform(given, out=tmp_path / "W.npy"), codes)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["W.npy", "mapped.npy", "x.npy"]
+    np.testing.assert_array_equal(model.transform(given, out=tmp_path / "codes.npy"), codes)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["W.npy", "codes.npy", "mapped.npy", "x.npy"]
+    with pytest.raises(FileExistsError, match=r"x\.npy' exists: give another path"):
+        model.transform(given, out=tmp_path / "x.npy")
 
 
 def test_out_holds_no_rows_in_memory(tmp_path, small_blocks):

@@ -10,7 +10,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALONE = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 WRITES = {
-    "cat_search": {"parts", "reconstructions", "best-and-worst", "similar", "dissimilar", "clusters", "error-against-k"},
+    "cat_search": {
+        "parts", "reconstructions", "best-and-worst", "similar", "dissimilar", "clusters", "error-against-k",
+    },
     "mnist_patterns": {
         f"k{k}/{name}"
         for k in (5, 15)

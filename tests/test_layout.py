@@ -43,10 +43,10 @@ RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")
 ONLY_IN = {
     "cupy": {"backends/cuda.py"},
     "cupyx": {"backends/cuda.py"},
-    "dask": {"distributed.py"},
+    "dask": {"distributed/__init__.py", "distributed/cluster.py", "distributed/rows.py"},
+    "distributed": {"distributed/__init__.py", "distributed/cluster.py"},
     "h5py": {"disk.py"},
     "zarr": {"disk.py"},
-    "distributed": {"distributed.py"},
     "starlette": {"serve/app.py"},
     "uvicorn": {"cli/pages.py"},
     "sklearn.decomposition": set(),
@@ -56,7 +56,7 @@ ONLY_IN = {
 HANDED = {"solvers", "objective", "initialization"}
 
 # What importing nmfcore must leave alone (pandas is loaded by scikit-learn itself).
-HEAVY = {"numba", "cupy", "dask", "h5py", "zarr", "matplotlib", "PIL", "sklearn.decomposition"}
+HEAVY = {"numba", "cupy", "dask", "distributed", "h5py", "zarr", "matplotlib", "PIL", "sklearn.decomposition"}
 
 
 # --- the arrows of import ------------------------------------------------------------------------
@@ -165,7 +165,7 @@ PLANTED = {
     "persistence.py": ("from . import NMF", "up from persistence to estimators"),
     "solve.py": ("import nmfcore", "up from solve to nmfcore"),
     "backends/cpu.py": ("import cupy", "for ['backends/cuda.py']"),
-    "estimators.py": ("import dask.array as da", "for ['distributed.py']"),
+    "estimators.py": ("import dask.array as da", "for ['distributed/__init__.py', "),
     "_nmf.py": ("def f():\n    from sklearn.decomposition import _nmf", "nobody"),
     "similarity.py": ("import importlib\nimportlib.import_module('.cli', 'nmfcore')", "up from"),
     "images.py": ("from sklearn import decomposition", "nobody"),
@@ -192,7 +192,7 @@ def test_checker_lets_the_right_arrows_pass(tmp_path):
             "solvers/cd.py": "from typing import TYPE_CHECKING\nfrom ..objective import penalty\n"
             "from . import shared\nif TYPE_CHECKING:\n    from ..data import Blocks",
             "backends/cuda.py": "import cupy as cp\nfrom cupyx import jit\nfrom . import shared",
-            "distributed.py": "def f():\n    import dask\n    from .data import Blocks",
+            "distributed/cluster.py": "def f():\n    import dask\n    from ..data import Blocks",
             "_compat.py": "import sklearn\nfrom sklearn.utils import validation",
         },
     )

@@ -156,6 +156,10 @@ def _app() -> Any:
             str | None,
             Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
         ] = None,
+        scheduler: Annotated[
+            str | None,
+            Option(metavar="ADDRESS", help="Compute on the Dask cluster of the scheduler at tcp://host:port."),
+        ] = None,
         out: Annotated[
             Path | None,
             Option(
@@ -200,7 +204,8 @@ def _app() -> Any:
                 "n_jobs": n_jobs,
                 "device": device,
             }
-            code = command.fit(source, k, settings, size_option(size), skip_broken, out, force, rgb, pictures)
+            shape = size_option(size)
+            code = command.fit(source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler)
         raise typer.Exit(code)
 
     model = Argument(metavar="MODEL", help="The folder that nmfcore fit wrote.", show_default=False)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cluster import check_scheduler, here, spread
 from .common import INTERRUPTED, Stop, about_writing, count, heard, print_pairs, read_pictures
 from .stores import SUFFIXES, read_store
 
@@ -47,11 +48,14 @@ def fit(
     force: bool,
     rgb: bool = False,
     keep: bool | None = None,
+    scheduler: str | None = None,
 ) -> int:
     """Run the command; return its exit code."""
+    import numpy as np
     from rich.console import Console
 
     notes = Console(stderr=True)
+    check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory", "checkpoint")})
     target = _target(source, out)
     _check_target(target, force)
     _check_device(settings["device"])
@@ -59,7 +63,11 @@ def fit(
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb)
         _check_k(k, pictures)
-        result = _factorise(pictures, k, settings, notes)
+        if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
+            raise Stop(
+                f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
+            )
+        result = _factorise(pictures, k, settings, notes, scheduler)
         model = result.model
         with _all_or_nothing(target, force) as folder:
             _write(folder, model, pictures, result.norm, keep)
@@ -122,19 +130,20 @@ def _check_k(k: int, pictures: "Pictures") -> None:
         )
 
 
-def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any) -> _Result:
+def _factorise(
+    pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any, scheduler: str | None = None
+) -> _Result:
     from ..estimators import NMF
     from ..images import model_of
     from ..search import frobenius_norm
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
-    X = pictures.matrix
     last: Any = None
     interrupted = False
     start = time.perf_counter()
-    with heard(notes), progress_bar(notes, settings["max_iter"]) as show:
-        norm = frobenius_norm(X)
+    with spread(pictures, scheduler) as X, heard(notes), progress_bar(notes, settings["max_iter"]) as show:
+        norm = frobenius_norm(pictures.matrix)
 
         def callback(report: Any) -> None:
             nonlocal last
@@ -143,12 +152,12 @@ def _factorise(pictures: "Pictures", k: int, settings: dict[str, Any], notes: An
 
         estimator = NMF(k, callback=callback, **settings)
         try:
-            W = estimator.fit_transform(X)
+            W = here(estimator.fit_transform(X))
         except KeyboardInterrupt:
             if last is None:
                 raise
             interrupted = True
-            W = _settle(estimator, last)
+            W = _settle(estimator, last) if scheduler is None else here(estimator.transform(X))
         except (ValueError, TypeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
         if last is not None:

@@ -1,0 +1,367 @@
+"""X as a Dask array on a cluster: the face of `data.Rows` whose blocks, and rows of W, stay on the workers.
+
+A step sends an order (a function and k-sized arguments) to the workers; a task for each group of blocks applies it to
+the group's X and state, as pure as a visit is, and makes new values that stay where they are and sums that travel. Sums
+are added up in a tree over the numbers of the blocks. A block is a `data.Rows` of its own and the tree knows nothing of
+workers, so the bits of a result depend on how X is cut into row chunks and on nothing else: not on how many workers
+there are, how many threads they have, which of them die, or what is finished first. A fit in memory cuts X elsewhere
+and agrees to rounding.
+
+Without an active ``distributed.Client`` there is no cluster: an array that fits into memory is computed with Dask's
+threads and factorised as any array in memory is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import copy
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from . import tasks
+from .cluster import POLL, Cluster, Held
+from .rows import DaskRows, Spread
+
+__all__ = ["as_dask_rows", "client_of", "is_dask", "load", "session", "transform", "using"]
+
+Array = NDArray[Any]
+
+COPY_EVERY = 10  # passes between copies of the workers' state: what a loss may cost, and what copying costs
+# Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
+# millisecond for each of them) at most two per worker, whose threads then share a block.
+TASKS_PER_THREAD, TASKS_PER_WORKER, FEW = 2, 2, 64
+BLOCKS_SENT, BYTES_SENT = 64, 64 << 20  # of an array that comes from here: how many blocks, and how large
+CONNECT = 15  # seconds to wait for a scheduler
+ROOM = 0.5  # share of this machine's memory that a Dask array may fill where there is no cluster
+
+
+class _Settings(NamedTuple):
+    client: Any = None
+    copy_every: int = COPY_EVERY
+
+
+_settings: contextvars.ContextVar[_Settings | None] = contextvars.ContextVar("nmfcore_dask", default=None)
+_opened_here: contextvars.ContextVar[list[Cluster] | None] = contextvars.ContextVar("nmfcore_clusters", default=None)
+
+
+@contextlib.contextmanager
+def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]:
+    """Have fits of Dask arrays in this block use a client, and copy the workers' state more or less often.
+
+    Parameters
+    ----------
+    client : distributed.Client or None
+        The cluster to compute on; None is the client that Dask has as its current one.
+    copy_every : int, default=10
+        Passes between copies of W and of the solver's state to a second worker. After a loss at most so many passes
+        are made again, for the blocks that were lost.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    ValueError
+        If `copy_every` is less than 1.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from nmfcore import NMF
+    >>> from nmfcore.distributed import using
+    >>> X = da.random.default_rng(0).random((200, 8), chunks=(50, 8))
+    >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
+    ...     with using(client, copy_every=5):
+    ...         W = NMF(3, random_state=0, max_iter=20, tol=0).fit_transform(X)
+    ...     W.shape, W.chunks[0]
+    ((200, 3), (50, 50, 50, 50))
+    """
+    if copy_every < 1:
+        msg = f"copy_every = {copy_every} has no meaning: give a number of passes, 1 or more."
+        raise ValueError(msg)
+    token = _settings.set(_Settings(client, copy_every))
+    try:
+        with contextlib.nullcontext() if client is None else client.as_current():
+            yield
+    finally:
+        _settings.reset(token)
+
+
+@contextlib.contextmanager
+def on_cluster(X: Array, address: str) -> Iterator[Any]:
+    """Have fits in this block computed on the cluster of a scheduler.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, m)
+        Sent to the workers in blocks whose number depends on its shape only.
+    address : str
+        Of the scheduler, as it says when it starts: "tcp://host:8786".
+
+    Yields
+    ------
+    X : dask.array.Array of shape (n, m)
+
+    Raises
+    ------
+    ConnectionError
+        If no scheduler answers there.
+    """
+    import dask.array as da
+    import distributed
+
+    try:
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        msg = f"No Dask scheduler answers at {address!r}: start one with `dask scheduler`, and give what it says."
+        raise ConnectionError(msg) from error
+    n, m = X.shape
+    rows = max(256, min(-(-n // BLOCKS_SENT), BYTES_SENT // max(1, m * X.dtype.itemsize)))
+    with client, using(client), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # it is the data, and it is sent once
+        yield client.persist(da.from_array(X, chunks=(rows, m)))
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Let go of what a call has put on the cluster, however it ends; results that were handed out stay.
+
+    Yields
+    ------
+    None
+    """
+    clusters: list[Cluster] = []
+    token = _opened_here.set(clusters)
+    try:
+        yield
+    finally:
+        _opened_here.reset(token)
+        for cluster in clusters:
+            cluster.close()
+
+
+def is_dask(X: Any) -> bool:
+    """Return whether X is a Dask array; Dask is not imported to find out.
+
+    Parameters
+    ----------
+    X : object
+
+    Returns
+    -------
+    bool
+    """
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(X, module.Array)
+
+
+def client_of() -> Any:
+    """Return the client to compute on: that of `using`, or Dask's current one; None if there is none.
+
+    Returns
+    -------
+    client : distributed.Client or None
+    """
+    settings = _settings.get()
+    chosen = None if settings is None else settings.client
+    if chosen is None and "distributed" in sys.modules:
+        import distributed
+
+        with contextlib.suppress(ValueError):
+            chosen = distributed.default_client()
+    return chosen
+
+
+def load(X: Any) -> Any:
+    """Compute a Dask array with Dask's own scheduler, where there is no cluster.
+
+    Parameters
+    ----------
+    X : dask.array.Array of shape (n, m)
+
+    Returns
+    -------
+    X : ndarray or CSR matrix of shape (n, m)
+
+    Raises
+    ------
+    MemoryError
+        If it would take more than half of this machine's memory.
+    """
+    held, room = X.nbytes, _memory() * ROOM
+    if isfinite(held) and held > room:
+        msg = (
+            f"X has {held / 1e9:.1f} GB, more than half of this machine's {_memory() / 1e9:.1f} GB, and there is no "
+            "cluster to hold it: start one, client = distributed.Client(…), and call again."
+        )
+        raise MemoryError(msg)
+    return X.compute()
+
+
+def _memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+def as_given(W: Array, X: Any) -> Any:
+    """Return an array of n rows as a Dask array in the row chunks of X.
+
+    Parameters
+    ----------
+    W : ndarray of shape (n, k)
+    X : dask.array.Array of shape (n, m)
+
+    Returns
+    -------
+    W : dask.array.Array of shape (n, k)
+    """
+    import dask.array as da
+
+    rows = X.chunks[0] if all(isfinite(height) for height in X.chunks[0]) else (W.shape[0],)
+    return da.from_array(W, chunks=(rows, (W.shape[1],)))
+
+
+def check(X: Any) -> None:
+    """Raise if a Dask array cannot be read as blocks of rows.
+
+    Parameters
+    ----------
+    X : dask.array.Array
+    """
+    if X.ndim != 2:
+        msg = f"X has {X.ndim} dimensions: give a Dask array of two, a sample a row."
+        raise ValueError(msg)
+    if not all(isfinite(height) for height in X.chunks[0]):
+        msg = "X has row chunks of unknown height: call X.compute_chunk_sizes() first."
+        raise ValueError(msg)
+
+
+def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
+    """X as blocks of rows on the current cluster: its row chunks, loaded once.
+
+    Parameters
+    ----------
+    X : dask.array.Array of shape (n, m)
+        Row chunks of numpy arrays, CSR matrices or CuPy arrays; columns cut into several chunks are put together.
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+    n_jobs : int or None
+        Threads of a task; None shares out those of the workers where there are fewer blocks.
+
+    Returns
+    -------
+    rows : DaskRows
+
+    Raises
+    ------
+    ValueError
+        If the heights of chunks are unknown.
+    RuntimeError
+        If there is no client, or its cluster stays empty.
+    """
+    check(X)
+    settings, client = _settings.get() or _Settings(), client_of()
+    if client is None:
+        msg = "There is no Dask cluster: start one with client = distributed.Client(…)."
+        raise RuntimeError(msg)
+    if X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    cluster = Cluster(client, [], 1, settings.copy_every)
+    opened = _opened_here.get()
+    if opened is not None:
+        opened.append(cluster)
+    cluster.chunks = _persisted(client, X)
+    blocks = [(height, chunk) for height, chunk in zip(X.chunks[0], cluster.chunks, strict=True) if height]
+    while not (there := cluster.workers()):
+        cluster.look()
+        time.sleep(POLL)
+    threads = sum(there.values())
+    size = 1  # a power of two: a group's sum is a branch of the tree over blocks
+    most = min(TASKS_PER_THREAD * threads, max(TASKS_PER_WORKER * len(there), FEW))
+    while -(-len(blocks) // size) > most:
+        size *= 2
+    groups = [blocks[at : at + size] for at in range(0, len(blocks), size)]
+    cluster.heights = [tuple(height for height, _ in group) for group in groups]
+    cluster.n_jobs = n_jobs if n_jobs is not None and n_jobs > 0 else max(1, threads // len(groups))
+    cluster.safely(lambda: cluster.all_finished(cluster.chunks))
+    cluster.homes = _homes([[chunk for _, chunk in group] for group in groups], client, cluster.workers())
+
+    def make(group: int) -> Held:
+        home = cluster.homes[group]
+        if any(chunk.status == "cancelled" for _, chunk in groups[group]):
+            raise cluster.fail(
+                RuntimeError(
+                    f"Rows {cluster.rows_of(group)} of X are lost: a worker is gone, and Dask cannot load them again."
+                )
+            )
+        return Held(cluster.submit("X", tasks.hold, *(chunk for _, chunk in groups[group]), home=home), home)
+
+    whole = Spread(cluster, cluster.source(make), None, X.shape[1], X.dtype)
+    return DaskRows(whole, dtype, n_jobs, sparse.issparse(X._meta))
+
+
+def _persisted(client: Any, X: Any) -> list[Any]:
+    """Load the chunks of X where Dask puts them → their futures, in order."""
+    import distributed
+
+    held = client.persist(X)
+    by_key = {str(future.key): future for future in distributed.futures_of(held)}
+    return [by_key[str(key)] for [key] in held.__dask_keys__()]
+
+
+def _homes(groups: list[list[Any]], client: Any, there: dict[str, int]) -> list[str]:
+    """Where each group is to live: with its chunks, unless its worker has more than its share already."""
+    has = {str(key): list(who) for key, who in client.who_has([c for group in groups for c in group]).items()}
+    share = {worker: -(-len(groups) * threads // sum(there.values())) for worker, threads in there.items()}
+    homes = []
+    for group in groups:
+        owners = [who for chunk in group for who in has.get(str(chunk.key), []) if share.get(who, 0) > 0]
+        most = max(owners, key=owners.count) if owners else max(share, key=lambda who: (share[who], who))
+        share[most] -= 1
+        homes.append(most)
+    return homes
+
+
+def transform(model: Any, X: Any, dtype: Any) -> Any:
+    """Return the codes of a Dask array, block by block when they are asked for.
+
+    Parameters
+    ----------
+    model : NMF or MiniBatchNMF
+        Fitted.
+    X : dask.array.Array of shape (n, m)
+    dtype : numpy.dtype
+        Compute type.
+
+    Returns
+    -------
+    W : dask.array.Array of shape (n, k)
+        Not computed yet. Every row is solved for alone, so it is what `transform` of X in memory gives, bit for bit.
+    """
+    if X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    light = copy.copy(model)
+    light.callback = None
+    light.n_jobs = 1 if model.n_jobs is None else model.n_jobs  # Dask's threads are the ones that share the work
+    light.__dict__.pop("feature_names_in_", None)
+    k = model.components_.shape[0]
+    meta = np.empty((0, 0), dtype) if sparse.issparse(X._meta) else X._meta.astype(dtype)
+    return X.map_blocks(_coded, light, k, np.dtype(dtype), chunks=(X.chunks[0], (k,)), dtype=dtype, meta=meta)
+
+
+def _coded(block: Any, model: Any, k: int, dtype: Any) -> Any:
+    return model.transform(block) if block.shape[0] else np.empty((0, k), dtype)

@@ -1,0 +1,418 @@
+"""Who has what on a cluster, how it was made, and how to make it again.
+
+What is lost with a worker is made again. Dask loads X again from its graph; rows of W and of the solver's state are
+made by the orders that made them, from the last copy that another worker holds of them. Every `copy_every` passes all
+are copied, and orders before the copies are forgotten, here and by the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import copy
+import itertools
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from . import tasks
+from .tasks import Order
+
+Array = NDArray[Any]
+
+FAN = 8  # sums that a task adds up
+POLL = 0.5  # seconds between looks at who is still there
+FETCH = 300.0  # seconds that a finished result may take to arrive
+PATIENCE = 60.0  # seconds without any worker before giving up
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
+CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
+ATTEMPTS = 5  # losses in one step before giving up: something kills worker after worker
+
+
+class Held(NamedTuple):
+    """A future and the worker that it was given to."""
+
+    future: Any
+    home: str | None
+
+
+class Lost(Exception):
+    """Something that was on a worker is there no more."""
+
+
+class Node:
+    """How row-aligned values were made: by an order, from parents. Holds no values."""
+
+    def __init__(
+        self, order: Order | None, parents: tuple[Node, ...] = (), extras: list[Any] | None = None, passes: int = 0,
+        source: Callable[[int], Held] | None = None,
+    ):  # fmt: skip
+        self.order, self.parents, self.extras, self.passes, self.source = order, parents, extras, passes, source
+        self.values: Callable[[], Values | None] = lambda: None  # a weak reference, once there are any
+        self.copies: list[Held] = []
+        self.copying: list[Held] = []
+
+    def cut(self) -> None:
+        """Forget how the values were made: there are copies."""
+        self.order, self.parents, self.extras, self.source = None, (), None, None
+
+
+class Values:
+    """The values of a node on the workers, as long as anybody here refers to them."""
+
+    def __init__(self, node: Node, held: list[Held]):
+        self.node, self.held = node, held
+        node.values = weakref.ref(self)
+
+
+class Cluster:
+    """The groups of blocks of one X, their homes among the workers, and the steps taken on them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    heights : list of tuple of int
+        Rows of each block of each group.
+    n_jobs : int
+        Threads of a task.
+    copy_every : int
+        Passes between copies of the state.
+    """
+
+    def __init__(self, client: Any, heights: list[tuple[int, ...]], n_jobs: int, copy_every: int):
+        self.client, self.heights, self.n_jobs, self.copy_every = client, heights, n_jobs, copy_every
+        self.homes: list[str] = []
+        self.chunks: list[Any] = []  # futures of X as Dask loads it
+        self.failure: BaseException | None = None  # once the cluster is of no use any more
+        self.closed = False
+        self._empty_since = inf
+        self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were made here
+        self._sending: str | None = None
+        self._known: weakref.WeakSet[Values] = weakref.WeakSet()
+        self._copied: Node | None = None  # whose copies are on their way
+        self._name, self._number = uuid.uuid4().hex[:8], itertools.count()
+
+    # ---- tasks
+
+    def submit(self, what: str, function: Any, *arguments: Any, home: str | None = None) -> Any:
+        """Submit a task, to one worker only if it is for a home."""
+        key = f"nmfcore-{what}-{self._name}-{next(self._number)}"
+        future = self.client.submit(function, *arguments, key=key, pure=False, workers=[home] if home else None)
+        self._futures.add(future)
+        return future
+
+    def hand_out(self, future: Any) -> Any:
+        """Return a future that `close` is to leave alone."""
+        self._futures.discard(future)
+        return future
+
+    def send(self, value: Any, home: str | None = None) -> Any:
+        """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
+        self._sending = key = f"nmfcore-order-{self._name}-{next(self._number)}"
+        while True:
+            try:
+                sent = self.client.scatter({key: value}, workers=[home] if home else None, hash=False)[key]
+                self._futures.add(sent)
+                self._sending = None
+                return sent
+            except (OSError, KeyError, AttributeError, *TIMEOUTS):  # a worker, or the scheduler, is on its way out
+                self.look()
+                time.sleep(POLL / 5)
+
+    def workers(self) -> dict[str, int]:
+        """Return the workers and their threads."""
+        if self.client.status == "running":
+            with contextlib.suppress(OSError, AttributeError, *TIMEOUTS):
+                return dict(self.client.nthreads())
+        raise self.fail(
+            RuntimeError(f"The Dask scheduler at {_address(self.client)} does not answer any more: start a new one.")
+        )
+
+    def fail(self, failure: BaseException) -> BaseException:
+        """Return a failure after which no further step can be taken."""
+        self.failure = self.failure or failure
+        return self.failure
+
+    def look(self) -> None:
+        """Raise `Lost` if a home is gone; lose patience if there is no worker at all."""
+        there = self.workers()
+        if there:
+            self._empty_since = inf
+            if not set(self.homes) <= set(there):
+                raise Lost
+            return
+        self._empty_since = min(self._empty_since, time.monotonic())
+        if time.monotonic() - self._empty_since > PATIENCE:
+            raise self.fail(
+                RuntimeError(f"The Dask cluster at {_address(self.client)} has had no worker for {PATIENCE:g} s.")
+            )
+
+    def finished(self, future: Any) -> None:
+        """Wait for a task; raise what it raised."""
+        import distributed
+
+        while future.status != "finished":
+            try:
+                distributed.wait([future], timeout=POLL)
+            except TIMEOUTS:
+                pass
+            except CANCELLED:
+                self.workers()  # or is it the scheduler that is gone?
+                raise Lost from None
+            if future.status == "error":
+                self._raise(future)
+            if future.status != "finished":
+                self.look()
+
+    def all_finished(self, futures: Sequence[Any]) -> None:
+        """Wait for tasks."""
+        for future in futures:
+            self.finished(future)
+
+    def _raise(self, future: Any) -> None:
+        import distributed
+
+        try:
+            future.result(timeout=FETCH)
+        except distributed.KilledWorker as killed:
+            raise self.fail(
+                RuntimeError(
+                    f"Several workers died while they worked on {future.key}: out of memory? Cut X into smaller row "
+                    "chunks, or give the workers more memory."
+                )
+            ) from killed
+
+    def fetch(self, future: Any) -> Any:
+        """Wait for a task and bring its result here."""
+        self.finished(future)
+        try:
+            return future.result(timeout=FETCH)
+        except (OSError, *TIMEOUTS, *CANCELLED):
+            self.workers()
+            raise Lost from None
+
+    def safely(self, work: Callable[[], Any]) -> Any:
+        """work(), again and again if what it needs was lost and could be made once more."""
+        if self.failure is not None:
+            raise self.failure
+        for _ in range(ATTEMPTS):
+            try:
+                return work()
+            except Lost:
+                self._recover_or_wait()
+        raise self.fail(
+            RuntimeError(f"Workers were lost {ATTEMPTS} times in one step: something in it seems to kill them.")
+        )
+
+    # ---- steps
+
+    def make(self, node: Node, parents: Sequence[Values]) -> Values:
+        """Submit a task for every group."""
+        sent = self.send(node.order)
+        held = [
+            self._task(node, group, sent, [parent.held[group].future for parent in parents])
+            for group in range(len(self.heights))
+        ]
+        values = Values(node, held)
+        self._known.add(values)
+        return values
+
+    def _task(self, node: Node, group: int, order: Any, parents: list[Any]) -> Held:
+        extras, home = None if node.extras is None else node.extras[group], self.homes[group]
+        heights, what = self.heights[group], node.order.function.__name__.strip("_") if node.order else "remade"
+        return Held(self.submit(what, tasks.visit_group, order, heights, extras, *parents, home=home), home)
+
+    def source(self, make: Callable[[int], Held]) -> Values:
+        """Values that come from outside: make(group) puts them on the group's home."""
+        node = Node(None, source=make)
+        values = Values(node, [make(group) for group in range(len(self.heights))])
+        self._known.add(values)
+        return values
+
+    def total(self, values: Values) -> dict[str, Array]:
+        """Return the sums of a step, of all groups."""
+        size = 1 << (len(self.heights) - 1).bit_length()
+        return self.safely(lambda: self.fetch(self._tree(values.held, 0, size)))
+
+    def _tree(self, held: list[Held], first: int, size: int) -> Any:
+        places = _branches([h.home for h in held], first, size)
+        if len(places) == 1:  # all at one home: W does not move
+            group, count = places[0]
+            pairs = held[group : group + count]
+            return self.submit("sum", tasks.sum_of_groups, group, *(h.future for h in pairs), home=pairs[0].home)
+        if len(places) > FAN:
+            step = max(1, size // FAN)
+            places = [(at, step) for at in range(first, min(first + size, len(held)), step)]
+        return self.submit("sum", tasks.sum_of_sums, places, *(self._tree(held, *place) for place in places))
+
+    def draw(self, function: Any, arguments: tuple[Any, ...], rng: Any, parent: Values | None = None) -> Values:
+        """Values drawn block after block from one generator, which is left as if it had drawn them all itself."""
+
+        def chain() -> tuple[list[Held], list[Any]]:
+            held, left, last = [], [], copy.deepcopy(rng)
+            for group, (heights, home) in enumerate(zip(self.heights, self.homes, strict=True)):
+                parents = [parent.held[group].future] if parent else []
+                task = self.submit("draw", tasks.draw, function, arguments, heights, last, *parents, home=home)
+                held.append(Held(task, home))
+                left.append(self.submit("generators", tasks.second, task, home=home))
+                last = self.submit("generator", _last, left[-1], home=home)
+            return held, [self.fetch(each) for each in left]
+
+        held, states = self.safely(chain)
+        rng.set_state(states[-1][-1].get_state())
+        order = Order(tasks.drawn_again, (function, arguments), ("F",) if parent else ())
+        node = Node(order, (parent.node,) if parent else (), [each[:-1] for each in states])
+        values = Values(node, held)
+        self._known.add(values)
+        return values
+
+    # ---- losses
+
+    def protect(self, values: Values) -> None:
+        """Every few passes, begin to copy the state to other workers; forget how it was made once that is done."""
+        waiting = self._copied
+        if waiting is not None and all(held.future.status == "finished" for held in waiting.copying):
+            waiting.copies, waiting.copying, self._copied = waiting.copying, [], None
+            waiting.cut()
+        node = values.node
+        if not node.passes or node.passes % self.copy_every or node.copies or node.copying:
+            return
+        there = self.workers()
+        if len(there) < 2:  # nobody to copy to, and the past must not grow for ever
+            node.cut()
+            return
+        used = dict.fromkeys(there, 0.0)
+        for held in values.held:
+            others = [worker for worker in there if worker != held.home]
+            best = min(others, key=lambda worker: (_host(worker) == _host(held.home), used[worker], worker))
+            used[best] += 1 / max(there[best], 1)
+            node.copying.append(Held(self.submit("copy", tasks.without_sums, held.future, home=best), best))
+        self._copied = node
+
+    def _recover_or_wait(self) -> None:
+        for _ in range(ATTEMPTS):  # a worker may die while another one's losses are made good
+            try:
+                return self._recover()
+            except Lost:
+                continue
+
+    def _recover(self) -> None:
+        """Give blocks whose worker is gone another home, and have made again what was lost with it."""
+        while not (there := self.workers()):
+            self.look()
+            time.sleep(POLL)
+        known = list(self._known)
+        nodes = [values.node for values in known]
+        copies = [held for node in _ancestors(nodes) for held in node.copies]
+        all_held = [held for values in known for held in values.held] + copies
+        asked = [held.future for held in all_held if held.future.status not in ("cancelled", "error")]
+        has = {str(key): set(who) & set(there) for key, who in self.client.who_has(asked).items()} if asked else {}
+
+        def lives(held: Held) -> bool:
+            if held.future.status == "pending":
+                return held.home in there
+            return held.future.status == "error" or bool(has.get(str(held.future.key)))
+
+        if self._copied is not None and not all(held.home in there for held in self._copied.copying):
+            self._copied.copying, self._copied = [], None
+        load = {worker: self.homes.count(worker) / max(threads, 1) for worker, threads in there.items()}
+        for group, home in enumerate(self.homes):
+            if home in there:
+                continue
+            holders = [node.copies[group].home for node in _ancestors(nodes) if node.copies]
+            holders = [holder for holder in holders if holder in there]
+            new = holders[0] if holders else min(load, key=lambda worker: (load[worker], worker))
+            load[str(new)] += 1 / max(there[str(new)], 1)
+            self.homes[group] = str(new)
+        done: dict[tuple[int, int], Held] = {}
+        sent: dict[int, Any] = {}
+        for values in known:
+            for group in range(len(self.heights)):
+                self._heal(values.node, group, lives, done, sent)
+
+    def _heal(self, node: Node, group: int, lives: Any, done: Any, sent: Any) -> Held:
+        """Return a node's values of a group, made again if they are gone."""
+        at = (id(node), group)
+        if at in done:
+            return done[at]
+        values, home = node.values(), self.homes[group]
+        held = values.held[group] if values is not None else None
+        if held is None or not lives(held):
+            if node.copies and lives(node.copies[group]):
+                held = Held(self.submit("copy", tasks.without_sums, node.copies[group].future, home=home), home)
+            elif node.source is not None:
+                held = node.source(group)
+            elif node.order is not None:
+                parents = [self._heal(parent, group, lives, done, sent).future for parent in node.parents]
+                if id(node) not in sent:
+                    sent[id(node)] = self.send(node.order)
+                held = self._task(node, group, sent[id(node)], parents)
+            else:
+                raise self.fail(
+                    RuntimeError(
+                        f"Rows {self.rows_of(group)} of W are lost: every worker that held them after pass "
+                        f"{node.passes} is gone, and there is no checkpoint to go back to."
+                    )
+                )
+            if values is not None:
+                values.held[group] = held
+        done[at] = held
+        return held
+
+    def rows_of(self, group: int) -> str:
+        """Say which rows a group has."""
+        first = sum(map(sum, self.heights[:group]))
+        return f"{first:,} … {first + sum(self.heights[group]) - 1:,}"
+
+    def close(self) -> None:
+        """Let go of everything on the cluster but what was handed out."""
+        for future in [*self._futures, *self.chunks]:
+            future.release()
+        for node in _ancestors([values.node for values in self._known]):
+            node.cut()
+        self._known, self._copied, self.closed = weakref.WeakSet(), None, True
+        if self._sending is not None and self.client.status == "running":  # interrupted on its way
+            import distributed
+
+            distributed.Future(self._sending, self.client).release()
+
+
+def _last(states: list[Any]) -> Any:
+    return states[-1]
+
+
+def _branches(homes: list[Any], first: int, size: int) -> list[tuple[int, int]]:
+    """Cut groups first … first + size − 1 into the largest branches of the tree that have one home each."""
+    here = homes[first : first + size]
+    if not here:
+        return []
+    if size == 1 or len(set(here)) == 1:
+        return [(first, size)]
+    half = size // 2
+    return _branches(homes, first, half) + _branches(homes, first + half, half)
+
+
+def _ancestors(nodes: list[Node]) -> list[Node]:
+    """Nodes and all that they were made from, the latest first."""
+    found: dict[int, Node] = {}
+    rest = list(nodes)
+    while rest:
+        node = rest.pop()
+        if id(node) not in found:
+            found[id(node)] = node
+            rest += node.parents
+    return sorted(found.values(), key=lambda node: -node.passes)
+
+
+def _host(address: str | None) -> str:
+    return str(address).rpartition(":")[0]
+
+
+def _address(client: Any) -> str:
+    return getattr(getattr(client, "scheduler", None), "address", "?")

@@ -1,0 +1,468 @@
+"""Fits of Dask arrays on a real cluster: worker processes that talk TCP, and that die."""
+
+import contextlib
+import gc
+import itertools
+import os
+import signal
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
+
+import dask
+import dask.array as da
+import distributed as dd
+from sklearn.exceptions import ConvergenceWarning
+
+from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
+from nmfcore.data import as_rows
+from nmfcore.distributed import as_dask_rows, cluster, tasks, using
+from nmfcore.initialization import initialize
+
+pytestmark = [
+    # distributed's own: sockets and event loops that its shutdown leaves to the garbage collector
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:Sending large graph:UserWarning"),
+]
+
+K, ROWS, COLUMNS = 4, 600, 30
+HEIGHTS = (90, 120, 60, 100, 130, 40, 60)
+
+
+def made(rng, rows=ROWS, dtype=np.float32):
+    """X of rank 6 and noise."""
+    X = rng.gamma(0.5, size=(rows, 6)) @ rng.gamma(0.5, size=(6, COLUMNS)) + 0.1 * rng.random((rows, COLUMNS))
+    return X.astype(dtype)
+
+
+X = made(np.random.default_rng(0))
+CASES = {
+    "cd": {"solver": "cd"},
+    "hals": {"solver": "hals"},
+    "mu": {"solver": "mu"},
+    "kl": {"solver": "mu", "beta_loss": 1, "extrapolate": True, "init": "random"},
+    "penalised": {"solver": "hals", "alpha_W": 1e-3, "l1_ratio": 0.5, "init": "nndsvdar"},
+}
+
+
+def model(case="hals", **more):
+    return NMF(K, **{"random_state": 0, "max_iter": 12, "tol": 0, **CASES[case], **more})
+
+
+def in_chunks(X=X, heights=HEIGHTS):
+    return da.from_array(X, chunks=(heights, X.shape[1]))
+
+
+def fitted(estimator, X):
+    """W and what a fit learned, to be compared bit for bit."""
+    W = np.asarray(estimator.fit_transform(X))
+    return W, estimator.components_, estimator.history_["loss"]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    """Kernels compiled once and shared; no dashboard, and no waiting for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for case in CASES:  # the cache is warm before the workers look into it: they all run the same machine code
+            model(case, max_iter=12).fit(X).transform(X)
+    settings = {"distributed.comm.timeouts.connect": "5s", "distributed.scheduler.allowed-failures": 10}
+    with dask.config.set(settings):
+        yield
+
+
+@pytest.fixture(scope="module")
+def workers(quiet, tmp_path_factory):
+    """Give a cluster of three worker processes; nannies replace those that are killed."""
+    folder = str(tmp_path_factory.mktemp("dask"))
+    with dd.LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0,
+        local_directory=folder, silence_logs=50,
+    ) as made:  # fmt: skip
+        yield made
+
+
+@pytest.fixture
+def client(workers):
+    """Give a client; nothing of a test may stay on the cluster."""
+    with dd.Client(workers) as client:
+        client.wait_for_workers(3, timeout=60)
+        yield client
+
+
+@contextlib.contextmanager
+def other_cluster(threads=2):
+    """One worker in this process."""
+    with (
+        dd.LocalCluster(
+            n_workers=1, threads_per_worker=threads, processes=False, dashboard_address=":0", silence_logs=50
+        ) as made,
+        dd.Client(made) as client,
+    ):
+        yield client
+
+
+def pids(client):
+    return client.run(os.getpid)
+
+
+def kill(client, number=0):
+    """SIGKILL a worker process; return its address."""
+    address, pid = sorted(pids(client).items())[number]
+    os.kill(pid, signal.SIGKILL)
+    return address
+
+
+def left_on(workers):
+    """Keys that are still on the scheduler once it had time to hear that nobody wants them."""
+    end = time.monotonic() + 10
+    while workers.scheduler.tasks and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.05)
+    return list(workers.scheduler.tasks)
+
+
+# ---- the same answer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_answer_is_that_of_memory(client, case):
+    W, H, losses = fitted(model(case), in_chunks())
+    in_memory = fitted(model(case), X)
+    assert W.dtype == np.float32
+    np.testing.assert_allclose(losses, in_memory[2], rtol=1e-3)
+    np.testing.assert_allclose(W @ H, in_memory[0] @ in_memory[1], atol=2e-2 * X.max())
+
+
+def test_bits_do_not_depend_on_the_cluster(client):
+    spread = fitted(model(), in_chunks())
+    for threads in (1, 4):  # one group of eight blocks, of four, and a task for each block
+        with other_cluster(threads) as alone, using(alone):
+            assert same(spread, fitted(model(), in_chunks()))
+
+
+def test_w_is_a_dask_array_in_the_chunks_of_x(client, workers):
+    W = model().fit_transform(in_chunks())
+    assert isinstance(W, da.Array) and W.chunks == (HEIGHTS, (K,))
+    assert W[5:7].compute().shape == (2, K)
+    wanted = [key for key, task in workers.scheduler.tasks.items() if task.who_wants]
+    assert sum(str(key).startswith("nmfcore-W") for key in wanted) == len(HEIGHTS)
+    del W
+    assert left_on(workers) == []
+
+
+def test_what_the_user_has_on_the_cluster_stays(client):
+    persisted = client.persist(in_chunks())
+    model().fit(persisted)
+    futures = dd.futures_of(persisted)
+    assert len(futures) == len(HEIGHTS) and all(future.status == "finished" for future in futures)
+    assert np.array_equal(persisted.compute(), X)
+
+
+def test_random_starts_are_those_of_memory(client):
+    one, other = np.random.RandomState(3), np.random.RandomState(3)
+    data, rows = as_dask_rows(in_chunks(), np.float32), as_rows(X, np.float32)
+    for init in ("random", "nndsvd", "nndsvda", "nndsvdar"):
+        W, Ht = initialize(data, K, init, one)
+        expected = initialize(rows, K, init, other)
+        np.testing.assert_allclose(data.backend.to_numpy(W), expected[0], rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(Ht, expected[1], rtol=2e-3, atol=2e-4)
+        assert one.random_sample() == other.random_sample()
+    data.cluster.close()
+
+
+def test_sparse_blocks_columns_in_chunks_and_small_types(client):
+    counts = np.random.default_rng(1).poisson(0.3, (ROWS, COLUMNS)).astype(np.uint8)
+    chunks = da.from_array(counts, chunks=(HEIGHTS, 11))
+    W, H, _ = fitted(model("cd"), chunks)
+    expected = fitted(model("cd"), counts)
+    np.testing.assert_allclose(W @ H, expected[0] @ expected[1], atol=1e-3)
+    rows = da.from_array(counts.astype(np.float32), chunks=(HEIGHTS, COLUMNS)).map_blocks(sp.csr_matrix)
+    W, H, _ = fitted(model("cd"), rows)
+    np.testing.assert_allclose(W @ H, expected[0] @ expected[1], atol=1e-3)
+
+
+def test_custom_start_fixed_h_and_the_function(client):
+    rng = np.random.default_rng(2)
+    W, H = rng.random((ROWS, K), np.float32), rng.random((K, COLUMNS), np.float32)
+    kept = W.copy()
+    ours = np.asarray(model("cd", init="custom").fit_transform(in_chunks(), W=W, H=H))
+    np.testing.assert_allclose(ours, model("cd", init="custom").fit_transform(X, W=W, H=H), rtol=1e-3, atol=1e-3)
+    assert np.array_equal(W, kept)
+    given = np.asarray(model("cd", init="custom").fit_transform(in_chunks(), H=H))
+    np.testing.assert_allclose(given, model("cd", init="custom").fit_transform(X, H=H), rtol=1e-3, atol=1e-3)
+    with pytest.raises(NotImplementedError, match="give H as well"):
+        model("cd", init="custom").fit(in_chunks(), W=W)
+    codes, _, _ = non_negative_factorization(in_chunks(), H=H, update_H=False, n_components=K, tol=1e-3, max_iter=500)
+    expected, _, _ = non_negative_factorization(X, H=H, update_H=False, n_components=K, tol=1e-3, max_iter=500)
+    assert np.array_equal(np.asarray(codes), expected)
+
+
+def test_transform_is_lazy_and_that_of_memory(client):
+    learned = model().fit(in_chunks())
+    W = learned.transform(in_chunks())
+    assert isinstance(W, da.Array) and W.chunks == (HEIGHTS, (K,)) and W.dtype == np.float32
+    assert np.array_equal(W.compute(), learned.transform(X))
+    assert np.isclose(learned.score(in_chunks()), learned.score(X), rtol=1e-5)
+    broken = da.concatenate([in_chunks(), -in_chunks()])
+    with pytest.raises(ValueError, match="Negative values"):
+        learned.transform(broken).compute()
+
+
+def test_all_zeros_and_stop_rules(client):
+    zeros = da.zeros((40, 6), chunks=(10, 6), dtype=np.float32)
+    W = model().fit_transform(zeros)
+    assert W.shape == (40, K) and not W.compute().any()
+    stopped = model(tol=1e-3, max_iter=500).fit(in_chunks())
+    expected = model(tol=1e-3, max_iter=500).fit(X)
+    assert stopped.converged_ and stopped.stop_reason_ == expected.stop_reason_
+    assert stopped.n_iter_ == expected.n_iter_
+
+
+def test_tall_x_begins_from_samples(client):
+    tall = made(np.random.default_rng(4), 13_000)
+    one = model(max_iter=3).fit(da.from_array(tall, chunks=(2500, COLUMNS)))
+    other = model(max_iter=3).fit(tall)
+    np.testing.assert_allclose(one.reconstruction_err_, other.reconstruction_err_, rtol=1e-3)
+
+
+def test_without_a_cluster_dask_computes_and_memory_fits():
+    W = model().fit_transform(in_chunks())
+    assert isinstance(W, da.Array) and W.chunks == (HEIGHTS, (K,))
+    assert np.array_equal(W.compute(), model().fit_transform(X))
+    huge = da.zeros((10**9, 10**6), chunks=(1000, 10**6))
+    with pytest.raises(MemoryError, match=r"distributed\.Client"):
+        model().fit(huge)
+    online = MiniBatchNMF(K, max_iter=2, tol=0, random_state=0)
+    assert np.array_equal(online.fit(in_chunks()).components_, online.fit(X).components_)
+
+
+def test_the_command_line_computes_on_a_cluster(client, tmp_path):
+    pytest.importorskip("typer", reason="the extra 'app' is not installed")
+    from nmfcore import cli, load
+
+    np.save(tmp_path / "X.npy", X)
+    common = ["fit", str(tmp_path / "X.npy"), "-k", str(K), "--tol", "1e-3", "--size", "5x6"]
+    assert cli.main([*common, "--out", str(tmp_path / "there"), "--scheduler", client.scheduler.address]) == 0
+    assert cli.main([*common, "--out", str(tmp_path / "here")]) == 0
+    there, here = (load(tmp_path / name / "model.npz") for name in ("there", "here"))
+    assert there.W.shape == (ROWS, K) and np.isclose(there.relative_error, here.relative_error, rtol=1e-3)
+    assert cli.main([*common, "--out", str(tmp_path / "no"), "--scheduler", "nonsense://here"]) == 2
+
+
+# ---- what goes wrong in X --------------------------------------------------------------------------------------------
+
+
+def spoiled(value):
+    bad = X.copy()
+    bad[300, 7] = value
+    return in_chunks(bad)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        (lambda: spoiled(np.nan), ValueError, "contains NaN"),
+        (lambda: spoiled(np.inf), ValueError, "infinity"),
+        (lambda: spoiled(-1), ValueError, "Negative values"),
+        (lambda: in_chunks()[in_chunks()[:, 0] > 0.1], ValueError, r"compute_chunk_sizes\(\)"),
+        (lambda: in_chunks()[:, 0], ValueError, "two, a sample a row"),
+        (lambda: in_chunks().map_blocks(lambda block: 1 / 0, dtype=np.float32, meta=X[:0]), ZeroDivisionError, "zero"),
+    ],
+)
+def test_bad_x_is_told_in_one_sentence(client, workers, given, error, said):
+    with pytest.raises(error, match=said):
+        model().fit(given())
+    with pytest.raises(ValueError, match="copy_every = 0"), using(copy_every=0):
+        pass
+    assert left_on(workers) == []
+
+
+# ---- what goes wrong on the cluster ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workers):
+    with dd.Client(workers) as client:
+        client.wait_for_workers(3, timeout=60)
+        return fitted(model(), in_chunks())
+
+
+def at(passes, act):
+    """Return a callback that acts once, after so many passes."""
+    done = []
+
+    def callback(progress):
+        if progress.iteration >= passes and not done:
+            done.append(act())
+
+    return callback
+
+
+@pytest.mark.parametrize("passes", [1, 5, 8])  # before the first copies, with them, and with others since
+def test_a_killed_worker_changes_nothing(client, undisturbed, passes):
+    homes = []
+
+    def act():
+        homes.append(kill(client, passes % 3))
+
+    with using(client, copy_every=3):
+        assert same(fitted(model(callback=at(passes, act)), in_chunks()), undisturbed)
+    assert homes and homes[0] not in pids(client)
+
+
+def test_a_worker_killed_in_the_start_changes_nothing(client, monkeypatch):
+    expected = fitted(model("penalised"), in_chunks())
+    counted, really = itertools.count(), cluster.Cluster.make
+
+    def make(self, node, parents):
+        if next(counted) in (4, 9):  # within the power steps of the SVD
+            kill(client, 1)
+        return really(self, node, parents)
+
+    monkeypatch.setattr(cluster.Cluster, "make", make)
+    assert same(fitted(model("penalised"), in_chunks()), expected)
+
+
+def test_a_fit_whose_copies_are_all_gone_says_so(client, workers):
+    def act():
+        time.sleep(1)  # copies have arrived
+        for pid in pids(client).values():
+            os.kill(pid, signal.SIGKILL)
+
+    with using(client, copy_every=2), pytest.raises(RuntimeError, match=r"after pass \d+ is gone.* no checkpoint"):
+        model(callback=at(6, act)).fit(in_chunks())
+    assert left_on(workers) == []
+
+
+def test_a_lost_w_is_an_error_and_no_wait(client):
+    W = model().fit_transform(in_chunks())
+    client.wait_for_workers(3, timeout=60)
+    for pid in pids(client).values():
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    with pytest.raises(Exception, match=r"(?i)cancel|lost"):
+        W.compute()
+
+
+def test_a_worker_that_joins_changes_nothing(client, workers, undisturbed):
+    assert same(fitted(model(callback=at(3, lambda: workers.scale(4))), in_chunks()), undisturbed)
+    workers.scale(3)
+
+
+def test_a_slow_worker_changes_nothing(client, undisturbed):
+    def act():
+        _, pid = sorted(pids(client).items())[0]
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(1.5, os.kill, (pid, signal.SIGCONT)).start()
+
+    assert same(fitted(model(callback=at(4, act)), in_chunks()), undisturbed)
+
+
+def test_an_interrupted_fit_keeps_its_factors_and_leaves_nothing(client, workers):
+    seen = []
+
+    def interrupt(progress):
+        seen.append(progress.factors()[1])
+        if progress.iteration == 4:
+            raise KeyboardInterrupt
+
+    estimator = model(callback=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(in_chunks())
+    assert estimator.n_iter_ == 4 and np.array_equal(estimator.components_, seen[-1])
+    assert left_on(workers) == []
+
+
+def test_ctrl_c_while_waiting_for_the_workers(client, workers):
+    pid = sorted(pids(client).items())[0][1]
+
+    def act():
+        os.kill(pid, signal.SIGSTOP)  # the next pass does not end
+        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(1.2, os.kill, (pid, signal.SIGCONT)).start()
+
+    estimator = model(callback=at(3, act))
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(in_chunks())
+    assert estimator.n_iter_ == 3 and estimator.components_.shape == (K, COLUMNS)
+    assert left_on(workers) == []
+
+
+def test_factors_are_to_be_had_while_the_fit_runs(client):
+    kept = []
+    model(max_iter=3, callback=kept.append).fit(in_chunks())
+    with pytest.raises(RuntimeError, match="within the callback"):
+        kept[0].factors()
+
+
+def test_a_scheduler_that_is_gone_is_told_in_one_sentence(quiet):
+    with other_cluster() as alone:
+        gone = model(callback=at(3, lambda: alone.cluster.close()))
+        with pytest.raises(RuntimeError, match=r"scheduler at .* does not answer"):
+            gone.fit(in_chunks())
+    assert gone.n_iter_ == 3 and gone.components_.shape == (K, COLUMNS)
+
+
+# ---- what travels ----------------------------------------------------------------------------------------------------
+
+
+def test_messages_depend_on_blocks_and_the_past_is_forgotten(client, workers, monkeypatch):
+    submitted, known = [], []
+    really = cluster.Cluster.submit
+    monkeypatch.setattr(
+        cluster.Cluster, "submit", lambda self, what, *a, **o: submitted.append(what) or really(self, what, *a, **o)
+    )
+
+    def passes(rows, heights):
+        def look(progress):
+            known.append(len(workers.scheduler.tasks))
+
+        submitted.clear()
+        known.clear()
+        with using(client, copy_every=4):
+            model("cd", init="random", max_iter=40, callback=look).fit(
+                in_chunks(made(np.random.default_rng(5), rows), heights)
+            )
+        return len(submitted)
+
+    assert passes(600, (200,) * 3) == passes(2400, (800,) * 3) < passes(600, (100,) * 6)
+    assert max(known[-12:]) <= max(known[12:24]) + 3  # copies come and go
+
+
+def test_tasks_are_pure(rng):
+    rows = as_rows(X, np.float32)
+    solver = model()._solver(model()._penalties(X.shape), 2)
+    W, Ht = rng.random((ROWS, K)).astype(np.float32), rng.random((COLUMNS, K)).astype(np.float32)
+    orders = solver.fix(solver.start(rows, Ht))
+    state = {"W": W, "before": W + 1}
+    order = tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None), (None, None), (np.float32, 1))
+    group = ([tasks.Block(X)], None), ([state], None)
+    kept = {name: a.copy() for name, a in state.items()}
+    (one, sums), (other, again) = (tasks.visit_group(order, (ROWS,), None, *group) for _ in range(2))
+    assert all(np.array_equal(state[name], kept[name]) for name in kept)
+    assert all(np.array_equal(one[0][name], other[0][name]) for name in one[0])
+    assert all(np.array_equal(sums[name], again[name]) for name in sums)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 7, 16, 23])
+def test_the_tree_knows_nothing_of_workers(rng, blocks):
+    parts = [{"sum": rng.random(3) * 10.0 ** rng.integers(-8, 8, 3)} for _ in range(blocks)]
+    size = 1 << (blocks - 1).bit_length()
+    expected = tasks.sum_of_groups(0, *((None, part) for part in parts))["sum"]
+    for _ in range(20):
+        homes = list(rng.integers(0, 3, blocks))
+        places = cluster._branches(homes, 0, size)
+        at_home = [tasks.sum_of_groups(a, *((None, part) for part in parts[a : a + n])) for a, n in places]
+        assert np.array_equal(tasks.sum_of_sums(places, *at_home)["sum"], expected)
