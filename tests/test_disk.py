@@ -274,7 +274,7 @@ def test_blocks_in_memory_are_bounded(small_blocks):
     data.visit_all(lambda *_: time.sleep(0.002), K)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(data._buffers) == 1_300_000 // largest > 2
+    assert 2 <= len(data._buffers) <= 1_300_000 // largest
     assert peak < 1_300_000 + 200_000 < X.nbytes / 9
 
 
