@@ -6,15 +6,15 @@
     python benchmarks/disk.py --rows 500000      # a part, which the record then says
     python benchmarks/disk.py --smoke            # tiny, in seconds: for CI
 
-A matrix is generated into a ``.npy`` file. Then, in this order: the rate at which the file can be read in order; an
-iteration in memory, for 100,000 rows with the same solver and schedule; five iterations from the file in a process that
-may hold 2 GB of anonymous memory (RLIMIT_DATA); and the same from a stream of row blocks, with fewer rows. The file's
-pages are dropped from the kernel's cache before each iteration, outside of its time.
+A matrix is generated into a ``.npy`` file, and fitted in a process that may hold 2 GB of anonymous memory
+(RLIMIT_DATA); then the same from a stream of row blocks, with fewer rows. Iterations take turns with what they are
+compared with: the rate at which a part of the file can be read in order, and iterations over 100,000 rows in memory
+with the same solver and schedule. The file's pages are dropped from the kernel's cache before each of them, outside of
+its time.
 
 What is told: bytes of X that the data object read in an iteration, bytes that the kernel read from the disk meanwhile
-(/proc/self/io), the largest memory of the process, and an iteration's time over the longer of (bytes / rate of reading)
-and (rows × time per row in memory): the target is 1.15. Rates change while a machine runs, so they are measured before,
-between and after; the record has all of them, the floor is made of the medians.
+(/proc/self/io), the largest memory of the process, and an iteration's time over its floor: the longer of (bytes / rate
+of reading) and (rows × time per row in memory), as measured before and after it. The target is 1.15 for their median.
 
 The first rows' factors are compared with a fit from memory, bit for bit, before any time is told.
 """
@@ -22,6 +22,7 @@ The first rows' factors are compared with a fit from memory, bit for bit, before
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -43,13 +44,15 @@ Row = dict[str, Any]
 OUT = ROOT / "benchmarks" / "results" / "disk.jsonl"
 K, TARGET = 32, 1.15
 
-# A process of its own: (path, rows of X to use or 0 for the file as it is, passes, limit in bytes) → JSON.
+# A process of its own: (path, path of the rows in memory, rows, passes, limit in bytes, k, kind of source) → JSON.
 FIT = """
 import json, os, resource, sys, threading, time
 import numpy as np
 from nmfcore import NMF, disk
 
-path, rows, passes, limit, k, kind = sys.argv[1], *map(int, sys.argv[2:6]), sys.argv[6]
+path, small = sys.argv[1:3]
+rows, passes, limit, k = map(int, sys.argv[3:7])
+kind = sys.argv[7]
 
 
 def kernel():
@@ -66,11 +69,10 @@ asked = dict(solver="hals", init="random", random_state=0, tol=0, max_iter=passe
 NMF(k, **{**asked, "max_iter": 2}).fit(np.load(path, mmap_mode="r")[:2000])  # the kernels are there
 if limit:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-X = np.load(path, mmap_mode="r")
-if kind == "memory":
-    X = np.array(X[:rows])
-elif kind == "blocks":
-    start, m = X.offset, X.shape[1]
+resident = np.load(small, mmap_mode="r")
+resident.max()  # its pages are in memory, and no anonymous ones
+if kind == "blocks":
+    start, m = np.load(path, mmap_mode="r").offset, resident.shape[1]
 
     def blocks():
         with open(path, "rb") as file:
@@ -84,25 +86,51 @@ else:
 seen = []
 
 
+def forget():
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def in_memory():
+    # seconds per row and iteration
+    times = []
+    NMF(k, callback=lambda _: times.append(time.perf_counter()), **{**asked, "max_iter": 4}).fit(resident)
+    return float(np.median(np.diff(times))) / len(resident)
+
+
+def reading():
+    # bytes per second
+    forget()
+    size, done, buffer = os.path.getsize(path), 0, bytearray(16 << 20)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(size // 3 // 4096 * 4096)
+        begun = time.perf_counter()
+        while done < size // 4:
+            done += file.readinto(buffer)
+        return done / (time.perf_counter() - begun)
+
+
 def look(progress):
     over = time.perf_counter()
-    if kind != "memory":
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    seen.append((over, getattr(X, "bytes_read", 0), kernel()["read_bytes"], grown("VmData"), progress.iteration,
-                 time.perf_counter()))
+    before = X.bytes_read, kernel()["read_bytes"]
+    compared = in_memory(), reading()
+    forget()
+    after = kernel()["read_bytes"]
+    seen.append((over, *before, grown("VmData"), progress.iteration, after, *compared, time.perf_counter()))
 
 
-def per_pass(column):  # a pass that was rejected is not told of, but it is one
-    return [(b[column] - a[column]) / (b[4] - a[4]) for a, b in zip(seen, seen[1:])]
+def per_pass(end, begin):  # a pass that was rejected is not told of, but it is one
+    return [(b[end] - a[begin]) / (b[4] - a[4]) for a, b in zip(seen, seen[1:])]
 
 
 begun = time.perf_counter()
 model = NMF(k, callback=look, **asked).fit(X)
 print(json.dumps({
-    "seconds": [(b[0] - a[5]) / (b[4] - a[4]) for a, b in zip(seen, seen[1:])],
-    "bytes": per_pass(1),
-    "kernel_bytes": per_pass(2),
+    "seconds": per_pass(0, 8),
+    "bytes": per_pass(1, 1),
+    "kernel_bytes": per_pass(2, 5),
+    "row_seconds": [each[6] for each in seen],
+    "read_rates": [each[7] for each in seen],
     "data": max(each[3] for each in seen),
     "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "whole": time.perf_counter() - begun,
@@ -127,29 +155,11 @@ def generate(path: Path, n: int, m: int) -> None:
     X.flush()
 
 
-def forget(path: Path) -> None:
-    """Drop a file's pages from the kernel's cache."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_rate(path: Path, most: float = 20.0) -> float:
-    """Bytes a second of reading the file in order, from the disk, for `most` seconds at the longest."""
-    forget(path)
-    buffer, done, begun = bytearray(16 << 20), 0, time.perf_counter()
-    with open(path, "rb", buffering=0) as file:
-        while got := file.readinto(buffer):
-            done += got
-            if time.perf_counter() - begun > most:
-                break
-    return done / (time.perf_counter() - begun)
-
-
-def measured(path: Path, rows: int, passes: int, limit: int, kind: str, threads: int) -> Row:
+def measured(path: Path, small: Path, rows: int, passes: int, limit: int, kind: str, threads: int) -> Row:
     """Fit in a fresh process."""
-    forget(path)
-    arguments = [str(path), *map(str, (rows, passes, limit, K)), kind]
+    with open(path, "rb") as file:  # what is dirty cannot be dropped
+        os.fsync(file.fileno())
+    arguments = [str(path), str(small), *map(str, (rows, passes, limit, K)), kind]
     _, told = harness.child(FIT, *arguments, threads=threads)
     return told
 
@@ -213,16 +223,17 @@ def main() -> int:
 
 def figures(path: Path, n: int, m: int, small: int, chosen: argparse.Namespace, same: bool) -> Any:
     """Yield one row for the file and one for the stream."""
-    rates = [read_rate(path)]
-    memory = measured(path, small, chosen.passes + 1, 0, "memory", chosen.threads)
-    per_row = [seconds / small for seconds in memory["seconds"]]
+    part = path.with_name("part.npy")
+    np.save(part, np.load(path, mmap_mode="r")[:small])
+    limit = 0 if chosen.smoke else chosen.limit
     for kind, rows in (("npy", n), ("blocks", min(n, 4 * small))):
-        told = measured(path, rows, chosen.passes + 1, chosen.limit if not chosen.smoke else 0, kind, chosen.threads)
-        again = measured(path, small, chosen.passes + 1, 0, "memory", chosen.threads)
-        per_row += [seconds / small for seconds in again["seconds"]]
-        rates.append(read_rate(path))
-        size, rate, row_time = rows * m, median(rates), median(per_row)
-        floor = max(size / rate, row_time * rows)
+        told = measured(path, part, rows, chosen.passes + 1, limit, kind, chosen.threads)
+        size = rows * m
+        by_disk = [size / rate for rate in told["read_rates"]]
+        by_processor = [seconds * rows for seconds in told["row_seconds"]]
+        floors = [max(pair) for pair in zip(by_disk, by_processor, strict=True)]
+        floors = [(before + after) / 2 for before, after in itertools.pairwise(floors)]
+        ratios = [seconds / floor for seconds, floor in zip(told["seconds"], floors, strict=True)]
         once = all(count == size for count in told["bytes"])
         within = told["data"] <= chosen.limit
         yield {
@@ -244,11 +255,12 @@ def figures(path: Path, n: int, m: int, small: int, chosen: argparse.Namespace, 
             "data": told["data"],
             "resident": told["resident"],
             "whole_fit": told["whole"],
-            "read_gb_s": [rate / 1e9 for rate in rates],
-            "in_memory_row_us": [1e6 * seconds for seconds in per_row],
-            "bound": "disk" if size / rate > row_time * rows else "processor",
-            "floor": floor,
-            "over_floor": median(told["seconds"]) / floor,
+            "read_gb_s": [rate / 1e9 for rate in told["read_rates"]],
+            "in_memory_row_us": [1e6 * seconds for seconds in told["row_seconds"]],
+            "bound": "disk" if median(by_disk) > median(by_processor) else "processor",
+            "floor": median(floors),
+            "ratios": ratios,
+            "over_floor": median(ratios),
             "target": {"over_floor": TARGET},
         }
 
@@ -259,8 +271,9 @@ def line(row: Row) -> str:
     kernel = [count / row["problem"]["bytes"] for count in row["kernel_bytes_per_pass"]]
     return (
         f"{row['case']}, {n:,} × {m:,}: {row['status']} {row['why']} {row['median']:.2f} s a pass "
-        f"({row['min']:.2f}–{row['max']:.2f}), {row['over_floor']:.3f} × the floor of {row['floor']:.2f} s, which is "
-        f"the {row['bound']}'s (target {row['target']['over_floor']}); read from the disk a pass: "
+        f"({row['min']:.2f}–{row['max']:.2f}), {row['over_floor']:.3f} ({min(row['ratios']):.2f}–"
+        f"{max(row['ratios']):.2f}) × the floor of {row['floor']:.2f} s, which is the {row['bound']}'s "
+        f"(target {row['target']['over_floor']}); read from the disk a pass: "
         f"{min(kernel):.2f}–{max(kernel):.2f} of X; memory of its own {row['data'] / 1e9:.2f} GB of "
         f"{row['limit'] / 1e9:.1f}, resident {row['resident'] / 1e9:.2f} GB; disk "
         f"{min(row['read_gb_s']):.2f}–{max(row['read_gb_s']):.2f} GB/s, in memory "
