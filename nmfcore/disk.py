@@ -461,7 +461,7 @@ def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
         return np.load(path, mmap_mode="r") if source.columns_first else source
     msg = (
         f"'{path}' is of no known kind: X may be a .npy file, an HDF5 file (.h5, .hdf5) or a Zarr array (.zarr); "
-        "nmfcore.images.read_source reads folders of pictures, .npz and other files."
+        "nmfcore.images.cached_images decodes a folder of pictures, read_source reads .npz and other files."
     )
     raise ValueError(msg)
 

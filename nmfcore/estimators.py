@@ -694,8 +694,8 @@ class NMF(_BaseNMF):
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
-            Where W is to go if not into memory. A path: a ``.npy`` file, written when the fit ends
-            (an older one is replaced), and returned memory-mapped; W, and what the solver keeps
+            Where W is to go if not into memory. A path: a ``.npy`` file, which must not exist yet;
+            it is written when the fit ends, and returned memory-mapped; W, and what the solver keeps
             beside it, lie in nameless files in its folder while the fit runs. An array is filled
             and returned; of a ``numpy.memmap`` the folder serves in the same way.
 
@@ -1402,6 +1402,8 @@ class _Output:
             if self.path.suffix != ".npy":
                 raise ValueError(f"out = '{self.path}' must be the path of a .npy file, or an array to fill.")
             self.folder = Path(realpath(self.path)).parent
+            if self.path.exists():
+                raise FileExistsError(f"out = '{self.path}' exists: give another path, or an array to fill.")
             if not self.folder.is_dir():
                 raise FileNotFoundError(f"out = '{self.path}' cannot be written: there is no folder '{self.folder}'.")
         elif isinstance(out, np.memmap) and out.filename is not None:

@@ -134,8 +134,9 @@ def _app() -> Any:
             str | None,
             Option(
                 metavar="SIZE",
-                help="How much of a .npy, .h5 or .zarr may be in memory at a time, such as 2GB.",
-                show_default="512MB; a .npy is memory-mapped",
+                help="How much of a .npy, .h5 or .zarr may be in memory at a time, such as 2GB; a folder of pictures "
+                "is then decoded into a file beside it, once.",
+                show_default="512MB for .h5 and .zarr",
             ),
         ] = None,
         size: Annotated[

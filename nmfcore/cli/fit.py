@@ -60,7 +60,8 @@ def fit(
     _check_target(target, force)
     _check_device(settings["device"])
     try:
-        pictures = read_store(source, size, settings["memory"]) or read_pictures(source, size, skip_broken, notes, rgb)
+        pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb)
+        pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb)
         _check_k(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(

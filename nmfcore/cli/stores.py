@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, refusals
+from .common import Stop, reading_bar, refusals, say_skipped
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".zarr")
 
 
-def read_store(source: str | None, size: tuple[int, int] | None, memory: str | None) -> "Pictures | None":
+def read_store(
+    source: str | None, size: tuple[int, int] | None, memory: str | None, skip_broken: bool, notes: Any, rgb: bool
+) -> "Pictures | None":
     """Return what `source` names without reading it; None if it is to be read into memory or mapped.
 
-    A row of an array with more dimensions is all that belongs to a sample: n × height × width gives pictures.
+    A row of an array with more dimensions is all that belongs to a sample: n × height × width gives pictures. Under a
+    budget of memory a folder of pictures is decoded into a file beside it.
     """
     from ..disk import parse_bytes, source_of
-    from ..images import Pictures
+    from ..images import Pictures, cached_images
 
     try:
         if memory is not None:
@@ -28,6 +31,14 @@ def read_store(source: str | None, size: tuple[int, int] | None, memory: str | N
         raise Stop(f"--{error}") from error
     path = Path((source or "").partition("::")[0]).expanduser()
     suffix = path.suffix.lower()
+    if memory is not None and source is not None and suffix != ".zarr" and path.is_dir():
+        try:
+            with refusals(), reading_bar(notes) as progress:
+                pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress)
+        except OSError as error:
+            raise Stop(f"the pictures of '{source}' cannot be kept beside it: {error.strerror or error}") from error
+        say_skipped(pictures, notes)
+        return pictures
     if source is None or not (suffix in SUFFIXES or (suffix == ".npy" and memory is not None)):
         return None
     with refusals():
