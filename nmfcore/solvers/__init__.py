@@ -13,6 +13,8 @@ A solver is settings and a handful of functions, called by the one loop in `nmfc
     accepted: what the next one begins with.
 
 ``rows(W)`` names the buffers that travel with W, ``best(state, small)`` a pair to prefer to the last one at the end.
+``memory()`` is what a checkpoint keeps of the solver itself (the small factor, a dataclass, is kept field by field),
+and ``restore(memory)`` takes it up again.
 
 ``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows alone, each to its own end.
 """
