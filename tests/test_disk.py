@@ -672,7 +672,7 @@ def test_a_folder_of_pictures_is_decoded_once(run, tmp_path, monkeypatch):
     expected, plain = run("cats")[1], images.load_images(folder)
     decoded = []
     monkeypatch.setattr(
-        images, "load_images", lambda *a, real=images.load_images, **k: decoded.append(1) or real(*a, **k)
+        images.caches, "load_images", lambda *a, real=images.load_images, **k: decoded.append(1) or real(*a, **k)
     )
     for out in ("a", "b"):
         model = run("cats", "--memory", "1GB", out=out)[1]

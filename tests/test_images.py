@@ -71,7 +71,7 @@ def test_a_folder_in_natural_order(tmp_path):
 
 
 def test_more_pictures_than_one_task_holds(tmp_path):
-    n = 2 * images._PER_TASK + 5
+    n = 2 * images.folders._PER_TASK + 5
     for number in range(n):
         picture(tmp_path / f"{number}.png", value=number)
     seen = []
@@ -96,7 +96,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 def test_pictures_are_turned_upright(tmp_path):
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     exif = Image.Exif()
-    exif[images._ORIENTATION] = 6  # turn right by 90 degrees to view
+    exif[images._decoding.ORIENTATION] = 6  # turn right by 90 degrees to view
     Image.fromarray(pixels).save(tmp_path / "1.png", exif=exif)
     pictures = load_images(tmp_path)
     assert pictures.shape == (4, 3)
@@ -342,7 +342,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path, monke
     garbage(folder / "50.png")
     with pytest.raises(InputError, match=r"50\.png"):
         load_images(folder, out=tmp_path / "z.npy")
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(images._to_file.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(InputError, match=r"its disk has 0\.0 GB free"):
         load_images(folder, out=tmp_path / "z.npy", skip_broken=True)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in", "x.npy", "y.npy"]
@@ -402,7 +402,7 @@ def test_queries_are_converted(tmp_path):
     np.testing.assert_array_equal(picture_row(grey, (6, 8, 3)).reshape(6, 8, 3), np.dstack([grey] * 3))
     picture(tmp_path / "1.png", exif=None)
     exif = Image.Exif()
-    exif[images._ORIENTATION] = 6
+    exif[images._decoding.ORIENTATION] = 6
     Image.fromarray(grey).save(tmp_path / "2.png", exif=exif)
     np.testing.assert_array_equal(picture_row(tmp_path / "2.png", (8, 6)).reshape(8, 6), np.rot90(grey, -1))
 
@@ -606,7 +606,7 @@ def test_the_smallest_type_that_fits(tmp_path, values, dtype):
 
 
 def test_types_of_blocks_are_joined(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_LINES", 2)
+    monkeypatch.setattr(images.tables, "_LINES", 2)
     pictures = table(tmp_path, "label,a,b\n" + "".join(f"{i},{i},{i * 100}\n" for i in range(7)))
     assert pictures.matrix.tolist() == [[i, i * 100] for i in range(7)]
     assert pictures.matrix.dtype == np.int16

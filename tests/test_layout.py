@@ -168,7 +168,7 @@ PLANTED = {
     "estimators.py": ("import dask.array as da", "for ['distributed/__init__.py', "),
     "_nmf.py": ("def f():\n    from sklearn.decomposition import _nmf", "nobody"),
     "similarity.py": ("import importlib\nimportlib.import_module('.cli', 'nmfcore')", "up from"),
-    "images.py": ("from sklearn import decomposition", "nobody"),
+    "images/sources.py": ("from sklearn import decomposition", "nobody"),
     "_compat.py": ("from . import data", "up from _compat to data"),
     "stray.py": ("", "no place"),
 }

@@ -40,7 +40,8 @@ def _labels(path: Path, n: int) -> "np.ndarray":
     """Read a label per row: a text file with one per line, a .npy file, or an IDX file as MNIST's."""
     import numpy as np
 
-    from ..images import InputError, _idx_array, _idx_header
+    from ..images import InputError
+    from ..images.idx import _idx_array, _idx_header
 
     kinds = "a text file with one label per line, a .npy or an IDX file"
     if not path.is_file():

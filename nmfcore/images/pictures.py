@@ -1,0 +1,78 @@
+"""What every reader returns, `Pictures`, and the error that says why one cannot: `InputError`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["InputError", "Pictures"]
+
+Shape = tuple[int, ...]  # (height, width), or (height, width, 3) in colour
+
+
+class InputError(ValueError):
+    """Data that cannot be read; the message says what was given, what is allowed and what to do.
+
+    Examples
+    --------
+    >>> from nmfcore.images import InputError
+    >>> issubclass(InputError, ValueError)
+    True
+    """
+
+    __module__ = "nmfcore.images"  # tracebacks show the name that is imported
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A matrix with one picture per row, and what is known about them.
+
+    Attributes
+    ----------
+    matrix : ndarray or memmap of shape (n_samples, n_features)
+        In the type it was stored in; pictures are uint8.
+    shape : tuple of (int, int) or (int, int, 3), or None
+        Height and width a row folds back to, and 3 if it is in colour.
+    names : tuple of str or None
+        File names of pictures from a folder, in the order of the rows.
+    labels : ndarray of shape (n_samples,) or None
+        Labels that came with the pictures, integers or strings; `read_csv` says how rows without
+        one are marked among others.
+    source : str
+        Where they came from.
+    skipped : tuple of str
+        One sentence per picture that was left out.
+
+    Examples
+    --------
+    >>> from nmfcore.images import read_source
+    >>> digits = read_source()
+    >>> digits.matrix.shape, digits.matrix.dtype.name, digits.shape, digits.title(3)
+    ((1797, 64), 'uint8', (8, 8), '3')
+    """
+
+    matrix: np.ndarray
+    shape: Shape | None = None
+    names: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
+    source: str = ""
+    skipped: tuple[str, ...] = ()
+
+    def title(self, row: int) -> str:
+        """Return what to write over the picture in `row`: name, label or number.
+
+        Parameters
+        ----------
+        row : int
+            Number of the row.
+
+        Returns
+        -------
+        str
+        """
+        if self.names is not None:
+            return self.names[row]
+        if self.labels is not None:
+            return str(self.labels[row])
+        return f"row {row}"

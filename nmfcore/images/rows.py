@@ -1,0 +1,85 @@
+"""One picture as a row like those of a model."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._decoding import Broken, Mode, decode_picture, pillow
+from .pictures import InputError, Shape
+
+__all__ = ["picture_row"]
+
+
+def picture_row(picture: Any, shape: Shape) -> np.ndarray:
+    """Make one picture a row like those of a model, to be coded and searched by.
+
+    It is turned upright, converted to grey or colour, and resized, as `load_images` does with the
+    pictures of a folder. The picture may come from anyone: only the usual formats are opened, and
+    one that would unfold to too many pixels is refused before it is decoded.
+
+    Parameters
+    ----------
+    picture : path-like, bytes, binary file, PIL.Image.Image or ndarray
+        A picture file, by its name, its content, or opened; a picture of Pillow's; or an array of
+        whole numbers from 0 to 255 (or of bool), of shape (height, width), (height, width, 3), or
+        that of a row.
+    shape : tuple of (height, width) or (height, width, 3)
+        The picture shape of the model.
+
+    Returns
+    -------
+    ndarray of shape (height·width,) or (height·width·3,), uint8
+
+    Raises
+    ------
+    InputError
+        When the picture cannot be read, has too many pixels, or the array holds no picture.
+    ImportError
+        When Pillow is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.images import picture_row
+    >>> picture_row(np.full((60, 80), 7, np.uint8), (2, 3)).tolist()
+    [7, 7, 7, 7, 7, 7]
+    >>> picture_row(b"no picture", (2, 3))
+    Traceback (most recent call last):
+    nmfcore.images.InputError: what was given is not a picture that can be read
+    """
+    shape = tuple(shape)
+    if len(shape) not in (2, 3) or min(shape) < 1 or shape[2:] not in ((), (3,)):
+        raise InputError(f"a picture's shape must be (height, width) or (height, width, 3), got {shape}")
+    mode: Mode = "RGB" if len(shape) == 3 else "L"
+    name = "what was given"
+    try:
+        if isinstance(picture, np.ndarray):
+            if picture.shape == (math.prod(shape),):
+                picture = picture.reshape(shape)
+            picture = _from_array(picture)
+        elif isinstance(picture, bytes | bytearray | memoryview):
+            picture = io.BytesIO(picture)
+        elif isinstance(picture, str | os.PathLike):
+            picture = Path(picture).expanduser()
+            name = f"'{picture}'"
+        return decode_picture(picture, (shape[0], shape[1]), mode, True).reshape(-1)
+    except Broken as error:
+        raise InputError(f"{name} {error}") from error
+
+
+def _from_array(array: np.ndarray) -> Any:
+    """Return an array of pixels as a picture of Pillow's."""
+    Image = pillow()
+    if array.dtype == bool:
+        array = np.uint8(255) * array
+    if not ((array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) and array.size):
+        raise Broken(f"has shape {array.shape}: expected height × width, height × width × 3, or a row of the model's")
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        raise Broken(f"holds {array.dtype} values: expected whole numbers from 0 to 255, like numpy.uint8")
+    return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))

@@ -1,0 +1,120 @@
+"""Pictures from whatever a source is: the reader that fits it is found and called."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ._decoding import PICTURE_SUFFIXES, Mode
+from ._progress import Progress
+from ._shared import size_text
+from .arrays import read_npy
+from .folders import load_images
+from .idx import _idx_header, read_idx
+from .pictures import InputError, Pictures
+from .tables import read_csv
+
+__all__ = ["read_source"]
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+
+
+def read_source(
+    source: str | os.PathLike[str] | None = None,
+    size: tuple[int, int] | None = None,
+    skip_broken: bool = False,
+    progress: Progress | bool | None = None,
+    *,
+    mode: Mode = "L",
+) -> Pictures:
+    """Read pictures from whatever `source` is.
+
+    Parameters
+    ----------
+    source : path-like or None
+        None for scikit-learn's bundled digits, a folder of pictures, an IDX file (``.gz`` or
+        not), a ``.csv`` or ``.tsv`` table (``.gz`` or not), a ``.npy`` or a ``.npz`` file.
+    size : tuple of (height, width) or None
+        Pictures in a folder are resized to it. For a matrix it states how a row folds to a picture,
+        in colour if a row has three numbers to the pixel.
+    skip_broken : bool
+        Leave out pictures of a folder that cannot be read, instead of raising.
+    progress : callable(done, total), bool or None
+        As in `load_images`.
+    mode : {"L", "RGB"}
+        How pictures in a folder are decoded: grey, or in colour. A matrix is taken as it is.
+
+    Returns
+    -------
+    Pictures
+
+    Raises
+    ------
+    InputError
+        When there is no such source, or it cannot be read.
+    ImportError
+        When pictures are to be decoded and Pillow is missing.
+
+    Examples
+    --------
+    >>> from nmfcore.images import read_source
+    >>> read_source().labels[:4].tolist()
+    [0, 1, 2, 3]
+    >>> read_source("no/such/file.csv")
+    Traceback (most recent call last):
+    nmfcore.images.InputError: there is no file or folder 'no/such/file.csv': check the path
+    """
+    if source is None:
+        return _with_size(_read_digits(), size)
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return load_images(path, size, mode, skip_broken, progress)
+        if not path.exists():
+            raise InputError(f"there is no file or folder '{path}': check the path")
+        return _with_size(_reader(path)(path), size)
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], Pictures]:
+    suffix = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+    if inner in TABLE_SUFFIXES:
+        return read_csv
+    if inner in (".npy", ".npz") and inner == suffix:
+        return read_npy
+    if suffix in PICTURE_SUFFIXES:
+        raise InputError(f"'{path}' is a single picture: give the folder that holds all of them")
+    if _idx_header(path) is not None:
+        return read_idx
+    raise InputError(
+        f"'{path}' is of no known kind: expected a folder of pictures, an IDX file (.gz or not), .csv, .npy or .npz"
+    )
+
+
+def _with_size(pictures: Pictures, size: tuple[int, int] | None) -> Pictures:
+    """State the picture shape of a matrix; pixels are left alone."""
+    if size is None or size == (pictures.shape or ())[:2]:
+        return pictures
+    features = pictures.matrix.shape[1]
+    if 3 * size[0] * size[1] == features:
+        return dataclasses.replace(pictures, shape=(*size, 3))
+    if size[0] * size[1] != features:
+        raise InputError(
+            f"--size {size_text(size)} makes {size[0] * size[1]} pixels but a row of "
+            f"'{pictures.source}' has {features}: "
+            "only pictures in a folder can be resized"
+        )
+    return dataclasses.replace(pictures, shape=size)
+
+
+def _read_digits() -> Pictures:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return Pictures(digits.data.astype(np.uint8), (8, 8), None, np.asarray(digits.target), "digits")
