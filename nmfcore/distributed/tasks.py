@@ -19,7 +19,7 @@ from scipy import sparse
 
 from .. import solve
 from ..backends import backend_for, cpu, cuda, cuda_ops
-from ..data import RowState, as_rows
+from ..data import BLOCK_WORK, RowState, as_rows
 from ..device_rows import as_device_rows
 from ..initialization import CUT_OFF
 from ..objective import divergence
@@ -44,11 +44,14 @@ class Block:
         self.lock = threading.Lock()
         self._rows: dict[str, Any] = {}
 
+    # Fewer lanes than in memory: blocks are shared out already, and a nanny has malloc give back to the system whatever
+    # a visit frees (MALLOC_TRIM_THRESHOLD_), which cost a worker 15 % of a pass with the usual number of visits.
+
     def rows(self, dtype: Any, n_jobs: int) -> Any:
         """Return it as `Rows`, or `DeviceRows` for a block on a GPU; made once."""
         if str(dtype) not in self._rows:
             if cuda.kind_of(self.X) is None:
-                self._rows[str(dtype)] = as_rows(self.X, dtype, n_jobs)
+                self._rows[str(dtype)] = as_rows(self.X, dtype, n_jobs, BLOCK_WORK)
             else:
                 self._rows[str(dtype)] = as_device_rows(self.X, np.dtype(dtype))
         return self._rows[str(dtype)]
