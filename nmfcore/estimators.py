@@ -424,7 +424,7 @@ class _BaseNMF(
         check_is_fitted(self)
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
         if output is not None:
-            output.check(data, len(self.components_))
+            output.check(data, self.components_.shape[0])
         coded, Ht = self._code(data, self.components_)
         return data, coded.W, Ht
 

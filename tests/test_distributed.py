@@ -97,7 +97,7 @@ def workers(quiet, tmp_path_factory):
 def client(workers):
     """Give a client; nothing of a test may stay on the cluster."""
     with dd.Client(workers) as client:
-        client.wait_for_workers(3, timeout=60)
+        client.wait_for_workers(3, timeout=180)
         yield client
 
 
@@ -295,7 +295,7 @@ def test_bad_x_is_told_in_one_sentence(client, workers, given, error, said):
 @pytest.fixture(scope="module")
 def undisturbed(workers):
     with dd.Client(workers) as client:
-        client.wait_for_workers(3, timeout=60)
+        client.wait_for_workers(3, timeout=180)
         return fitted(model(), in_chunks())
 
 
@@ -348,7 +348,7 @@ def test_a_fit_whose_copies_are_all_gone_says_so(client, workers):
 
 def test_a_lost_w_is_an_error_and_no_wait(client):
     W = model().fit_transform(in_chunks())
-    client.wait_for_workers(3, timeout=60)
+    client.wait_for_workers(3, timeout=180)
     for pid in pids(client).values():
         os.kill(pid, signal.SIGKILL)
     time.sleep(1)
