@@ -35,8 +35,9 @@ PANEL = 240  # queries that meet a block at once: whole register tiles of the pr
 PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every tile of the database
 BLOCK = 1 << 18  # scores of a block of the database against a panel: 1 MB of float32
 FEW = 4  # queries up to which scores come row by row: a panel would be mostly padding
-TASKS = 32  # enough for every thread to have several
-RUN_WORK = 2e7  # flops that make a run of the database a task of its own (a third of a millisecond)
+TASKS = 8  # panels, or runs of the database, to share out; every run begins without a limit, and its rows cost more
+RUN_WORK = 2e6  # flops that make a run of the database a task of its own (some tenths of a millisecond)
+GROUPS = 64  # of rows of the first block, whose best scores tell what a row must have to be looked at again
 _FORMAT, _VERSION = "nmfcore-cosine-index", 1
 
 
@@ -686,15 +687,28 @@ def _panels(
         contest = (exact, squares, sign, floor, margin, allowed, excluded[lo:hi],
                    limits, np.zeros(hi - lo, np.int64), best[run, lo:hi], found[run, lo:hi])  # fmt: skip
         products = np.empty((min(step, n), panel), dtype)
+        needed = k + excluded.shape[1]  # so many groups' best rows hold k that a query may find
         for first in range(bounds[run], bounds[run + 1], step):
             last = min(first + step, bounds[run + 1])
             block = data.backend.cut(data.X, (first, last), height)
             out = products[: last - first]
             data.backend.products(block, Qt, out)
+            if first == bounds[run] and not allowed.size and needed <= GROUPS // 2 and len(out) >= 4 * GROUPS:
+                _raise_limits(limits[: hi - lo], out, database.squares[first:last], needed, margin)
             data.backend.select(block, first, out, database.squares[first:last], *contest)
 
     run_all(task, runs * panels, min(database.data.threads, runs * panels))
     return best, found
+
+
+def _raise_limits(limits: Array, scores: Array, squares: Array, needed: int, margin: float) -> None:
+    """Begin with what `needed` rows of a block have at least, not with nothing: most of it need no second look."""
+    rows = len(scores) // GROUPS * GROUPS
+    norms = np.sqrt(squares[:rows, None]).astype(scores.dtype)
+    cosines = np.divide(scores[:rows], norms, out=np.zeros_like(scores[:rows]), where=norms > 0)
+    best = cosines.reshape(GROUPS, -1, scores.shape[1]).max(axis=1)
+    least = np.partition(best, GROUPS - needed, axis=0)[GROUPS - needed, : len(limits)]
+    np.maximum(limits, least - np.asarray(2 * margin, scores.dtype), out=limits)
 
 
 def _on_device(

@@ -99,6 +99,19 @@ def test_any_shape_with_any_wish(data_):
     agree(found, Q, X, k, largest=largest, threshold=threshold, allowed=allow, excluded=exclude)
 
 
+@pytest.mark.parametrize("largest", [True, False])
+def test_rows_left_out_where_limits_begin_high(rng, largest):
+    X = np.tile(codes(rng, 90, 6), (8, 1))  # every row eight times: the best are all equal
+    exclude = np.column_stack([np.arange(720), (np.arange(720) + 90) % 720])
+    for k in (1, 9, 30, 40):
+        scores, rows = cosine_topk(X, X, k, exclude=exclude, largest=largest)
+        assert not (rows[:, :, None] == exclude[:, None, :]).any()
+        for j in (0, 7, 89):
+            own = np.delete(ref.cosines(X[j : j + 1], X)[0].astype(float), exclude[j])
+            own = np.sort(own)[::-1] if largest else np.sort(own)
+            np.testing.assert_allclose(scores[j], own[:k], rtol=0, atol=4e-15)
+
+
 def test_equal_scores_go_by_row_number(rng):
     X = np.tile(codes(rng, 8, 6), (300, 1))  # every row 300 times
     scores, rows = cosine_topk(X[2:3], X, 20)
