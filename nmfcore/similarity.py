@@ -2,14 +2,16 @@
 
 cos(q, x) = ⟨q, x⟩ / (‖q‖·‖x‖); a row of zeros is like nothing: its cosine is 0 with every row.
 
-Panels of queries meet blocks of the database; of each block's approximate scores only those that might belong to the
-best k are looked at again, in float64. No queries × database matrix exists, and the answer, its order included, is that
-of float64 scores whatever the blocks, the threads and the compute type were. The layout is
-that of faiss: J. Johnson, M. Douze, H. Jégou, "Billion-scale similarity search with GPUs", IEEE Trans. Big Data, 2021.
+Panels of queries meet strips of the database; of each strip's approximate scores, while they lie in the nearest caches,
+only those that might belong to the best k are looked at again, in float64. No queries × database matrix exists, and the
+answer, its order included, is that of float64 scores whatever the panels, the threads and the compute type were. The
+layout is that of faiss: J. Johnson, M. Douze, H. Jégou, "Billion-scale similarity search with GPUs", IEEE Trans. Big
+Data, 2021.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -31,13 +33,15 @@ __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space
 
 Array = NDArray[Any]
 
-PANEL = 240  # queries that meet a block at once: whole register tiles of the product on every processor
-PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every tile of the database
-BLOCK = 1 << 18  # scores of a block of the database against a panel: 1 MB of float32
+PANEL = 480  # most queries that meet the database at once: whole register tiles of the product on every processor
+PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every strip of the database
+STRIP = 32  # rows of the database whose scores lie in the nearest caches at a time
+BLOCK = 1 << 24  # scores between two looks for Ctrl-C
 FEW = 4  # queries up to which scores come row by row: a panel would be mostly padding
-TASKS = 8  # panels, or runs of the database, to share out; every run begins without a limit, and its rows cost more
+RUNS = 8  # of the database to share out where queries are few
 RUN_WORK = 2e6  # flops that make a run of the database a task of its own (some tenths of a millisecond)
-GROUPS = 64  # of rows of the first block, whose best scores tell what a row must have to be looked at again
+SAMPLE = 512  # first rows of a run, whose scores tell what a row must have to be worth a second look
+GROUPS = 64  # of them, of which the best scores count
 _FORMAT, _VERSION = "nmfcore-cosine-index", 1
 
 
@@ -515,6 +519,12 @@ class _Rows:
         zero = self.X[np.flatnonzero(squares == 0)]
         return bool(zero.count_nonzero() if sparse.issparse(zero) else zero.any())
 
+    @functools.cached_property
+    def nonnegative(self) -> bool:
+        """Whether no number is below zero."""
+        numbers = self.X.data if sparse.issparse(self.X) else self.X
+        return numbers.dtype.kind in "bu" or bool(numbers.min(initial=0) >= 0)
+
     def dense(self, lo: int, hi: int) -> Array:
         """Rows lo … hi in float64."""
         part = self.X[lo:hi]
@@ -538,6 +548,9 @@ def _checked(X: Any, what: str) -> Any:
             X = X.astype(np.float64)
     if X.ndim != 2:
         msg = f"{what} must have two dimensions, a row each, but has shape {X.shape}: reshape(1, -1) makes one row."
+        raise ValueError(msg)
+    if not X.shape[1]:
+        msg = f"{what} has no columns (shape {X.shape}): rows of at least one number can be compared."
         raise ValueError(msg)
     if X.dtype.kind not in "biuf":
         msg = f"{what} must hold real numbers, but its type is {X.dtype}."
@@ -642,7 +655,8 @@ def _few(
 ) -> tuple[Array, Array]:
     """Heaps of sign·cosine and row numbers, runs × q × k, of runs of the database."""
     (q, m), n, data = queries.shape, database.shape[0], database.data
-    runs = max(1, min(TASKS, int(8.0 * n * m * q / RUN_WORK)))
+    most = _most(queries, database, sign)
+    runs = max(1, min(RUNS, int(8.0 * n * m * q / RUN_WORK)))
     bounds = [n * i // runs for i in range(runs + 1)]
     best, found = np.full((runs, q, k), -np.inf), np.full((runs, q, k), -1, np.int64)
     exact = queries.dense(0, q)
@@ -650,30 +664,41 @@ def _few(
     def task(run: int) -> None:
         block = data.backend.cut(data.X, (bounds[run], bounds[run + 1]), 64)
         data.backend.scan(
-            block, bounds[run], database.squares[bounds[run] : bounds[run + 1]], exact, queries.squares, sign, floor,
-            allowed, excluded, np.zeros(q, np.int64), best[run], found[run],
+            block, bounds[run], database.squares[bounds[run] : bounds[run + 1]], exact, queries.squares, sign, most,
+            floor, allowed, excluded, np.zeros(q, np.int64), best[run], found[run],
         )  # fmt: skip
 
     run_all(task, runs, min(data.threads, runs))
     return best, found
 
 
+def _most(queries: _Rows, database: _Rows, sign: float) -> float:
+    """Return what no sign·cosine exceeds: nothing is less similar than orthogonal where all numbers are nonnegative."""
+    return 0.0 if sign < 0 and queries.nonnegative and database.nonnegative else 1.0
+
+
 def _panels(
     queries: _Rows, database: _Rows, k: int, sign: float, floor: float, allowed: Array, excluded: Array
 ) -> tuple[Array, Array]:
-    """Do the same for many queries: panels of them meet blocks of the database."""
-    (q, m), n = queries.shape, database.shape[0]
+    """Do the same for many queries: panels of them meet the database, strip by strip."""
+    (q, m), n, threads = queries.shape, database.shape[0], database.data.threads
+    most = _most(queries, database, sign)
     dtype = max(queries.dtype, database.dtype)
-    panel = min(-(-q // 16) * 16, max(16, min(PANEL, PANEL_BYTES // (dtype.itemsize * max(m, 1)) // 48 * 48)))
+    widest = max(16, min(PANEL, PANEL_BYTES // (dtype.itemsize * max(m, 1)) // 48 * 48))
+    panels = -(-q // widest)
+    if panels > 1:  # as many for every thread: what is found does not depend on the cut
+        panels = -(-panels // threads) * threads
+    panel = -(-q // panels // 16) * 16
     panels = -(-q // panel)
-    step = max(64, BLOCK // panel // 64 * 64)
-    runs = max(1, min(-(-TASKS // panels), int(2.0 * n * m * panel / RUN_WORK)))
+    # a run of the database begins without limits, so its rows cost more: only as many as keep every thread busy
+    runs = max(1, min(-(-threads // panels), int(2.0 * n * m * panel / RUN_WORK)))
     bounds = [n * i // runs for i in range(runs + 1)]
+    step = max(STRIP, BLOCK // panel // STRIP * STRIP)
     best, found = np.full((runs, q, k), -np.inf), np.full((runs, q, k), -1, np.int64)
     data = Rows(database.X, dtype)
-    height = data.backend.tile_height(m, panel, dtype)
     longest = int(np.diff(database.X.indptr).max()) if sparse.issparse(database.X) else 0
     margin = _margin(m, dtype, longest)
+    needed = k + excluded.shape[1]  # so many groups' best rows hold k that a query may find
 
     def task(number: int) -> None:
         run, lo = number // panels, number % panels * panel
@@ -684,25 +709,25 @@ def _panels(
         np.divide(sign * exact.T, norms, out=Qt[:, : hi - lo], where=norms > 0, casting="unsafe")
         limits = np.full(panel, np.inf, dtype)
         limits[: hi - lo] = floor - margin
-        contest = (exact, squares, sign, floor, margin, allowed, excluded[lo:hi],
+        begin, end = bounds[run : run + 2]
+        sample = slice(begin, min(begin + SAMPLE, end))
+        if not allowed.size and needed <= GROUPS // 2 and sample.stop - begin >= 4 * GROUPS:
+            scores = np.empty((sample.stop - begin, panel), dtype)
+            data.backend.products(data.backend.cut(data.X, (begin, sample.stop), STRIP), Qt, scores)
+            _raise_limits(limits[: hi - lo], scores, database.squares[sample], needed, margin)
+        contest = (exact, squares, sign, most, floor, margin, allowed, excluded[lo:hi],
                    limits, np.zeros(hi - lo, np.int64), best[run, lo:hi], found[run, lo:hi])  # fmt: skip
-        products = np.empty((min(step, n), panel), dtype)
-        needed = k + excluded.shape[1]  # so many groups' best rows hold k that a query may find
-        for first in range(bounds[run], bounds[run + 1], step):
-            last = min(first + step, bounds[run + 1])
-            block = data.backend.cut(data.X, (first, last), height)
-            out = products[: last - first]
-            data.backend.products(block, Qt, out)
-            if first == bounds[run] and not allowed.size and needed <= GROUPS // 2 and len(out) >= 4 * GROUPS:
-                _raise_limits(limits[: hi - lo], out, database.squares[first:last], needed, margin)
-            data.backend.select(block, first, out, database.squares[first:last], *contest)
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            block = data.backend.cut(data.X, (first, last), STRIP)
+            data.backend.nearest(block, first, Qt, database.squares[first:last], *contest)
 
-    run_all(task, runs * panels, min(database.data.threads, runs * panels))
+    run_all(task, runs * panels, min(threads, runs * panels))
     return best, found
 
 
 def _raise_limits(limits: Array, scores: Array, squares: Array, needed: int, margin: float) -> None:
-    """Begin with what `needed` rows of a block have at least, not with nothing: most of it need no second look."""
+    """Begin with what `needed` rows of a sample have at least, not with nothing: most rows need no second look."""
     rows = len(scores) // GROUPS * GROUPS
     norms = np.sqrt(squares[:rows, None]).astype(scores.dtype)
     cosines = np.divide(scores[:rows], norms, out=np.zeros_like(scores[:rows]), where=norms > 0)

@@ -89,7 +89,9 @@ def test_any_shape_with_any_wish(data_):
     draw = data_.draw
     q, n, m = draw(st.integers(1, 30)), draw(st.integers(1, 60)), draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    Q, X = rng.integers(-2, 3, (q, m)), rng.integers(-2, 3, (n, m)).astype(draw(st.sampled_from(["int8", "float32"])))
+    least = draw(st.sampled_from([-2, 0]))  # of nonnegative numbers many rows are orthogonal, the least there is
+    Q, X = rng.integers(least, 3, (q, m)), rng.integers(least, 3, (n, m))
+    X = X.astype(draw(st.sampled_from(["int8", "float32"])))
     k, largest = draw(st.integers(1, n + 3)), draw(st.booleans())
     threshold = draw(st.none() | st.sampled_from([-0.7123, 0.0123, 0.3511]))
     allow = draw(st.none() | st.sets(st.integers(0, n - 1)))
@@ -143,7 +145,7 @@ def test_same_bits_for_any_number_of_threads_and_any_cut(rng, monkeypatch):
     for n_jobs in (2, 3):
         for one, other in zip(expected, cosine_topk(Q, X, 8, n_jobs=n_jobs), strict=True):
             np.testing.assert_array_equal(one, other)
-    for name, value in (("PANEL", 48), ("BLOCK", 9600), ("TASKS", 1), ("RUN_WORK", 1e4)):
+    for name, value in (("PANEL", 48), ("BLOCK", 9600), ("SAMPLE", 0), ("STRIP", 16), ("RUN_WORK", 1e4)):
         monkeypatch.setattr(similarity, name, value)
         for one, other in zip(expected, cosine_topk(Q, X, 8), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -187,6 +189,7 @@ def test_wishes_that_cannot_be_met():
     X = np.eye(4)
     for error, match, call in (
         (ValueError, "two dimensions", lambda: cosine_topk(X[0], X, 1)),
+        (ValueError, "no columns", lambda: cosine_topk(X[:, :0], X[:, :0], 1)),
         (ValueError, "3 columns, the database 4", lambda: cosine_topk(X[:, :3], X, 1)),
         (ValueError, "k = 0", lambda: cosine_topk(X, X, 0)),
         (ValueError, "k = 1.5", lambda: cosine_topk(X, X, 1.5)),
@@ -220,7 +223,7 @@ def test_an_exception_in_a_thread_arrives(rng, monkeypatch):
 
     from nmfcore.backends import cpu
 
-    monkeypatch.setattr(cpu, "select", broken)
+    monkeypatch.setattr(cpu, "nearest", broken)
     with pytest.raises(MemoryError):
         cosine_topk(X, X, 2, n_jobs=2)
 

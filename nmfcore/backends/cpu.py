@@ -366,11 +366,11 @@ def squares(block: Block, out: Array) -> None:
     topk_kernels().squares_pass(*block, out)
 
 
-def select(block: Block, first: int, scores: Array, squares: Array, *contest: Any) -> None:
+def nearest(block: Block, first: int, Qt: Array, squares: Array, *contest: Any) -> None:
     """Let the rows of a block compete for the best k of each query of a panel; see the kernel for the contest."""
-    topk_kernels().select_pass(*block, first, scores, squares, *contest)
+    topk_kernels().nearest_pass(*block, first, Qt, squares, *contest)
 
 
 def scan(block: Block, first: int, squares: Array, *contest: Any) -> None:
-    """Do it for a few queries, without scores made before."""
+    """Do it for a few queries, row by row."""
     topk_kernels().scan_pass(*block, first, squares, *contest)

@@ -1,6 +1,6 @@
 """CPU kernels of the exact cosine search: squares of rows, and the choice among approximate scores.
 
-Scores come from the products of the waist in the compute type. Here those that might belong to the best k are found by
+Scores come from products in the compute type, strip by strip. Those that might belong to the best k are found by
 comparing whole vectors, computed again in float64 from the stored numbers, and kept in a heap per query. Which rows
 win, and in which order, therefore depends on the float64 scores alone.
 """
@@ -12,7 +12,27 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ._simd import _broadcast, _data, _element, _load, out_of_line
-from .cpu_kernels import ENTRY, INNER, at, bounds, lanes_of, number, size_of, widen_rows
+from .cpu_kernels import (
+    ALIGN,
+    ENTRY,
+    GRAIN,
+    INNER,
+    aligned,
+    at,
+    bounds,
+    depth_of,
+    lanes_of,
+    leading,
+    load_tile,
+    longest_row,
+    number,
+    pad_rows,
+    product,
+    round_up,
+    size_of,
+    sparse_rows_times,
+    widen_rows,
+)  # fmt: skip
 
 SCANNED = 64  # rows of a tile of `scan_pass`
 SLACK = 1e-9  # more than rounding in float64 moves a cosine
@@ -144,12 +164,24 @@ def product_of(tile, begin, query, n):
     return total
 
 
+@numba.njit(**INNER)
+def limit_of(last, query_square, most, margin):
+    """Return what an approximate score must exceed if `last` is the least of k that are there.
+
+    Rows to come have higher numbers and lose against equals: nothing can win any more where all have the most there is,
+    which is 0 for a query of zeros. Without this, rows orthogonal to a query would all be looked at again.
+    """
+    return np.inf if last >= (most if query_square > 0 else 0.0) else last - margin
+
+
 @numba.njit(**ENTRY)
 def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-              first, squares, queries, query_squares, sign, floor, allowed, excluded, counts, best, found):  # fmt: skip
-    """Do what `select_pass` does, for a few queries, without products before."""
+              first, squares, queries, query_squares, sign, most, floor, allowed, excluded,
+              counts, best, found):  # fmt: skip
+    """Do what `nearest_pass` does, for a few queries, without products before."""
     p, k = best.shape
-    tile, row, query = np.empty(SCANNED * m + 1), np.empty(max(m, 1)), np.empty((p, m))
+    ld = round_up(m, ALIGN)  # whole vectors: the terms left over would cost more than the zeros
+    tile, row, query = np.zeros(SCANNED * ld), np.empty(max(m, 1)), np.zeros((p, ld))
     for j in range(p):
         scale = sign / np.sqrt(query_squares[j]) if query_squares[j] > 0 else 0.0
         for t in range(m):
@@ -158,12 +190,15 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
     for i0 in range(0, n, SCANNED):
         rows = min(SCANNED, n - i0)
         if not indptr:
-            widen_rows(address + i0 * row_stride, code, row_stride, column_stride, rows, m, tile, m, np.intp(1))
+            widen_rows(address + i0 * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
         for r in range(rows):
             i = i0 + r
             length = -1
             for j in range(p):
-                if not indptr and product_of(tile, r * m, query[j], m) < limits[j] * np.sqrt(squares[i]):
+                if squares[i] > 0:
+                    if not indptr and product_of(tile, r * ld, query[j], ld) < limits[j] * np.sqrt(squares[i]):
+                        continue
+                elif limits[j] > 0:
                     continue
                 if (allowed.size and not allowed[first + i]) or not wanted(excluded, j, first + i):
                     continue
@@ -174,46 +209,63 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
                     continue
                 counts[j] = keep(best[j], found[j], counts[j], score, first + i)
                 if counts[j] == k:
-                    limits[j] = max(limits[j], best[j, 0] - SLACK)
+                    limits[j] = max(limits[j], limit_of(best[j, 0], query_squares[j], most, SLACK))
 
 
 @numba.njit(**ENTRY)
-def select_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                first, scores, squares, queries, query_squares, sign, floor, margin, allowed, excluded,
-                limits, counts, best, found):  # fmt: skip
+def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
+                 first, Qt, squares, queries, query_squares, sign, most, floor, margin, allowed, excluded,
+                 limits, counts, best, found):  # fmt: skip
     """Let n rows of the database, the first of number `first`, compete for the best k of every query of a panel.
 
-    scores (n × P, P in whole vectors): row·query / |query| in the compute type; |error| of a cosine ≤ margin.
-    queries (p × m) and the two squares: float64. sign = −1 looks for the least; floor: sign·cosine must reach it.
+    Qt (m × P, P in whole vectors): sign·query / |query| in the compute type, whose products with `height` rows at a
+    time stay in the nearest cache until they are looked at; |error| of a cosine ≤ margin.
+    queries (p × m) and the two squares: float64. sign = −1 looks for the least; most: what no sign·cosine exceeds;
+    floor: sign·cosine must reach it.
     allowed: a byte per row of the database, or none; excluded (p × e): numbers of rows a query does not want.
     limits (P): what a score must exceed to be worth a second look; of padding +inf. counts, best and found (p × k):
     the heaps, of sign·cosine.
     """
     p, k = best.shape
-    width = scores.shape[1]
-    flat = scores.reshape(scores.size)
-    lanes = lanes_of(flat)
-    one = flat.dtype.type(1)
-    row = np.empty(max(m, 1))
-    for i in range(n):
-        if allowed.size and not allowed[first + i]:
-            continue
-        square = squares[i]
-        scale = one / flat.dtype.type(np.sqrt(square)) if square > 0 else flat.dtype.type(0)
-        length = -1
-        for j0 in range(0, width, lanes):
-            if above(flat, i * width + j0, scale, limits, j0) == 0:
+    width, sparse, size, ld = Qt.shape[1], indptr != 0, Qt.itemsize, leading(m)
+    lanes = lanes_of(Qt)
+    height = round_up(height, ALIGN)
+    of_tile, of_Q = 0 if sparse else height * ld, round_up(m, ALIGN) * width
+    memory = aligned(of_tile + of_Q + height * width + 3 * ALIGN, Qt)
+    tile, Qp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
+    scores = Qp[of_Q:]
+    pad_rows(Qt, np.intp(0), m, Qp, width)
+    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, Qt)
+    row, one = np.empty(max(m, 1)), limits.dtype.type(1)
+    for i0 in range(0, n, height):
+        rows = min(height, n - i0)
+        if sparse:
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Qp, width, scores, run)
+        else:
+            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
+                      i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip
+            product(tile, ld, np.intp(1), Qp, width, scores, width, round_up(rows, GRAIN), m, width, depth_of(m, size))
+        for r in range(rows):
+            i = i0 + r
+            if allowed.size and not allowed[first + i]:
                 continue
-            for j in range(j0, min(j0 + lanes, p)):
-                if not flat[i * width + j] * scale > limits[j]:
+            square = squares[i]
+            scale = one / limits.dtype.type(np.sqrt(square)) if square > 0 else limits.dtype.type(0)
+            length = -1
+            for j0 in range(0, width, lanes):
+                if above(scores, r * width + j0, scale, limits, j0) == 0:
                     continue
-                if not wanted(excluded, j, first + i):
-                    continue
-                if length < 0:
-                    length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                score = sign * score_of(row, length, square, queries[j], query_squares[j], indptr, indices, wide, i)
-                if score < floor:
-                    continue
-                counts[j] = keep(best[j], found[j], counts[j], score, first + i)
-                if counts[j] == k:
-                    limits[j] = max(limits[j], flat.dtype.type(best[j, 0] - margin))
+                for j in range(j0, min(j0 + lanes, p)):
+                    if not scores[r * width + j] * scale > limits[j]:
+                        continue
+                    if not wanted(excluded, j, first + i):
+                        continue
+                    if length < 0:
+                        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+                    score = sign * score_of(row, length, square, queries[j], query_squares[j], indptr, indices, wide, i)
+                    if score < floor:
+                        continue
+                    counts[j] = keep(best[j], found[j], counts[j], score, first + i)
+                    if counts[j] == k:
+                        limit = limit_of(best[j, 0], query_squares[j], most, margin)
+                        limits[j] = max(limits[j], limits.dtype.type(limit))
