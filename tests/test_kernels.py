@@ -292,20 +292,27 @@ def test_narrower_processors_get_the_right_answer(name, width, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+COLD = """
+import logging, numpy as np, nmfcore
+logging.basicConfig(level=logging.INFO)
+X = np.random.default_rng(0).random((200, 60)) + 0.1
+model = nmfcore.NMF(5, solver="mu", beta_loss=1, init="random", random_state=0, max_iter=5, tol=0)
+print(*(A.tobytes().hex() for A in (model.fit_transform(X), model.components_)))
+"""
+
+
 def test_a_compile_longer_than_a_second_says_what_the_wait_is_for(tmp_path):
-    """In a process of its own with an empty cache."""
+    """In a process of its own with an empty cache. And what was compiled gives the bits that it gives once loaded."""
     import os
 
-    source = (
-        "import logging, numpy as np, nmfcore; logging.basicConfig(level=logging.INFO)\n"
-        "nmfcore.NMF(2, max_iter=2, tol=0).fit(np.random.default_rng(0).random((20, 10)))"
-    )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    run = [sys.executable, "-W", "ignore", "-c", source]
+    run = [sys.executable, "-W", "ignore", "-c", COLD]
     cold = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300)
     assert "compiles its kernels" in cold.stderr
     assert cold.stderr.count("compiles its kernels") == 1
     assert list((tmp_path / "cache").rglob("*.nbi")), "nothing was kept"
     warm = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300)
     assert "compiles its kernels" not in warm.stderr
+    assert cold.stdout == warm.stdout, "compiled and loaded kernels differ in their bits"
+    assert len(cold.stdout) > 1000
     assert logging.getLogger("nmfcore").level == logging.NOTSET

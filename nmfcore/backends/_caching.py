@@ -11,9 +11,15 @@ import os
 import stat
 import tempfile
 import threading
+from typing import Any
 
+from llvmlite import binding as llvm
 from numba import config
 from numba.core import event
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.typed_passes import AnnotateTypes
 
 logger = logging.getLogger("nmfcore")
 
@@ -60,6 +66,45 @@ def _find_cache() -> bool:
 
 
 CACHE = _find_cache()
+
+
+class _SelfContained(JITCodeLibrary):
+    """Compiled code that calls the copies of its inner functions which came with it, and no others.
+
+    Numba gives them to every kernel as weak symbols. In the process that compiles, each inner function also exists on
+    its own, optimised once, and wins; a process that loads the kernel from the cache runs the kernel's copy, optimised
+    twice: sums differed in the last bit between the two.
+    """
+
+    def _finalize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == llvm.Linkage.linkonce_odr:
+                function.linkage = llvm.Linkage.internal
+        super()._finalize_final_module()
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnLibrary(LoweringPass):
+    _name = "nmfcore_own_library"
+
+    def __init__(self) -> None:
+        LoweringPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _SelfContained(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return False
+
+
+class KernelCompiler(CompilerBase):
+    """Numba's compiler, for functions whose machine code is the same whether it was compiled here or loaded."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return Numba's passes with ours before the code is made."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_OwnLibrary, AnnotateTypes)
+        passes.finalize()
+        return [passes]
 
 
 class _CompileNotice(event.Listener):

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from . import _simd
-from ._caching import CACHE
+from ._caching import CACHE, KernelCompiler
 from ._simd import (
     bits_of_double,
     clear_vector,
@@ -63,7 +63,9 @@ INNER = {
     "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
 }  # fmt: skip
 # What Python calls; the rest is compiled into these and need not be kept on its own.
-ENTRY = {"nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy", "cache": CACHE}
+ENTRY = {
+    "nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy", "cache": CACHE, "pipeline_class": KernelCompiler,
+}  # fmt: skip
 # For arithmetic on bits, where (x + c) − c is not x: LLVM may only fuse, not reorder.
 EXACT = INNER | {"fastmath": {"contract"}, "forceinline": True}
 
