@@ -75,7 +75,7 @@ def quiet():
     """Kernels compiled once and shared; no dashboard, and no waiting for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for case in CASES:  # the cache is warm before the workers look into it: they all run the same machine code
+        for case in CASES:  # the cache is warm before the workers look into it: none of them compiles
             model(case, max_iter=12).fit(X).transform(X)
     settings = {"distributed.comm.timeouts.connect": "5s", "distributed.scheduler.allowed-failures": 10}
     with dask.config.set(settings):

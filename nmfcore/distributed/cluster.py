@@ -30,6 +30,7 @@ FAN = 8  # sums that a task adds up
 POLL = 0.5  # seconds between looks at who is still there
 FETCH = 300.0  # seconds that a finished result may take to arrive
 PATIENCE = 60.0  # seconds without any worker before giving up
+ANSWER = 30.0  # seconds that a scheduler may take to answer: it may be busy, or the connection be made anew
 TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
 CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 ATTEMPTS = 5  # losses in one step before giving up: something kills worker after worker
@@ -127,9 +128,12 @@ class Cluster:
 
     def workers(self) -> dict[str, int]:
         """Return the workers and their threads."""
-        if self.client.status == "running":
-            with contextlib.suppress(OSError, AttributeError, *TIMEOUTS):
-                return dict(self.client.nthreads())
+        end = time.monotonic() + ANSWER
+        while self.client.status in ("running", "connecting") and time.monotonic() < end:
+            if self.client.status == "running":
+                with contextlib.suppress(OSError, AttributeError, *TIMEOUTS):
+                    return dict(self.client.nthreads())
+            time.sleep(POLL / 5)
         raise self.fail(
             RuntimeError(f"The Dask scheduler at {_address(self.client)} does not answer any more: start a new one.")
         )
