@@ -23,6 +23,7 @@ NAMES = (
     "startup",
     "notebook",
     "search",
+    "serve",
     "calls",
     "online",
     "quality",
