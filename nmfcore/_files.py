@@ -1,13 +1,18 @@
-"""Files that are written beside their target and renamed: a crash leaves the old one or the new one."""
+"""Files that are written beside their target and renamed (a crash leaves the old one or the new one), and mapped."""
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import secrets
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 
 @contextmanager
@@ -79,3 +84,62 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def mapped(path: str | os.PathLike[str], names: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the arrays of an uncompressed ``.npz`` archive, memory-mapped where they lie in it.
+
+    Parameters
+    ----------
+    path : path-like
+        The archive.
+    names : collection of str or None
+        Which ones; None: all.
+
+    Returns
+    -------
+    arrays : dict of str to numpy.memmap
+        Read-only; those without numbers are plain arrays.
+
+    Raises
+    ------
+    ValueError
+        If an array is compressed, holds objects, or does not fit into its place.
+    zipfile.BadZipFile
+        If the file is no archive.
+
+    Examples
+    --------
+    >>> import numpy as np, pathlib, tempfile
+    >>> from nmfcore._files import mapped
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name) / "a.npz"
+    >>> np.savez(path, a=np.arange(3.0))
+    >>> mapped(path)["a"].tolist()
+    [0.0, 1.0, 2.0]
+    >>> folder.cleanup()
+    """
+    arrays: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if names is not None and name not in names:
+                continue
+            if entry.compress_type != zipfile.ZIP_STORED:
+                msg = "it is compressed"
+                raise ValueError(msg)
+            file.seek(entry.header_offset)
+            local = file.read(30)
+            lengths = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))  # of its name, and of more
+            start = entry.header_offset + 30 + sum(lengths)
+            file.seek(start)
+            head = io.BytesIO(file.read(min(entry.file_size, 1 << 16)))
+            version = np.lib.format.read_magic(head)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(head)
+            at, bytes_ = start + head.tell(), math.prod(shape) * dtype.itemsize
+            if dtype.hasobject or (fortran and len(shape) > 1) or at + bytes_ > start + entry.file_size:
+                msg = f"its {entry.filename} is not what it should be"
+                raise ValueError(msg)
+            arrays[name] = np.memmap(path, dtype, "r", at, shape) if bytes_ else np.zeros(shape, dtype)
+    return arrays

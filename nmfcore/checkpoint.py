@@ -17,13 +17,13 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._files import mapped, replacing
 from .backends import cuda
-from .persistence import replacing
 
 Array = NDArray[Any]
 logger = logging.getLogger("nmfcore")
@@ -34,7 +34,7 @@ FORMAT, VERSION = "nmfcore-checkpoint", 1
 class Kept(NamedTuple):
     """What a checkpoint holds."""
 
-    rows: dict[str, Array]  # W and what else is aligned with rows
+    rows: dict[str, Array]  # W and what else is aligned with rows; memory-mapped if they are to be sent on
     Ht: Array  # m × k
     parts: dict[str, Any]  # of "small", "solver", "rule", "loop", as `_encode` made them
     arrays: Mapping[str, Array]
@@ -58,11 +58,19 @@ class Checkpoint:
         Seconds between two writings.
     identity : dict of str to str
         What must be the same for a fit to go on from it.
+    sent_on : bool
+        Whether the rows of an earlier fit are left in the file, memory-mapped: they are for other machines.
+
+    Attributes
+    ----------
+    passes : int or None
+        Of the fit in the file; None if there is none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str]):
+    def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str], sent_on: bool = False):
         self.path = Path(path).expanduser()
-        self.every, self.identity = every, identity
+        self.every, self.identity, self.sent_on = every, identity, sent_on
+        self.passes: int | None = None
         target = Path(os.path.realpath(self.path))
         # One name: fits that are killed leave at most one half-written file.
         self._beside = target.with_name(f".{target.name}.part")
@@ -92,16 +100,22 @@ class Checkpoint:
             (key,) = meta["small"]["fields"]["Ht"].values()
             Ht = arrays[key]
             self._found = Kept(rows, Ht, meta, arrays)
+            self.passes = int(_decode(meta["loop"], arrays, None, None)[0])
             logger.info("going on from the checkpoint '%s'", self.path)
         return self._found
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            meta = json.loads(str(arrays.pop("meta")[()]))
-            if meta["format"] == FORMAT and meta["version"] == VERSION:
-                return meta, arrays
+                meta = json.loads(str(archive["meta"][()]))
+                if meta["format"] == FORMAT and meta["version"] == VERSION:
+                    apart = set(meta["rows"].values()) if self.sent_on else set()
+                    arrays = {name: archive[name] for name in archive.files if name != "meta" and name not in apart}
+                    if apart:
+                        if archive.zip.testzip() is not None:
+                            raise zipfile.BadZipFile
+                        arrays |= mapped(self.path, apart)
+                    return meta, arrays
         except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError, AttributeError):
             pass
         msg = f"'{self.path}' is no checkpoint that this nmfcore can read: give checkpoint= another path, or delete it."
@@ -121,20 +135,24 @@ class Checkpoint:
             "loop": _encode(loop, arrays),
         }
         self._marked = meta, arrays
+        self._marked_passes = int(loop[0])
 
     def due(self) -> bool:
         """Whether it is time to write."""
         return time.perf_counter() - self._last >= self.every
 
     def save(self) -> None:
-        """Write what was marked last; a disk that is full is warned of, and the fit goes on."""
-        if self._marked is None:
+        """Write what was marked last; a disk that is full is warned of, and the fit goes on.
+
+        Rows whose workers are gone cannot be written: what the file holds stays.
+        """
+        if self._marked is None or any(getattr(A, "lost", False) for A in self._marked[1].values()):
             return
         meta, arrays = self._marked
         try:
             self._beside.unlink(missing_ok=True)
             with replacing(self.path, self._beside.name) as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **{n: cuda.to_host(A) for n, A in arrays.items()})
+                _write(file, {"meta": np.array(json.dumps(meta)), **arrays})
         except OSError as error:
             warnings.warn(
                 f"The checkpoint '{self.path}' could not be written ({error.strerror or error}); the fit goes on.",
@@ -142,7 +160,7 @@ class Checkpoint:
                 stacklevel=2,
             )
         else:
-            self._marked = None
+            self._marked, self.passes = None, self._marked_passes
         self._last = time.perf_counter()
 
     def remove(self) -> None:
@@ -168,6 +186,20 @@ def check_place(path: str | os.PathLike[str]) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         msg = f"checkpoint = '{path}' cannot be written: the folder '{folder}' does not allow it"
         raise PermissionError(msg)
+
+
+def _write(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+    """Write a ``.npz`` archive as numpy does; what is on other machines comes here part by part."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, A in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                if hasattr(A, "parts"):
+                    head = {"descr": np.lib.format.dtype_to_descr(A.dtype), "fortran_order": False, "shape": A.shape}
+                    np.lib.format.write_array_header_1_0(entry, head)
+                    for part in A.parts():
+                        entry.write(np.ascontiguousarray(cuda.to_host(part), A.dtype).data)
+                else:
+                    np.lib.format.write_array(entry, np.asanyarray(cuda.to_host(A)), allow_pickle=False)
 
 
 def _refer(A: Array, arrays: dict[str, Array]) -> str:

@@ -549,8 +549,9 @@ class NMF(_BaseNMF):
     checkpoint : path-like or None, default=None
         File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
         with the same bits as if it had never stopped; X and all parameters that matter to them
-        must be the same, else it complains. It is written after Ctrl-C and at the end of
-        `max_time`, too, and removed when the fit has come to its end.
+        must be the same (of a Dask array its row chunks, too), else it complains. It is written
+        after Ctrl-C and at the end of `max_time`, too, and removed when the fit has come to its
+        end. That of a Dask array holds W, which comes here block by block.
     checkpoint_every : float, default=600
         Seconds from one writing of `checkpoint` to the next.
 
@@ -713,7 +714,7 @@ class NMF(_BaseNMF):
             For W or H of another type than X.
         """
         if distributed.is_dask(X):
-            _not_of_dask(out=out, checkpoint=self.checkpoint)
+            _not_of_dask(out=out)
         if distributed.is_dask(X) and distributed.client_of() is None:
             return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
         with self._place(X):
@@ -805,13 +806,18 @@ class NMF(_BaseNMF):
         identity["dtype"] = str(data.dtype)  # what None stands for
         identity["device"] = data.backend.__name__.rpartition(".")[-1]
         identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.X.dtype)
+        cluster = getattr(data, "cluster", None)
+        identity["blocks of X"] = "of its own" if cluster is None else data.cut  # type: ignore[attr-defined]
         opening = data.opening()
         identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
         if self.init == "custom":
             for name, F in (("W", W), ("H", H)):
                 numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
                 identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
-        return Checkpoint(self.checkpoint, self.checkpoint_every, identity)
+        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, sent_on=cluster is not None)
+        if cluster is not None:
+            cluster.checkpoint = checkpoint
+        return checkpoint
 
     def _warn(self, solution: Solution, data: Rows) -> None:
         if data.opening().total == 0:

@@ -12,9 +12,7 @@ Data, 2021.
 from __future__ import annotations
 
 import functools
-import io
 import json
-import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._files import replacing
+from ._files import mapped, replacing
 from .backends import cuda
 from .data import Rows, as_rows, run_all
 from .device_rows import as_device_rows
@@ -454,7 +452,7 @@ class CosineIndex:
             msg = f"'{path}' is not a cosine index, or it is damaged"
             raise IndexFileError(msg)
         try:
-            arrays = _mapped(path)
+            arrays = mapped(path)
             meta = json.loads(str(arrays["meta"][()])) if "meta" in arrays else {}
             if meta.get("format") != _FORMAT:
                 msg = f"'{path}' is not a cosine index: it is a numpy archive of something else"
@@ -589,36 +587,6 @@ def _names(names: Sequence[str] | None, n: int) -> tuple[str, ...] | None:
         msg = f"expected a name for each of the {n} rows, but got {len(names)}."
         raise ValueError(msg)
     return tuple(str(name) for name in names)
-
-
-def _mapped(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Return the arrays of an uncompressed .npz archive, memory-mapped where they lie in it."""
-    arrays = {}
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                msg = "it is compressed"
-                raise ValueError(msg)
-            file.seek(entry.header_offset)
-            local = file.read(30)
-            start = (
-                entry.header_offset
-                + 30
-                + int.from_bytes(local[26:28], "little")
-                + int.from_bytes(local[28:30], "little")
-            )
-            file.seek(start)
-            head = io.BytesIO(file.read(min(entry.file_size, 1 << 16)))
-            version = np.lib.format.read_magic(head)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(head)
-            at, bytes_ = start + head.tell(), math.prod(shape) * dtype.itemsize
-            if dtype.hasobject or (fortran and len(shape) > 1) or at + bytes_ > start + entry.file_size:
-                msg = f"its {entry.filename} is not what it should be"
-                raise ValueError(msg)
-            name = entry.filename.removesuffix(".npy")
-            arrays[name] = np.memmap(path, dtype, "r", at, shape) if bytes_ else np.zeros(shape, dtype)
-    return arrays
 
 
 # ---- the search ------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def fit(
     from rich.console import Console
 
     notes = Console(stderr=True)
-    check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory", "checkpoint")})
+    check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
     target = _target(source, out)
     _check_target(target, force)
     _check_device(settings["device"])

@@ -92,6 +92,7 @@ class Cluster:
         self.chunks: list[Any] = []  # futures of X as Dask loads it
         self.failure: BaseException | None = None  # once the cluster is of no use any more
         self.closed = False
+        self.checkpoint: Any = None  # where the fit is kept, to be named when nothing else is left
         self._empty_since = inf
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were made here
         self._sending: str | None = None
@@ -361,13 +362,21 @@ class Cluster:
                 raise self.fail(
                     RuntimeError(
                         f"Rows {self.rows_of(group)} of W are lost: every worker that held them after pass "
-                        f"{node.passes} is gone, and there is no checkpoint to go back to."
+                        f"{node.passes} is gone, and {self._left()}"
                     )
                 )
             if values is not None:
                 values.held[group] = held
         done[at] = held
         return held
+
+    def _left(self) -> str:
+        if self.checkpoint is None or self.checkpoint.passes is None:
+            return "there is no checkpoint to go back to."
+        return (
+            f"the last checkpoint, '{self.checkpoint.path}', is of pass {self.checkpoint.passes}: "
+            "the same call goes on from it."
+        )
 
     def rows_of(self, group: int) -> str:
         """Say which rows a group has."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import zlib
+from collections.abc import Iterator
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -79,6 +82,23 @@ class Spread:
             return [cluster.fetch(pick) for pick in picks]
 
         return cluster.safely(fetch)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can be had no more."""
+        return self.cluster.failure is not None or self.cluster.closed
+
+    def parts(self) -> Iterator[Any]:
+        """Bring the blocks here, one after the other."""
+        cluster = self.cluster
+
+        def fetch(group: int, number: int) -> Any:
+            held = self.values.held[group]
+            return cluster.fetch(cluster.submit("pick", tasks.picked, held.future, number, self.name, home=held.home))
+
+        for group, heights in enumerate(cluster.heights):
+            for number in range(len(heights)):
+                yield cluster.safely(functools.partial(fetch, group, number))
 
     def to_dask(self) -> Any:
         """Return a Dask array in the row chunks of X; its blocks belong to the caller from here on."""
@@ -164,6 +184,11 @@ class SpreadState:
     def __init__(self, whole: Spread, names: tuple[str, ...]):
         self.whole, self.names = whole, names
 
+    @property
+    def arrays(self) -> dict[str, Spread]:
+        """The buffers by their names."""
+        return {name: self[name] for name in self.names}
+
     def __getitem__(self, name: str) -> Spread:
         whole = self.whole
         return Spread(whole.cluster, whole.values, name, whole.shape[1], whole.dtype)
@@ -176,7 +201,7 @@ class _Backend:
         return getattr(cpu, name)
 
     def asarray(self, F: Any) -> Any:
-        return F if isinstance(F, Spread) else cpu.asarray(F)
+        return F if isinstance(F, Spread | np.memmap) else cpu.asarray(F)  # rows of a file are sent on
 
     def to_numpy(self, A: Any) -> Any:
         return np.concatenate(A.gather()) if isinstance(A, Spread) else A
@@ -224,7 +249,7 @@ class DaskRows:
         def make(group: int) -> Held:
             blocks, lo = [], bounds[group]
             for height in cluster.heights[group]:
-                blocks.append({"F": F[lo : lo + height]})
+                blocks.append({"F": np.asarray(F[lo : lo + height])})
                 lo += height
             return Held(cluster.send((blocks, None), cluster.homes[group]), cluster.homes[group])
 
@@ -232,6 +257,12 @@ class DaskRows:
 
     in_memory = False  # see `data.Rows`
     folder = None
+
+    @property
+    def cut(self) -> str:
+        """What the bits of a fit depend on, beside X: its row chunks."""
+        heights = [height for group in self.cluster.heights for height in group]
+        return f"{len(heights)} row chunks ({zlib.crc32(repr(heights).encode()):08x})"
 
     def new_rows(self, width: int) -> Spread:
         """Return n × width zeros on the workers, in the compute type."""
