@@ -197,7 +197,7 @@ def _write(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
                     head = {"descr": np.lib.format.dtype_to_descr(A.dtype), "fortran_order": False, "shape": A.shape}
                     np.lib.format.write_array_header_1_0(entry, head)
                     for part in A.parts():
-                        entry.write(np.ascontiguousarray(cuda.to_host(part), A.dtype).data)
+                        entry.write(np.ascontiguousarray(part, A.dtype).data)
                 else:
                     np.lib.format.write_array(entry, np.asanyarray(cuda.to_host(A)), allow_pickle=False)
 

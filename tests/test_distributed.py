@@ -264,6 +264,42 @@ def test_the_command_line_computes_on_a_cluster(client, tmp_path):
     assert cli.main([*common, "--out", str(tmp_path / "no"), "--scheduler", "nonsense://here"]) == 2
 
 
+# ---- blocks on a GPU -------------------------------------------------------------------------------------------------
+
+
+def on_cards(cupy, X=X, height=150):
+    """X as a Dask array whose blocks are CuPy's."""
+    blocks = [dask.delayed(cupy.asarray)(X[lo : lo + height]) for lo in range(0, len(X), height)]
+    meta = cupy.empty((0, 0), X.dtype)
+    return da.concatenate([da.from_delayed(block, (height, X.shape[1]), X.dtype, meta=meta) for block in blocks])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_on_a_gpu_are_computed_there(cupy, tmp_path, case):
+    """On a worker in this process: a stand-in for CuPy is no other's."""
+    path = tmp_path / "fit.ckpt"
+
+    def stop(progress):
+        if progress.iteration >= 5:
+            raise KeyboardInterrupt
+
+    with other_cluster():
+        cards, there, here = on_cards(cupy), model(case), model(case)
+        W = there.fit_transform(cards)
+        assert all(type(W.blocks[i].compute()) is cupy.ndarray for i in range(4))
+        assert type(there.components_) is np.ndarray  # the small factor lives here
+        codes = there.transform(cards)
+        assert type(codes.blocks[1].compute()) is cupy.ndarray
+        expected = here.fit_transform(in_chunks(heights=(150,) * 4))
+        scale = expected.compute().max()
+        np.testing.assert_allclose(cupy.asnumpy(W.compute()), expected.compute(), rtol=1e-2, atol=1e-3 * scale)
+        np.testing.assert_allclose(there.reconstruction_err_, here.reconstruction_err_, rtol=1e-4)
+        with pytest.raises(KeyboardInterrupt):
+            model(case, callback=stop, checkpoint=path).fit(cards)
+        on = model(case, checkpoint=path).fit(cards)  # rows of the file are sent to where the blocks are
+        np.testing.assert_allclose(on.components_, there.components_, rtol=1e-4, atol=1e-6)
+
+
 # ---- what goes wrong in X --------------------------------------------------------------------------------------------
 
 

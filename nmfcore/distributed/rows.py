@@ -75,7 +75,7 @@ class Spread:
         def fetch() -> list[Any]:
             cluster.all_finished([held.future for held in self.values.held])
             picks = [
-                cluster.submit("pick", tasks.picked, held.future, number, self.name, home=held.home)
+                cluster.submit("pick", tasks.fetched, held.future, number, self.name, home=held.home)
                 for held, heights in zip(self.values.held, cluster.heights, strict=True)
                 for number in range(len(heights))
             ]
@@ -94,7 +94,7 @@ class Spread:
 
         def fetch(group: int, number: int) -> Any:
             held = self.values.held[group]
-            return cluster.fetch(cluster.submit("pick", tasks.picked, held.future, number, self.name, home=held.home))
+            return cluster.fetch(cluster.submit("pick", tasks.fetched, held.future, number, self.name, home=held.home))
 
         for group, heights in enumerate(cluster.heights):
             for number in range(len(heights)):

@@ -151,6 +151,11 @@ def picked(pair: Any, number: int, name: str) -> Any:
     return pair[0][number][name]
 
 
+def fetched(pair: Any, number: int, name: str) -> Any:
+    """Return one block to be sent to where there may be no GPU."""
+    return cuda.to_host(picked(pair, number, name))
+
+
 def sum_of_groups(first: int, *pairs: Any) -> Any:
     """Add up the sums of groups that live here, the first of which has this number."""
     sums = Sums()
