@@ -29,10 +29,10 @@ __all__ = [
 
 _HOMES = {
     "CosineIndex": "similarity",
-    "NMF": "estimators",
-    "MiniBatchNMF": "estimators",
+    "NMF": "estimators.nmf",
+    "MiniBatchNMF": "estimators.minibatch_nmf",
     "RowBlocks": "disk",
-    "non_negative_factorization": "estimators",
+    "non_negative_factorization": "estimators.functional",
     "cosine_topk": "similarity",
     "load": "persistence",
     "save": "persistence",

@@ -269,7 +269,7 @@ def test_all_agrees_with_reality():
     for name in nmfcore.__all__:
         value = getattr(nmfcore, name)
         if name != "__version__":
-            assert value.__module__ == f"nmfcore.{public_homes(PACKAGE)[name]}", name
+            assert f"{value.__module__}.".startswith(f"nmfcore.{public_homes(PACKAGE)[name]}."), name
     with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
         _ = nmfcore.nonesuch
 

@@ -1,0 +1,487 @@
+"""What `NMF` and `MiniBatchNMF` share: X read, starts made, results kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from abc import ABC
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _clone_parametrized,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted, check_non_negative
+
+from .. import _compat, disk, distributed
+from .._nmf import _beta_loss_to_float, _check_init
+from ..backends import cuda
+from ..data import Rows, as_rows
+from ..device_rows import as_device_rows
+from ..initialization import initialize
+from ..objective import Penalties, divergence
+from ..solve import Solution, code
+from ..solvers import SOLVERS
+from ..warm_start import warm_start
+from ._inputs import (
+    Output,
+    not_of_dask,
+    raise_not_finite,
+    stand_in,
+    validated,
+    validated_on_cluster,
+    validated_on_device,
+)
+
+Array = NDArray[Any]
+
+
+class BaseNMF(
+    _compat.InverseTransformMixin,
+    _compat.CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    ABC,
+):
+    """What NMF and MiniBatchNMF share."""
+
+    _parameter_constraints: dict = {
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            None,
+            StrOptions({"auto"}),
+            *_compat.HIDDEN_N_COMPONENTS,
+        ],
+        "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
+        "beta_loss": [StrOptions({"frobenius", "kullback-leibler", "itakura-saito"}), Real],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "alpha_W": [Interval(Real, 0, None, closed="left")],
+        "alpha_H": [Interval(Real, 0, None, closed="left"), StrOptions({"same"})],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "verbose": ["verbose"],
+        "device": [str, None],
+        "dtype": [
+            Options(type, {np.float32, np.float64}),
+            Options(np.dtype, {np.dtype(np.float32), np.dtype(np.float64)}),
+            StrOptions({"float32", "float64"}),
+            None,
+        ],
+        "n_jobs": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, None, -1, closed="right"),
+            None,
+        ],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "callback": [callable, None],
+    }
+    __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
+    _reads_disk = True
+    memory: Any = None
+
+    n_components: Any
+    init: Any
+    solver: str
+    beta_loss: Any
+    tol: float
+    max_iter: int
+    random_state: Any
+    alpha_W: float
+    alpha_H: Any
+    l1_ratio: float
+    verbose: int
+    device: str | None
+    dtype: Any
+    n_jobs: int | None
+    max_time: float | None
+    callback: Any
+    _n_components: Any
+    _beta_loss: Any
+
+    # ---- scikit-learn's machinery --------------------------------------------------------------
+
+    def fit(self, X, y=None, **params):
+        """Learn W and H from X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type.
+        y : Ignored
+            Present by convention.
+        **params : dict
+            ``W`` and ``H``, see `fit_transform`.
+
+        Returns
+        -------
+        self : object
+        """
+        self.fit_transform(X, **params)
+        return self
+
+    def transform(self, X, *, out=None):
+        """Return the codes of X: W ≥ 0 such that X ≈ W · ``components_``.
+
+        Every row is solved for alone until its own rule is met, so it has the same code in any
+        company.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
+        out : path-like or ndarray of shape (n_samples, n_components), default=None
+            Where W is to go if not into memory, see `NMF.fit_transform`.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components), float32 or float64
+        """
+        if distributed.is_dask(X):
+            not_of_dask(out=out)
+            check_is_fitted(self)
+            validated(stand_in(X), estimator=self, reset=False)
+            return distributed.transform(self, X, self._compute_type(X))
+        with self._place(X):
+            output = Output(out)
+            data, W, _ = self._transform(X, output)
+            return output.filled(data.give_back(W))
+
+    def score(self, X, y=None):
+        """Return minus the mean divergence of X from what its codes stand for; higher is better.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type.
+        y : Ignored
+            Present by convention.
+
+        Returns
+        -------
+        score : float
+            −D_β(X | transform(X) · ``components_``) / n_samples.
+        """
+        with self._place(X):
+            data, W, Ht = self._transform(X)
+            return -divergence(data, W, Ht, _beta_loss_to_float(self.beta_loss)) / data.shape[0]
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _more_tags(self):  # scikit-learn < 1.6
+        return {"requires_positive_X": True, "preserves_dtype": [np.float64, np.float32]}
+
+    # A callback may hold what cannot be copied or pickled (a window, a lock): it is passed on by
+    # reference to copies and clones, and stays behind when the estimator is pickled.
+
+    def __copy__(self):
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo):
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = value if name == "callback" else copy.deepcopy(value, memo)
+        return new
+
+    def __sklearn_clone__(self):
+        bare = copy.copy(self)
+        bare.callback = None
+        return _clone_parametrized(bare).set_params(callback=self.callback)
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if state.get("callback") is not None:
+            warnings.warn(
+                f"The callback of this {type(self).__name__} is not pickled.",
+                UserWarning,
+                stacklevel=2,
+            )
+            state["callback"] = None
+        if "components_" in state:  # who reads it may have no GPU, and needs none: they go where X is
+            state["components_"] = cuda.to_host(state["components_"])
+        return state
+
+    # ---- what goes in --------------------------------------------------------------------------
+
+    def _read(self, X: Any, whom: str, **check: Any) -> tuple[Any, Rows]:
+        """Validate X and look through it once; `whom` complains of negative values."""
+        X = disk.source_of(X)
+        if isinstance(X, disk.Source):
+            return self._read_stored(X, whom, **check)
+        given, kind, number = X, cuda.kind_of(X), self._number(X)
+        spread = self._spreads and distributed.is_dask(X)
+        if distributed.is_dask(X) and not spread:
+            X = distributed.load(X)
+        if spread:
+            X = validated_on_cluster(X, **check)
+        else:
+            X = validated(X, **check) if kind is None else validated_on_device(X, **check)
+        dtype = self._compute_type(X)
+        data: Any
+        if spread:
+            data = distributed.as_dask_rows(X, dtype, self.n_jobs)
+        elif number is None:
+            data = as_rows(X, dtype, self.n_jobs)
+        else:
+            data = as_device_rows(given if kind else X, np.dtype(dtype))
+        opening = data.opening()
+        if not opening.finite:
+            seen = X
+            if kind is not None:
+                values = X.data if hasattr(X, "tocsr") else X
+                seen = np.array([np.nan if bool((values != values).any()) else np.inf])
+            elif spread:
+                seen = data.not_finite()
+            raise_not_finite(seen, data.dtype, check.get("estimator"))
+        if opening.minimum < 0:
+            check_non_negative(np.array([[opening.minimum]]), whom)
+        return X, data
+
+    def _read_stored(self, X: disk.Source, whom: str, **check: Any) -> tuple[disk.Source, Rows]:
+        """Do the same for an X that is not in memory: scikit-learn checks a stand-in that takes none."""
+        if not self._reads_disk:
+            raise TypeError(
+                f"{type(self).__name__} takes X in memory or as a numpy.memmap, not {X.what}: use NMF, or give batches "
+                "of rows to partial_fit."
+            )
+        if self._number(X) is not None and self.device != "auto":
+            raise ValueError(
+                f"device={self.device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not "
+                f"{X.what}: open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
+            )
+        validated(np.broadcast_to(np.zeros((), X.dtype), X.shape), **check)
+        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+        dtype = self.dtype or (np.float32 if small else np.float64)
+        data = disk.StoredRows(X, dtype, self.n_jobs, self.memory, whom)
+        data.opening()
+        return X, data
+
+    _spreads = False  # whether Dask arrays are computed on where they are
+
+    def _compute_type(self, X: Any) -> Any:
+        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
+        return np.dtype(self.dtype or (np.float32 if small else np.float64))
+
+    def _number(self, X: Any) -> int | None:
+        """Return the number of the device to compute on; None is the CPU."""
+        number = cuda.resolve(self.device, X)
+        if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
+            return number if _beta_loss_to_float(self.beta_loss) in (1, 2) else None
+        return number
+
+    def _place(self, X: Any) -> AbstractContextManager[Any]:
+        """Return the context to compute in."""
+        if distributed.is_dask(X):
+            return distributed.session()
+        number = self._number(X)
+        return nullcontext() if number is None else cuda.context(number)
+
+    def _resolve(self, n_features: int, warn: bool = False) -> tuple[Any, Any]:
+        """Return k (or "auto") and β as the parameters have them now."""
+        k = _compat.resolve_n_components(self.n_components, warn)
+        return (n_features if k is None else k), _beta_loss_to_float(self.beta_loss)
+
+    def _check_zeros(self, data: Rows, beta: float) -> None:
+        data.check_loss(beta)
+        if beta <= 0 and data.opening().minimum == 0:
+            raise ValueError(
+                "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
+                "Please add small values to X, or use a positive beta_loss."
+            )
+
+    def _penalties(self, shape: tuple[float, int]) -> Penalties:
+        n, m = shape
+        alpha_W = float(self.alpha_W)
+        alpha_H = alpha_W if isinstance(self.alpha_H, str) else float(self.alpha_H)
+        l1, l2 = float(self.l1_ratio), 1.0 - float(self.l1_ratio)
+        return Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
+
+    def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Any:
+        if self.solver == "mu":
+            return SOLVERS["mu"](penalties, beta=float(beta))
+        return SOLVERS[self.solver](penalties, **options)
+
+    @property
+    def _auto(self) -> bool:
+        return self.solver == "hals" and self.init in (None, "auto")
+
+    def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
+        """Check a factor that the user gave → as an array, and its type if it came with one."""
+        if cuda.kind_of(F) is not None:  # small, and checked once: on the host
+            F = cuda.to_host(F)
+        return _check_init(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
+
+    def _check_types(self, X: Any, data: Rows, **types: Any) -> None:
+        """Ask for factors of X's type; small types of X, and `dtype`, go with either float type."""
+        allowed = [data.dtype]
+        if self.dtype is not None or X.dtype.itemsize <= 2:
+            allowed = [np.dtype(np.float32), np.dtype(np.float64)]
+        given = {name: dtype for name, dtype in types.items() if dtype is not None}
+        if any(dtype not in allowed for dtype in given.values()):
+            got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
+            raise TypeError(f"{' and '.join(given)} should have the same dtype as X. Got {got}.")
+
+    def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+        """Check or make the factors to begin with → W and Ht in the compute type."""
+        n, m = data.shape
+        if self.init == "custom":
+            return self._custom_start(X, data, W, H)
+        if W is not None or H is not None:
+            warnings.warn(
+                "When init!='custom', provided W or H are ignored. Set  init='custom' to use them as initialization.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if self._n_components == "auto":
+            self._n_components = m
+        k = self._n_components
+        if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
+            return data.new_rows(k), np.zeros((m, k), data.dtype)
+        if self._auto:
+            return self._warm_start(data, k)
+        return initialize(data, k, self.init, self.random_state)
+
+    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+        """Return the start of hals' own."""
+
+        def solver_for(rows: int, **options: Any) -> Any:
+            return self._solver(self._penalties((rows, data.shape[1])), self._beta_loss, **options)
+
+        return warm_start(data, k, solver_for, self.random_state)
+
+    def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+        n, m = data.shape
+        if W is None and H is None:
+            raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
+        type_W = type_H = None
+        if H is not None:
+            H, type_H = self._factor(H, (self._n_components, m), "H")
+            if self._n_components == "auto":
+                self._n_components = H.shape[0]
+        if W is not None:
+            W, type_W = self._factor(W, (n, self._n_components), "W")
+            if self._n_components == "auto":
+                self._n_components = W.shape[1]
+        self._check_types(X, data, H=type_H, W=type_W)
+        if W is not None:
+            W = np.ascontiguousarray(W, data.dtype)
+        if H is not None:
+            Ht = np.ascontiguousarray(H.T, data.dtype)
+        # The factor that is missing is solved for; rows of W and of Ht are the same problem.
+        p, solve = self._penalties(data.shape), partial(code, tol=self.tol, max_iter=self.max_iter)
+        if W is None:
+            W = solve(data, self._solver(p, self._beta_loss), Ht).W
+        elif H is None:
+            swapped = Penalties(p.l1_H, p.l1_W, p.l2_H, p.l2_W)
+            transposed = data.T
+            Ht = solve(transposed, self._solver(swapped, self._beta_loss), W).W
+        return W, Ht
+
+    # ---- what comes out ------------------------------------------------------------------------
+
+    def _transform(self, X: Any, output: Output | None = None) -> tuple[Rows, Array, Array]:
+        """Return X as rows, its codes and Ht. Touches no attribute."""
+        check_is_fitted(self)
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
+        if output is not None:
+            output.check(data, self.components_.shape[0])
+        coded, Ht = self._code(data, self.components_)
+        return data, coded.W, Ht
+
+    def _times(self, W: Any) -> Any:
+        """Return W · components_, where W lives."""
+        return cuda.times(W, self.components_)
+
+    def _watch(self, tasks: _compat.FitTasks) -> Any:
+        """Return the one function that the loop calls, None if nobody wants to know."""
+        function = self.callback
+        if function is None and not tasks.active:
+            return None
+
+        def attributes(progress: Any) -> dict[str, Any]:
+            _, H = progress.factors()
+            k = H.shape[0]
+            return {"components_": H, "n_components_": k, "n_iter_": progress.iteration}
+
+        def watch(progress: Any) -> bool:
+            stop = function is not None and bool(function(progress))
+            stop |= tasks.end(partial(attributes, progress))
+            if not stop:
+                tasks.begin()
+            return stop
+
+        tasks.begin()
+        return watch
+
+    def _keep(self, result: Any, Ht: Array, n_iter: int, loss: float, kkt: float) -> None:
+        """Set the attributes of a fit, and raise what interrupted it."""
+        self.n_components_ = Ht.shape[1]
+        self.components_ = Ht.T
+        self.n_iter_ = n_iter
+        self.reconstruction_err_ = np.sqrt(np.float64(2 * max(loss, 0.0)))
+        self.converged_ = result.converged
+        self.stop_reason_ = result.reason
+        self.history_ = result.history
+        self.kkt_residual_ = float(kkt)
+        if result.interruption is not None:
+            raise result.interruption
+
+    def _warn_of_end(self, n_iter: int, reason: str) -> None:
+        if n_iter == self.max_iter and self.tol > 0:
+            warnings.warn(maximum_reached(self.max_iter), ConvergenceWarning, stacklevel=3)
+        elif reason.startswith("max_time"):
+            warnings.warn(
+                f"Stopped after {n_iter} iterations because {reason}. Increase max_time to improve convergence.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+def maximum_reached(max_iter: int) -> str:
+    return f"Maximum number of iterations {max_iter} reached. Increase it to improve convergence."
+
+
+def nothing(W: Array, Ht: Array, solver: str) -> Solution:
+    """Return the factorisation of an X that is all zeros."""
+    violation = math.nan if solver == "mu" else 0.0
+    return Solution(
+        W=np.zeros_like(W),
+        Ht=np.zeros_like(Ht),
+        n_iter=1,
+        converged=True,
+        reason="X is all zeros, and so are W and H",
+        history={
+            "loss": np.zeros(1),
+            "violation": np.full(1, violation),
+            "seconds": np.zeros(1),
+        },
+        divergence=0.0,
+        kkt=0.0,
+        interruption=None,
+        still_falling=0.0,
+    )

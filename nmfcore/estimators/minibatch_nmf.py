@@ -1,0 +1,385 @@
+"""`MiniBatchNMF` under scikit-learn's name, with its parameters, attributes and messages."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from .. import _compat, minibatch, online
+from .._nmf import _beta_loss_to_float
+from ..backends import cuda
+from ..data import Rows, as_rows
+from ..objective import divergence
+from ..solve import Coded, code, factorize
+from ._base import BaseNMF, nothing
+
+__all__ = ["MiniBatchNMF"]
+
+Array = NDArray[Any]
+
+
+class MiniBatchNMF(BaseNMF):
+    r"""Non-negative matrix factorisation from a batch of samples at a time.
+
+    The objective is that of `NMF`. Batches are contiguous rows of X, visited in turn; H comes from
+    sums over batches in which the past fades, k (n_features + k) numbers however many rows went by.
+    A drop-in for ``sklearn.decomposition.MiniBatchNMF``; with ``solver="hals"`` one pass is about as
+    good as a fit of all rows, and `partial_fit` learns from a stream.
+
+    Parameters
+    ----------
+    n_components : int, "auto" or None, default="auto"
+        k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
+        announces the default and takes None.)
+    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+        Where to begin, as for `NMF`; for "hals" None is a fit of the first batch in `partial_fit`, of a
+        sample of the rows in `fit`, and rows of W always begin from nothing.
+    batch_size : int, default=1024
+        Samples per batch.
+    beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
+        β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
+    tol : float, default=1e-4
+        "mu" stops when H changed by at most `tol` of its norm in a step, "hals" when the error √(2 loss)
+        over a pass fell by less than `tol` of itself since the pass before; 0 switches the rule off.
+    max_no_improvement : int or None, default=10
+        Stop when the smoothed cost of batches (for "hals": the mean over a pass) did not fall for so
+        many steps.
+    max_iter : int, default=200
+        Most passes over X.
+    alpha_W : float, default=0.0
+        Weight of W's penalties, multiplied by n_features.
+    alpha_H : float or "same", default="same"
+        Weight of H's penalties, multiplied by the number of samples in the batch.
+    l1_ratio : float, default=0.0
+        Share of the L1 penalty, 0 to 1; the rest is L2.
+    forget_factor : float, default=0.7
+        What remains of the past after one pass over X; in `partial_fit` after one call, for "hals" after
+        `batch_size` rows. "hals" also lets rows count less that were seen before H was known.
+    fresh_restarts : bool, default=False
+        Whether to solve for each batch's rows of W afresh in every step.
+    fresh_restarts_max_iter : int, default=30
+        Most updates of solving afresh, for "mu".
+    transform_max_iter : int or None, default=None
+        Most updates of a row in `transform`; None is `max_iter`, for "hals" at least 200.
+    random_state : int, RandomState or None, default=None
+        Draws random starts and the start of the randomised SVD.
+    verbose : int, default=0
+        Whether to print progress, in scikit-learn's lines.
+    solver : {"mu", "hals"}, default="mu"
+        Multiplicative updates as scikit-learn's, for any loss, or online coordinate descent [2]_, for
+        the Frobenius norm only. Their memories differ: to change it after `partial_fit` begins anew,
+        from the components as they are.
+    device : {None, "auto", "cpu"}, default=None
+        Where to compute: on the CPU, the GPU has no mini-batches.
+    dtype : {None, numpy.float32, numpy.float64}, default=None
+        Compute type, as for `NMF`.
+    n_jobs : int or None, default=None
+        Threads, as for `NMF`.
+    max_time : float or None, default=None
+        Seconds after which no further step begins.
+    callback : callable or None, default=None
+        Called after each step, as for `NMF`; ``iteration`` counts steps, ``loss`` is the cost per
+        sample of the batch, and ``kkt`` is NaN.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features), float32 or float64
+        H.
+    n_components_ : int
+        k.
+    reconstruction_err_ : float
+        √(2 D_β(X | WH)) without penalties; set by `fit`, not by `partial_fit`.
+    n_iter_ : int
+        Passes over X begun; set by `fit`, not by `partial_fit`.
+    n_steps_ : int
+        Batches learned from.
+    n_features_in_ : int
+        Features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, if X had names that are all strings.
+    converged_ : bool
+        Whether a stop rule was met.
+    stop_reason_ : str
+        Why the fit ended.
+    history_ : dict of str to ndarray of shape (n_steps_,), float64
+        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds".
+    kkt_residual_ : float
+        Distance from a stationary point: 0 at one.
+
+    See Also
+    --------
+    NMF : Uses all samples in every iteration.
+
+    References
+    ----------
+    .. [1] A. Lefèvre, F. Bach, C. Févotte, "Online algorithms for nonnegative matrix factorization
+       with the Itakura-Saito divergence", WASPAA 2011.
+    .. [2] J. Mairal, F. Bach, J. Ponce, G. Sapiro, "Online learning for matrix factorization and
+       sparse coding", JMLR 11, 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore import MiniBatchNMF
+    >>> X = np.random.default_rng(0).random((100, 3)) @ np.random.default_rng(1).random((3, 8))
+    >>> model = MiniBatchNMF(3, batch_size=20, random_state=0, max_iter=500)
+    >>> W = model.fit_transform(X)
+    >>> bool(np.linalg.norm(X - W @ model.components_) < 0.2 * np.linalg.norm(X))
+    True
+
+    A stream, of which nothing is kept but sums:
+
+    >>> model = MiniBatchNMF(3, solver="hals", random_state=0)
+    >>> for batch in np.array_split(X, 5):
+    ...     model = model.partial_fit(batch)
+    >>> W = model.transform(X)
+    >>> bool(np.linalg.norm(X - W @ model.components_) < 0.02 * np.linalg.norm(X))
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseNMF._parameter_constraints,
+        "max_no_improvement": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "forget_factor": [Interval(Real, 0, 1, closed="both")],
+        "fresh_restarts": ["boolean"],
+        "fresh_restarts_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "solver": [StrOptions({"mu", "hals"})],
+    }
+    _negative_at_transform = "MiniBatchNMF (input X)"
+    _reads_disk = False
+
+    def __init__(
+        self,
+        n_components=_compat.N_COMPONENTS,
+        *,
+        init=None,
+        batch_size=1024,
+        beta_loss="frobenius",
+        tol=1e-4,
+        max_no_improvement=10,
+        max_iter=200,
+        alpha_W=0.0,
+        alpha_H="same",
+        l1_ratio=0.0,
+        forget_factor=0.7,
+        fresh_restarts=False,
+        fresh_restarts_max_iter=30,
+        transform_max_iter=None,
+        random_state=None,
+        verbose=0,
+        solver="mu",
+        device=None,
+        dtype=None,
+        n_jobs=None,
+        max_time=None,
+        callback=None,
+    ):
+        self.n_components = n_components
+        self.init = init
+        self.batch_size = batch_size
+        self.beta_loss = beta_loss
+        self.tol = tol
+        self.max_no_improvement = max_no_improvement
+        self.max_iter = max_iter
+        self.alpha_W = alpha_W
+        self.alpha_H = alpha_H
+        self.l1_ratio = l1_ratio
+        self.forget_factor = forget_factor
+        self.fresh_restarts = fresh_restarts
+        self.fresh_restarts_max_iter = fresh_restarts_max_iter
+        self.transform_max_iter = transform_max_iter
+        self.random_state = random_state
+        self.verbose = verbose
+        self.solver = solver
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.max_time = max_time
+        self.callback = callback
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None, W=None, H=None):
+        """Learn W and H from X, and return W.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+        y : Ignored
+            Present by convention.
+        W : array-like of shape (n_samples, n_components), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+        H : array-like of shape (n_components, n_features), default=None
+            Where to begin, for ``init="custom"``; of X's type. Never written.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components), float32 or float64
+
+        Raises
+        ------
+        ValueError
+            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+        TypeError
+            For W or H of another type than X.
+        """
+        self._check_solver()
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
+        self._prepare(data, data.shape[0])
+        self._check_zeros(data, self._beta_loss)
+        W, Ht = self._start(X, data, W, H)
+        learner = self._learner(data.shape[1])
+        if data.opening().total == 0:
+            self._remember(learner.begin(Ht), 1)
+            self._keep(nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0)
+            return W
+        slices, batches = minibatch.cut(X, self._batch_size, data.dtype, self.n_jobs)
+        n_steps = self.max_iter * len(batches)
+        tasks = _compat.FitTasks(self, X, n_steps, "step")
+        limits = (self.tol, self.max_no_improvement, n_steps, self.verbose)
+        patience: Any = minibatch.Patience(data.shape[0], *limits)
+        if self.solver == "hals":
+            patience = online.Patience(data.shape[0], len(batches), *limits)
+        result = minibatch.run(
+            slices,
+            batches,
+            learner,
+            patience,
+            W,
+            Ht,
+            max_iter=self.max_iter,
+            restarts=self.fresh_restarts,
+            max_time=self.max_time,
+            callback=self._watch(tasks),
+        )
+        W, Ht = result.W, result.Ht
+        if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
+            W = self._code(data, Ht.T)[0].W
+        solver, kkt = self._solver(self._penalties(data.shape), self._beta_loss), math.nan
+        if result.interruption is None:  # measured by one pass more
+            kkt = factorize(data, solver, W, Ht, tol=0, max_iter=1, measure=False).kkt
+        n_iter = -(-result.n_steps // len(batches))
+        self._remember(result.memory, result.n_steps)
+        loss = divergence(data, W, Ht, solver.beta)
+        self._keep(result, Ht, n_iter, loss, kkt)
+        if self.solver == "mu" or not result.converged:
+            self._warn_of_end(n_iter, result.reason)
+        tasks.close()
+        return W
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, W=None, H=None):
+        """Learn from X as one batch, going on from the batches before.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type; dense, or CSR or CSC.
+        y : Ignored
+            Present by convention.
+        W : array-like of shape (n_samples, n_components), default=None
+            Checked in the first call if ``init="custom"``; stands for a missing H.
+        H : array-like of shape (n_components, n_features), default=None
+            Where to begin in the first call, for ``init="custom"``.
+
+        Returns
+        -------
+        self : object
+        """
+        self._check_solver()
+        begun = hasattr(self, "components_")
+        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=not begun)
+        if not begun:
+            self._prepare(data, None)
+            _, Ht = self._start(X, data, W, H)
+        else:  # goes on in the type it began with
+            if data.dtype != self.components_.dtype:
+                data = as_rows(X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
+            Ht = np.ascontiguousarray(self.components_.T)
+            if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
+                _, Ht = self._warm_start(data, Ht.shape[1])
+        known = hasattr(self, "_memory")
+        if begun and not known:  # components_ were assigned
+            self._prepare(data, None)
+        learner = self._learner(data.shape[1])
+        memory = self._memory if known else learner.begin(Ht)
+        if isinstance(memory, online.Sums) != (self.solver == "hals"):  # of the other solver
+            memory = learner.begin(Ht)
+        if self.solver == "hals":  # cut as `fit` cuts it
+            data = as_rows(X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
+        made = learner.step(data, None, Ht, memory)
+        self.n_components_ = Ht.shape[1]
+        self.components_ = made.Ht.T
+        self._remember(made.memory, (self.n_steps_ if known else 0) + 1)
+        return self
+
+    def _number(self, X: Any) -> None:
+        if cuda.kind_of(X) is None and self.device in (None, "auto", "cpu"):
+            return
+        super()._number(X)  # complains of what makes no sense at all
+        raise NotImplementedError(
+            "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
+            "than the card in blocks."
+        )
+
+    def _check_solver(self) -> None:
+        if self.solver == "hals" and _beta_loss_to_float(self.beta_loss) != 2:
+            raise ValueError(
+                f"Invalid beta_loss parameter: solver 'hals' does not handle beta_loss = {self.beta_loss!r}. Give "
+                "beta_loss='frobenius' (or 2), or solver='mu', which takes every loss."
+            )
+
+    def _prepare(self, data: Rows, whole: int | None) -> None:
+        """Resolve what depends on X; `whole`: its rows, None in a stream."""
+        n, m = data.shape
+        self._n_components, self._beta_loss = self._resolve(m, warn=True)
+        self._batch_size = min(self.batch_size, n)
+        self._rho = self.forget_factor ** (self._batch_size / n)
+        self._period = self.batch_size if whole is None else whole
+
+    def _learner(self, m: int) -> Any:
+        """Return what learns from a batch."""
+        if self.solver == "hals":
+            return online.Learner(lambda rows: self._penalties((rows, m)), self.forget_factor, self._period)
+        return minibatch.Learner(
+            lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
+            self._rho,
+            tol=self.tol,
+            restart_iter=self.fresh_restarts_max_iter,
+        )
+
+    def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+        W, Ht = super()._start(X, data, W, H)
+        return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
+
+    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+        """Return no W, and Ht of a fit of so many rows as a batch has, or more where there are many components."""
+        (n, m), rng = data.shape, check_random_state(self.random_state)
+        W, rows = np.zeros((n, k), data.dtype), max(self.batch_size, 50 * k)
+        if rows < n:
+            sample = data.take(np.sort(rng.choice(n, rows, replace=False)), self.n_jobs)
+            data = sample if sample.opening().total else data
+        return W, online.first_start(data, k, self._penalties((data.shape[0], m)), rng)
+
+    def _remember(self, memory: minibatch.Memory, n_steps: int) -> None:
+        self._memory = memory
+        self.n_steps_ = n_steps
+
+    def _code(self, data: Rows, H: Any) -> tuple[Coded, Array]:
+        """Solve for W with H fixed, until each row hardly moves."""
+        Ht = np.ascontiguousarray(np.asarray(H).T, data.dtype)
+        self._check_solver()
+        solver = self._solver(self._penalties(data.shape), _beta_loss_to_float(self.beta_loss))
+        limit = self.max_iter if self.transform_max_iter is None else self.transform_max_iter
+        if self.solver == "hals" and self.transform_max_iter is None:
+            limit = max(limit, 200)
+        return code(data, solver, Ht, tol=self.tol, max_iter=limit, by_step=True), Ht
