@@ -99,7 +99,9 @@ def iterations(client: Any, X: Any, k: int, blocks: int, passes: int, repeats: i
     )
 
     def run(data: Any) -> tuple[float, float]:
-        estimator = NMF(k, init="custom", max_iter=passes, tol=0)
+        # A LocalCluster leaves OMP_NUM_THREADS=1 behind in this process: a fit here must be told of all its threads.
+        threads = sum(client.nthreads().values()) if data is here else None
+        estimator = NMF(k, init="custom", max_iter=passes, tol=0, n_jobs=threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             estimator.fit(data, W=W, H=H)

@@ -157,6 +157,12 @@ class RowState:
             self._twin.empty_like = self.empty_like
         return self._twin
 
+    def part(self) -> None:
+        """Let go of the twin: the two hold each other, and would stay until the garbage collector comes."""
+        if self._twin is not None:
+            self._twin._twin = None
+        self._twin = None
+
     def rows(self, lo: int, hi: int) -> RowState:
         """Return rows lo … hi of every buffer."""
         part = self._rows.get((lo, hi))
@@ -244,7 +250,7 @@ class Rows:
     n_jobs : int or None
         Threads, see `effective_threads`.
     lane_work : float or None
-        Flops that make a lane; None is the usual number.
+        Flops that make a lane, which is visited in one go; None is the usual number, and visits of the usual size.
     """
 
     in_memory = True  # a row may be had at any time, at no price
@@ -334,7 +340,9 @@ class Rows:
                 lanes = min(lanes, max(1, int(max(64e6, held / 4) / (8 * m * width))))
             bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
             step = tiles * BLOCK_WORK / max(work, 1.0)
-            if not self.sparse:
+            if self._lane_work is not None:
+                step = tiles
+            elif not self.sparse:
                 step = min(step, BLOCK_BYTES / max(1, m * self.X.dtype.itemsize * height))
             step = max(1, int(step)) * height
             cuts = [

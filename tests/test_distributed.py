@@ -264,6 +264,47 @@ def test_the_command_line_computes_on_a_cluster(client, tmp_path):
     assert cli.main([*common, "--out", str(tmp_path / "no"), "--scheduler", "nonsense://here"]) == 2
 
 
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_than_two_states_stay_on_the_workers(client, workers, monkeypatch):
+    """Not even where every wait times out, and the garbage collector does not come."""
+    monkeypatch.setattr(cluster, "POLL", 1e-3)
+    states = []
+
+    def look(progress):
+        states.append(sum("one_pass" in str(key) for key in workers.scheduler.tasks))
+
+    gc.collect()
+    gc.disable()
+    try:
+        with using(client, copy_every=100):
+            model("cd", max_iter=10, callback=look).fit(in_chunks())
+    finally:
+        gc.enable()
+    groups = states[0]
+    assert max(states) <= 3 * groups, states  # the state, the next one, and one that is on its way out
+
+
+def test_memory_of_states_that_are_gone_is_used_again():
+    buffers, like = tasks.Buffers(), np.zeros((30, 4), np.float32)
+    first, second = buffers.empty_like(like), buffers.empty_like(like)
+    assert first.shape == like.shape and first.dtype == like.dtype and first.flags.writeable
+    assert not np.shares_memory(first, second)
+    place, part = first.ctypes.data, first[3:5]
+    part[:] = 7
+    del first
+    assert buffers.idle == 0  # a part of it is still looked at
+    third = buffers.empty_like(like)
+    assert third.ctypes.data != place and (part == 7).all()
+    del part
+    assert buffers.idle == like.nbytes
+    assert buffers.empty_like(like[:7]).nbytes == 7 * 16  # of another size: not that one
+    assert buffers.empty_like(like.astype(np.int32)).ctypes.data == place
+    del second, third
+    assert buffers.idle <= buffers.leased == 0 and buffers.free == []
+
+
 # ---- blocks on a GPU -------------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ __all__ = ["as_dask_rows", "client_of", "is_dask", "load", "session", "transform
 
 Array = NDArray[Any]
 
-COPY_EVERY = 10  # passes between copies of the workers' state: what a loss may cost, and what copying costs
+COPY_EVERY = 25  # passes between copies: every copy takes as long as a pass where all that is free is the processor
 # Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
 # millisecond for each of them) at most two per worker, whose threads then share a block.
 TASKS_PER_THREAD, TASKS_PER_WORKER, FEW = 2, 2, 64
@@ -62,7 +62,7 @@ def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]
     ----------
     client : distributed.Client or None
         The cluster to compute on; None is the client that Dask has as its current one.
-    copy_every : int, default=10
+    copy_every : int, default=25
         Passes between copies of W and of the solver's state to a second worker. After a loss at most so many passes
         are made again, for the blocks that were lost.
 

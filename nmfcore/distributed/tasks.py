@@ -19,12 +19,60 @@ from scipy import sparse
 
 from .. import solve
 from ..backends import backend_for, cpu, cuda, cuda_ops
-from ..data import BLOCK_WORK, RowState, as_rows
+from ..data import RowState, as_rows
 from ..device_rows import as_device_rows
 from ..initialization import CUT_OFF
 from ..objective import divergence
 
 Array = NDArray[Any]
+
+
+LANE_WORK = 8e9  # flops of a block that make a lane: blocks are shared out already
+
+
+class _Lease:
+    """Memory that goes back when nobody looks at it any more."""
+
+    def __init__(self, memory: Array, buffers: Buffers):
+        self.memory, self.buffers = memory, buffers
+        self.__array_interface__ = memory.__array_interface__
+
+    def __del__(self) -> None:
+        self.buffers.take_back(self.memory)
+
+
+class Buffers:
+    """Memory of states that are gone, for the next ones: never more than those there are take.
+
+    A nanny has malloc give back to the system whatever is freed (MALLOC_TRIM_THRESHOLD_), and the pages of every new W
+    would be paid for once more: a tenth of a pass.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # the garbage collector may come to `take_back` anywhere
+        self.leased, self.idle = 0, 0  # bytes
+        self.free: list[Array] = []
+
+    def empty_like(self, A: Array) -> Array:
+        """Return an array of A's shape and type whose numbers are anything."""
+        with self.lock:
+            fit = next((i for i, memory in enumerate(self.free) if memory.nbytes == A.nbytes), None)
+            memory = np.empty(A.nbytes, np.uint8) if fit is None else self.free.pop(fit)
+            self.idle -= 0 if fit is None else memory.nbytes
+            self.leased += memory.nbytes
+        return np.asarray(_Lease(memory, self)).view(A.dtype).reshape(A.shape)
+
+    def take_back(self, memory: Array) -> None:
+        """Keep memory for later, or let go of some."""
+        with self.lock:
+            self.leased -= memory.nbytes
+            self.free.append(memory)
+            self.idle += memory.nbytes
+            while self.idle > self.leased:
+                self.idle -= self.free.pop(0).nbytes
+
+
+_buffers = Buffers()
 
 
 class Order(NamedTuple):
@@ -44,14 +92,14 @@ class Block:
         self.lock = threading.Lock()
         self._rows: dict[str, Any] = {}
 
-    # Fewer lanes than in memory: blocks are shared out already, and a nanny has malloc give back to the system whatever
-    # a visit frees (MALLOC_TRIM_THRESHOLD_), which cost a worker 15 % of a pass with the usual number of visits.
+    # Fewer lanes than in memory, and one visit each: blocks are shared out already, and memory that a visit frees goes
+    # back to the system here (see `Buffers`), which cost a worker 15 % of a pass with the usual number of visits.
 
     def rows(self, dtype: Any, n_jobs: int) -> Any:
         """Return it as `Rows`, or `DeviceRows` for a block on a GPU; made once."""
         if str(dtype) not in self._rows:
             if cuda.kind_of(self.X) is None:
-                self._rows[str(dtype)] = as_rows(self.X, dtype, n_jobs, BLOCK_WORK)
+                self._rows[str(dtype)] = as_rows(self.X, dtype, n_jobs, LANE_WORK)
             else:
                 self._rows[str(dtype)] = as_device_rows(self.X, np.dtype(dtype))
         return self._rows[str(dtype)]
@@ -206,7 +254,10 @@ def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
 def one_pass(height: int, extra: Any, rows: Any, before: Any, visit: Any, orders: Any, sums: Any, gather: Any) -> Any:
     """Visit a block, see `Rows.reduce`: its state is read, and the next one is new."""
     state = RowState(**{name: rows.backend.asarray(F) for name, F in before.items()})
+    if rows.backend.xp is np:
+        state.empty_like = _buffers.empty_like
     after, total = rows.reduce(visit, state, _writable(rows.backend, orders), sums, gather)
+    state.part()
     return dict(after.arrays), {name: np.array(rows.backend.to_numpy(part)) for name, part in total.items()}
 
 
