@@ -36,7 +36,7 @@ __all__ = ["as_dask_rows", "client_of", "is_dask", "load", "session", "transform
 
 Array = NDArray[Any]
 
-COPY_EVERY = 25  # passes between copies: every copy takes as long as a pass where all that is free is the processor
+COPY_EVERY = 25  # passes between copies of the workers' state, each of which costs about one pass where cores are few
 # Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
 # millisecond for each of them) at most two per worker, whose threads then share a block.
 TASKS_PER_THREAD, TASKS_PER_WORKER, FEW = 2, 2, 64
