@@ -305,7 +305,8 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
         if any(chunk.status == "cancelled" for _, chunk in groups[group]):
             raise cluster.fail(
                 RuntimeError(
-                    f"Rows {cluster.rows_of(group)} of X are lost: a worker is gone, and Dask cannot load them again."
+                    f"Rows {cluster.rows_of(group)} of X are lost: a worker is gone, Dask cannot load them again, and "
+                    f"{cluster.way_back()}"
                 )
             )
         return Held(cluster.submit("X", tasks.hold, *(chunk for _, chunk in groups[group]), home=home), home)

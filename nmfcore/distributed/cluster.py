@@ -364,7 +364,7 @@ class Cluster:
                 raise self.fail(
                     RuntimeError(
                         f"Rows {self.rows_of(group)} of W are lost: every worker that held them after pass "
-                        f"{node.passes} is gone, and {self._left()}"
+                        f"{node.passes} is gone, and {self.way_back()}"
                     )
                 )
             if values is not None:
@@ -372,7 +372,8 @@ class Cluster:
         done[at] = held
         return held
 
-    def _left(self) -> str:
+    def way_back(self) -> str:
+        """Say what there is to go on from."""
         if self.checkpoint is None or self.checkpoint.passes is None:
             return "there is no checkpoint to go back to."
         return (
