@@ -8,13 +8,16 @@
 
 A matrix is generated into a ``.npy`` file, and fitted in a process that may hold 2 GB of anonymous memory
 (RLIMIT_DATA); then the same from a stream of row blocks, with fewer rows. Iterations take turns with what they are
-compared with: the rate at which a part of the file can be read in order, and iterations over 100,000 rows in memory
-with the same solver and schedule. The file's pages are dropped from the kernel's cache before each of them, outside of
-its time.
+compared with: the rate at which a part of the file can be read in order (through the kernel's cache or past it, the
+faster of both), and iterations over 100,000 rows in memory with the same solver and schedule. The file's pages are
+dropped from the kernel's cache before each of them, outside of its time, and the file is read as `disk.NpyFile` reads
+one that memory cannot hold.
 
 What is told: bytes of X that the data object read in an iteration, bytes that the kernel read from the disk meanwhile
 (/proc/self/io), the largest memory of the process, and an iteration's time over its floor: the longer of (bytes / rate
 of reading) and (rows × time per row in memory), as measured before and after it. The target is 1.15 for their median.
+A stream's function is the caller's: the time it takes by itself is a disk's time, and the processor's time that it
+takes is no longer there for the fit.
 
 The first rows' factors are compared with a fit from memory, bit for bit, before any time is told.
 """
@@ -46,7 +49,7 @@ K, TARGET = 32, 1.15
 
 # A process of its own: (path, path of the rows in memory, rows, passes, limit in bytes, k, kind of source) → JSON.
 FIT = """
-import json, os, resource, sys, threading, time
+import json, mmap, os, resource, sys, threading, time
 import numpy as np
 from nmfcore import NMF, disk
 
@@ -82,7 +85,7 @@ if kind == "blocks":
 
     X = disk.RowBlocks(blocks, (rows, m), np.uint8)
 else:
-    X = disk.NpyFile(path)
+    X = disk.NpyFile(path, direct=True)  # as it is where memory cannot hold the file
 seen = []
 
 
@@ -98,22 +101,38 @@ def in_memory():
     return float(np.median(np.diff(times))) / len(resident)
 
 
-def reading():
+pages = mmap.mmap(-1, 4 << 20)  # begins with a page
+
+
+def reading(flags):
     # bytes per second
     forget()
-    size, done, buffer = os.path.getsize(path), 0, bytearray(16 << 20)
-    with open(path, "rb", buffering=0) as file:
-        file.seek(size // 3 // 4096 * 4096)
+    size, done = os.path.getsize(path), 0
+    file = os.open(path, os.O_RDONLY | flags)
+    try:
         begun = time.perf_counter()
         while done < size // 4:
-            done += file.readinto(buffer)
+            done += os.preadv(file, [pages], size // 3 // 4096 * 4096 + done)
         return done / (time.perf_counter() - begun)
+    finally:
+        os.close(file)
+
+
+def alone():
+    # seconds per row, and seconds of a processor, that the function of the stream takes by itself
+    if kind != "blocks":
+        return 0.0, 0.0
+    forget()
+    begun, used = time.perf_counter(), time.process_time()
+    for block in blocks():
+        pass
+    return (time.perf_counter() - begun) / rows, (time.process_time() - used) / rows
 
 
 def look(progress):
     over = time.perf_counter()
     before = X.bytes_read, kernel()["read_bytes"]
-    compared = in_memory(), reading()
+    compared = in_memory(), max(reading(0), reading(os.O_DIRECT)), *alone()
     forget()
     after = kernel()["read_bytes"]
     seen.append((over, *before, grown("VmData"), progress.iteration, after, *compared, time.perf_counter()))
@@ -126,11 +145,13 @@ def per_pass(end, begin):  # a pass that was rejected is not told of, but it is 
 begun = time.perf_counter()
 model = NMF(k, callback=look, **asked).fit(X)
 print(json.dumps({
-    "seconds": per_pass(0, 8),
+    "seconds": per_pass(0, -1),
     "bytes": per_pass(1, 1),
     "kernel_bytes": per_pass(2, 5),
     "row_seconds": [each[6] for each in seen],
     "read_rates": [each[7] for each in seen],
+    "stream_row_seconds": [each[8] for each in seen],
+    "stream_row_cpu": [each[9] for each in seen],
     "data": max(each[3] for each in seen),
     "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "whole": time.perf_counter() - begun,
@@ -230,7 +251,13 @@ def figures(path: Path, n: int, m: int, small: int, chosen: argparse.Namespace, 
         told = measured(path, part, rows, chosen.passes + 1, limit, kind, chosen.threads)
         size = rows * m
         by_disk = [size / rate for rate in told["read_rates"]]
-        by_processor = [seconds * rows for seconds in told["row_seconds"]]
+        by_disk = [
+            max(pair) for pair in zip(by_disk, [rows * each for each in told["stream_row_seconds"]], strict=True)
+        ]
+        by_processor = [  # what the stream's own function needs, the same processors have to give
+            (seconds + cpu / chosen.threads) * rows
+            for seconds, cpu in zip(told["row_seconds"], told["stream_row_cpu"], strict=True)
+        ]
         floors = [max(pair) for pair in zip(by_disk, by_processor, strict=True)]
         floors = [(before + after) / 2 for before, after in itertools.pairwise(floors)]
         ratios = [seconds / floor for seconds, floor in zip(told["seconds"], floors, strict=True)]
@@ -256,6 +283,8 @@ def figures(path: Path, n: int, m: int, small: int, chosen: argparse.Namespace, 
             "resident": told["resident"],
             "whole_fit": told["whole"],
             "read_gb_s": [rate / 1e9 for rate in told["read_rates"]],
+            "stream_row_us": [1e6 * seconds for seconds in told["stream_row_seconds"]],
+            "stream_row_cpu_us": [1e6 * seconds for seconds in told["stream_row_cpu"]],
             "in_memory_row_us": [1e6 * seconds for seconds in told["row_seconds"]],
             "bound": "disk" if median(by_disk) > median(by_processor) else "processor",
             "floor": median(floors),

@@ -1,6 +1,7 @@
 """X on disk: the bits of a fit from memory, read once a pass, in bounded memory; clear errors, and no thread left."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from nmfcore import NMF, MiniBatchNMF, RowBlocks, disk, non_negative_factorizati
 from nmfcore.data import as_rows
 
 N, M, K = 9000, 200, 20  # several lanes, and several blocks of a lane where the test makes blocks small
-KINDS = ["npy", "h5", "h5 path", "zarr", "zarr path", "blocks"]
+KINDS = ["npy", "npy direct", "h5", "h5 path", "zarr", "zarr path", "blocks"]
 SOLVERS = [("cd", 2), ("hals", 2), ("mu", 2), ("mu", 1)]
 
 
@@ -66,6 +67,9 @@ def stored(X, kind, folder):
     if kind == "npy":
         np.save(folder / "x.npy", X)
         yield folder / "x.npy"
+    elif kind == "npy direct":
+        np.save(folder / "x.npy", X)
+        yield disk.NpyFile(folder / "x.npy", direct=True)
     elif kind.startswith("h5"):
         h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
         with h5py.File(folder / "x.h5", "w") as file:
@@ -117,7 +121,7 @@ def test_bits_of_a_fit_from_memory(kind, solver, beta, tmp_path, small_blocks):
         assert model.score(X) == same.score(source)
 
 
-@pytest.mark.parametrize("kind", ["npy", "h5", "zarr", "blocks"])
+@pytest.mark.parametrize("kind", ["npy", "npy direct", "h5", "zarr", "blocks"])
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "float16", "float32", "int64", "float64", ">f4", ">i8"])
 def test_bits_of_every_type(kind, dtype, tmp_path, small_blocks):
     X = (matrix("uint8", 4000) % 2 if dtype == "bool" else matrix("uint8", 4000) % 100).astype(dtype)
@@ -125,7 +129,7 @@ def test_bits_of_every_type(kind, dtype, tmp_path, small_blocks):
         assert_same(fitted(X)[0], fitted(source)[0])
 
 
-@pytest.mark.parametrize("kind", ["npy", "blocks"])
+@pytest.mark.parametrize("kind", ["npy", "npy direct", "blocks"])
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 @pytest.mark.parametrize("memory", [1, 250_000, None])
 def test_threads_and_memory_change_no_bit(kind, n_jobs, memory, tmp_path, small_blocks):
@@ -213,7 +217,7 @@ def test_fortran_order_on_disk_is_read_through_a_mapping(tmp_path):
 # ---- read once a pass, in bounded memory -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["npy", "h5", "zarr", "blocks"])
+@pytest.mark.parametrize("kind", ["npy", "npy direct", "h5", "zarr", "blocks"])
 @pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
 def test_read_once_a_pass(kind, solver, tmp_path, small_blocks):
     X = matrix("uint8")
@@ -330,6 +334,148 @@ def test_more_than_the_process_may_hold():
     assert done.stdout == "held\n", done.stderr
 
 
+# ---- past the kernel's cache -----------------------------------------------------------------------------------------
+
+
+def file_of(folder, version, shape=(3000, 601), dtype="uint8"):
+    """Write numbers behind a header of another length, whose positions are multiples of nothing in particular."""
+    X = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    path = folder / "x.npy"
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, X, version=version)
+        file.flush()
+        os.fsync(file.fileno())
+    return X, path
+
+
+def through_blocks(source, height=700):
+    """Read all rows as a pass does, into buffers with numbers around them that must stay."""
+    (n, m), out = source.shape, []
+    with source.opened() as read:
+        for lo in range(0, n, height):
+            hi = min(lo + height, n)
+            buffer = np.full((hi - lo) * m * source.dtype.itemsize + disk.sources.SLACK, 77, np.uint8)
+            rows = source.place(lo, hi, buffer)
+            source.read(read, lo, hi, rows)
+            before = rows.ctypes.data - buffer.ctypes.data
+            assert 0 <= before <= disk.sources.SLACK
+            assert (buffer[:before] == 77).all()
+            assert (buffer[before + rows.nbytes :] == 77).all()
+            out.append(rows.copy())
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("m", [1, 601, 4096])
+def test_rows_past_the_cache(version, dtype, m, tmp_path):
+    X, path = file_of(tmp_path, version, (2100, m), dtype)
+    np.testing.assert_array_equal(through_blocks(disk.NpyFile(path, direct=True)), X)
+
+
+def direct_calls(monkeypatch, change=lambda got: got):
+    """Count the bytes that preadv reads; `change` may say that it were fewer."""
+    seen, preadv = [], os.preadv
+
+    def watched(file, buffers, position):
+        assert position % 4096 == 0
+        assert all(np.asarray(each).ctypes.data % 4096 == len(each) % 4096 == 0 for each in buffers)
+        seen.append(change(preadv(file, buffers, position)))
+        return seen[-1]
+
+    monkeypatch.setattr(os, "preadv", watched)
+    return seen
+
+
+needs_direct = pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no O_DIRECT")
+
+
+@needs_direct
+def test_what_goes_past_the_cache(tmp_path, monkeypatch):
+    """All of it but the pages that a block shares with its neighbours."""
+    X, path = file_of(tmp_path, (1, 0), (3000, 4000))
+    if disk.direct._open_direct(path) is None:
+        pytest.skip("the file system of the temporary folder does not offer it")
+    seen = direct_calls(monkeypatch)
+    np.testing.assert_array_equal(through_blocks(disk.NpyFile(path, direct=True)), X)
+    assert X.nbytes - 2 * 4096 * 5 <= sum(seen) <= X.nbytes
+    seen.clear()
+    np.testing.assert_array_equal(through_blocks(disk.NpyFile(path, direct=False)), X)
+    np.testing.assert_array_equal(disk.NpyFile(path, direct=True)[[5, 7, 8]], X[[5, 7, 8]])  # single rows
+    assert seen == []
+
+
+@needs_direct
+@pytest.mark.parametrize("fault", ["open", "first read", "later read", "short", "nothing"])
+def test_what_cannot_go_past_the_cache_goes_through_it(fault, tmp_path, monkeypatch):
+    X, path = file_of(tmp_path, (1, 0), (3000, 4000))
+    calls, opening = [], os.open
+
+    def refused(*_):
+        raise OSError(errno.EINVAL, "not here")
+
+    def change(got):
+        calls.append(got)
+        if fault == "short":
+            return min(got, 5000)
+        if fault == "nothing":
+            return 0
+        return refused() if fault == "first read" or len(calls) > 1 else got
+
+    if fault == "open":
+        monkeypatch.setattr(
+            os, "open", lambda name, flags, *a: (refused if flags & os.O_DIRECT else opening)(name, flags, *a)
+        )
+    else:
+        monkeypatch.setattr(disk.direct, "_SPAN", 1 << 20)
+        direct_calls(monkeypatch, change)
+    np.testing.assert_array_equal(through_blocks(disk.NpyFile(path, direct=True)), X)
+
+
+@needs_direct
+def test_a_disk_that_fails_says_so(tmp_path, monkeypatch):
+    _, path = file_of(tmp_path, (1, 0), (3000, 4000))
+
+    def broken(*_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    if disk.direct._open_direct(path) is None:
+        pytest.skip("the file system of the temporary folder does not offer it")
+    with pytest.raises(OSError, match="broken"):
+        NMF(3, init="random", max_iter=2).fit(disk.NpyFile(path, direct=True))
+
+
+def test_a_file_that_became_shorter(tmp_path):
+    _, path = file_of(tmp_path, (1, 0))
+    source = disk.NpyFile(path, direct=True)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match="has become shorter"):
+        through_blocks(source)
+
+
+@pytest.mark.parametrize(
+    ("held", "group", "expected"),
+    [(10_000_000, None, False), (3_000_000, None, True), (10_000_000, "3000000\n", True), (10_000_000, "max\n", False)],
+)
+def test_a_file_larger_than_the_cache_goes_past_it(held, group, expected, tmp_path, monkeypatch):
+    _, path = file_of(tmp_path, (1, 0))  # 1.8 MB
+    limit = tmp_path / "memory.max"
+    if group is not None:
+        limit.write_text(group)
+    monkeypatch.setattr(disk.direct, "_CGROUPS", (str(limit),))
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": held // 1000, "SC_PAGE_SIZE": 1000}.__getitem__, raising=False)
+    assert disk.NpyFile(path).direct is expected
+
+
+def test_where_memory_cannot_be_asked_for_the_cache_is_used(tmp_path, monkeypatch):
+    def unknown(name):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown, raising=False)
+    assert disk.NpyFile(file_of(tmp_path, (1, 0))[1]).direct is False
+
+
 # ---- W outside of memory ---------------------------------------------------------------------------------------------
 
 
@@ -430,7 +576,7 @@ def test_a_stream_that_runs_dry_in_a_later_pass(small_blocks):
     assert model.n_iter_ == 1 and not model.converged_  # what there was is kept
 
 
-@pytest.mark.parametrize("kind", ["npy", "h5", "blocks"])
+@pytest.mark.parametrize("kind", ["npy", "npy direct", "h5", "blocks"])
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -1,0 +1,15 @@
+"""X that is not in memory: files, HDF5 and Zarr arrays, streams of row blocks; and row-aligned buffers kept in files.
+
+A *source* knows how to put rows into a buffer, `StoredRows` is what `data.Rows` is for it: the same lanes and blocks,
+cut at the same row numbers, so the factors have the bits of a fit from memory. A thread reads ahead while others
+compute; a budget of memory says how many blocks may be in flight, and never how X is cut.
+"""
+
+from .files import NpyFile
+from .folders import Folder
+from .paths import source_of
+from .rows import MEMORY, StoredRows, parse_bytes
+from .sources import RowBlocks, Source
+from .stores import Stored
+
+__all__ = ["MEMORY", "Folder", "NpyFile", "RowBlocks", "Source", "Stored", "StoredRows", "parse_bytes", "source_of"]

@@ -1,0 +1,228 @@
+"""What rows outside of memory are read from, and streams of row blocks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import BLOCK_BYTES
+
+Array = NDArray[Any]
+Read = Callable[[int, int, Array], None]  # read(lo, hi, out): rows lo … hi into out
+
+SLACK = 4096  # bytes that a buffer has more than its rows, so that a source may choose their place in it
+# Types that are read as they lie, as of X in memory; anything else becomes float64.
+_KEPT = [np.dtype(n) for n in ("f2", "f4", "f8", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "bool")]
+
+
+class Source:
+    """A dense matrix outside of memory: its shape, its type, and a way to read rows.
+
+    Attributes
+    ----------
+    shape : tuple of (int, int)
+        Rows and columns.
+    given : dtype
+        The type of the stored numbers.
+    dtype : dtype
+        The type they have in a buffer: `given`, or float64 where X in memory would become that, too.
+    bytes_read : int
+        Bytes of X read so far, in the type of the store.
+    sequential : bool
+        Whether rows come in order only.
+    row_by_row : bool
+        Whether single rows cost little more than their bytes.
+    sample : tuple of int or None
+        The shape that a row has in the store, if it is folded.
+    """
+
+    sequential = False
+    row_by_row = False
+
+    def __init__(self, shape: Any, dtype: Any, what: str, fold: bool = False):
+        self.what = what
+        shape = tuple(int(side) for side in shape)
+        self.sample = shape[1:] if fold and len(shape) > 2 else None
+        self.shape: tuple[int, int] = _checked_shape((shape[0], math.prod(shape[1:])) if self.sample else shape, what)
+        self.given = _checked_type(dtype, what)
+        self.dtype = self.given if self.given in _KEPT else np.dtype(np.float64)
+        self.bytes_read = 0
+        self._counting = threading.Lock()
+
+    def opened(self, streams: int = 1) -> AbstractContextManager[Read]:
+        """Give read(lo, hi, out), which puts rows lo … hi into out; for one thread at a time.
+
+        Parameters
+        ----------
+        streams : int
+            In how many places at once rows will be read in order.
+        """
+        raise NotImplementedError
+
+    def read(self, read: Read, lo: int, hi: int, out: Array) -> None:
+        """Read rows by what `opened` gave, and count their bytes."""
+        read(lo, hi, out)
+        with self._counting:
+            self.bytes_read += (hi - lo) * self.shape[1] * self.given.itemsize
+
+    def place(self, lo: int, hi: int, buffer: Array) -> Array:
+        """Return where in a buffer of SLACK bytes more than they need rows lo … hi are to be read to."""
+        m = self.shape[1]
+        return buffer[: (hi - lo) * m * self.dtype.itemsize].view(self.dtype).reshape(hi - lo, m)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix in its own type."""
+        return math.prod(self.shape) * self.given.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Return a copy of one row, or of some (a slice, or a list of numbers), each at its place."""
+        numbers = np.arange(self.shape[0])[rows]
+        wanted, at = np.unique(numbers, return_inverse=True)
+        return self.take(wanted)[at.reshape(numbers.shape)]
+
+    def take(self, rows: Array) -> Array:
+        """Return a copy of some rows (increasing numbers)."""
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        with self.opened() as read:
+            if self.row_by_row:
+                runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist(), len(rows)]
+                for first, last in itertools.pairwise(runs):  # rows that follow one another
+                    self.read(read, int(rows[first]), int(rows[last - 1]) + 1, out[first:last])
+                return out
+            height = max(1, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
+            buffer = np.empty((min(height, self.shape[0]), self.shape[1]), self.dtype)
+            for lo in range(0, self.shape[0], height):
+                hi = min(lo + height, self.shape[0])
+                first, last = np.searchsorted(rows, (lo, hi))
+                if first < last or self.sequential:
+                    self.read(read, lo, hi, buffer[: hi - lo])
+                    out[first:last] = buffer[rows[first:last] - lo]
+        return out
+
+
+def _checked_shape(shape: tuple[int, ...], what: str) -> tuple[int, int]:
+    if len(shape) != 2:
+        msg = f"{what} has shape {shape}: expected two dimensions, samples and features. Reshape your data."
+        raise ValueError(msg)
+    return shape[0], shape[1]
+
+
+def _checked_type(dtype: Any, what: str) -> np.dtype:
+    dtype = np.dtype(dtype)
+    if dtype.kind == "c":
+        msg = f"Complex data not supported\n{what} holds {dtype}\n"
+        raise ValueError(msg)
+    if dtype.kind not in "buif":
+        msg = f"{what} holds {dtype}: expected real numbers (bool, integers or floats)."
+        raise ValueError(msg)
+    return dtype
+
+
+class RowBlocks(Source):
+    """A matrix that comes as a stream of row blocks, anew for every pass.
+
+    Parameters
+    ----------
+    blocks : callable
+        ``blocks()`` returns an iterable of 2-D arrays of `dtype` with m columns and any number of rows, in order; n
+        rows together, and the same ones each time. It is called once for every pass over X, and runs in a thread that
+        reads ahead. An iterator with a ``close`` method (any generator) is closed when its pass ends.
+    shape : tuple of (int, int)
+        n and m.
+    dtype : dtype
+        Type of the numbers: bool, integers or floats.
+
+    Raises
+    ------
+    TypeError
+        If `blocks` is not callable.
+    ValueError
+        If `shape` or `dtype` are not those of a matrix of real numbers; during a pass, if blocks have another width or
+        type, or do not have n rows together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore import NMF, RowBlocks
+    >>> X = np.random.default_rng(0).random((1000, 8))
+    >>> def batches():
+    ...     for first in range(0, 1000, 300):
+    ...         yield X[first : first + 300]
+    >>> stream = RowBlocks(batches, X.shape, X.dtype)
+    >>> model = NMF(3, init="random", random_state=0, max_iter=5, tol=0).fit(stream)
+    >>> same = NMF(3, init="random", random_state=0, max_iter=5, tol=0).fit(X)
+    >>> bool(np.array_equal(model.components_, same.components_))
+    True
+    """
+
+    sequential = True
+
+    def __init__(self, blocks: Callable[[], Iterable[Any]], shape: tuple[int, int], dtype: Any):
+        given: Any = blocks
+        if not callable(given):
+            msg = (
+                f"RowBlocks takes a function that returns an iterable of row blocks, not a {type(given).__name__}: "
+                "every pass over X calls it anew. For a list of blocks: lambda: blocks."
+            )
+            raise TypeError(msg)
+        super().__init__(shape, dtype, "RowBlocks")
+        self.blocks = blocks
+
+    @contextmanager
+    def opened(self, streams: int = 1) -> Iterator[Read]:
+        """Begin a pass over the stream."""
+        stream = iter(self.blocks())
+        block, begin, end = np.empty((0, self.shape[1]), self.given), 0, 0  # rows begin … end of X
+
+        def advance() -> bool:
+            nonlocal block, begin, end
+            for each in stream:
+                block = self._checked(each, end)
+                begin, end = end, end + len(block)
+                if begin < end:
+                    return True
+            return False
+
+        def read(lo: int, hi: int, out: Array) -> None:
+            while lo < hi:
+                if lo >= end and not advance():
+                    self._complain(f"gave {end:,} rows in this pass")
+                last = min(hi, end)
+                out[: last - lo] = block[lo - begin : last - begin]
+                out, lo = out[last - lo :], last
+            if hi == self.shape[0] and (end > hi or advance()):
+                self._complain(f"gave more than {hi:,} rows in this pass")
+
+        try:
+            yield read
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+
+    def _checked(self, block: Any, first: int) -> Array:
+        block = np.asarray(block)
+        if block.ndim != 2 or block.shape[1] != self.shape[1]:
+            self._complain(f"gave a block of shape {block.shape} at row {first:,}")
+        if block.dtype != self.given:
+            self._complain(f"gave a block of {block.dtype} at row {first:,}")
+        return block
+
+    def _complain(self, found: str) -> NoReturn:
+        n, m = self.shape
+        msg = (
+            f"the function of RowBlocks {found}; it was said to give {n:,} rows of {m:,} numbers, {self.given}: "
+            "every call must give the same rows."
+        )
+        raise ValueError(msg)

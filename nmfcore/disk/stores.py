@@ -1,0 +1,74 @@
+"""Rows of an array that some library stores in chunks: HDF5, Zarr."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ..data import BLOCK_BYTES
+from .sources import Array, Read, Source
+
+_SLAB_BYTES = 8 * BLOCK_BYTES  # chunks of more rows than that are not kept decompressed
+
+
+class Stored(Source):
+    """An array-like whose slices are read from somewhere: an h5py dataset, a Zarr array.
+
+    Parameters
+    ----------
+    array : array-like
+        With shape, dtype, and ``array[lo:hi]``. Chunks are decompressed once a pass, whatever their number of rows.
+    hold : callable or None
+        hold() gives a context in which the array can be read; None: at any time.
+    fold : bool
+        Whether an array of more dimensions is taken as one row for each sample.
+    """
+
+    def __init__(
+        self, array: Any, hold: Callable[[], AbstractContextManager[Any]] | None = None, fold: bool = False
+    ):  # fmt: skip
+        name = type(array).__name__
+        super().__init__(array.shape, array.dtype, f"this {name} of {type(array).__module__.partition('.')[0]}", fold)
+        self._hold = hold or (lambda: nullcontext(array))
+        chunks = getattr(array, "chunks", None)
+        self._slab = int(chunks[0]) if chunks else 0  # rows of a chunk; 0: any rows can be had alone
+        if self._slab * self.shape[1] * self.given.itemsize > _SLAB_BYTES:
+            warnings.warn(
+                f"{self.what} is stored in chunks of {self._slab:,} rows, which are decompressed anew for every block "
+                "of rows: it is read much faster if you store it in chunks of fewer rows and all columns.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self._slab = 0
+
+    @contextmanager
+    def opened(self, streams: int = 1) -> Iterator[Read]:
+        """Hold the array open; of each stream the chunk that it has read half is kept decompressed."""
+        begun: OrderedDict[int, Array] = OrderedDict()  # by the row that such a stream goes on with
+
+        with self._hold() as array:
+
+            def read(lo: int, hi: int, out: Array) -> None:
+                if not self._slab:
+                    out[:] = np.asarray(array[lo:hi]).reshape(out.shape)
+                    return
+                row, slab = lo, begun.pop(lo, None)
+                while row < hi:
+                    begin = row // self._slab * self._slab
+                    last = min(hi, begin + self._slab)
+                    if slab is None:
+                        slab = np.asarray(array[begin : begin + self._slab])
+                        slab = slab.reshape(len(slab), self.shape[1])
+                    out[row - lo : last - lo] = slab[row - begin : last - begin]
+                    if last % self._slab:
+                        begun[last] = slab
+                    row, slab = last, None
+                while len(begun) > streams:
+                    begun.popitem(last=False)
+
+            yield read
