@@ -369,6 +369,48 @@ def test_bad_x_is_told_in_one_sentence(client, workers, given, error, said):
     assert left_on(workers) == []
 
 
+class OnlyHere:
+    """What the workers cannot make sense of."""
+
+    def __init__(self, there):
+        self.there = there
+
+    def __reduce__(self):
+        return getattr, (tasks, "this_is_not_in_the_workers_nmfcore") if self.there else (threading.Lock(),)
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("case", ["hals", "mu"])
+def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, workers, monkeypatch, case, there):
+    send = cluster.Cluster.send
+
+    def worse(self, value, home=None):
+        if isinstance(value, tasks.Order) and value.function is tasks.one_pass:
+            value = value._replace(arguments=(*value.arguments, OnlyHere(there)))
+        return send(self, value, home)
+
+    monkeypatch.setattr(cluster.Cluster, "send", worse)
+    with pytest.raises(RuntimeError, match=r"cannot take what a pass sends them \(.*\): they need the nmfcore"):
+        model(case).fit(in_chunks())
+    monkeypatch.undo()
+    assert left_on(workers) == []
+    assert model().fit(in_chunks()).n_iter_ > 0  # the cluster is as good as before
+
+
+def test_orders_that_never_arrive_end_a_fit(client, workers, monkeypatch):
+    """Workers that are there, and whose connections fail for ever."""
+
+    def closed(*_, **__):
+        raise OSError("the connection was closed")
+
+    monkeypatch.setattr(cluster, "FETCH", 1.0)
+    monkeypatch.setattr(client, "scatter", closed)
+    with pytest.raises(RuntimeError, match=r"cannot take .* \(the connection was closed\)"):
+        model().fit(in_chunks())
+    monkeypatch.undo()
+    assert left_on(workers) == []
+
+
 # ---- what goes wrong on the cluster ----------------------------------------------------------------------------------
 
 

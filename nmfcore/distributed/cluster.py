@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import copy
 import itertools
+import textwrap
 import time
 import uuid
 import weakref
@@ -28,7 +29,7 @@ Array = NDArray[Any]
 
 FAN = 8  # sums that a task adds up
 POLL = 0.5  # seconds between looks at who is still there
-FETCH = 300.0  # seconds that a finished result may take to arrive
+FETCH = 300.0  # seconds that an order, or a finished result, may take to arrive
 PATIENCE = 60.0  # seconds without any worker before giving up
 ANSWER = 30.0  # seconds that a scheduler may take to answer: it may be busy, or the connection be made anew
 TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
@@ -117,14 +118,26 @@ class Cluster:
     def send(self, value: Any, home: str | None = None) -> Any:
         """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
         self._sending = key = f"nmfcore-order-{self._name}-{next(self._number)}"
+        end, attempts = time.monotonic() + FETCH, 0
         while True:
             try:
                 sent = self.client.scatter({key: value}, workers=[home] if home else None, hash=False)[key]
                 self._futures.add(sent)
                 self._sending = None
                 return sent
-            except (OSError, KeyError, AttributeError, *TIMEOUTS):  # a worker, or the scheduler, is on its way out
-                self.look()
+            except CANCELLED:
+                raise
+            except Exception as error:
+                self.look()  # a worker, or the scheduler, may be on its way out
+                attempts += not isinstance(error, (OSError, KeyError, AttributeError, *TIMEOUTS))
+                if attempts == ATTEMPTS or time.monotonic() > end:
+                    said = textwrap.shorten(str(error) or repr(error), 200)
+                    raise self.fail(
+                        RuntimeError(
+                            f"The workers at {_address(self.client)} cannot take what a pass sends them ({said}): they "
+                            "need the nmfcore that is here, and your own modules if these have part in the fit."
+                        )
+                    ) from error
                 time.sleep(POLL / 5)
 
     def workers(self) -> dict[str, int]:
