@@ -380,8 +380,7 @@ class OnlyHere:
 
 
 @pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize("case", ["hals", "mu"])
-def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, workers, monkeypatch, case, there):
+def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, workers, monkeypatch, there):
     send = cluster.Cluster.send
 
     def worse(self, value, home=None):
@@ -391,7 +390,7 @@ def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, wo
 
     monkeypatch.setattr(cluster.Cluster, "send", worse)
     with pytest.raises(RuntimeError, match=r"cannot take what a pass sends them \(.*\): they need the nmfcore"):
-        model(case).fit(in_chunks())
+        model().fit(in_chunks())
     monkeypatch.undo()
     assert left_on(workers) == []
     assert model().fit(in_chunks()).n_iter_ > 0  # the cluster is as good as before
