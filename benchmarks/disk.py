@@ -250,9 +250,9 @@ def figures(path: Path, n: int, m: int, small: int, chosen: argparse.Namespace, 
     for kind, rows in (("npy", n), ("blocks", min(n, 4 * small))):
         told = measured(path, part, rows, chosen.passes + 1, limit, kind, chosen.threads)
         size = rows * m
-        by_disk = [size / rate for rate in told["read_rates"]]
         by_disk = [
-            max(pair) for pair in zip(by_disk, [rows * each for each in told["stream_row_seconds"]], strict=True)
+            max(size / rate, seconds * rows)
+            for rate, seconds in zip(told["read_rates"], told["stream_row_seconds"], strict=True)
         ]
         by_processor = [  # what the stream's own function needs, the same processors have to give
             (seconds + cpu / chosen.threads) * rows

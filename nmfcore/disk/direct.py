@@ -66,25 +66,23 @@ def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
         if straight is not None and hasattr(os, "posix_fadvise"):  # a page, not what may follow it
             os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
-        def through_cache(position: int, out: Array) -> None:
+        def through_cache(position: int, out: Any) -> None:
             cached.seek(position)
             while len(out):
-                got = cached.readinto(out)  # type: ignore[arg-type]
+                got = cached.readinto(out)
                 if not got:
                     msg = f"'{path}' has become shorter while it was read."
                     raise ValueError(msg)
                 out = out[got:]
 
         def fill(position: int, out: Array) -> None:
-            first = last = -position % ALIGNMENT
+            first = done = 0
             if straight is not None and not (out.ctypes.data - position) % ALIGNMENT:
-                whole = max(0, len(out) - first) // ALIGNMENT * ALIGNMENT
-                last += _read_direct(straight, position + first, out[first : first + whole])
-            if last > first:
-                through_cache(position, out[:first])
-                through_cache(position + last, out[last:])
-            else:
-                through_cache(position, out)
+                first = min(-position % ALIGNMENT, len(out))
+                last = first + (len(out) - first) // ALIGNMENT * ALIGNMENT
+                done = first + _read_direct(straight, position + first, out[first:last])
+            through_cache(position, out[:first])
+            through_cache(position + done, out[done:])
 
         try:
             yield fill
