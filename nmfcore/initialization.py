@@ -21,6 +21,8 @@ Array = NDArray[Any]
 
 OVERSAMPLES = 10
 CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
+_ROUNDS = 4  # of orthogonalisation at most: each gains half the digits of the compute type
+_WELL = 1e-2  # ratio of eigenvalues from which one more round changes nothing
 
 
 def initialize(data: Rows, n_components: int, init: str | None = None, random_state: Any = None) -> tuple[Array, Array]:
@@ -173,15 +175,12 @@ def gram_svd(data: Rows, k: int) -> tuple[Array, Array, Array]:
     U : ndarray of shape (n, k)
     S : ndarray of shape (k,)
     Vt : ndarray of shape (k, m)
-        In the compute type. XᵀX is exact for integers of 8 bits, else summed in float64; singular values below the
-        square root of its precision × the largest are lost, and their columns of U are zero.
+        In the compute type. Where XᵀX cannot tell small singular values apart, its eigenvectors are an orthonormal
+        basis of what is left, and `_ritz` finds the triplets within it.
     """
     m = data.shape[1]
-    host = data.backend.to_numpy
-    values, V = linalg.eigh(host(data.gram()), subset_by_index=(m - k, m - 1), check_finite=False)
-    S, V = np.sqrt(np.maximum(values[::-1], 0)), V[:, ::-1]
-    U = host(data.products(np.ascontiguousarray(V * _inverse(S, data.dtype), data.dtype)))
-    return U, S.astype(data.dtype), np.ascontiguousarray(V.T, data.dtype)
+    V = linalg.eigh(data.backend.to_numpy(data.gram()), subset_by_index=(m - k, m - 1), check_finite=False)[1]
+    return _ritz(data, data.backend.asarray(np.ascontiguousarray(V[:, ::-1], data.dtype)), k)
 
 
 def subspace_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
@@ -203,37 +202,54 @@ def subspace_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, A
     U : ndarray of shape (n, k)
     S : ndarray of shape (k,)
     Vt : ndarray of shape (k, m)
-        In the compute type; what `gram_svd` says of small singular values holds here too.
+        In the compute type, with orthonormal columns and rows down to the rounding of that type.
     """
     n, m = data.shape
     width = min(k + OVERSAMPLES, n, m)
     Q = check_random_state(random_state).normal(size=(m, width)).astype(data.dtype)
     for _ in range(2):
-        Q = _rotated(data, data.transposed_products(data.products(Q)), width)[0]
-    U, S, E = _rotated(data, data.products(Q), k)
+        Q = _orthonormal(data, data.transposed_products(data.products(Q)))[0]
+    return _ritz(data, Q, k)
+
+
+def _ritz(data: Rows, Q: Array, k: int) -> tuple[Array, Array, Array]:
+    """Leading k singular triplets of X within the span of Q (m × w, orthonormal columns): one pass."""
     host = data.backend.to_numpy
-    return host(U), S.astype(data.dtype), np.ascontiguousarray(host(_times(data, Q, E)).T)
+    U, T = _orthonormal(data, data.products(Q))  # X·Q = U·T
+    A, S, Bt = linalg.svd(T, check_finite=False)
+    U = host(_times(data, U, A[:, :k]))
+    return U, S[:k].astype(data.dtype), np.ascontiguousarray(host(_times(data, Q, Bt[:k].T)).T)
 
 
-def _rotated(data: Rows, Y: Array, k: int) -> tuple[Array, Array, Array]:
-    """Leading k singular triplets of a narrow Y through YᵀY: U·diag(S)·Eᵀ; zero columns where σ is lost."""
+def _orthonormal(data: Rows, Y: Array) -> tuple[Array, Array]:
+    """Y = Q·T with orthonormal columns of Q, for a narrow Y (r × w), through Gram matrices; T (w × w) in float64.
+
+    The eigenvectors of one Gram matrix are exact to ε only relative to its largest eigenvalue, which is the square of
+    what Y holds. Each round therefore divides the columns by their norms, and leaves eigenvalues below a floor where
+    they are instead of dropping them: the next round, whose columns are all of one size, sees what they were
+    (A. Stathopoulos, K. Wu, "A block orthogonalization procedure with constant synchronization requirements", SIAM J.
+    Sci. Comput. 23(6), 2002). Directions that are zero to rounding become rounding noise of norm one, or stay zero.
+    """
     backend, width = data.backend, Y.shape[1]
-    Y = backend.asarray(Y.astype(data.dtype, copy=False))
-    values, E = linalg.eigh(
-        backend.to_numpy(backend.gram(Y)), subset_by_index=(width - k, width - 1), check_finite=False
-    )
-    S, E = np.sqrt(np.maximum(values[::-1], 0)), E[:, ::-1]
-    return _times(data, Y, E * _inverse(S, data.dtype)), S, E
+    floor = width * np.finfo(data.dtype).eps
+    Y, T = backend.asarray(Y.astype(data.dtype, copy=False)), np.eye(width)
+    for _ in range(_ROUNDS):
+        G = backend.to_numpy(backend.gram(Y))
+        norms = np.sqrt(np.diagonal(G))
+        inverse = np.divide(1, norms, out=np.zeros(width), where=norms > 0)
+        values, E = linalg.eigh(G * np.outer(inverse, inverse), check_finite=False)
+        values, E = values[::-1], E[:, ::-1]
+        roots = np.sqrt(np.maximum(values, floor))
+        T = (roots[:, None] * E.T * norms) @ T
+        Y = _times(data, Y, inverse[:, None] * E / roots)
+        if values[-1] > _WELL * values[0]:
+            break
+    return Y, T
 
 
 def _times(data: Rows, Y: Array, E: Array) -> Array:
     """Y·E by the backend's own product, in the compute type."""
     return data.beside(Y).products(np.ascontiguousarray(E, data.dtype))
-
-
-def _inverse(S: Array, dtype: Any) -> Array:
-    """1/σ; 0 for a σ that a Gram matrix of this type cannot tell from nothing."""
-    return np.divide(1, S, out=np.zeros_like(S), where=S[0] * np.sqrt(np.finfo(dtype).eps) < S)
 
 
 def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
