@@ -216,14 +216,14 @@ class _Scratch:
         return self.lanes
 
     def total(self) -> dict[str, Array]:
-        """Add all lanes up in the first one's sums, and return these. "worst" is the one that begins with the most."""
-        worst = None
-        if "worst" in self.shapes:  # max keeps the earliest of equals
-            worst = max((lane["worst"] for lane in self.lanes), key=lambda each: each[0]).copy()
+        """Add all lanes up in the first one's sums, and return these. "worst" is not added up: all lanes' rows stay."""
+        total, worst = self.lanes[0], None
+        if "worst" in self.shapes:
+            worst = np.concatenate([lane["worst"] for lane in self.lanes])
         _add_pairwise(self.whole)
         if worst is not None:
-            self.lanes[0]["worst"][:] = worst
-        return self.lanes[0]
+            total = total | {"worst": worst[np.argsort(-worst[:, 0], kind="stable")]}
+        return total
 
 
 def _add_pairwise(lanes: Array) -> Array:
@@ -407,8 +407,8 @@ class Rows:
         orders : object
             k-sized instructions, `orders.width` the number of columns of the factors.
         sums : dict of str to shape
-            Named float64 sums; those whose first dimension is m may be huge for sparse X. "worst" is not added up but
-            kept whole, where its first number is largest.
+            Named float64 sums; those whose first dimension is m may be huge for sparse X. "worst" is not added up:
+            the tables of all lanes (see `worst_rows` of a backend) are returned as one, the largest first.
         gather : callable or None
             gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
             transposed matrix. Used where an accumulator per lane would outweigh a sparse X.

@@ -213,18 +213,16 @@ class Learner:
         dead = np.flatnonzero(~Ht.any(axis=0) | (unused & (sums.rows >= PATIENCE * k)))
         if not dead.size:
             return Ht, sums
-        found: list[tuple[float, Array]] = [(0.0, np.zeros(0))] * len(data.plan(k).lanes)
+        found = [data.backend.xp.zeros((1, 1 + data.shape[1])) for _ in data.plan(k).lanes]
         W, t = W.copy(), dead[0]
         W[:, t] = 0
 
         def look(lane: int, lo: int, hi: int, block: Any) -> None:
-            worst = data.backend.worst_row(block, W[lo:hi], Ht)
-            if worst[0] > found[lane][0]:
-                found[lane] = worst
+            data.backend.worst_rows(block, W[lo:hi], Ht, found[lane])
 
         data.visit_all(look, k)
-        loss, h = max(found, key=lambda worst: worst[0])  # the first of equals
-        h = h[:, None]
+        worst = max((data.backend.to_numpy(table)[0] for table in found), key=lambda row: row[0])  # the first of equals
+        loss, h = worst[0], worst[1:, None]
         p = self.penalties_for(sums.rows)
         d = balance(*np.array([[p.l1_W], [p.l2_W], [p.l1_H * h.sum()], [p.l2_H * inner(h, h)]]))
         h = h / d

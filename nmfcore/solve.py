@@ -187,12 +187,16 @@ class _FallRule(_Rule):
     def before(self, report: Report, done: int) -> str | None:
         if not self.losses and not isnan(report.start_loss):
             self.losses.append(report.start_loss)
+        if report.offset:
+            self.losses = [loss + report.offset for loss in self.losses]
         return None
 
     def after(self, report: Report, done: int) -> str | None:
-        self.losses.append(report.loss)
+        self.losses.append(min(report.loss, self.losses[-1]) if self.losses else report.loss)  # the best so far
         if self.verbose:
             print(f"pass {done}: loss {report.loss:.9g}, KKT residual {report.kkt:.3g}")
+        if report.unfinished:
+            return None
         if report.kkt <= self.tol / 10:
             return f"the KKT residual fell to {report.kkt:.2g}, at most tol / 10 = {self.tol / 10:g}"
         if self.tol > 0 and len(self.losses) > self.WINDOW:
@@ -292,6 +296,8 @@ def factorize(
             if not isnan(report.loss_before):  # measured by this pass, of the pair before it
                 known = report.loss_before
                 losses[-1:] = [known] if losses else []
+            if report.offset:
+                losses = [loss + report.offset for loss in losses]
             reason = rule.before(report, done)
             if reason:
                 converged = True

@@ -121,12 +121,15 @@ def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
 
 
 class Beginning(NamedTuple):
-    """Where the sweeps of a pass begin: max(0, B + weight·(B − before·scale)), B = F·scale."""
+    """Where the sweeps of a pass begin: max(0, B + weight·(B − before·scale)), B = F·scale.
+
+    The step D = out − B is measured: stats[CROSS] += ⟨X·Ht − l1, D⟩.
+    """
 
     before: Array  # r × k: the rows before F
     scale: Array  # k for F and k for `before`, compute type; of no entries: the sweeps begin at F
     weight: float
-    FtB: Array  # k × k: += outᵀ·B; 2k × k: below it the Gram of where the sweeps began (and stats[CROSS] its ⟨C, ·⟩)
+    FtD: Array  # 2k × k: += outᵀ·D above, += Dᵀ·D below
 
 
 @functools.cache
@@ -165,10 +168,13 @@ def add_products(block: Block, F: Array, XtF: Array) -> None:
     _look(block, F, none, _ACCUMULATE, none, XtF, empty, stats)
 
 
-def gram(F: Array) -> Array:
-    """FᵀF (k × k) in float64; blockwise products in F's type."""
+def gram(F: Array, B: Array | None = None) -> Array:
+    """FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
     none, empty, stats = _constants(F.dtype)
     FtF = np.zeros((F.shape[1], F.shape[1]))
+    if B is not None:
+        add_products(cut(F, (0, len(F)), 256), B, FtF)
+        return FtF
     no_columns = Block(*_NO_X, F.shape[0], 0, 256)
     _look(no_columns, F, none, _ACCUMULATE, none, empty, FtF, stats)
     return FtF
@@ -254,8 +260,12 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
     return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
 
 
-def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
-    """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
+def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:
+    """Let the rows of a block compete for a place among the worst: those with the largest ½‖x − f·Htᵀ‖².
+
+    worst (q × (1 + m), float64): of each of them this loss and max(0, x − f·Htᵀ), the largest first and the lowest row
+    of equals; a loss of 0 is a free place.
+    """
     losses = np.empty((block.rows, 1), F.dtype)
     if block.indptr:
         of_rows = np.empty(block.rows)
@@ -264,15 +274,29 @@ def worst_row(block: Block, F: Array, Ht: Array) -> tuple[float, Array]:
     else:
         empty = _constants(F.dtype)[1]
         _look(block, F, Ht, _RESIDUAL, losses, empty, empty, np.zeros(STATS))
-    i = int(losses.argmax())
-    if block.indptr:
-        alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
-    else:
-        alone = block._replace(address=block.address + i * block.row_stride, rows=1)
-    row = np.zeros((block.columns, 1))
-    add_products(alone, np.ones((1, 1), F.dtype), row)
-    residual = row[:, 0] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64)
-    return float(losses[i, 0]), np.maximum(residual, 0.0)
+    chosen = largest(losses[:, 0], worst)
+    found = np.zeros((len(chosen), 1 + block.columns))
+    for to, i in zip(found, chosen, strict=True):
+        if block.indptr:
+            alone = block._replace(indptr=block.indptr + i * (8 if block.wide else 4), rows=1)
+        else:
+            alone = block._replace(address=block.address + i * block.row_stride, rows=1)
+        to[0] = losses[i, 0]
+        add_products(alone, np.ones((1, 1), F.dtype), to[1:, None])
+        to[1:] = np.maximum(to[1:] - np.einsum("jt,t->j", Ht, F[i], dtype=np.float64), 0.0)
+    worst[:] = merge_worst(worst, found)
+
+
+def largest(losses: Array, worst: Array) -> Array:
+    """Return the rows whose losses may be among the worst, the largest first: no more than there are places."""
+    rows = np.flatnonzero(losses > worst[-1, 0])
+    return rows[np.argsort(-losses[rows], kind="stable")][: len(worst)]
+
+
+def merge_worst(a: Array, b: Array, places: int | None = None) -> Array:
+    """Return the worst of two tables of `worst_rows`, as many as a has; of equals those of a come first."""
+    both = np.concatenate([a, b])
+    return both[np.argsort(-both[:, 0], kind="stable")][: len(a) if places is None else places]
 
 
 def multiply_beta(

@@ -496,6 +496,18 @@ def extrapolate(Fp, before, lo, rows, scale, momentum, Bp, kp):
                 f[t] = max(b[t] + beta * (b[t] - old[t] * scale[k + t]), zero)
 
 
+@numba.njit(**INNER)
+def subtract_from(Fp, Bp, Cp, l1, size):
+    """B ← D = F − B in place. Returns ⟨C − l1, D⟩ in float64, as if padding were zero in C: there D is."""
+    out_of_line()
+    f, b, c, cross = Fp[:size], Bp[:size], Cp[:size], 0.0
+    for i in range(size):
+        d = f[i] - b[i]
+        b[i] = d
+        cross += (np.float64(c[i]) - np.float64(l1)) * np.float64(d)
+    return cross
+
+
 # ---- Frobenius: one pass over X ----------------------------------------------------------------------------------
 
 
@@ -735,10 +747,10 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no
     rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩, stats[SQUARE] += ⟨G, FᵀF⟩.
 
-    With moving = (before, scale, momentum, FtB), scale k numbers for F and k for `before`, the sweeps start from
-    max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F, and FtB += Fᵀ·B with the new F. FtB of
-    twice as many rows asks for the loss of where the sweeps started too: its Gram in the rows below, stats[CROSS] +=
-    ⟨C, ·⟩. None (or a scale of no numbers, which spares a kernel of its own) leaves all this out.
+    With moving = (before, scale, momentum, FtD), scale k numbers for F and k for `before`, the sweeps start from
+    max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F. With the step D = F − B of the new F from
+    B, FtD (2k × k) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F follows from
+    these without cancellation. None (or a scale of no numbers, which spares a kernel of its own) leaves all this out.
     """
     k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
     sparse, given = indptr != 0, Ht.shape[0] == 0
@@ -791,14 +803,10 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
         if moving is not None:
-            before, scale, momentum, FtB = moving
+            before, scale, momentum, FtD = moving
             if scale.size:
                 extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
                 clear(Bp, rows * kp, padded * kp)
-            if FtB.shape[0] > k:
-                accumulate_gram(Fp, kp, rows, c, FtB[k:])
-                for i in range(rows * kp):
-                    stats[CROSS] += np.float64(Cp[i]) * np.float64(Fp[i])
         if order is None:
             if moving is not None:  # Numba drops what is behind a test of None only where the argument is None
                 product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
@@ -823,10 +831,13 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         if FtF.shape[0]:
             accumulate_gram(Fp, kp, rows, c, FtF)
         if moving is not None:
-            FtB = moving[3]
-            if FtB.shape[0]:
+            FtD = moving[3]
+            if FtD.shape[0]:
+                stats[CROSS] += subtract_from(Fp, Bp, Cp, l1, rows * kp)
                 product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
-                add_rows(c, kp, FtB[:k])
+                add_rows(c, kp, FtD[:k])
+                product(Bp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                add_rows(c, kp, FtD[k:])
         i0 += rows
     if given and FtF.shape[0]:
         for t in range(k):

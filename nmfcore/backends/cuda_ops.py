@@ -1,7 +1,7 @@
 """The CUDA backend: the operations of `cpu`, on arrays that live on a device.
 
 Same names, same signatures, same meaning; a block holds device arrays instead of addresses. Everything is queued on the
-current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_row`.
+current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_rows`.
 
 Kernels are compiled a family at a time (CuPy keeps them on disk), for the types and the width that a fit needs. How a
 launch is cut (`plan_…`) depends on shapes only, never on the card: sums have the same bits everywhere.
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import cuda
-from .cpu import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning
+from .cpu import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning, largest, merge_worst
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators", "multiply",
     "multiply_beta", "multiply_given", "nearest", "opening", "products", "read", "scale", "sparse_beta", "squares",
-    "stored_as_is", "sweep", "to_numpy", "worst_row",
+    "stored_as_is", "sweep", "to_numpy", "worst_rows",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
@@ -308,10 +308,10 @@ def _add_gram(F: Array, B: Array, FtB: Array) -> None:
     add_products(_as_block(F), B, FtB, exact=True)
 
 
-def gram(F: Array) -> Array:
-    """FᵀF (k × k) in float64; blockwise products in F's type."""
+def gram(F: Array, B: Array | None = None) -> Array:
+    """FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
     FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
-    _add_gram(F, F, FtF)
+    _add_gram(F, F if B is None else B, FtF)
     return FtF
 
 
@@ -373,7 +373,7 @@ def descend(
     xp = cuda.cupy()
     C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
-    start, B, cross = F, None, 0
+    start, B = F, None
     if begin is not None and len(begin.scale):
         k = F.shape[1]
         start, B = xp.empty_like(F), xp.empty_like(F)
@@ -382,16 +382,16 @@ def descend(
             kernel, (-(-F.size // THREADS),), F, begin.before, asarray(begin.scale), F.dtype.type(begin.weight),
             _i64(F.shape[0]), _i32(k), B, start,
         )  # fmt: skip
-        if begin.FtB.shape[0] > k:  # of the very first pair the loss is asked for as well
-            _add_gram(start, start, begin.FtB[k:])
-            cross = 1
-    _sweep("sweep", start, C, G, l1, l2, order, sweeps, tol, delta, cross, out, stats)
+    _sweep("sweep", start, C, G, l1, l2, order, sweeps, tol, delta, 0, out, stats)
     if XtF.shape[0] and block.indptr is None:
         add_products(block, out, XtF)
     if FtF.shape[0]:
         _add_gram(out, out, FtF)
-    if B is not None and begin is not None and begin.FtB.shape[0]:
-        _add_gram(out, B, begin.FtB[: F.shape[1]])
+    if B is not None and begin is not None and begin.FtD.shape[0]:
+        k, D = F.shape[1], out - B
+        stats[CROSS] += inner(C, D) - l1 * D.sum(dtype=np.float64)
+        _add_gram(out, D, begin.FtD[:k])
+        _add_gram(D, D, begin.FtD[k:])
 
 
 def sweep(
@@ -590,22 +590,24 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Any:
     return _row_losses(block, F, Ht, beta).sum()
 
 
-def worst_row(block: Block, F: Array, Ht: Array) -> tuple[Any, Array]:
-    """½‖x − f·Htᵀ‖² where it is largest (the lowest row of equals), and max(0, x − f·Htᵀ) of that row, float64."""
+def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:
+    """Let the rows of a block compete for a place among the worst, see `cpu.worst_rows`; waits for the device."""
     xp = cuda.cupy()
-    losses = _row_losses(block, F, Ht, 2.0)
-    i = int(losses.argmax())
-    row = xp.zeros((block.columns, 1))
+    losses, places = to_numpy(_row_losses(block, F, Ht, 2.0)), to_numpy(worst)
+    chosen = largest(losses, places)
+    found = np.zeros((len(chosen), 1 + block.columns))
     one = xp.ones((1, 1), F.dtype)
-    if block.indptr is None:
-        add_products(Block(block.X[i : i + 1], 1, block.columns), one, row)
+    for to, i in zip(found, chosen.tolist(), strict=True):
+        row = xp.zeros((block.columns, 1))
         x = row[:, 0]
-    else:
-        first, last = (int(bound) for bound in to_numpy(block.indptr[i : i + 2]))
-        x = row[:, 0]
-        x[block.indices[first:last]] = block.X[first:last].astype(np.float64)
-    residual = x - (Ht.astype(np.float64) * F[i].astype(np.float64)).sum(axis=1)
-    return losses[i], xp.maximum(residual, 0.0)
+        if block.indptr is None:
+            add_products(Block(block.X[i : i + 1], 1, block.columns), one, row)
+        else:
+            first, last = (int(bound) for bound in to_numpy(block.indptr[i : i + 2]))
+            x[block.indices[first:last]] = block.X[first:last].astype(np.float64)
+        residual = x - (Ht.astype(np.float64) * F[i].astype(np.float64)).sum(axis=1)
+        to[0], to[1:] = losses[i], to_numpy(xp.maximum(residual, 0.0))
+    worst[:] = xp.asarray(merge_worst(places, found))
 
 
 def code(

@@ -358,7 +358,7 @@ class DaskRows:
         step = self._step(tasks.codes, solver, Ht, tol, max_iter, by_step)
         sums = step.sums()
         W = step.named("F", Ht.shape[1], self.dtype)
-        return solve.Coded(W, int(sums["worst"][0]), int(sums["unsettled"][0]))  # type: ignore[arg-type]
+        return solve.Coded(W, int(sums["most"][0]), int(sums["unsettled"][0]))  # type: ignore[arg-type]
 
     # ---- starts
 

@@ -138,11 +138,9 @@ class Sums:
         return sums
 
 
-def _larger(a: Array, b: Array) -> Array:
-    return a if a[0] >= b[0] else b  # the earliest of equals
-
-
-_HOW: dict[str, Callable[[Array, Array], Array]] = {"worst": _larger, "least": np.minimum}
+_HOW: dict[str, Callable[[Array, Array], Array]] = {
+    "worst": cpu.merge_worst, "most": np.maximum, "least": np.minimum,
+}  # fmt: skip
 
 
 def _added(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
@@ -304,7 +302,7 @@ def codes(height: int, extra: Any, rows: Any, solver: Any, Ht: Array, tol: float
     """Solve for rows alone, see `solve.code`."""
     # `start` writes on the solver, which the tasks of a worker share
     coded = solve.code(rows, copy.copy(solver), Ht, tol=tol, max_iter=max_iter, by_step=by_step)
-    return {"F": coded.W}, {"worst": np.array([coded.n_iter]), "unsettled": np.array([coded.unsettled])}
+    return {"F": coded.W}, {"most": np.array([coded.n_iter]), "unsettled": np.array([coded.unsettled])}
 
 
 def inner_product(height: int, extra: Any, A: Any, B: Any) -> Any:

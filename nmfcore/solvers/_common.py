@@ -76,3 +76,5 @@ class Report:
     error: float | None = None  # √(2 D_β) without penalties, at the new pair
     error_before: float | None = None  # at the incoming pair
     accepted: bool = True
+    offset: float = 0.0  # to be added to all losses reported so far: their level was measured by this pass
+    unfinished: bool = False  # the pass has begun something that may lower the loss yet: no time to stop

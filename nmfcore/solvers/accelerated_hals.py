@@ -5,15 +5,24 @@ algorithms for nonnegative matrix factorization", Neural Computation 24(4), 2012
 with restarts (A. M. S. Ang, N. Gillis, "Accelerating nonnegative matrix factorization algorithms using extrapolation",
 Neural Computation 31(2), 2019). A pass over X, from the accepted W with its predecessor V and the extrapolated Ĥ:
 
-    Y = max(0, W + β(W − V)),    W⁺ = sweeps(Y; X·Ĥᵀ, ĤĤᵀ),    XᵀW⁺, W⁺ᵀW⁺, W⁺ᵀW
+    Y = max(0, W + β(W − V)),    W⁺ = sweeps(Y; X·Ĥᵀ, ĤĤᵀ),    XᵀW⁺, W⁺ᵀW⁺, W⁺ᵀD, DᵀD,    D = W⁺ − W
 
-The loss at the feasible pair (W⁺, Ĥ) is free. What H needs of Z = W⁺ + β(W⁺ − W) is a combination of these sums and of
-those of the pass before, so Z is never formed, and the sums of the accepted W itself are known: if a pass is rejected,
-H takes a plain step from the accepted pair without another look at X, and the next pass cannot but descend from there.
+What H needs of Z = W⁺ + β(W⁺ − W) is a combination of these sums and of those of the pass before, so Z is never formed,
+and the sums of the accepted W itself are known: if a pass is rejected, H takes a plain step from the accepted pair
+without another look at X, and the next pass can only descend from there.
+
+The loss of the feasible pair (W⁺, Ĥ) is free, and its change is exact where the change is small: from (W, H),
+
+    f(W, Ĥ) − f(W, H)  = ⟨½(Ĥ + H)·WᵀW − WᵀX, Ĥ − H⟩
+    f(W⁺, Ĥ) − f(W, Ĥ) = ⟨½(W⁺ + W)·ĤĤᵀ − X·Ĥᵀ, D⟩ = ⟨W⁺ᵀD − ½DᵀD, ĤĤᵀ⟩ − ⟨X·Ĥᵀ, D⟩
+
+have rounding errors in proportion to the steps. The trace form ½(‖X‖² − 2⟨XᵀW, H⟩ + ⟨WᵀW, HHᵀ⟩) has them in proportion
+to ‖X‖², which in float32 hides what a pass brings once the fit is good; it gives the level of the first pass only.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..objective import UNPENALISED, Penalties, inner, kkt_frobenius, penalty, trace_loss
+from ._candidates import spread_out
 from ._common import Orders, Report, Small
 from .coordinate_descent import CoordinateDescent
 
@@ -38,8 +48,13 @@ SETTLED = 0.1  # a row is left alone once its step is below this share of its fi
 # 6/6 1.0012, these stages 0.9995 in 83. CBCL k=49: 1/1 0.9989 in 597, 1/3 0.9989 in 299, 2/4 1.0002 in 177, 4/8 1.0006
 # in 158, these 0.9994 in 134 with the best worst case (1.0004).
 STAGES = ((0, 1, 3), (20, 4, 8))
-# Share of ½‖X‖² by which rounding may raise the loss: of tiles' products in the compute type, added up in float64.
-ROUNDING = {4: 1e-6, 8: 2e-13}
+# Error of the trace form as a share of ½‖X‖²: of tiles' products in the compute type, added up in float64.
+ROUNDING = {4: 1e-7, 8: 1e-14}
+# Share of the loss to which its level is to be known, and to which a direct measurement gives it. Changes are known far
+# better: the level only matters as what they are compared with.
+LEVEL, MEASURED = 1e-5, 1e-6
+NOISE = 0.1  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
+SLACK = 5e-7  # of the loss, by which a pass may raise it for rounding at the most
 CODING = (30, 0.01)  # sweeps, and SETTLED, of a first pass that has W to find for a given H
 
 
@@ -77,10 +92,17 @@ class Accelerated(Small):
     sum_W: Array  # column sums, under penalties only
     scale: Array  # 2k: of W, of its predecessor
     momentum: Momentum
-    loss: float = np.inf  # the lowest accepted so far: within rounding that of the accepted pair
+    loss: float = np.inf  # of the accepted pair, in the new scale
+    penalty: float = 0.0  # its part of the loss
+    ahead: float = 0.0  # by how much the loss changes from the accepted Ht to Ĥ
+    best: float = np.inf  # the lowest accepted loss
+    uncertain: float = 0.0  # error of the level of these losses
+    level: float = np.inf  # the loss when its level was last measured
+    measure: bool = False  # the next pass measures the level
+    sweeps: int = 0  # over W in the next pass, where rows need more of them than the stage says
     begin: float = 0.0  # β of Y; 0 after a rejected pass
-    revive: bool = False  # a component is dead: look for the row to revive it with
-    revived: bool = False  # the next pass tries a revived one
+    revive: int = 0  # components that are dead: the next pass looks for as many rows to revive them with
+    revived: bool = False  # the next pass tries revived ones
     barren: bool = False  # under penalties such a try has raised the loss: zero is the answer
 
 
@@ -93,6 +115,7 @@ class AcceleratedOrders(Orders):
     sweeps: int
     settled: float
     revive: bool
+    pair: Array | None  # the accepted Ht as it belongs to the accepted W, in a pass that measures
 
 
 class AcceleratedHALS(CoordinateDescent):
@@ -127,11 +150,11 @@ class AcceleratedHALS(CoordinateDescent):
         """Prepare the shapes of the sums and the small factor."""
         super().start(data, Ht)
         k = Ht.shape[1]
-        # The first pass measures the loss of the start as well: the Gram of the start below WtB.
-        self.sums |= {"WtB": (2 * k, k)}
+        self.sums |= {"WtD": (2 * k, k)}
         if self.penalised:
             self.sums |= {"sum_W": (k,)}
-        self.slack = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
+        self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
+        self.noise = NOISE * float(np.finfo(data.dtype).eps) * math.sqrt(self.squares_X)
         HHt = data.backend.gram(Ht)
         nothing = np.zeros(0)
         return Accelerated(
@@ -146,8 +169,8 @@ class AcceleratedHALS(CoordinateDescent):
         coding = self.trusted and small.passes == 0
         sweeps, settled = CODING if coding else (self._sweeps(small.passes)[0], SETTLED)
         return AcceleratedOrders(
-            small.next_Ht, small.next_HHt, order, scale=small.scale, begin=small.begin, revive=small.revive,
-            sweeps=sweeps, settled=settled,
+            small.next_Ht, small.next_HHt, order, scale=small.scale, begin=small.begin, revive=small.revive > 0,
+            sweeps=sweeps, settled=settled, pair=small.Ht if small.measure else None,
         )  # fmt: skip
 
     def _sweeps(self, passes: int) -> tuple[int, int]:
@@ -162,7 +185,7 @@ class AcceleratedHALS(CoordinateDescent):
         """Make the new rows of one block, and their sums."""
         assert isinstance(orders, AcceleratedOrders)
         p, W = self.penalties, after.arrays["W"]
-        begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtB"])
+        begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtD"])
         backend.descend(
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, orders.sweeps, 0.0,
             W, sums["XtW"], sums["WtW"], sums["stats"], orders.settled, begin,
@@ -170,71 +193,100 @@ class AcceleratedHALS(CoordinateDescent):
         if self.penalised:
             sums["sum_W"] += W.sum(axis=0, dtype=np.float64)
         if orders.revive:
-            value, residual = backend.worst_row(block, W, orders.Ht)
-            if value > sums["worst"][0]:
-                sums["worst"][0], sums["worst"][1:] = value, residual
+            backend.worst_rows(block, W, orders.Ht, sums["worst"])
+        if orders.pair is not None:
+            sums["measured"] += backend.divergence(block, rows.arrays["W"], orders.pair, 2.0)
 
     def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Accelerated]:
         """Make the new Ht from the sums, and report; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
-        report = self._report(small, sums, data)
-        if small.passes == 0 or report.loss <= small.loss + self.slack:
-            new, XtZ, ZtZ = self._accept(small, sums, report)
+        backend = data.backend
+        report, pair_penalty, slack = self._report(small, sums, data)
+        base = small.loss + report.offset
+        if small.passes == 0 or report.loss <= small.best + report.offset + slack:
+            new, XtZ, ZtZ = self._accept(small, sums, report, pair_penalty)
         else:
             report.accepted = False
-            new = replace(small, momentum=small.momentum.shrunk(), begin=0.0, revive=False, barren=small.revived)
+            new = replace(small, momentum=small.momentum.shrunk(), begin=0.0, revive=0, barren=small.revived, loss=base)
             # From the accepted pair without momentum: H's plain step needs no look at X, and can only descend.
             XtZ, ZtZ = small.XtW, small.WtW
         new.passes = small.passes + 1
+        new.best = min(small.best + report.offset, new.loss)
+        new.uncertain = (MEASURED * base if small.measure else small.uncertain) + slack
+        new.level = base if small.measure else small.level
+        found = self._found(small, sums, report.accepted, new, backend)
         if small.passes == 0 or not report.accepted:
-            XtZ, ZtZ = self._balance(new, data.backend)
+            XtZ, ZtZ = self._balance(new, backend)
+        elif found is not None:  # revived components are tried without momentum, so that nothing else raises the loss
+            new.begin, XtZ, ZtZ = 0.0, new.XtW, new.WtW
         step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._sweeps(small.passes)[1])
         new.next_Ht = step
         if new.begin > 0:
             weight = step.dtype.type(new.momentum.weight)
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
         new.step_Ht = step
-        new.revived = False
-        of_H, dead = data.backend.read(stats_H, (np.diagonal(new.WtW) == 0) | ~new.next_Ht.any(axis=0))
-        report.kkt = kkt_frobenius(report.kkt + of_H[data.backend.KKT], self.squares_X)
-        report.violation += of_H[data.backend.VIOLATION]
-        if not new.barren and any(dead):
-            self._revive(small, new, sums, report.accepted, np.flatnonzero(dead), data.backend)
-        self.sums = {name: shape for name, shape in self.sums.items() if name != "worst"}
-        self.sums["WtB"] = new.WtW.shape
+        of_H, dead = backend.read(stats_H, (np.diagonal(new.WtW) == 0) | ~new.next_Ht.any(axis=0))
+        report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
+        report.violation += of_H[backend.VIOLATION]
+        numbers = np.flatnonzero(dead)
+        new.revived = found is not None and numbers.size > 0
+        if new.revived:
+            numbers = self._revive(new, numbers, found, backend)
+        new.revive = 0 if new.barren or report.accepted and small.revive and found is None else len(numbers)
+        report.unfinished = new.revived or new.revive > 0
+        new.next_HHt = backend.gram(new.next_Ht)
+        new.ahead = self._ahead(new, backend)
+        # A loss that has fallen far is compared with a level whose error was small beside the loss of long ago.
+        new.measure = new.uncertain > LEVEL * new.loss and new.loss < 0.25 * new.level
+        self.sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
         if new.revive:
-            self.sums["worst"] = (1 + data.shape[1],)
-        new.next_HHt = data.backend.gram(new.next_Ht)
+            self.sums["worst"] = (new.revive, 1 + data.shape[1])
+        if new.measure:
+            self.sums["measured"] = (1,)
         return report, new
 
-    def _report(self, small: Accelerated, sums: dict[str, Array], data: Rows) -> Report:
-        """Loss at (W⁺, Ĥ), which the sums of the pass give for nothing; W's share of violation and KKT residual."""
+    def _report(self, small: Accelerated, sums: dict[str, Array], data: Rows) -> tuple[Report, float, float]:
+        """Loss at (W⁺, Ĥ), W's share of violation and KKT residual; the loss's penalties, and its error for rounding."""
         p, backend = self.penalties, data.backend
         Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
         k = WtW.shape[0]
-        wanted = [sums["stats"], backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
-        if small.passes == 0:
-            wanted.append(backend.inner(sums["WtB"][k:], HHt))
-        if self.penalised:
-            wanted += [Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
-        stats, cross, square, *others = backend.read(*wanted)
-        report = Report(loss=trace_loss(self.squares_X, cross, square))
-        if small.passes == 0:
-            report.start_loss = trace_loss(self.squares_X, stats[backend.CROSS], others[0])
-        if self.penalised:
-            report.loss += p.value(stats[backend.TOTAL], *others[-3:])
-            report.start_loss += self.start_penalty
-        report.kkt, report.violation = stats[backend.KKT], stats[backend.VIOLATION]
-        return report
+        DtD = sums["WtD"][k:]
+        half = sums["WtD"][:k] - 0.5 * DtD
+        first, penalised = small.passes == 0, self.penalised
+        wanted = [sums["stats"], backend.inner(half, HHt), backend.inner(DtD, HHt)]
+        if first:
+            wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
+        if penalised:
+            wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
+        if small.measure:
+            wanted.append(sums["measured"])
+        stats, square, step, *others = backend.read(*wanted)
+        change, of_penalty = square - stats[backend.CROSS], 0.0
+        report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
+        if small.measure:
+            report.offset = others.pop()[0] - (small.loss - small.penalty)
+        if penalised:
+            trace, *values = others[-4:]
+            change += p.l2_W * trace
+            of_penalty = p.value(stats[backend.TOTAL], *values)
+        if first:
+            report.loss = trace_loss(self.squares_X, *others[:2]) + of_penalty
+            report.start_loss = report.loss - change
+            return report, of_penalty, self.rounding
+        report.loss = small.loss + report.offset + small.ahead + change
+        slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(small.ahead)))
+        return report, of_penalty, min(slack, SLACK * abs(small.best))
 
-    def _accept(self, small: Accelerated, sums: dict[str, Array], report: Report) -> tuple[Accelerated, Array, Array]:
+    def _accept(
+        self, small: Accelerated, sums: dict[str, Array], report: Report, of_penalty: float
+    ) -> tuple[Accelerated, Array, Array]:
         """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
         XtW, WtW = sums["XtW"].copy(), sums["WtW"].copy()
         k = WtW.shape[0]
         ones = np.ones(k, small.scale.dtype)
         new = replace(
             small, Ht=small.next_Ht, HHt=small.next_HHt, H=small.next_Ht, XtW=XtW, WtW=WtW,
-            loss=min(small.loss, report.loss), scale=np.concatenate([ones, small.scale[:k]]), revive=False,
+            loss=report.loss, penalty=of_penalty, scale=np.concatenate([ones, small.scale[:k]]), revive=0,
         )  # fmt: skip
         if self.penalised:
             new.sum_W = sums["sum_W"].copy()
@@ -242,11 +294,23 @@ class AcceleratedHALS(CoordinateDescent):
             return new, XtW, WtW
         new.begin = beta = small.momentum.weight
         new.momentum = small.momentum.grown()
-        WtB = sums["WtB"][:k]
         XtZ = (1 + beta) * XtW
         XtZ -= beta * small.XtW
-        ZtZ = (1 + beta) ** 2 * WtW - beta * (1 + beta) * (WtB + WtB.T) + beta**2 * small.WtW
+        ZtZ = (1 + beta) * WtW - beta * small.WtW + beta * (1 + beta) * sums["WtD"][k:]
         return new, XtZ, ZtZ
+
+    def _ahead(self, new: Accelerated, backend: Any) -> float:
+        """By how much the loss changes from the accepted H to the Ĥ of the next pass, W as accepted."""
+        p, step = self.penalties, new.next_Ht - new.H
+        half = backend.gram(new.next_Ht + new.H, step)
+        wanted = [backend.inner(half, new.WtW), backend.inner(new.XtW, step)]
+        if self.penalised:
+            wanted += [step.sum(dtype=np.float64), np.trace(half)]
+        square, cross, *of_penalty = backend.read(*wanted)
+        change = 0.5 * square - cross
+        if of_penalty:
+            change += p.l1_H * of_penalty[0] + 0.5 * p.l2_H * of_penalty[1]
+        return float(change)
 
     def _balance(self, new: Accelerated, backend: Any) -> tuple[Array, Array]:
         """Rescale the components of the accepted pair, W by d and H by 1/d; return the sums of W in the new scale."""
@@ -256,7 +320,12 @@ class AcceleratedHALS(CoordinateDescent):
         if self.penalised:
             new.sum_W, sum_H = host(new.sum_W), host(new.H.sum(axis=0, dtype=np.float64))
             d = balance(p.l1_W * new.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
+            before = p.value(*(float(part.sum()) for part in (new.sum_W, sum_H, squares_W, squares_H)))
             new.sum_W = new.sum_W * d
+            scaled = (new.sum_W, sum_H / d, squares_W * d**2, squares_H / d**2)
+            fall = p.value(*(float(part.sum()) for part in scaled)) - before
+            new.loss, new.penalty = new.loss + fall, new.penalty + fall
+            new.best = min(new.best, new.loss)
         else:
             alive = (squares_W > 0) & (squares_H > 0)
             ratio = np.divide(squares_H, squares_W, out=np.ones(k), where=alive)
@@ -279,32 +348,36 @@ class AcceleratedHALS(CoordinateDescent):
         stats, _ = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
         return new, stats
 
-    def _revive(
-        self, small: Accelerated, new: Accelerated, sums: dict[str, Array], accepted: bool, dead: Array, backend: Any
-    ) -> None:
-        """Give a component that stands for nothing the residual of the worst row, found by the pass that looked.
+    def _found(
+        self, small: Accelerated, sums: dict[str, Array], accepted: bool, new: Accelerated, backend: Any
+    ) -> Array | None:
+        """Return what dead components may become: residuals of rows that are fitted badly, unlike one another."""
+        if not small.revive or not accepted or new.barren:
+            return None
+        worst = backend.to_numpy(sums["worst"])
+        chosen = spread_out(
+            worst[worst[:, 0] > 0, 1:], small.revive, lambda F: backend.to_numpy(backend.gram(backend.asarray(F)))
+        )
+        return chosen if len(chosen) else None  # none: X is met exactly
 
-        W·H does not change by it: the component's column of W is zero. One at a time, the lowest first.
+    def _revive(self, new: Accelerated, dead: Array, found: Array, backend: Any) -> Array:
+        """Give dead components the residuals found; return the numbers of those for which there was none.
+
+        W·H does not change by it: these components' columns of W are zero.
         """
-        if small.revive and accepted:
-            worst = backend.to_numpy(sums["worst"])
-            if worst[0] > 0 and worst[1:].any():
-                p, t, k = self.penalties, dead[0], new.WtW.shape[0]
-                h = worst[1:, None]
-                # as if that row alone were to use it
-                d = balance(*np.array([[p.l1_W], [p.l2_W], [p.l1_H * h.sum()], [p.l2_H * inner(h, h)]]))
-                new.next_Ht = new.next_Ht.copy()
-                new.step_Ht = new.step_Ht.copy()
-                new.next_Ht[:, t] = new.step_Ht[:, t] = backend.asarray(worst[1:] / d)
-                new.revived = True
-                new.scale[[t, k + t]] = 0
-                new.H = new.H.copy()
-                new.H[:, t] = 0
-                new.XtW[:, t] = new.WtW[t] = new.WtW[:, t] = 0
-                dead = dead[1:]
-            else:
-                dead = dead[:0]  # X is met exactly: nothing to revive it with
-        new.revive = dead.size > 0
+        p, k = self.penalties, new.WtW.shape[0]
+        revived = dead[: len(found)]
+        h = found[: len(revived)].T
+        # as if one row alone were to use each of them
+        ones = np.ones(len(revived))
+        d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * h.sum(axis=0), p.l2_H * np.einsum("jt,jt->t", h, h))
+        new.next_Ht, new.step_Ht = new.next_Ht.copy(), new.step_Ht.copy()
+        new.next_Ht[:, revived] = new.step_Ht[:, revived] = backend.asarray((h / d).astype(new.H.dtype))
+        new.scale[revived] = new.scale[k + revived] = 0
+        new.H = new.H.copy()
+        new.H[:, revived] = 0
+        new.XtW[:, revived] = new.WtW[revived] = new.WtW[:, revived] = 0
+        return dead[len(revived) :]
 
 
 def balance(linear_W: Array, square_W: Array, linear_H: Array, square_H: Array) -> Array:
