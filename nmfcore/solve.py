@@ -188,7 +188,9 @@ class _FallRule(_Rule):
         if not self.losses and not isnan(report.start_loss):
             self.losses.append(report.start_loss)
         if report.offset:
-            self.losses = [loss + report.offset for loss in self.losses]
+            self.losses = corrected(self.losses, report)
+        if report.exhausted:
+            return "no step lowers the loss any more: what is left is rounding in the compute type"
         return None
 
     def after(self, report: Report, done: int) -> str | None:
@@ -204,6 +206,17 @@ class _FallRule(_Rule):
             if then > 0 and 1 - (max(now, 0.0) / then) ** 0.5 < self.tol:
                 return f"the relative error fell by less than tol = {self.tol:g} in {self.WINDOW} passes"
         return None
+
+
+def corrected(losses: list[float], report: Report) -> list[float]:
+    """Return the losses so far as a direct measurement of the last one corrects them; they never rise."""
+    since, made = report.offset_since, []
+    least = report.loss if report.accepted else -np.inf
+    for back, loss in enumerate(reversed(losses)):
+        share = 1.0 if since < 0 else max(0.0, (since - back) / (since + 1))
+        least = max(least, loss + share * report.offset)
+        made.append(least)
+    return made[::-1]
 
 
 _RULES: dict[str, type[_Rule]] = {"violation": _ViolationRule, "error every 10": _ErrorRule, "fall": _FallRule}
@@ -297,7 +310,7 @@ def factorize(
                 known = report.loss_before
                 losses[-1:] = [known] if losses else []
             if report.offset:
-                losses = [loss + report.offset for loss in losses]
+                losses = corrected(losses, report)
             reason = rule.before(report, done)
             if reason:
                 converged = True

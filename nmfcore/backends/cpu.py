@@ -130,12 +130,13 @@ class Beginning(NamedTuple):
     scale: Array  # k for F and k for `before`, compute type; of no entries: the sweeps begin at F
     weight: float
     FtD: Array  # 2k × k: += outᵀ·D above, += Dᵀ·D below
+    conjugate: int = 0  # conjugate gradient steps at most, after every fourth sweep, for rows that still move
 
 
 @functools.cache
-def _at_F(dtype: np.dtype) -> Beginning:
+def _at_F(dtype: np.dtype, conjugate: int = 0) -> Beginning:
     """Begin at F itself: stands for None where the kernel that takes a beginning is the one compiled anyway."""
-    return Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)))
+    return Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)), conjugate)
 
 
 _OPENING, _PRODUCT, _ACCUMULATE, _RESIDUAL = 0, 1, 2, 3  # rules of `product_pass`
@@ -222,7 +223,7 @@ def multiply(
 
 def sweep(
     F: Array, G: Array, C: Array, l1: float, l2: float, order: Array, out: Array, FtF: Array, stats: Array,
-    sweeps: int = 1, delta: float = 0.0,
+    sweeps: int = 1, delta: float = 0.0, conjugate: int = 0,
 ) -> None:  # fmt: skip
     """Sweeps of coordinate descent on rows of F for given C (r × k, float64): the step of the small factor.
 
@@ -230,7 +231,7 @@ def sweep(
     """
     none = _constants(F.dtype)[0]
     kernels().frobenius_pass(
-        *_NO_X, len(F), 0, 256, F, _at_F(F.dtype) if delta else None, none,
+        *_NO_X, len(F), 0, 256, F, _at_F(F.dtype, conjugate) if delta else None, none,
         G, float(l1), float(l2), order, sweeps, 0.0, delta,
         out, C, FtF, stats,
     )  # fmt: skip

@@ -376,12 +376,81 @@ def accumulate_gram(Fp, kp, rows, c, FtF):
 
 
 @numba.njit(**INNER)
-def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats):
+def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, square):
+    """Conjugate gradients on the free entries (w > 0) of rows that still move, in place.
+
+    Where G is ill-conditioned, sweeps take hundreds of steps to what these find in about k. Preconditioned by the
+    diagonal; a step ends at the bound that it meets first, and the direction is begun anew. A row rests once the square
+    of its residual is at most `square` × the first. Component-major, as `sweep_rows` turns them.
+    """
+    out_of_line()
+    size = kp * width
+    R, P, Q, rest = scratch[:size], scratch[size : 2 * size], scratch[2 * size : 3 * size], scratch[3 * size :]
+    rho, first, length = rest[:width], rest[width : 2 * width], rest[2 * width : 3 * width]
+    bound, renewed = rest[3 * width : 4 * width], rest[4 * width : 5 * width]
+    zero, one, far = W.dtype.type(0), W.dtype.type(1), W.dtype.type(np.inf)
+    near = W.dtype.type(1e-6)  # of a number: what is left of it where a step ends at a bound
+    for b in range(width):
+        rho[b] = zero
+    for t in range(k):
+        at, hess = t * width, Gp[t * kp + t]
+        inverse = one / hess if hess != 0 else zero
+        line4(Gp, t * kp, kp, 1, W, 0, width, Q, at, width, k, 0)
+        w, c, r, p, q = W[at:], C[at:], R[at:], P[at:], Q[at:]
+        for b in range(width):
+            r[b] = (c[b] - l1 - q[b]) * keep[b] if w[b] > zero else zero
+            p[b] = r[b] * inverse
+            rho[b] += r[b] * p[b]
+    for b in range(width):
+        first[b] = rho[b]
+    for _ in range(iterations):
+        for b in range(width):
+            length[b] = zero
+            bound[b] = far
+            renewed[b] = zero
+        for t in range(k):
+            at = t * width
+            line4(Gp, t * kp, kp, 1, P, 0, width, Q, at, width, k, 0)
+            w, p, q = W[at:], P[at:], Q[at:]
+            for b in range(width):
+                length[b] += p[b] * q[b]
+                bound[b] = min(bound[b], -w[b] / p[b] if p[b] < zero else far)
+        for b in range(width):
+            step = rho[b] / length[b] if length[b] > zero else zero
+            length[b] = min(step, bound[b])
+            bound[b] = one if step < bound[b] else zero  # whether the whole step is taken
+        for t in range(k):
+            at, hess = t * width, Gp[t * kp + t]
+            inverse = one / hess if hess != 0 else zero
+            w, r, p, q = W[at:], R[at:], P[at:], Q[at:]
+            for b in range(width):
+                new = w[b] + length[b] * p[b]
+                w[b] = new if new > near * w[b] else zero
+                r[b] = r[b] - length[b] * q[b] if w[b] > zero else zero
+                renewed[b] += r[b] * r[b] * inverse
+        going = 0
+        for b in range(width):
+            bound[b] = bound[b] * renewed[b] / rho[b] if rho[b] > zero else zero
+            rho[b] = renewed[b]
+            going += rho[b] > square * first[b]
+        if going == 0:
+            break
+        for t in range(k):
+            at, hess = t * width, Gp[t * kp + t]
+            inverse = one / hess if hess != 0 else zero
+            w, r, p = W[at:], R[at:], P[at:]
+            for b in range(width):
+                p[b] = r[b] * inverse + bound[b] * p[b] if w[b] > zero and rho[b] > square * first[b] else zero
+
+
+@numba.njit(**INNER)
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, conjugate, scratch, stats):
     """Coordinate descent on the rows of F, in place: up to `sweeps` sweeps, each row until it has settled.
 
     min over f ≥ 0 of ½ fᵀGf − (c − l1)ᵀf for each row f, G with the L2 penalty on its diagonal. A row is settled, and
     frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep; with
-    `delta` > 0 once the square of its step is below delta² × that of its first.
+    `delta` > 0 once the square of its step is below delta² × that of its first. After every fourth sweep come as many
+    as `conjugate` steps of `conjugate_steps` for the rows that still move.
     Rows are turned component-major, four vectors of them at a time: then every step is a broadcast and a
     multiply-add, and no step needs a sum across a vector.
     """
@@ -466,6 +535,9 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, 
             most = max(most, s + 1)
             if going == 0:
                 break
+            if conjugate is not None:
+                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:
+                    conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch[(2 * kp + 4) * width :], conjugate, square)
             if s == sweeps - 1:
                 unsettled += going
         for b in range(0, width, lanes):
@@ -747,9 +819,9 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no
     rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩, stats[SQUARE] += ⟨G, FᵀF⟩.
 
-    With moving = (before, scale, momentum, FtD), scale k numbers for F and k for `before`, the sweeps start from
+    With moving = (before, scale, momentum, FtD, conjugate), scale k numbers for F and k for `before`, the sweeps start from
     max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F. With the step D = F − B of the new F from
-    B, FtD (2k × k) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F follows from
+    B, FtD (2k × k, or none) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F follows from
     these without cancellation. None (or a scale of no numbers, which spares a kernel of its own) leaves all this out.
     """
     k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
@@ -763,7 +835,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
     of_D = 0 if order is not None and moving is None else of_F
-    of_sweep = (2 * kp + 4) * step
+    of_sweep = (2 * kp + 4) * step if moving is None else (5 * kp + 9) * step
     memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Cp = Fp[of_F:]
@@ -803,7 +875,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
         if moving is not None:
-            before, scale, momentum, FtD = moving
+            before, scale, momentum, FtD, _ = moving
             if scale.size:
                 extrapolate(Fp, before, i0, rows, scale, momentum, Bp, kp)
                 clear(Bp, rows * kp, padded * kp)
@@ -814,7 +886,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                     Fp, Cp, Dp, kp, np.intp(0), rows, k, l1, l2, np.float64(1.0), np.float64(0.0), hess, stats
                 )
         else:
-            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, scratch, stats)
+            conjugate = None if moving is None else moving[4]
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, conjugate, scratch, stats)
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         if given:
             cross = 0.0

@@ -396,7 +396,7 @@ def descend(
 
 def sweep(
     F: Array, G: Array, C: Array, l1: float, l2: float, order: Any, out: Array, FtF: Array, stats: Array,
-    sweeps: int = 1, delta: float = 0.0,
+    sweeps: int = 1, delta: float = 0.0, conjugate: int = 0,
 ) -> None:  # fmt: skip
     """Sweeps on rows of F for given C (float64): the step of the small factor; see `cpu.sweep`."""
     _sweep("sweep_given", F, C, G, l1, l2, order, sweeps, 0.0, delta, 2, out, stats)

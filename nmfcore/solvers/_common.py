@@ -76,5 +76,7 @@ class Report:
     error: float | None = None  # √(2 D_β) without penalties, at the new pair
     error_before: float | None = None  # at the incoming pair
     accepted: bool = True
-    offset: float = 0.0  # to be added to all losses reported so far: their level was measured by this pass
+    offset: float = 0.0  # what the losses reported before had become too low by, as a measurement shows
+    offset_since: int = -1  # in how many accepted passes, little by little; −1: from the beginning
+    exhausted: bool = False  # not even a plain step lowers the loss: what is left is rounding
     unfinished: bool = False  # the pass has begun something that may lower the loss yet: no time to stop
