@@ -155,8 +155,34 @@ def cd_iteration(X, W, H, penalty=(0, 0, 0, 0), orders=(None, None), update_H=Tr
 # --- accelerated HALS ---------------------------------------------------------------------------
 
 
-def settle(F, G, C, l1=0.0, l2=0.0, sweeps=1, delta=0.0):
-    """Sweeps over each row alone, until its step is below delta × its first one."""
+def conjugate_steps(f, c, G, steps, square):
+    """Conjugate gradients for min ½ fᵀGf − cᵀf on the free entries of one row, preconditioned by the diagonal.
+
+    A step that meets a bound ends there, and the direction is begun anew.
+    """
+    f = f.copy()
+    inverse = np.array([1 / g if g else 0.0 for g in np.diag(G)])
+    r = np.where(f > 0, c - G @ f, 0.0)
+    p = r * inverse
+    rho = first = r @ (r * inverse)
+    for _ in range(steps):
+        curve = p @ G @ p
+        step = rho / curve if curve > 0 else 0.0
+        bound = min((-w / q for w, q in zip(f, p, strict=True) if q < 0), default=math.inf)
+        whole, length = step < bound, min(step, bound)
+        moved = f + length * p
+        r = r - length * (G @ p)
+        f = np.where(moved > 1e-6 * f, moved, 0.0)
+        r = np.where(f > 0, r, 0.0)
+        last, rho = rho, r @ (r * inverse)
+        if not rho > square * first:
+            break
+        p = np.where(f > 0, r * inverse + (rho / last if whole else 0.0) * p, 0.0)
+    return f
+
+
+def settle(F, G, C, l1=0.0, l2=0.0, sweeps=1, delta=0.0, conjugate=0):
+    """Sweeps over each row alone, until its step is below delta × its first one; see `conjugate_steps`."""
     F, G, C = dense(F).copy(), dense(G) + l2 * np.eye(len(G)), dense(C) - l1
     for f, c in zip(F, C, strict=True):
         for number in range(sweeps):
@@ -169,10 +195,12 @@ def settle(F, G, C, l1=0.0, l2=0.0, sweeps=1, delta=0.0):
                 limit = delta**2 * moved
             if moved <= limit:
                 break
+            if conjugate and number % 4 == 3 and number < sweeps - 1:
+                f[:] = conjugate_steps(f, c, G, conjugate, delta**2)
     return F
 
 
-def hals(X, W, H, passes, stages, settled, penalty=(0, 0, 0, 0)):
+def hals(X, W, H, passes, stages, penalty=(0, 0, 0, 0)):
     """Yield (W, H, loss, accepted) of every pass: Ang and Gillis' scheme as it is written, with Z formed.
 
     Components are rescaled after the first pass and after a rejected one: by the power of two next to
@@ -183,8 +211,8 @@ def hals(X, W, H, passes, stages, settled, penalty=(0, 0, 0, 0)):
     beta, cap, before = 0.5, 1.0, 0.5
     V, Y, hat, last, best, lowest = W, W, Ht, Ht, None, math.inf
     for number in range(passes):
-        w, h = next((w, h) for since, w, h in reversed(stages) if number >= since)
-        new = settle(Y, hat.T @ hat, X @ hat, l1_W, l2_W, w, settled)
+        w, h, settled, conjugate = next(effort for since, effort in reversed(stages) if number >= since)
+        new = settle(Y, hat.T @ hat, X @ hat, l1_W, l2_W, w, settled, conjugate)
         loss = objective(X, new, hat.T, 2, *penalty)
         accepted = loss <= lowest + 1e-13 * np.sum(X * X)
         lowest = min(loss, lowest)
@@ -205,7 +233,7 @@ def hals(X, W, H, passes, stages, settled, penalty=(0, 0, 0, 0)):
                 W, begin = W * d, begin / d
             V = W
         Z = W + step * (W - V)
-        made = settle(begin, Z.T @ Z, X.T @ Z, l1_H, l2_H, h, settled)
+        made = settle(begin, Z.T @ Z, X.T @ Z, l1_H, l2_H, h, settled, conjugate)
         hat = np.maximum(0, made + beta * (made - last)) if momentum else made
         Y, last = np.maximum(0, Z), made
 

@@ -179,7 +179,7 @@ def operate(stored, compute, k):
         for beta in (1, 2):
             cuda_ops.divergence(block, F, Ht, beta)
         cuda_ops.code(block, Ht, 2, 1.0, 0, 0, 0.0, 0.0, 1, False, out, stats)
-        cuda_ops.worst_row(block, F, Ht)
+        cuda_ops.worst_rows(block, F, Ht, np.zeros((2, 1 + block.columns)))
         cuda_ops.squares(block, np.ones(n))
         for columns in (k, 70):  # rows in registers, and by products
             wide = block._replace(columns=columns)

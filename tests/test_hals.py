@@ -13,6 +13,7 @@ from nmfcore.data import as_rows
 from nmfcore.objective import Penalties, trace_loss
 from nmfcore.solve import factorize
 from nmfcore.solvers import accelerated_hals as accelerated
+from nmfcore.solvers._candidates import spread_out
 from nmfcore.solvers.accelerated_hals import AcceleratedHALS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -42,7 +43,7 @@ def test_passes_are_those_of_the_twin(form, penalty):
     matrix = X if form == "dense" else sp.csr_matrix(X)
     data = as_rows(matrix, np.float64)
     assert data.plan(4).gathers == (form == "sparse enough to gather")
-    expected = list(reference.hals(X, W, H, 45, accelerated.STAGES, accelerated.SETTLED, penalty))
+    expected = list(reference.hals(X, W, H, 45, accelerated.STAGES, penalty))
     found = []
     l1_W, l1_H, l2_W, l2_H = penalty
     solver = AcceleratedHALS(Penalties(l1_W, l1_H, l2_W, l2_H))
@@ -201,17 +202,176 @@ def test_an_exact_fit_of_lower_rank_revives_nothing():
 
 @pytest.mark.parametrize("layout", ["C", "F", "csr"])
 @pytest.mark.parametrize("stored", ["uint8", "float64"])
-def test_worst_row(layout, stored):
+def test_worst_rows(layout, stored):
     rng = np.random.RandomState(0)
     X = rng.randint(0, 20, (70, 30)).astype(stored)
+    X[40] = X[12]
     F, Ht = rng.rand(70, 3), rng.rand(30, 3)
+    F[40] = F[12]
     matrix = {"C": X, "F": np.asfortranarray(X), "csr": sp.csr_matrix(X)}[layout]
     residual = X - F @ Ht.T
     losses = 0.5 * np.sum(residual**2, axis=1)
-    value, row = cpu.worst_row(cpu.cut(matrix, (10, 70), 64), F[10:], Ht)
-    i = 10 + np.argmax(losses[10:])
-    assert value == pytest.approx(losses[i])
-    np.testing.assert_allclose(row, np.maximum(0, residual[i]), atol=1e-12)
+    worst = np.zeros((12, 31))
+    for lo, hi in ((10, 30), (30, 31), (31, 70)):
+        cpu.worst_rows(cpu.cut(matrix, (lo, hi), 64), F[lo:hi], Ht, worst)
+    order = 10 + np.argsort(-losses[10:], kind="stable")[:12]
+    np.testing.assert_allclose(worst[:, 0], losses[order])
+    np.testing.assert_allclose(worst[:, 1:], np.maximum(0, residual[order]), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_many_dead_components_are_revived_at_once(dtype, digits):
+    X = digits[:600].astype(dtype)
+    rng = np.random.RandomState(0)
+    W, H = rng.rand(600, 40).astype(dtype), rng.rand(40, 64).astype(dtype)
+    H[3:] = 0
+    model, W = fit(X, W, H, max_iter=5)
+    assert ((W.max(axis=0) > 0) & (model.components_.max(axis=1) > 0)).all(), "two passes are enough for all of them"
+    assert (np.diff(model.history_["loss"]) < 0).all()
+
+
+def test_no_rule_stops_while_components_are_being_revived(digits):
+    X = digits[:300]
+    model = NMF(6, solver="hals", init="nndsvd", tol=1e-4, max_iter=500)
+    W = model.fit_transform(X)
+    W, H = np.hstack([W, np.zeros((300, 4))]), np.vstack([model.components_, np.zeros((4, 64))])
+    again, W = fit(X, W, H, tol=0.9, max_iter=100)  # this tolerance would stop any fit at once
+    assert (W.max(axis=0) > 0).all()
+    assert again.reconstruction_err_ < 0.95 * model.reconstruction_err_
+
+
+def test_candidates_differ_from_one_another():
+    rng = np.random.RandomState(0)
+    basis = np.eye(6)[:4]
+    vectors = np.vstack([5 * basis[[0]], 4.9 * basis[[0]], basis[1:] * 3, rng.rand(5, 4) @ basis])
+    chosen = spread_out(vectors, 4, cpu.gram)
+    np.testing.assert_array_equal(np.sort(chosen.argmax(axis=1)), np.arange(4))
+    assert len(spread_out(vectors, 6, cpu.gram)) == 4, "no more than they span"
+    assert len(spread_out(np.zeros((3, 6)), 2, cpu.gram)) == 0
+
+
+# --- what float32 decides on --------------------------------------------------------------------
+
+
+def spectra(noise, n=800, seed=0):
+    rng = np.random.default_rng(seed)
+    grid = np.linspace(0, 1, 120)
+    H = np.exp(-0.5 * ((grid - np.linspace(0, 1, 8)[:, None]) / 0.15) ** 2)
+    X = rng.dirichlet(np.ones(8), n) @ H
+    return np.maximum(X + noise * np.sqrt((X**2).mean()) * rng.standard_normal(X.shape), 0)
+
+
+def true_loss(X, W, H):
+    return 0.5 * np.sum((X - W.astype(np.float64) @ H.astype(np.float64)) ** 2)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.004])
+@pytest.mark.parametrize("tol", [1e-4, 1e-5])
+def test_float32_tells_the_truth_about_good_fits(noise, tol):
+    X = spectra(noise)
+    pairs = []
+    fits = {}
+    for dtype in ("float32", "float64"):
+        x = X.astype(dtype)
+        model = NMF(
+            8, solver="hals", tol=tol, random_state=0, max_iter=400,
+            callback=lambda report: pairs.append((report.iteration, *report.factors())),
+        )  # fmt: skip
+        pairs.clear()
+        model.fit(x)
+        losses = np.array([true_loss(x.astype(np.float64), W, H) for _, W, H in pairs])
+        np.testing.assert_allclose(model.history_["loss"][-1], losses[-1], rtol=2e-4)
+        assert (np.diff(model.history_["loss"]) <= 1e-6 * model.history_["loss"][:-1]).all()
+        if "fell by less than tol" in model.stop_reason_:
+            assert 1 - np.sqrt(losses[-1] / losses[-11]) < 1.5 * tol
+        fits[dtype] = np.sqrt(losses[-1])
+    assert fits["float32"] <= 1.002 * fits["float64"]
+
+
+def test_the_change_of_the_loss_is_known_where_the_trace_form_is_not():
+    X = spectra(0.004).astype(np.float32)
+    pairs = []
+    model = NMF(8, solver="hals", tol=0, random_state=0, max_iter=60,
+                callback=lambda report: pairs.append((report.loss, *report.factors()))).fit(X)  # fmt: skip
+    x = X.astype(np.float64)
+    truth = np.array([true_loss(x, W, H) for _, W, H in pairs])
+    told = np.array([loss for loss, _, _ in pairs])
+    late = slice(30, None)
+    np.testing.assert_allclose(told[late], truth[late], rtol=2e-4)
+    assert model.history_["loss"][-1] == pytest.approx(truth[-1], rel=2e-4)
+
+
+# --- how well a pass solves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("penalty", [(0, 0), (0.05, 0.01)])
+def test_conjugate_steps_solve_what_sweeps_do_not(dtype, penalty):
+    from scipy.optimize import nnls
+
+    X, (l1, l2), k = spectra(0.01, n=150), penalty, 8
+    grid = np.linspace(0, 1, 120)
+    Ht = np.ascontiguousarray(np.exp(-0.5 * ((grid - np.linspace(0, 1, k)[:, None]) / 0.15) ** 2).T)
+    G = Ht.T @ Ht + l2 * np.eye(k)
+    L = np.linalg.cholesky(G)
+    best = np.array([nnls(L.T, np.linalg.solve(L, x @ Ht - l1))[0] for x in X])
+
+    def excess(conjugate, sweeps):
+        h, F = Ht.astype(dtype), np.full((150, k), 0.1, dtype)
+        out, none, stats = np.empty_like(F), np.zeros((0, k)), np.zeros(cpu.STATS)
+        begin = cpu.Beginning(F, np.ones(2 * k, dtype), 0.0, none, conjugate)
+        cpu.descend(
+            cpu.cut(X.astype(dtype), (0, 150), 64), F, h, cpu.gram(h), l1, l2, np.arange(k), sweeps, 0.0,
+            out, none, none, stats, 1e-3, begin,
+        )  # fmt: skip
+        assert (out >= 0).all()
+        f = out.astype(np.float64)
+        value = [0.5 * np.sum((A @ G) * A) - np.sum(A * (X @ Ht - l1)) for A in (f, best)]
+        return (value[0] - value[1]) / true_loss(X, best, Ht.T)
+
+    assert excess(20, 16) < 0.02 < excess(0, 32)
+
+
+def test_conjugate_steps_are_those_of_the_twin():
+    rng = np.random.RandomState(0)
+    X, F, Ht = rng.rand(40, 30), rng.rand(40, 7), rng.rand(30, 7)
+    F[rng.rand(40, 7) < 0.2] = 0
+    G = Ht.T @ Ht
+    for conjugate in (1, 3, 12):
+        expected = reference.settle(F, G, X @ Ht, 0.1, 0.2, 6, 1e-3, conjugate)
+        out, none, stats = np.empty_like(F), np.zeros((0, 7)), np.zeros(cpu.STATS)
+        begin = cpu.Beginning(F, np.ones(14), 0.0, none, conjugate)
+        cpu.descend(
+            cpu.cut(X, (0, 40), 64), F, Ht, G, 0.1, 0.2, np.arange(7), 6, 0.0, out, none, none, stats, 1e-3, begin
+        )
+        np.testing.assert_allclose(out, expected, rtol=1e-8, atol=1e-10)
+    plain = reference.settle(F, G, X @ Ht, 0.1, 0.2, 6, 1e-3)
+    assert np.abs(plain - expected).max() > 1e-4, "the steps did something"
+
+
+# --- the start ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(300, 90), (60, 400)])
+@pytest.mark.parametrize("smallest", [1e-1, 1e-3, 1e-5])
+def test_the_spectral_start_keeps_small_singular_values(dtype, shape, smallest):
+    rng = np.random.default_rng(0)
+    k, (n, m) = 30, shape
+    U, V = np.linalg.qr(rng.standard_normal((n, k)))[0], np.linalg.qr(rng.standard_normal((m, k)))[0]
+    X = np.ascontiguousarray((U * np.geomspace(1, smallest, k)) @ V.T, dtype)
+    data = as_rows(X, dtype)
+    ways = [initialization.subspace_svd(data, k, 0)] + ([initialization.gram_svd(data, k)] if n >= m else [])
+    for U, S, Vt in ways:
+        assert np.abs(U.T.astype(float) @ U - np.eye(k)).max() < 1e-4
+        assert np.abs(Vt.astype(float) @ Vt.T - np.eye(k)).max() < 1e-4
+        assert (S > 0).all()
+        W, H = initialization.nndsvd(U, S, Vt)
+        assert (W.max(axis=0) > 0).all()
+        assert (H.max(axis=1) > 0).all()
+        if smallest >= 1e-3:
+            error = np.linalg.norm(X - (U.astype(float) * S) @ Vt.astype(float))
+            assert error < 1e-3 * np.linalg.norm(X)
 
 
 # --- the stop rule ------------------------------------------------------------------------------
