@@ -65,7 +65,7 @@ TRUSTED = ((0, Effort(30, 8, 0.01)), (1, Effort(4, 8)), (20, Effort(16, 16, 0.01
 # Error of the trace form as a share of ½‖X‖²: of tiles' products in the compute type, added up in float64.
 ROUNDING = {4: 1e-7, 8: 1e-14}
 LEVEL = 1e-5  # share of the loss: where the trace form does not give it as well as this, it is measured directly ...
-EVERY, RARELY = 10, 40  # ... as often as every so many passes, and less often while what the steps say is true,
+RARELY = 40  # ... in every pass at first, and up to so many passes apart while what the steps say is true,
 TRUE = 0.05  # which it is while the measured fall differs by less than this share of it
 NOISE = 0.1  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
 SLACK = 5e-7  # of the loss, by which a pass may raise it for rounding at the most
@@ -112,7 +112,7 @@ class Accelerated(Small):
     measure: bool = False  # the next pass measures its loss directly
     level: float = np.inf  # the loss that was last measured directly
     since: int = 0  # accepted passes since then
-    interval: int = EVERY  # until the next time
+    interval: int = 1  # until the next time
     rejected: int = 0  # passes in a row
     begin: float = 0.0  # β of Y; 0 after a rejected pass
     revive: int = 0  # components that are dead: the next pass looks for as many rows to revive them with
@@ -214,7 +214,7 @@ class AcceleratedHALS(CoordinateDescent):
         assert isinstance(small, Accelerated)
         backend = data.backend
         report, of_penalty, slack = self._report(small, sums, data)
-        exact = small.measure and small.interval == 1  # this loss and the one before it were measured
+        exact = small.measure and small.since == 0  # this loss and the one before it were measured
         told = report.loss - report.offset if small.measure and not exact else report.loss  # by the steps
         if small.passes == 0 or told <= small.best + slack:
             new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty)
@@ -303,7 +303,7 @@ class AcceleratedHALS(CoordinateDescent):
         X·Hᵀ is known to ε·‖X‖·‖H‖. Where HHᵀ is ill-conditioned, W follows this error a long way at every pass, and the
         steps count it as a fall of the loss.
         """
-        if small.level < np.inf and small.interval > 1:
+        if small.level < np.inf:
             true = abs(report.offset) <= TRUE * abs(small.level - report.loss)
             new.interval = min(2 * small.interval, RARELY) if true else 1
         if report.accepted:
