@@ -8,6 +8,7 @@ threads. Threads belong here and nowhere else.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -290,9 +291,9 @@ class Rows:
 
     def copied(self, W: Array) -> Array:
         """Return a copy of W, where row-aligned buffers are kept."""
-        copy = self.new_rows(W.shape[1])
-        copy[:] = W
-        return copy
+        new = self.new_rows(W.shape[1])
+        new[:] = W
+        return new
 
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned buffers as `reduce` takes them."""
@@ -370,6 +371,10 @@ class Rows:
 
         run_all(task, len(lanes), self.threads if len(lanes) > 1 else 1)
 
+    def visit_last(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+        """Do what `visit_all` does, and raise if X is no more what it was in the `opening`: see `disk.StoredRows`."""
+        self.visit_all(visit, width)
+
     def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
         """visit(lo, hi, *sums) over tiles of a small factor's rows, in the same pool → the sums added up.
 
@@ -395,6 +400,7 @@ class Rows:
         orders: Any,
         sums: dict[str, tuple[int, ...]],
         gather: Visit | None = None,
+        gathered: tuple[str, ...] = (),
     ) -> tuple[RowState, dict[str, Array]]:
         """One pass: visit(backend, block, rows, orders, after, sums) for every block.
 
@@ -407,11 +413,13 @@ class Rows:
         orders : object
             k-sized instructions, `orders.width` the number of columns of the factors.
         sums : dict of str to shape
-            Named float64 sums; those whose first dimension is m may be huge for sparse X. "worst" is not added up:
-            the tables of all lanes (see `worst_rows` of a backend) are returned as one, the largest first.
+            Named float64 sums. "worst" is not added up: the tables of all lanes (see `worst_rows` of a backend) are
+            returned as one, the largest first.
         gather : callable or None
             gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
             transposed matrix. Used where an accumulator per lane would outweigh a sparse X.
+        gathered : tuple of str
+            Names of the sums that `gather` makes, of m rows each; visits get them without rows then.
 
         Returns
         -------
@@ -428,7 +436,7 @@ class Rows:
             total = self._scratch.cleared(sums, 1)[0]
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
-        large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
+        large = {name: (0, *sums[name][1:]) for name in gathered if gather}
         lanes = self._scratch.cleared(sums | large, len(plan.lanes))
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
@@ -509,13 +517,37 @@ class Rows:
         return _add_pairwise(lanes)
 
 
+def summed(X: Any, dtype: Any) -> Any:
+    """CSR with one number for each entry: those that are stored several times are added up.
+
+    Parameters
+    ----------
+    X : CSR matrix or array
+        Never written.
+    dtype : numpy.float32 or numpy.float64
+        What is added up is, at least, of this type: small integers would overflow.
+
+    Returns
+    -------
+    X : CSR matrix or array
+        X itself where each row's columns increase, else a copy whose do.
+    """
+    if copy.copy(X).has_canonical_format:  # scipy notes the answer on the object that was asked: not on the caller's
+        return X
+    data = X.data.astype(np.promote_types(X.dtype, dtype))
+    X = type(X)((data, X.indices.copy(), X.indptr.copy()), shape=X.shape)
+    X.sum_duplicates()
+    return X
+
+
 def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None) -> Rows:
     """X as row blocks.
 
     Parameters
     ----------
     X : ndarray, memmap, CSR or CSC matrix or array, of shape (n, m), any real numeric dtype
-        Validated; never copied, but for CSC (converted to CSR once) and byte orders or types that no processor reads.
+        Validated; never copied, but for CSC (converted to CSR once), CSR with entries stored more than once or out of
+        order (see `summed`), and byte orders or types that no processor reads.
     dtype : numpy.float32 or numpy.float64
         Compute type.
     n_jobs : int or None
@@ -531,6 +563,7 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | No
     if sparse.issparse(X):
         if X.format != "csr":
             X = X.tocsr()
+        X = summed(X, dtype)
         if not backend.stored_as_is(X.data.dtype):
             X = X.astype(dtype)
         if X.indptr.dtype != X.indices.dtype:

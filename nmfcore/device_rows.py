@@ -114,6 +114,8 @@ class DeviceRows:
         for lo, hi, block in self.blocks():
             visit(0, lo, hi, block)
 
+    visit_last = visit_all  # X is the process's own
+
     def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
         """Return a copy of some rows (increasing numbers), on the device."""
         if self.sparse:
@@ -176,13 +178,14 @@ class DeviceRows:
         return whole
 
     def reduce(
-        self, visit: Visit, state: RowState, orders: Any, sums: dict[str, tuple[int, ...]], gather: Visit | None = None
-    ) -> tuple[RowState, dict[str, Array]]:
+        self, visit: Visit, state: RowState, orders: Any, sums: dict[str, tuple[int, ...]],
+        gather: Visit | None = None, gathered: tuple[str, ...] = (),
+    ) -> tuple[RowState, dict[str, Array]]:  # fmt: skip
         """One pass; see `data.Rows.reduce`. The sums stay on the device."""
         after = state.twin
         if not self.sparse:
             gather = None
-        large = {n: (0, *s[1:]) for n, s in sums.items() if gather and len(s) == 2 and s[0] == self.shape[1]}
+        large = {name: (0, *sums[name][1:]) for name in gathered if gather}
         total = self._cleared(sums | large)
         for lo, hi, block in self.blocks():
             whole = hi - lo == self.shape[0]
@@ -350,7 +353,7 @@ def _sparse_rows(X: Any, dtype: Any, kind: str | None) -> DeviceRows:
         msg = f"X has {X.nnz:,} stored numbers; the GPU path takes fewer than 2³¹: use device='cpu' or parts of X."
         raise ValueError(msg)
     if not X.has_canonical_format:  # its numbers are read one by one
-        X = X.copy()
+        X = X.copy().astype(np.promote_types(X.dtype, dtype))
         X.sum_duplicates()
     if not cuda_ops.stored_as_is(X.dtype) or X.dtype == np.float16:
         X = X.astype(dtype)

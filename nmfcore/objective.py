@@ -85,7 +85,7 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
     def measure(lane: int, lo: int, hi: int, block: Any) -> None:
         parts[lane] += backend.divergence(block, W[lo:hi], Ht, beta)
 
-    data.visit_all(measure, Ht.shape[1])
+    data.visit_last(measure, Ht.shape[1])
     return float(parts.sum())
 
 

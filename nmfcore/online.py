@@ -115,7 +115,7 @@ class _Coding(CoordinateDescent):
         small = self.start(data, data.backend.asarray(Ht))
         if self.penalised:
             self.sums |= {"sum_W": (Ht.shape[1],)}
-        after, sums = data.reduce(self.visit, state, self.fix(small), self.sums, self.gather)
+        after, sums = data.reduce(self.visit, state, self.fix(small), self.sums, self.gather, self.gathered)
         return after, sums, small.HHt
 
 

@@ -24,7 +24,7 @@ from scipy import sparse
 
 from ._files import mapped, replacing
 from .backends import cuda
-from .data import Rows, as_rows, run_all
+from .data import Rows, as_rows, run_all, summed
 from .device_rows import as_device_rows
 
 __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
@@ -536,10 +536,7 @@ def _length(X: Any) -> int:
 def _checked(X: Any, what: str) -> Any:
     """X as rows of real numbers: an ndarray, or CSR without duplicate entries."""
     if sparse.issparse(X):
-        X = X.tocsr()
-        if not X.has_canonical_format:
-            X = X.copy()
-            X.sum_duplicates()
+        X = summed(X.tocsr(), np.float64)
     else:
         X = np.asarray(X)
         if X.dtype == object:

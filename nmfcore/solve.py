@@ -304,7 +304,7 @@ def factorize(
             clock -= seconds[-1] if seconds else 0.0
         while done < max_iter:
             orders = solver.fix(small)
-            after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather)
+            after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather, solver.gathered)
             report, new = solver.update_columns(small, sums, data)
             if not isnan(report.loss_before):  # measured by this pass, of the pair before it
                 known = report.loss_before
@@ -406,7 +406,7 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     def visit(lane: int, lo: int, hi: int, block: Any) -> None:
         solver.code(backend, block, orders, tol, max_iter, by_step, out[lo:hi], stats[lane])
 
-    data.visit_all(visit, k)
+    data.visit_last(visit, k)
     stats = backend.to_numpy(stats)
     most = int(stats[:, backend.SWEEPS].max())
     return Coded(out, max(1, most), int(stats[:, backend.UNSETTLED].sum()))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -668,6 +669,65 @@ def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
 
 class Broken(Exception):
     pass
+
+
+def delete_a_chunk(folder):
+    files = sorted(path for path in (folder / "x.zarr").rglob("*") if path.is_file())
+    next(path for path in files if path.name != "zarr.json" and not path.name.startswith(".")).unlink()
+
+
+def delete_all(folder):
+    shutil.rmtree(folder / "x.zarr")
+
+
+def other_numbers(folder):
+    X = matrix("uint8")
+    X[N // 2, 0] += 1
+    np.save(folder / "y.npy", X)
+    (folder / "y.npy").replace(folder / "x.npy")
+
+
+@pytest.mark.parametrize(("kind", "change"), [
+    ("zarr", delete_a_chunk), ("zarr path", delete_a_chunk), ("zarr path", delete_all), ("npy", other_numbers),
+])  # fmt: skip
+@pytest.mark.parametrize(("solver", "beta"), SOLVERS)
+def test_what_changes_during_a_fit_is_noticed(kind, change, solver, beta, tmp_path, small_blocks):
+    def changed(progress):
+        if progress.iteration == 2:
+            change(tmp_path)
+
+    what = {"zarr": "this Array of zarr", "zarr path": r"'.*x\.zarr'", "npy": r"'.*x\.npy'"}[kind]
+    with stored(matrix("uint8"), kind, tmp_path) as X, pytest.raises(RuntimeError, match=f"of {what} changed during"):
+        fitted(X, solver, beta, callback=changed)
+
+
+@pytest.mark.parametrize("solver", ["cd", "mu"])
+def test_what_changes_before_rows_are_coded_is_noticed(solver, tmp_path, monkeypatch):
+    pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+    _, model = fitted(matrix("uint8"), solver)
+    with stored(matrix("uint8"), "zarr path", tmp_path) as X:
+        opening = disk.StoredRows.opening
+
+        def then_change(self):
+            known = self._opening
+            seen = opening(self)
+            if known is None:
+                shutil.rmtree(X)
+            return seen
+
+        monkeypatch.setattr(disk.StoredRows, "opening", then_change)
+        with pytest.raises(RuntimeError, match="changed during the fit"):
+            model.transform(X)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_sums_of_any_cut_are_the_same(dtype, scale, tmp_path, small_blocks):
+    """Blocks of the opening and of the last pass differ: their sums differ by rounding, also of numbers far apart."""
+    rng = np.random.default_rng(0)
+    X = (scale * rng.gamma(0.01, size=(N, M))).astype(dtype)
+    with stored(X, "npy", tmp_path) as path:
+        fitted(path, "cd")
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

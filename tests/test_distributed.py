@@ -238,6 +238,50 @@ def test_tall_x_begins_from_samples(client):
     np.testing.assert_allclose(one.reconstruction_err_, other.reconstruction_err_, rtol=1e-3)
 
 
+def shaped(rows, columns, share=1.0):
+    rng = np.random.default_rng(5)
+    X = rng.gamma(0.5, size=(rows, 6)) @ rng.gamma(0.5, size=(6, columns)) + 0.1 * rng.random((rows, columns))
+    return X * (rng.random(X.shape) < share)
+
+
+@pytest.mark.parametrize("k", [K, 20, 100])
+@pytest.mark.parametrize("form", ["few columns", "many columns", "sparse", "very sparse", "wide", "sparse and wide"])
+def test_hals_begins_where_it_does_in_memory(client, form, k):
+    """XᵀX for few columns, subspaces for the others; blocks of fewer rows than components; k = m."""
+    columns = {"few columns": 30, "wide": 700, "sparse and wide": 700}.get(form, 100)
+    X = shaped(400, columns, {"sparse": 0.3, "very sparse": 0.02, "sparse and wide": 0.1}.get(form, 1.0))
+    k = min(k, columns)
+    chunks = da.from_array(X, chunks=((90, 5, 205, 100), columns))
+    if "sparse" in form:
+        X, chunks = sp.csr_matrix(X), chunks.map_blocks(sp.csr_matrix)
+    there, here = (NMF(k, solver="hals", random_state=0, max_iter=3, tol=0) for _ in range(2))
+    W, expected = np.asarray(there.fit_transform(chunks)), here.fit_transform(X)
+    np.testing.assert_allclose(W, expected, rtol=1e-6, atol=1e-7 * expected.max())
+    largest = here.components_.max()
+    np.testing.assert_allclose(there.components_, here.components_, rtol=1e-6, atol=1e-7 * largest)
+    np.testing.assert_allclose(there.history_["loss"], here.history_["loss"], rtol=1e-7, atol=1e-9 * np.sum(X.data))
+
+
+@pytest.mark.parametrize("init", ["nndsvd", "nndsvda"])
+def test_wide_x_begins_where_it_does_in_memory(client, init):
+    X = shaped(60, 200)
+    there, here = (NMF(K, init=init, random_state=0, max_iter=3, tol=0) for _ in range(2))
+    W = np.asarray(there.fit_transform(da.from_array(X, chunks=((25, 35), 200))))
+    np.testing.assert_allclose(W, here.fit_transform(X), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(there.components_, here.components_, rtol=1e-6, atol=1e-8)
+
+
+def test_entries_stored_twice_add_up_in_blocks(client):
+    X = sp.csr_matrix(shaped(400, 40, 0.2))
+    halves = sp.csr_matrix((np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), 2 * X.indptr), shape=X.shape)
+    block = dask.delayed(lambda lo: halves[lo : lo + 100])
+    chunks = [da.from_delayed(block(lo), (100, 40), X.dtype, meta=X[:0]) for lo in range(0, 400, 100)]
+    there, here = (model("kl", max_iter=3) for _ in range(2))
+    W = np.asarray(there.fit_transform(da.concatenate(chunks)))
+    np.testing.assert_allclose(W, here.fit_transform(X), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(there.reconstruction_err_, here.reconstruction_err_, rtol=1e-9)
+
+
 def test_without_a_cluster_dask_computes_and_memory_fits():
     W = model().fit_transform(in_chunks())
     assert isinstance(W, da.Array) and W.chunks == (HEIGHTS, (K,))
@@ -367,6 +411,48 @@ def test_bad_x_is_told_in_one_sentence(client, workers, given, error, said):
     with pytest.raises(ValueError, match="copy_every = 0"), using(copy_every=0):
         pass
     assert left_on(workers) == []
+
+
+ODD = {
+    "a row more": (lambda block: np.vstack([block, block[:1]]), r"of shape \(121, 30\)"),
+    "a row less": (lambda block: block[1:], r"of shape \(119, 30\)"),
+    "all rows twice": (lambda block: np.vstack([block, block]), r"of shape \(240, 30\)"),
+    "a column more": (lambda block: np.hstack([block, block[:, :1]]), r"of shape \(120, 31\)"),
+    "a column less": (lambda block: block[:, 1:], r"of shape \(120, 29\)"),
+    "turned": (lambda block: block.T, r"of shape \(30, 120\)"),
+    "one dimension": (lambda block: block[:, 0], r"of shape \(120,\)"),
+    "three dimensions": (lambda block: block[:, :, None], r"of shape \(120, 30, 1\)"),
+    "another type": (lambda block: block.astype(np.float64), r"of shape \(120, 30\), float64"),
+    "sparse": (sp.csr_matrix, r"a sparse matrix of shape \(120, 30\)"),
+    "no array": (lambda block: block.tolist(), r"of shape \(\), list"),
+}
+
+
+@pytest.mark.parametrize("case", ["cd", "hals", "mu", "kl"])
+@pytest.mark.parametrize("odd", ODD)
+def test_a_block_that_is_not_what_it_is_declared_to_be(client, case, odd):
+    """Kernels read memory by the declared shape: each of these read, and wrote, beyond their blocks."""
+    change, is_ = ODD[odd]
+    lows = np.cumsum([0, *HEIGHTS])
+    blocks = [dask.delayed(change if number == 1 else np.array)(X[lo:hi])
+              for number, (lo, hi) in enumerate(itertools.pairwise(lows))]  # fmt: skip
+    parts = [da.from_delayed(block, (height, COLUMNS), X.dtype) for block, height in zip(blocks, HEIGHTS, strict=True)]
+    said = rf"Block 1 .*\(rows 90 … 209\) is declared as a dense array of shape \(120, 30\), float32, but it is .*{is_}"
+    with pytest.raises(ValueError, match=said):
+        model(case).fit(da.concatenate(parts))
+    sparse = [dask.delayed(np.array if number == 1 else sp.csr_matrix)(X[lo:hi])
+              for number, (lo, hi) in enumerate(itertools.pairwise(lows))]  # fmt: skip
+    parts = [da.from_delayed(block, (height, COLUMNS), X.dtype, meta=sp.csr_matrix(X[:0]))
+             for block, height in zip(sparse, HEIGHTS, strict=True)]  # fmt: skip
+    if odd == "sparse":
+        with pytest.raises(ValueError, match=r"Block 1 .* a sparse matrix .*, but it is a dense array"):
+            model(case).fit(da.concatenate(parts))
+
+
+def test_blocks_of_another_shape_without_a_cluster():
+    twice = in_chunks().map_blocks(lambda block: np.vstack([block, block]), dtype=X.dtype, chunks=in_chunks().chunks)
+    with pytest.raises(ValueError, match=r"have shape \(1200, 30\) together, but it is declared as \(600, 30\)"):
+        model("cd").fit(twice)
 
 
 class OnlyHere:

@@ -1,5 +1,6 @@
 """What every solver must do: one suite over the registry, and over the losses of mu."""
 
+import tempfile
 import warnings
 from contextlib import nullcontext
 
@@ -9,9 +10,10 @@ import reference
 import scipy.sparse as sp
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 
 import nmfcore.data
-from nmfcore import NMF, non_negative_factorization
+from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
 from nmfcore.data import as_rows
 from nmfcore.solvers import SOLVERS
 
@@ -531,6 +533,125 @@ def test_layouts_give_the_same_bits(solver, beta, data):
     other_W, other_estimator = fit(solver, beta, other, k, dtype)
     assert bits(other_W, other_estimator.components_) == bits(W, estimator.components_)
     assert bits(other_estimator.transform(other)) == bits(estimator.transform(X))
+
+
+def duplicated(X, rng):
+    """CSR in which numbers are stored as two or three that add up exactly, out of order."""
+    coo = sp.coo_matrix(X)
+    halves = rng.rand(coo.nnz) < 0.5
+    rows, columns = (np.concatenate([a, a[halves], a[halves]]) for a in (coo.row, coo.col))
+    data = np.concatenate([np.where(halves, coo.data / 4, coo.data), coo.data[halves] / 4, coo.data[halves] / 2])
+    order = np.lexsort((rng.rand(rows.size), rows))
+    indptr = np.searchsorted(rows[order], np.arange(X.shape[0] + 1))
+    made = sp.csr_matrix((data[order], columns[order], indptr), shape=X.shape)
+    np.testing.assert_array_equal(made.toarray(), X)
+    return made
+
+
+def wide_indices(X):
+    X = sp.csr_matrix(X)
+    X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
+    return X
+
+
+def backwards(X):
+    """CSR without duplicates, each row's columns from right to left."""
+    X = sp.csr_matrix(X[:, ::-1])
+    return sp.csr_matrix((X.data, X.shape[1] - 1 - X.indices, X.indptr), shape=X.shape)
+
+
+def mapped(X):
+    with tempfile.TemporaryFile() as file:
+        file.write(np.ascontiguousarray(X).tobytes())
+        return np.memmap(file, dtype=X.dtype, mode="r", shape=X.shape)
+
+
+STORAGES = {
+    **LAYOUTS,
+    "memory map": mapped,
+    "CSR": sp.csr_matrix,
+    "CSR array": sp.csr_array,
+    "CSR, 64-bit indices": wide_indices,
+    "CSR, unsorted": backwards,
+    "CSR, duplicates": lambda X: duplicated(X, np.random.RandomState(0)),
+    "CSC": sp.csc_matrix,
+    "CSC, duplicates": lambda X: duplicated(X.T, np.random.RandomState(0)).T,
+    "zeros stored": lambda X: sp.csr_matrix(np.where(X, X, 1)).multiply(np.where(X, 1, 0)).tocsr(),
+}
+
+
+@st.composite
+def problems(draw, positive=False):
+    """(X, k): sides that meet (k = m, k = n, n = m, 2k = m, m = 1 …), few numbers stored (m·k > nnz) or all of them."""
+    n, m = draw(st.integers(1, 40)), draw(st.integers(1, 24))
+    k = draw(st.sampled_from([1, 2, 5, m, n, max(1, m // 2), m + 1]))
+    rng = np.random.RandomState(draw(st.integers(0, 2**16)))
+    X = rng.randint(1, 30, (n, m)).astype("float64") + rng.rand(n, m).astype("float16")
+    if not positive:
+        X *= rng.rand(n, m) < draw(st.sampled_from([0.05, 0.2, 0.7, 1.0]))
+        if draw(st.booleans()):
+            X[rng.randint(n)] = 0
+        if draw(st.booleans()):
+            X[:, rng.randint(m)] = 0
+        X[rng.randint(n), rng.randint(m)] = 7
+    return X, k
+
+
+def same_as_dense(fit_one, X, storage):
+    """Compare factors, and losses, of a fit of X stored like that with those of the dense float64 array."""
+    stored = STORAGES[storage](X)
+    parts = [stored] if not sp.issparse(stored) else [stored.data, stored.indices, stored.indptr]
+    before = [np.array(part) for part in parts]
+    (found, losses), (expected, known) = fit_one(stored), fit_one(X)
+    square = np.sum(X**2)
+    # An exact fit moves on rounding errors only.
+    assume(np.sum((X - expected[0] @ expected[1]) ** 2) > 1e-8 * square)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7 * other.max())
+    np.testing.assert_allclose(losses, known, rtol=1e-6, atol=1e-12 * square)
+    for part, unchanged in zip(parts, before, strict=True):
+        np.testing.assert_array_equal(part, unchanged)
+
+
+@every_case
+@settings(some, max_examples=75)
+@given(st.data(), st.sampled_from(list(STORAGES)))
+def test_storage_changes_no_number(solver, beta, data, storage):
+    X, k = data.draw(problems(positive=beta <= 0))
+
+    def fit_one(stored):
+        begin = start(X, k, seed=3)
+        estimator = model(solver, beta, k, 3, init="custom")
+        W = estimator.fit_transform(stored, **begin)
+        losses = [estimator.reconstruction_err_**2, estimator.score(stored), *estimator.history_["loss"]]
+        return (W, estimator.components_, estimator.transform(stored)), losses
+
+    same_as_dense(fit_one, X, storage)
+
+
+@pytest.mark.parametrize("solver, beta, fresh", [
+    ("mu", 2, False), ("mu", 2, True), ("mu", 1, False), ("mu", 1, True), ("mu", 0.5, False), ("hals", 2, False),
+])  # fmt: skip
+@settings(some, max_examples=50)
+@given(st.data(), st.sampled_from(list(STORAGES)))
+def test_storage_changes_no_number_of_mini_batches(solver, beta, fresh, data, storage):
+    X, k = data.draw(problems())
+    size = data.draw(st.integers(1, X.shape[0]))
+
+    def fit_one(stored):
+        begin = start(X, k, seed=3)
+        estimator = MiniBatchNMF(
+            k, batch_size=size, solver=solver, beta_loss=beta, fresh_restarts=fresh, max_iter=2, tol=0,
+            max_no_improvement=None, init="custom",
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            W = estimator.fit_transform(stored, **begin)
+            learned = estimator.components_
+            estimator.partial_fit(stored)
+        return (W, learned, estimator.components_), []
+
+    same_as_dense(fit_one, X, storage)
 
 
 @every_case

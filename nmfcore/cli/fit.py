@@ -158,7 +158,7 @@ def _factorise(
                 raise
             interrupted = True
             W = _settle(estimator, last) if scheduler is None else here(estimator.transform(X))
-        except (ValueError, TypeError, FileNotFoundError, PermissionError) as error:
+        except (ValueError, TypeError, RuntimeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
         if last is not None:
             show(last, norm if frobenius else None, final=True)

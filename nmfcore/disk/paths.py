@@ -66,9 +66,9 @@ def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
         raise FileNotFoundError(msg)
     suffix = path.suffix.lower()
     if path.is_dir() and (suffix == ".zarr" or any((path / each).exists() for each in ("zarr.json", ".zarray"))):
-        return _from_zarr(path, name, fold)
+        return _named(_from_zarr(path, name, fold), given)
     if suffix in (".h5", ".hdf5", ".hdf", ".he5"):
-        return _from_hdf5(path, name, fold)
+        return _named(_from_hdf5(path, name, fold), given)
     if suffix == ".npy":
         source = NpyFile(path, fold)
         if source.columns_first and source.sample:
@@ -80,6 +80,11 @@ def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
         "nmfcore.images.cached_images decodes a folder of pictures, read_source reads .npz and other files."
     )
     raise ValueError(msg)
+
+
+def _named(source: Stored, given: str | os.PathLike[str]) -> Stored:
+    source.what = f"'{os.fspath(given)}'"
+    return source
 
 
 def _library(name: str) -> Any:

@@ -14,6 +14,7 @@ from ..data import Rows, run_all
 from .sources import SLACK, Array, Read, Source
 
 MEMORY = "512MB"  # the budget where none is given
+SAME = 1e-10  # relative difference of two sums of the same numbers, cut into blocks elsewhere, at most
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("kmgt")}
 
@@ -103,6 +104,27 @@ class StoredRows(Rows):
         slots = max(1, self.memory // size)
         threads = min(self.threads, len(lanes))
         _Pass(self, visit, lanes, threads, slots, size).run()
+
+    def visit_last(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+        """Do what `visit_all` does, and raise if Σx or Σx² are not those of the `opening`.
+
+        A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. Not asked in
+        every pass: it takes a second look at every block.
+        """
+        opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
+
+        def look_and_visit(lane: int, lo: int, hi: int, block: Any) -> None:
+            parts[lane] += super(StoredRows, self)._look(lo, hi, block)
+            visit(lane, lo, hi, block)
+
+        self.visit_all(look_and_visit, width)
+        for then, now in zip((opening.total, opening.squares), parts[:, 2:].sum(axis=0).tolist(), strict=True):
+            if now != then and not abs(now - then) <= SAME * then:
+                msg = (
+                    f"The contents of {self.X.what} changed during the fit: what is read from it now is not what was "
+                    "read at the beginning. Fit again, and leave it alone meanwhile."
+                )
+                raise RuntimeError(msg)
 
     def _look(self, lo: int, hi: int, block: Any) -> Array:
         """[min, non-finite values, Σx, Σx²] of a block; raise at once if some are not allowed."""

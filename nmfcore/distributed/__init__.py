@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copy
+import itertools
 import os
 import sys
 import time
@@ -199,6 +200,8 @@ def load(X: Any) -> Any:
     ------
     MemoryError
         If it would take more than half of this machine's memory.
+    ValueError
+        If it has another shape than it says.
     """
     held, room = X.nbytes, _memory() * ROOM
     if isfinite(held) and held > room:
@@ -207,7 +210,11 @@ def load(X: Any) -> Any:
             "cluster to hold it: start one, client = distributed.Client(…), and call again."
         )
         raise MemoryError(msg)
-    return X.compute()
+    whole = X.compute()
+    if whole.shape != X.shape and isfinite(X.size):
+        msg = f"The blocks of the Dask array X have shape {whole.shape} together, but it is declared as {X.shape}."
+        raise ValueError(msg)
+    return whole
 
 
 def _memory() -> float:
@@ -269,7 +276,8 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     Raises
     ------
     ValueError
-        If the heights of chunks are unknown.
+        If the heights of chunks are unknown; as soon as the blocks are computed on, if one of them has another shape or
+        type than the array says.
     RuntimeError
         If there is no client, or its cluster stays empty.
     """
@@ -285,7 +293,12 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     if opened is not None:
         opened.append(cluster)
     cluster.chunks = _persisted(client, X)
-    blocks = [(height, chunk) for height, chunk in zip(X.chunks[0], cluster.chunks, strict=True) if height]
+    held_sparse, firsts = hasattr(X._meta, "tocsr"), itertools.accumulate(X.chunks[0], initial=0)
+    blocks = [
+        (tasks.Declared(number, first, (height, X.shape[1]), X.dtype, held_sparse), chunk)
+        for number, (first, height, chunk) in enumerate(zip(firsts, X.chunks[0], cluster.chunks, strict=False))
+        if height
+    ]
     while not (there := cluster.workers()):
         cluster.look()
         time.sleep(POLL)
@@ -295,7 +308,7 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     while -(-len(blocks) // size) > most:
         size *= 2
     groups = [blocks[at : at + size] for at in range(0, len(blocks), size)]
-    cluster.heights = [tuple(height for height, _ in group) for group in groups]
+    cluster.heights = [tuple(declared.shape[0] for declared, _ in group) for group in groups]
     cluster.n_jobs = n_jobs if n_jobs is not None and n_jobs > 0 else max(1, threads // len(groups))
     cluster.safely(lambda: cluster.all_finished(cluster.chunks))
     cluster.homes = _homes([[chunk for _, chunk in group] for group in groups], client, cluster.workers())
@@ -309,10 +322,11 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
                     f"{cluster.way_back()}"
                 )
             )
-        return Held(cluster.submit("X", tasks.hold, *(chunk for _, chunk in groups[group]), home=home), home)
+        declared, chunks = zip(*groups[group], strict=True)
+        return Held(cluster.submit("X", tasks.hold, declared, *chunks, home=home), home)
 
     whole = Spread(cluster, cluster.source(make), None, X.shape[1], X.dtype)
-    return DaskRows(whole, dtype, n_jobs, sparse.issparse(X._meta))
+    return DaskRows(whole, dtype, n_jobs, held_sparse)
 
 
 def _persisted(client: Any, X: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import tasks
@@ -258,7 +259,9 @@ class Cluster:
     def total(self, values: Values) -> dict[str, Array]:
         """Return the sums of a step, of all groups."""
         size = 1 << (len(self.heights) - 1).bit_length()
-        return self.safely(lambda: self.fetch(self._tree(values.held, 0, size)))
+        sums = self.safely(lambda: self.fetch(self._tree(values.held, 0, size)))
+        # What comes over a wire lies anywhere, and scipy's lu refuses numbers that are not aligned.
+        return {name: np.require(part, requirements="A") for name, part in sums.items()}
 
     def _tree(self, held: list[Held], first: int, size: int) -> Any:
         places = _branches([h.home for h in held], first, size)

@@ -235,6 +235,10 @@ class DaskRows:
 
     map_rows = Rows.map_rows
 
+    def beside(self, F: Any) -> Any:
+        """Return a row-aligned matrix on the workers, or a small one here, as rows, for products with it."""
+        return (DaskRows if isinstance(F, Spread) else Rows)(F, self.dtype, self.n_jobs)
+
     def _step(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = (), **options: Any) -> _Step:
         rows_of = (self.dtype, self.cluster.n_jobs)
         return _step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
@@ -312,13 +316,14 @@ class DaskRows:
         return as_rows(whole, self.dtype, n_jobs)
 
     def reduce(
-        self, visit: Any, state: Any, orders: Any, sums: dict[str, tuple[int, ...]], gather: Any = None
-    ) -> tuple[SpreadState, dict[str, Array]]:
+        self, visit: Any, state: Any, orders: Any, sums: dict[str, tuple[int, ...]], gather: Any = None,
+        gathered: tuple[str, ...] = (),
+    ) -> tuple[SpreadState, dict[str, Array]]:  # fmt: skip
         """One pass; see `data.Rows.reduce`. The new rows stay on the workers, the sums come here."""
         before = state.whole
         self.cluster.protect(before.values)
         passes = before.values.node.passes + 1
-        step = self._step(tasks.one_pass, visit, orders, sums, gather, others=(before,), passes=passes)
+        step = self._step(tasks.one_pass, visit, orders, sums, gather, gathered, others=(before,), passes=passes)
         return SpreadState(step.named(None, before.shape[1], self.dtype), state.names), step.sums()
 
     def opening(self) -> Opening:

@@ -147,8 +147,36 @@ def _added(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
     return {name: _HOW.get(name, np.add)(a[name], b[name]) for name in a}
 
 
-def hold(*chunks: Any) -> tuple[list[Block], None]:
-    """Wrap chunks of X as a group."""
+class Declared(NamedTuple):
+    """What a Dask array says that a block is. Kernels read memory by it."""
+
+    number: int  # among the row chunks of X
+    first: int  # row
+    shape: tuple[int, int]
+    dtype: np.dtype
+    sparse: bool
+
+    def check(self, X: Any) -> None:
+        """Raise if a block is something else."""
+        found = (tuple(getattr(X, "shape", ())), getattr(X, "dtype", type(X).__name__), hasattr(X, "tocsr"))
+        if found == (self.shape, self.dtype, self.sparse):
+            return
+        said, is_ = (
+            f"a {'sparse matrix' if sparse else 'dense array'} of shape {shape}, {dtype}"
+            for shape, dtype, sparse in (self[2:], found)
+        )
+        msg = (
+            f"Block {self.number} of the Dask array X (rows {self.first:,} … {self.first + self.shape[0] - 1:,}) is "
+            f"declared as {said}, but it is {is_}: tell what makes the array (from_delayed, map_blocks) the "
+            "shape, chunks, dtype and meta that its blocks have."
+        )
+        raise ValueError(msg)
+
+
+def hold(declared: Sequence[Declared], *chunks: Any) -> tuple[list[Block], None]:
+    """Wrap chunks of X as a group, once each is seen to be what it is declared to be."""
+    for each, X in zip(declared, chunks, strict=True):
+        each.check(X)
     return [Block(X) for X in chunks], None
 
 
@@ -249,12 +277,14 @@ def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
     return arrays | {name: rows.backend.xp.empty_like(arrays[like]) for name, like in empty}, None
 
 
-def one_pass(height: int, extra: Any, rows: Any, before: Any, visit: Any, orders: Any, sums: Any, gather: Any) -> Any:
+def one_pass(
+    height: int, extra: Any, rows: Any, before: Any, visit: Any, orders: Any, sums: Any, gather: Any, gathered: Any
+) -> Any:
     """Visit a block, see `Rows.reduce`: its state is read, and the next one is new."""
     state = RowState(**{name: rows.backend.asarray(F) for name, F in before.items()})
     if rows.backend.xp is np:
         state.empty_like = _buffers.empty_like
-    after, total = rows.reduce(visit, state, _writable(rows.backend, orders), sums, gather)
+    after, total = rows.reduce(visit, state, _writable(rows.backend, orders), sums, gather, gathered)
     state.part()
     return dict(after.arrays), {name: np.array(rows.backend.to_numpy(part)) for name, part in total.items()}
 

@@ -7,7 +7,8 @@ A solver is settings and a handful of functions, called by the one loop in `nmfc
 ``fix(small) → orders``
     What a visit needs to know: Ht, its Gram or column sums, k-sized instructions.
 ``visit(backend, block, rows, orders, after, sums)``
-    Pure: new rows, and their sums. ``gather`` is its other half for sums over columns of a very sparse X.
+    Pure: new rows, and their sums. ``gather`` is its other half for sums over columns of a very sparse X;
+    ``gathered`` names the sums that it makes.
 ``update_columns(small, sums, data) → (report, small)``
     A new small factor beside the old one, and what the loop wants to know about the pass. Of a pass that was not
     accepted: what the next one begins with.

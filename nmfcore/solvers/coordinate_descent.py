@@ -42,6 +42,7 @@ class CoordinateDescent(Solver):
     losses = (2,)
     beta = 2.0
     rule = "violation"
+    gathered = ("XtW",)
 
     def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None):
         self.penalties = penalties

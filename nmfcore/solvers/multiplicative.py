@@ -117,6 +117,11 @@ class MultiplicativeUpdate(Solver):
         """Sums over columns from Xᵀ; not for the general β, whose denominators need every WH."""
         return self._gather if self.beta in (1, 2) else None
 
+    @property
+    def gathered(self) -> tuple[str, ...]:
+        """Names of the sums that `gather` makes."""
+        return ("XtW",) if self.beta == 2 else ("N",)
+
     def _gather(
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
@@ -255,7 +260,7 @@ class MultiplicativeUpdate(Solver):
             Ht = data.backend.asarray(Ht)
             small = self.start(data, Ht)
             rows = data.state(W=data.backend.asarray(W))
-            after, sums = data.reduce(self.visit, rows, self.fix(small), self.sums, self.gather)
+            after, sums = data.reduce(self.visit, rows, self.fix(small), self.sums, self.gather, self.gathered)
             W, XtW, WtW = after["W"], sums["XtW"].copy(), sums["WtW"]
             loss = trace_loss(self.squares_X, inner(XtW, Ht), inner(WtW, small.HHt))
             if loss < CANCELS[data.dtype.itemsize] * self.squares_X:
