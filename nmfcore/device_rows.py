@@ -84,6 +84,31 @@ class DeviceRows:
         self._sums: dict[str, Array] = {}
         self._opening: Opening | None = None
         self._buffers: _Buffers | None = None
+        self._view: DeviceRows | None = None  # see `data.Rows`
+
+    power = 0
+
+    def scaled(self, power: int, dtype: Any = None) -> DeviceRows:
+        """Return the same X as 4^power·X; see `data.Rows.scaled`.
+
+        A resident X is there twice then, a streamed one is multiplied where it passes through.
+        """
+        if power == self.power and dtype is None:
+            return self
+        dtype, by = self.dtype if dtype is None else np.dtype(dtype), power - self.power
+        if self.streamed or not by:
+            view = DeviceRows(self.X, dtype, None, self._xt, self.kind)
+            view.power = power
+            view.stored = dtype if power else view.stored
+            return view
+        if self.sparse:
+            assert self._xt is not None
+            X, Xt = (A._replace(data=_multiplied(A.data, by, dtype)) for A in (self.X, self._xt))
+            view = DeviceRows(X, dtype, None, Xt, self.kind)
+        else:
+            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind)
+        view.power = power
+        return view
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +128,7 @@ class DeviceRows:
             return
         if self._buffers is None:
             self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored)
-        yield from self._buffers.stream(self.X)
+        yield from self._buffers.stream(self.X, self.power)
 
     def plan(self, width: int) -> _Plan:
         """Say that there is one lane, and that sums over the rows of a sparse X come from Xᵀ."""
@@ -127,10 +152,14 @@ class DeviceRows:
             flipped = sparse.csr_matrix(
                 (self.backend.to_numpy(data), self.backend.to_numpy(indices), indptr), shape=shape
             ).T.tocsr()
-            return DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
-        if self.streamed:
-            return DeviceRows(_upload(self.X[rows], self.stored), self.dtype)
-        return DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+            part = DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
+        elif self.streamed:
+            stored = _stored_type(self.X.dtype, self.dtype)
+            return DeviceRows(_upload(self.X[rows], stored), self.dtype).scaled(self.power)
+        else:
+            part = DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+        part.power = self.power
+        return part
 
     def beside(self, F: Array) -> DeviceRows:
         """Return a dense matrix on the device as rows, for products with it."""
@@ -162,10 +191,13 @@ class DeviceRows:
         """Xᵀ of a sparse X as rows; a dense one on the device as a copy."""
         if self.sparse:
             assert self._xt is not None
-            return DeviceRows(self._xt, self.dtype, None, self.X)
-        if self.streamed:
-            return DeviceRows(np.ascontiguousarray(self.X.T), self.dtype)
-        return DeviceRows(cuda_ops.asarray(self.X.T), self.dtype)
+            flipped = DeviceRows(self._xt, self.dtype, None, self.X)
+        elif self.streamed:
+            return DeviceRows(np.ascontiguousarray(self.X.T), self.dtype).scaled(self.power)
+        else:
+            flipped = DeviceRows(cuda_ops.asarray(self.X.T), self.dtype)
+        flipped.power = self.power
+        return flipped
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
@@ -261,7 +293,7 @@ class _Buffers:
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
 
-    def stream(self, X: np.ndarray) -> Iterator[tuple[int, int, cuda_ops.Block]]:
+    def stream(self, X: np.ndarray, power: int = 0) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """Blocks of X in order: the next one is copied while the device works on what was queued for the last."""
         n, work = X.shape[0], cuda.cupy().cuda.get_current_stream()
         for slot in range(2):  # nothing of an earlier pass may still be at work in them
@@ -270,7 +302,9 @@ class _Buffers:
             slot, hi = number % 2, min(lo + self.rows, n)
             if number >= 2:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
-            np.copyto(self.pinned[slot][: hi - lo], X[lo:hi])  # and widened, where the kernels do not read X's type
+            part = np.asarray(X[lo:hi], np.float64) * 4.0**power if power else X[lo:hi]
+            # and widened, where the kernels do not read X's type
+            np.copyto(self.pinned[slot][: hi - lo], part, casting="same_kind")
             self.copies.wait_event(self.used[slot])
             self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
             self.arrived[slot].record(self.copies)
@@ -317,6 +351,15 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
     if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
         X = xp.ascontiguousarray(X)
     return DeviceRows(X, dtype, kind=kind)
+
+
+def _multiplied(X: Array, power: int, dtype: np.dtype) -> Array:
+    """4^power·X in the compute type, some rows at a time, as they pass through float64."""
+    out = cuda.cupy().empty(X.shape, dtype)
+    step = max(1, (BLOCK_BYTES // 8) // max(1, X[:1].size))
+    for lo in range(0, X.shape[0], step):
+        out[lo : lo + step] = (X[lo : lo + step].astype(np.float64) * 4.0**power).astype(dtype)
+    return out
 
 
 def _stored_type(given: np.dtype, compute: Any) -> np.dtype:
