@@ -127,8 +127,8 @@ class DeviceRows:
             yield 0, n, cuda_ops.cut(self.X, (0, n))
             return
         if self._buffers is None:
-            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored)
-        yield from self._buffers.stream(self.X, self.power)
+            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored, self.power)
+        yield from self._buffers.stream(self.X)
 
     def plan(self, width: int) -> _Plan:
         """Say that there is one lane, and that sums over the rows of a sparse X come from Xᵀ."""
@@ -284,16 +284,16 @@ class DeviceRows:
 class _Buffers:
     """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
 
-    def __init__(self, rows: int, columns: int, dtype: Any):
+    def __init__(self, rows: int, columns: int, dtype: Any, power: int = 0):
         xp = cuda.cupy()
-        self.rows = rows
+        self.rows, self.power = rows, power
         self.pinned = [cuda.empty_pinned((rows, columns), dtype) for _ in range(2)]
         self.device = [xp.empty((rows, columns), dtype) for _ in range(2)]
         self.copies = xp.cuda.Stream(non_blocking=True)
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
 
-    def stream(self, X: np.ndarray, power: int = 0) -> Iterator[tuple[int, int, cuda_ops.Block]]:
+    def stream(self, X: np.ndarray) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """Blocks of X in order: the next one is copied while the device works on what was queued for the last."""
         n, work = X.shape[0], cuda.cupy().cuda.get_current_stream()
         for slot in range(2):  # nothing of an earlier pass may still be at work in them
@@ -302,9 +302,9 @@ class _Buffers:
             slot, hi = number % 2, min(lo + self.rows, n)
             if number >= 2:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
-            part = np.asarray(X[lo:hi], np.float64) * 4.0**power if power else X[lo:hi]
+            part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
             # and widened, where the kernels do not read X's type
-            np.copyto(self.pinned[slot][: hi - lo], part, casting="same_kind")
+            np.copyto(self.pinned[slot][: hi - lo], part)
             self.copies.wait_event(self.used[slot])
             self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
             self.arrived[slot].record(self.copies)

@@ -407,7 +407,8 @@ class DaskRows:
         Q = rng.normal(size=(m, width)).astype(self.dtype, copy=False)
         for _ in range(7 if k < 0.1 * min(n, m) else 4):
             back = self.transposed_products(self._orthonormal(self.products(Q)))
-            Q = linalg.lu(back, permute_l=True, check_finite=False)[0]
+            aligned = np.require(back, requirements="A")  # what the network has brought need not be
+            Q = linalg.lu(aligned, permute_l=True, check_finite=False)[0]
             Q = np.ascontiguousarray(Q, self.dtype)
         Y = self._orthonormal(self._orthonormal(self.products(Q)))
         B = self.transposed_products(Y).T
