@@ -345,6 +345,16 @@ def test_starts_that_leave_nothing():
         NMF(K, solver="mu", beta_loss=1, init="random", random_state=0, max_iter=10, tol=0).fit(1e-12 * BASE)
 
 
+@pytest.mark.parametrize("beta", [1, 2])
+@pytest.mark.parametrize("make", [NMF, MiniBatchNMF])
+def test_starts_out_of_proportion(make, beta):
+    model = make(K, solver="mu", beta_loss=beta, random_state=0, max_iter=2, tol=0)
+    with all_said(UserWarning, "start is out of proportion"):
+        model.fit(1e9 * BASE)
+    model.fit(60_000 * BASE)  # 16 bits are nothing out of the ordinary
+    model.set_params(init="random").fit(1e9 * BASE)
+
+
 def test_honest_fits_of_little_are_no_reason_to_warn():
     NMF(1, init="random", random_state=0, solver="hals", max_iter=3, tol=0).fit(sparse.identity(3000, format="csr"))
 

@@ -49,7 +49,8 @@ from ._inputs import (
 Array = NDArray[Any]
 
 _EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
-_SMALL = 1e-4  # numbers of factors below which a cut-off at 1e-6 may remove all of an NNDSVD
+# Sizes of a factor's numbers: below, a cut-off at 1e-6 may remove all of an NNDSVD; above, the mean of X drowns them.
+_SMALL, _LARGE = 1e-4, 1e3
 _RESCALE = 'Divide X by its mean, or use solver="hals", which does not depend on the unit of X.'
 
 
@@ -417,8 +418,8 @@ class BaseNMF(
             return self._warm_start(data, k)
         unit = scale.unit_of(data) if self.solver == "hals" else 2.0**data.power
         W, Ht = initialize(data, k, self.init, self.random_state, unit)
-        if self.solver != "hals" and self.init != "random" and scale.unit_of(data) < unit * _SMALL:
-            self._warn_of_filled(Ht, data)
+        if self.solver != "hals" and self.init != "random" and k <= min(n, m):
+            self._warn_of_filled(Ht, data, scale.unit_of(data) / unit)
         return W, Ht
 
     def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
@@ -516,14 +517,22 @@ class BaseNMF(
                 stacklevel=3,
             )
 
-    def _warn_of_filled(self, Ht: Array, data: Rows) -> None:
-        """Warn of an NNDSVD of which nothing is left but what its zeros were filled with."""
+    def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
+        """Warn of an NNDSVD beside whose zeros' filling its own numbers, of that size in the unit of X, are nothing."""
         mean = data.opening().mean * 2.0**-data.power
-        if 0 < float(Ht.max()) <= 1.01 * mean:  # "nndsvdar" fills with less
+        rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
+        if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
+            warnings.warn(
+                "The start is out of proportion: init='nndsvda' fills zeros with the mean of X, as scikit-learn does, "
+                f"beside numbers near its square root, and X is so large that these do not count. {rescale}",
+                UserWarning,
+                stacklevel=4,
+            )
+        elif size < _SMALL and 0 < float(Ht.max()) <= 1.01 * mean:  # "nndsvdar" fills with less
             warnings.warn(
                 "Nothing is left of the NNDSVD that the fit was to begin with: the values of X are so small that the "
                 f"cut-off at {CUT_OFF:g}, an absolute number of scikit-learn's, made all of W and H zero, and the mean "
-                f"of X was filled in. {_RESCALE}",
+                f"of X was filled in. {rescale}",
                 UserWarning,
                 stacklevel=4,
             )
