@@ -27,6 +27,8 @@ Array = NDArray[Any]
 LANES = 64  # at most so many accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
 BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
+_LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
+_FARTHEST = 500  # 4^500 and 4^−500, and their product with any mean square, are numbers
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
 
 
@@ -181,6 +183,18 @@ class Opening(NamedTuple):
     squares: float  # Σx²
     mean: float
 
+    @property
+    def level(self) -> int:
+        """The p for which the root mean square of X is 4^p to 4^(p + 1), more or less; 0 if that cannot be told.
+
+        Exactly q more for 4^q·X. Taken from the mean where Σx² has left the range of float64.
+        """
+        if _LEAST < self.squares < _MOST and 0 < self.total < math.inf:
+            return math.frexp(self.squares * (self.mean / self.total))[1] // 4
+        if 0 < self.total < math.inf:
+            return math.frexp(self.mean)[1] // 2
+        return _FARTHEST if self.total == math.inf else 0
+
 
 class _Plan(NamedTuple):
     lanes: list[list[tuple[int, int, Any]]]  # per lane its blocks, in order: first row, last row, block
@@ -254,6 +268,7 @@ class Rows:
         Flops that make a lane, which is visited in one go; None is the usual number, and visits of the usual size.
     """
 
+    power = 0  # X is read as 4^power·X
     in_memory = True  # a row may be had at any time, at no price
     folder: Any = None  # makes row-aligned buffers that are no anonymous memory, see `disk.Folder`
 
@@ -269,6 +284,7 @@ class Rows:
         self._scratch = _Scratch()
         self._opening: Opening | None = None
         self._transposed: Rows | None = None
+        self._view: Rows | None = None  # these rows in a unit in which they are best read
 
     @functools.cached_property
     def threads(self) -> int:
@@ -277,7 +293,20 @@ class Rows:
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
-        return Rows(self.X[rows], self.dtype, n_jobs)
+        return Rows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
+
+    def scaled(self, power: int, dtype: Any = None) -> Any:
+        """Return the same X read as 4^power·X, and in another compute type: these rows, or others with the same X.
+
+        Never visited at the same time as these. An exact power of two, taken into each number where it is read.
+        """
+        if power == self.power and dtype is None:
+            return self
+        view = copy.copy(self)
+        view.power = power
+        view.dtype = self.dtype if dtype is None else np.dtype(dtype)
+        view._plans, view._opening, view._transposed, view._view = {}, None, None, None
+        return view
 
     def beside(self, F: Array) -> Rows:
         """Return a small or row-aligned dense matrix in memory as rows, for products with it."""
@@ -320,7 +349,7 @@ class Rows:
         """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""
         if self._transposed is None:
             Xt = self.X.T.tocsr() if self.sparse else self.X.T
-            self._transposed = Rows(Xt, self.dtype, self.n_jobs)
+            self._transposed = Rows(Xt, self.dtype, self.n_jobs).scaled(self.power)
             self._transposed._transposed = self
         return self._transposed
 
@@ -355,7 +384,7 @@ class Rows:
 
     def _cut(self, lo: int, hi: int, height: int) -> Any:
         """Rows lo … hi as a plan has them: the block."""
-        return self.backend.cut(self.X, (lo, hi), height)
+        return self.backend.cut(self.X, (lo, hi), height, self.power)
 
     def held(self, lo: int, hi: int) -> Array:
         """Rows lo … hi of a dense X as an array, while they are visited."""
@@ -509,8 +538,11 @@ class Rows:
             X = self.held(lo, hi)
             for first in range(0, hi - lo, few):
                 last = min(first + few, hi - lo)
-                rows = self.backend.asarray(np.asarray(X[first:last], self.dtype))
-                cut = self.backend.cut(X, (first, last), block.height)
+                part = X[first:last]
+                if self.power:
+                    part = np.asarray(part, np.float64) * 4.0**self.power
+                rows = self.backend.asarray(np.asarray(part, self.dtype))
+                cut = self.backend.cut(X, (first, last), block.height, self.power)
                 self.backend.add_products(cut, rows, lanes[lane])
 
         self.visit_all(add, m)

@@ -84,6 +84,31 @@ class DeviceRows:
         self._sums: dict[str, Array] = {}
         self._opening: Opening | None = None
         self._buffers: _Buffers | None = None
+        self._view: DeviceRows | None = None  # see `data.Rows`
+
+    power = 0
+
+    def scaled(self, power: int, dtype: Any = None) -> DeviceRows:
+        """Return the same X as 4^power·X; see `data.Rows.scaled`.
+
+        A resident X is there twice then, a streamed one is multiplied where it passes through.
+        """
+        if power == self.power and dtype is None:
+            return self
+        dtype, by = self.dtype if dtype is None else np.dtype(dtype), power - self.power
+        if self.streamed or not by:
+            view = DeviceRows(self.X, dtype, None, self._xt, self.kind)
+            view.power = power
+            view.stored = dtype if power else view.stored
+            return view
+        if self.sparse:
+            assert self._xt is not None
+            X, Xt = (A._replace(data=_multiplied(A.data, by, dtype)) for A in (self.X, self._xt))
+            view = DeviceRows(X, dtype, None, Xt, self.kind)
+        else:
+            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind)
+        view.power = power
+        return view
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
@@ -102,7 +127,7 @@ class DeviceRows:
             yield 0, n, cuda_ops.cut(self.X, (0, n))
             return
         if self._buffers is None:
-            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored)
+            self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored, self.power)
         yield from self._buffers.stream(self.X)
 
     def plan(self, width: int) -> _Plan:
@@ -129,10 +154,14 @@ class DeviceRows:
             flipped = sparse.csr_matrix(
                 (self.backend.to_numpy(data), self.backend.to_numpy(indices), indptr), shape=shape
             ).T.tocsr()
-            return DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
-        if self.streamed:
-            return DeviceRows(_upload(self.X[rows], self.stored), self.dtype)
-        return DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+            part = DeviceRows(CSR(data, indices, xp.asarray(indptr), shape), self.dtype, None, _upload_csr(flipped))
+        elif self.streamed:
+            stored = _stored_type(self.X.dtype, self.dtype)
+            return DeviceRows(_upload(self.X[rows], stored), self.dtype).scaled(self.power)
+        else:
+            part = DeviceRows(self.X[cuda.cupy().asarray(rows)], self.dtype)
+        part.power = self.power
+        return part
 
     def beside(self, F: Array) -> DeviceRows:
         """Return a dense matrix on the device as rows, for products with it."""
@@ -164,10 +193,13 @@ class DeviceRows:
         """Xᵀ of a sparse X as rows; a dense one on the device as a copy."""
         if self.sparse:
             assert self._xt is not None
-            return DeviceRows(self._xt, self.dtype, None, self.X)
-        if self.streamed:
-            return DeviceRows(np.ascontiguousarray(self.X.T), self.dtype)
-        return DeviceRows(cuda_ops.asarray(self.X.T), self.dtype)
+            flipped = DeviceRows(self._xt, self.dtype, None, self.X)
+        elif self.streamed:
+            return DeviceRows(np.ascontiguousarray(self.X.T), self.dtype).scaled(self.power)
+        else:
+            flipped = DeviceRows(cuda_ops.asarray(self.X.T), self.dtype)
+        flipped.power = self.power
+        return flipped
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
@@ -255,9 +287,9 @@ class DeviceRows:
 class _Buffers:
     """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
 
-    def __init__(self, rows: int, columns: int, dtype: Any):
+    def __init__(self, rows: int, columns: int, dtype: Any, power: int = 0):
         xp = cuda.cupy()
-        self.rows = rows
+        self.rows, self.power = rows, power
         self.pinned = [cuda.empty_pinned((rows, columns), dtype) for _ in range(2)]
         self.device = [xp.empty((rows, columns), dtype) for _ in range(2)]
         self.copies = xp.cuda.Stream(non_blocking=True)
@@ -273,7 +305,9 @@ class _Buffers:
             slot, hi = number % 2, min(lo + self.rows, n)
             if number >= 2:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
-            np.copyto(self.pinned[slot][: hi - lo], X[lo:hi])  # and widened, where the kernels do not read X's type
+            part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
+            # and widened, where the kernels do not read X's type
+            np.copyto(self.pinned[slot][: hi - lo], part)
             self.copies.wait_event(self.used[slot])
             self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
             self.arrived[slot].record(self.copies)
@@ -320,6 +354,15 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
     if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
         X = xp.ascontiguousarray(X)
     return DeviceRows(X, dtype, kind=kind)
+
+
+def _multiplied(X: Array, power: int, dtype: np.dtype) -> Array:
+    """4^power·X in the compute type, some rows at a time, as they pass through float64."""
+    out = cuda.cupy().empty(X.shape, dtype)
+    step = max(1, (BLOCK_BYTES // 8) // max(1, X[:1].size))
+    for lo in range(0, X.shape[0], step):
+        out[lo : lo + step] = (X[lo : lo + step].astype(np.float64) * 4.0**power).astype(dtype)
+    return out
 
 
 def _stored_type(given: np.dtype, compute: Any) -> np.dtype:

@@ -25,7 +25,9 @@ _ROUNDS = 4  # of orthogonalisation at most: each gains half the digits of the c
 _WELL = 1e-2  # ratio of eigenvalues from which one more round changes nothing
 
 
-def initialize(data: Rows, n_components: int, init: str | None = None, random_state: Any = None) -> tuple[Array, Array]:
+def initialize(
+    data: Rows, n_components: int, init: str | None = None, random_state: Any = None, unit: float = 1.0
+) -> tuple[Array, Array]:
     """Nonnegative factors to begin with.
 
     Parameters
@@ -40,6 +42,8 @@ def initialize(data: Rows, n_components: int, init: str | None = None, random_st
     random_state : int, RandomState or None
         Draws the random factors, the start of the randomised SVD, and the fill of nndsvdar. NNDSVD depends on it,
         unlike what its name suggests.
+    unit : float
+        What counts as 1 in the factors, for the cut-off and the mean of X that are absolute numbers there.
 
     Returns
     -------
@@ -59,12 +63,13 @@ def initialize(data: Rows, n_components: int, init: str | None = None, random_st
         msg = f"init = '{init}' can only be used when n_components <= min(n_samples, n_features)"
         raise ValueError(msg)
     if hasattr(data, "initialize") and (init == "random" or n >= m):  # n-sized factors are on other machines
-        return data.initialize(n_components, init, random_state)
+        return data.initialize(n_components, init, random_state, unit)
     mean = data.opening().mean
     if init == "random":
         return _random(data, n_components, mean, random_state)
     U, S, Vt = randomized_svd(data, n_components, random_state)
-    W, H = nndsvd(U, S, Vt)
+    W, H = nndsvd(U, S, Vt, CUT_OFF * unit)
+    mean /= unit
     if init == "nndsvda":
         W[W == 0] = mean
         H[H == 0] = mean
@@ -94,7 +99,7 @@ def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, 
     return W, np.ascontiguousarray(H.T)
 
 
-def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
+def nndsvd(U: Array, S: Array, Vt: Array, cut_off: float = CUT_OFF) -> tuple[Array, Array]:
     """Take the nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
 
     Parameters
@@ -102,12 +107,13 @@ def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
     U : ndarray of shape (n, k)
     S : ndarray of shape (k,)
     Vt : ndarray of shape (k, m)
+    cut_off : float
 
     Returns
     -------
     W : ndarray of shape (n, k)
     H : ndarray of shape (k, m)
-        Entries below 1e-6 are zero.
+        Entries below the cut-off are zero.
     """
     W, H = np.zeros_like(U), np.zeros_like(Vt)
     # The leading triplet of a nonnegative matrix has one sign.
@@ -126,8 +132,8 @@ def nndsvd(U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
         factor = np.sqrt(S[j] * weight)
         W[:, j] = factor * (up / nu)
         H[j] = factor * (vp / nv)
-    W[W < CUT_OFF] = 0
-    H[H < CUT_OFF] = 0
+    W[np.less(W, cut_off)] = 0
+    H[np.less(H, cut_off)] = 0
     return W, H
 
 
@@ -157,7 +163,7 @@ def spectral_start(data: Rows, k: int, random_state: Any = None) -> tuple[Array,
         U, S, Vt = gram_svd(data, k)
     else:
         U, S, Vt = subspace_svd(data, k, random_state)
-    W, H = nndsvd(U, S, Vt)
+    W, H = nndsvd(U, S, Vt, CUT_OFF * 2.0 ** data.opening().level)  # in no unit
     return np.ascontiguousarray(W), np.ascontiguousarray(H.T)
 
 

@@ -73,7 +73,7 @@ class Run(NamedTuple):
     interruption: BaseException | None
 
 
-def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[slice], list[Rows]]:
+def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0) -> tuple[list[slice], list[Rows]]:
     """Cut X into contiguous batches of `size` rows; none of its numbers is copied.
 
     Parameters
@@ -86,6 +86,8 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
         Compute type.
     n_jobs : int or None
         Threads.
+    power : int
+        Of 4: batches of 4^power·X.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
     n = X.shape[0]
     slices = [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
     if not sparse.issparse(X):
-        batches = [as_rows(X[rows], dtype, n_jobs, LANE_WORK) for rows in slices]
+        batches = [as_rows(X[rows], dtype, n_jobs, LANE_WORK).scaled(power) for rows in slices]
         return slices, [batch.in_turn_with(batches[0]) for batch in batches]
     X = X.tocsr()
     batches = []
@@ -105,7 +107,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None) -> tuple[list[
         parts = (X.data[first:last], X.indices[first:last], X.indptr[rows.start : rows.stop + 1])
         shape = (rows.stop - rows.start, X.shape[1])
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
-        batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK))
+        batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK).scaled(power))
     return slices, [batch.in_turn_with(batches[0]) for batch in batches]
 
 

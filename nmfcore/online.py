@@ -23,6 +23,7 @@ from . import minibatch
 from .initialization import initialize, spectral_start
 from .minibatch import Step
 from .objective import Penalties, inner, trace_loss
+from .scale import COMFORT, times
 from .solve import factorize
 from .solvers.accelerated_hals import ROUNDING, AcceleratedHALS, balance
 from .solvers.coordinate_descent import CoordinateDescent, natural_order
@@ -62,6 +63,7 @@ class Sums(NamedTuple):
     sum_W: Array  # column sums of W, k
     rows: float  # weight of the rows in them
     seen: float  # rows that went by
+    power: int = 0  # of 4: the sums are those of 4^power·X
 
     @classmethod
     def of(cls, Ht: Array) -> Sums:
@@ -73,8 +75,19 @@ class Sums(NamedTuple):
         """Return these sums, faded, and a batch's."""
         return Sums(
             weight * self.XtW + XtW, weight * self.WtW + WtW, weight * self.sum_W + sum_W,
-            weight * self.rows + rows, self.seen + rows,
+            weight * self.rows + rows, self.seen + rows, self.power,
         )  # fmt: skip
+
+    def in_unit(self, power: int) -> Sums:
+        """Return these sums as those of 4^power·X."""
+        by = power - self.power
+        return self._replace(
+            XtW=times(self.XtW, 3 * by), WtW=times(self.WtW, 2 * by), sum_W=times(self.sum_W, by), power=power
+        )
+
+    def seen_in(self, data: Rows) -> bool:
+        """Whether a batch is not too large to be read as those before it were."""
+        return data.opening().total == 0 or 2 * (data.opening().level + self.power) <= COMFORT[data.dtype.itemsize]
 
     def without(self, components: Array) -> Sums:
         """Return the sums as if these components had never been used."""
@@ -130,13 +143,17 @@ class Learner:
         What remains of the past after `period` rows.
     period : int
         Rows.
+    power : int
+        Of 4: batches are those of 4^power·X.
     """
 
-    begin = staticmethod(Sums.of)
-
-    def __init__(self, penalties_for: Callable[[float], Penalties], forget_factor: float, period: int):
+    def __init__(self, penalties_for: Callable[[float], Penalties], forget_factor: float, period: int, power: int = 0):
         self.penalties_for = penalties_for
-        self.forget_factor, self.period = forget_factor, period
+        self.forget_factor, self.period, self.power = forget_factor, period, power
+
+    def begin(self, Ht: Array) -> Sums:
+        """Return the memory of no batch."""
+        return Sums.of(Ht)._replace(power=self.power)
 
     def step(self, data: Rows, W: Array | None, Ht: Array, memory: Sums) -> Step:
         """Learn from one batch.

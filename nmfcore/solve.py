@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .objective import divergence, penalty
+from .scale import times
 
 if TYPE_CHECKING:
     from .data import Rows
@@ -32,7 +33,7 @@ class Solution(NamedTuple):
     converged: bool
     reason: str  # why it ended, one sentence
     history: dict[str, Array]  # loss, violation, seconds: one entry per accepted pass
-    divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly
+    divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly, of X as it was read
     kkt: float
     interruption: BaseException | None
     still_falling: float  # relative fall of the loss in the last pass
@@ -60,7 +61,7 @@ class Progress:
         Since the loop began.
     """
 
-    __slots__ = ("_factors", "_give_back", "iteration", "kkt", "loss", "seconds", "violation")
+    __slots__ = ("_factors", "_give_back", "_power", "iteration", "kkt", "loss", "seconds", "violation")
 
     def __init__(
         self, iteration: int, report: Report, seconds: float, factors: tuple[Array, Array],
@@ -73,11 +74,18 @@ class Progress:
         self.seconds = seconds
         self._factors = factors
         self._give_back = give_back
+        self._power = 0
 
     def factors(self) -> tuple[Array, Array]:
         """Copy W (n × k) and H (k × m) as they are now."""
         W, Ht = self._factors
-        return self._give_back(W.copy()), self._give_back(Ht.T.copy())
+        W, Ht = times(W.copy(), -self._power), times(Ht.T.copy(), -self._power)
+        return self._give_back(W), self._give_back(Ht)
+
+    def rescale(self, power: int) -> None:
+        """Bring it from a fit of 4^power·X into the unit of X."""
+        self.loss, self.violation = times(self.loss, -4 * power), times(self.violation, -3 * power)
+        self._power += power
 
 
 class Coded(NamedTuple):
@@ -97,10 +105,11 @@ class _Rule:
     def __init__(self, tol: float, verbose: int, first_error: float | None):
         self.tol, self.verbose = tol, verbose
         self.first = first_error
+        self.power = 0  # of the X that is read, for what is printed
 
     def memory(self) -> dict[str, Any]:
         """Return what it remembers of the passes so far."""
-        return {name: value for name, value in vars(self).items() if name not in ("tol", "verbose", "started")}
+        return {name: value for name, value in vars(self).items() if name not in ("tol", "verbose", "started", "power")}
 
     def restore(self, memory: dict[str, Any]) -> None:
         vars(self).update(memory)
@@ -149,7 +158,8 @@ class _ErrorRule(_Rule):
             return None
         self.looked = done
         if self.verbose:
-            print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {error:f}")
+            of_X = times(error, -2 * self.power)
+            print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {of_X:f}")
         fall = self.last - error
         self.last = error
         if self.first and fall / self.first < self.tol:
@@ -196,7 +206,7 @@ class _FallRule(_Rule):
     def after(self, report: Report, done: int) -> str | None:
         self.losses.append(min(report.loss, self.losses[-1]) if self.losses else report.loss)  # the best so far
         if self.verbose:
-            print(f"pass {done}: loss {report.loss:.9g}, KKT residual {report.kkt:.3g}")
+            print(f"pass {done}: loss {times(report.loss, -4 * self.power):.9g}, KKT residual {report.kkt:.3g}")
         if report.unfinished:
             return None
         if report.kkt <= self.tol / 10:
@@ -302,6 +312,7 @@ def factorize(
             rule.restore(of_rule)
             done, kkt, known, losses, violations, seconds = of_loop
             clock -= seconds[-1] if seconds else 0.0
+        rule.power = data.power
         while done < max_iter:
             orders = solver.fix(small)
             after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather, solver.gathered)

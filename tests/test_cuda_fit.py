@@ -210,3 +210,34 @@ def test_bad_numbers_are_found_on_the_device(rng, cupy):
         for given, device in ((Y, "cuda"), (cupy.asarray(Y), None)):
             with pytest.raises(ValueError, match=words):
                 NMF(2, device=device).fit(given)
+
+
+@pytest.mark.parametrize("layout", ["C", "csr"])
+@pytest.mark.parametrize(("dtype", "p"), [(np.float32, 50), (np.float64, -300)])
+def test_an_x_of_another_unit(rng, layout, dtype, p):
+    """NMF of 4^p·X is 4^p times NMF of X."""
+    X = pixels(rng, dtype=np.float64).astype(dtype) / 64
+    found = []
+    for power in (0, p):
+        given = np.ldexp(X, 2 * power)
+        model = NMF(4, device="cuda", solver="hals", max_iter=12, tol=0, random_state=0)
+        W = model.fit_transform(sparse.csr_matrix(given) if layout == "csr" else given)
+        found.append((np.ldexp(W, -power), np.ldexp(model.components_, -power), model.reconstruction_err_))
+        codes = model.transform(sparse.csr_matrix(given) if layout == "csr" else given)
+        found[-1] += (np.ldexp(codes, -power),)
+    for one, other in zip(*(each[:2] + each[3:] for each in found), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4 * one.max())
+    assert found[1][2] == pytest.approx(np.ldexp(found[0][2], 2 * p), rel=1e-5)
+
+
+def test_a_streamed_x_of_another_unit(rng, monkeypatch):
+    X = pixels(rng, dtype=np.float64).astype(np.float32)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(device_rows, "ROOM", 0.0)
+    found = []
+    for power in (0, -55):
+        model = NMF(4, device="cuda", solver="hals", init="random", max_iter=8, tol=0, random_state=0)
+        W = model.fit_transform(np.ldexp(X, 2 * power))
+        found.append((np.ldexp(W, -power), np.ldexp(model.components_, -power)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(other, one)

@@ -183,6 +183,15 @@ def test_random_starts_are_those_of_memory(client):
     data.cluster.close()
 
 
+@pytest.mark.parametrize("init", ["auto", "nndsvda", "random"])
+def test_an_x_of_another_unit(client, init):
+    """NMF of 4^p·X is 4^p times NMF of X."""
+    one, other = ([*fitted(model(init=init), in_chunks(np.ldexp(X, 2 * p)))] for p in (0, -55))
+    for F, G in zip(one[:2], other[:2], strict=True):
+        assert np.array_equal(np.ldexp(F, -55), G)
+    assert np.array_equal(np.ldexp(one[2], -220), other[2])
+
+
 def test_sparse_blocks_columns_in_chunks_and_small_types(client):
     counts = np.random.default_rng(1).poisson(0.3, (ROWS, COLUMNS)).astype(np.uint8)
     chunks = da.from_array(counts, chunks=(HEIGHTS, 11))

@@ -35,7 +35,7 @@ README = ROOT / "README.md"
 ORDER = (
     "__main__ → cli → nmfcore → serve → report → search → tiles → plots → analysis → images → estimators "
     "→ online → minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve "
-    "→ initialization → solvers → objective → device_rows → disk → data → backends → _files → _compat"
+    "→ initialization → solvers → scale → objective → device_rows → disk → data → backends → _files → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 

@@ -101,16 +101,17 @@ def _fused_height(columns: int, dtype: np.dtype) -> int:
     return int(np.clip((600 << 10) // (max(columns, 1) * dtype.itemsize) // 16 * 16, 64, 128))
 
 
-def cut(X: Any, rows: tuple[int, int], height: int) -> Block:
-    """Return the block of rows lo … hi of X (ndarray of any strides, or CSR). The caller keeps X alive."""
+def cut(X: Any, rows: tuple[int, int], height: int, power: int = 0) -> Block:
+    """Return the block of rows lo … hi of 4^power·X (ndarray of any strides, or CSR). The caller keeps X alive."""
     lo, hi = rows
+    scaled = power << 8
     if hasattr(X, "indptr"):
         data, indptr, indices = X.data, X.indptr, X.indices
         first, wide = indptr.ctypes.data + lo * indptr.itemsize, int(indptr.itemsize == 8)
-        x = (data.ctypes.data, _STORED[data.dtype.name], 0, 0, first, indices.ctypes.data, wide)
+        x = (data.ctypes.data, _STORED[data.dtype.name] + scaled, 0, 0, first, indices.ctypes.data, wide)
     else:
         row, column = X.strides
-        x = (X.ctypes.data + lo * row, _STORED[X.dtype.name], row, column, 0, 0, 0)
+        x = (X.ctypes.data + lo * row, _STORED[X.dtype.name] + scaled, row, column, 0, 0, 0)
     return Block(*x, hi - lo, X.shape[1], height)
 
 

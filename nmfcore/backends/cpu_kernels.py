@@ -7,6 +7,7 @@ and zero-padded, so that the bits of a row do not depend on which rows lie besid
 X is described by ``(address, code, row_stride, column_stride, indptr, indices, wide)``: the address and type code of
 its numbers, their strides in bytes, and for CSR the addresses of the usual two arrays (0 for dense X) and whether they
 have 64 bits. Addresses instead of arrays keep one compiled kernel for all of these; the caller holds the references.
+A code is the storage type, and 256 p where X is to be read as 4^p·X: an exact power, so that X of any unit can be read.
 
 Shapes: X n × m, F (rows of W, or of Ht) n × k, Ht m × k. ``padded(k)`` is k rounded up to whole vectors; flat buffers
 named ``…p`` have rows of that length with zeros beyond k.
@@ -195,7 +196,7 @@ def half(address):
 
 @numba.njit(**INNER)
 def number(address, code):
-    """One number of X, of any storage type."""
+    """One number of X, of any storage type (a code without a power)."""
     if code == 0:
         return np.float64(read_u8(address, 0))
     if code == 1:
@@ -224,11 +225,32 @@ def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
     """rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step] in the compute type."""
     out_of_line()
     vectors = step == 1 and stride == size_of(code)
+    stored, power = code & 255, code >> 8
+    if power != 0:
+        widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, step, vectors)
+        return
     for i in range(rows):
         start = address + i * row_stride
-        first = widen_line(start, code, out, i * ld, n) if vectors else 0
+        first = widen_line(start, stored, out, i * ld, n) if vectors else 0
         for j in range(first, n):
-            out[i * ld + j * step] = number(start + j * stride, code)
+            out[i * ld + j * step] = number(start + j * stride, stored)
+
+
+@numba.njit(**INNER)
+def widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, step, vectors):
+    """`widen_rows` of 4^power·X: multiplied before it is narrowed, and by a number of the compute type where it can."""
+    out_of_line()
+    factor = double_of_bits(np.int64(1023 + 2 * power) << 52)
+    vectors = vectors and abs(power) <= 60 and not (stored == 10 and out.itemsize == 4)
+    by = out.dtype.type(factor) if vectors else out.dtype.type(1)
+    for i in range(rows):
+        start = address + i * row_stride
+        first = widen_line(start, stored, out, i * ld, n) if vectors else 0
+        line = out[i * ld : i * ld + first]
+        for j in range(line.size):
+            line[j] *= by
+        for j in range(first, n):
+            out[i * ld + j * step] = number(start + j * stride, stored) * factor
 
 
 @numba.njit(**INNER)
@@ -256,6 +278,7 @@ def bounds(indptr, wide, i):
 @numba.njit(**INNER)
 def size_of(code):
     """Return the bytes of a number of this storage type."""
+    code = code & 255
     if code <= 1:
         return 1
     if code <= 3 or code == 8:
@@ -686,7 +709,7 @@ def held_back(code, size, m, dense):
     k = 15, 120 → 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time:
     nothing either. A function of shape and types only, as it decides how sums are rounded.
     """
-    if dense and size == 8 and code == 10 and 0 < m <= LONG:
+    if dense and size == 8 and code & 255 == 10 and 0 < m <= LONG:
         return (round_up(m, GRAIN) - 1) // m
     return -1
 
@@ -758,7 +781,7 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(height, n), ALIGN)
     hold = held_back(code, size, m, not sparse and rule != OPENING)
-    well = hold >= 0 and lies_well(address, row_stride, column_stride, m)
+    well = hold >= 0 and code == 10 and lies_well(address, row_stride, column_stride, m)
     of_tile, of_F, of_H = 0 if sparse else height * ld, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
     of_c = height * mp if rule == RESIDUAL else max(round_up(max(m, k), ALIGN), height) * kp
     memory = aligned(of_tile + of_F + of_H + of_c + 4 * ALIGN, F)
@@ -830,7 +853,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     step = max(4 * lanes, ALIGN)  # rows of a sweep
     height = round_up(min(height, n), step)
     hold = held_back(code, size, m, not sparse and not given)
-    well = hold >= 0 and lies_well(address, row_stride, column_stride, m)
+    well = hold >= 0 and code == 10 and lies_well(address, row_stride, column_stride, m)
     # One piece of memory: asking for each buffer on its own took a tenth of the time of small data.
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp

@@ -86,7 +86,7 @@ class StoredRows(Rows):
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in memory."""
-        return Rows(self.X.take(rows), self.dtype, n_jobs)
+        return Rows(self.X.take(rows), self.dtype, n_jobs).scaled(self.power)
 
     def held(self, lo: int, hi: int) -> Array:
         """Rows lo … hi as an array, while they are visited."""
@@ -287,6 +287,6 @@ class _Pass:
         rows = self.rows
         X = rows._held[lo] = rows.X.place(lo, hi, buffer)
         try:
-            self.visit(lane, lo, hi, rows.backend.cut(X, (0, hi - lo), height))
+            self.visit(lane, lo, hi, rows.backend.cut(X, (0, hi - lo), height, rows.power))
         finally:
             del rows._held[lo]

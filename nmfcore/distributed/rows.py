@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import zlib
@@ -55,6 +56,10 @@ class Spread:
         if self.dtype == dtype:
             return self
         return self.map(tasks.as_type, np.dtype(dtype), width=self.shape[1], dtype=dtype)
+
+    def times(self, power: int) -> Spread:
+        """Return 2^power times it."""
+        return self.map(tasks.times_power, power, width=self.shape[1], dtype=self.dtype)
 
     def sum(self, dtype: Any = None) -> float:
         """Return Σ in float64; NaN once the cluster is gone."""
@@ -232,7 +237,9 @@ class DaskRows:
         self.backend: Any = _Backend()
         self.threads = effective_threads(n_jobs)
         self._seen: Opening | None = None
+        self._view: DaskRows | None = None  # see `data.Rows`
 
+    power = 0
     map_rows = Rows.map_rows
 
     def beside(self, F: Any) -> Any:
@@ -240,7 +247,7 @@ class DaskRows:
         return (DaskRows if isinstance(F, Spread) else Rows)(F, self.dtype, self.n_jobs)
 
     def _step(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = (), **options: Any) -> _Step:
-        rows_of = (self.dtype, self.cluster.n_jobs)
+        rows_of = (self.dtype, self.cluster.n_jobs, self.power)
         return _step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
 
     def _spread(self, F: Any) -> Spread:
@@ -258,6 +265,15 @@ class DaskRows:
             return Held(cluster.send((blocks, None), cluster.homes[group]), cluster.homes[group])
 
         return Spread(cluster, cluster.safely(lambda: cluster.source(make)), "F", F.shape[1], F.dtype)
+
+    def scaled(self, power: int, dtype: Any = None) -> DaskRows:
+        """Return the same X read as 4^power·X; see `data.Rows.scaled`."""
+        if power == self.power and dtype is None:
+            return self
+        view = copy.copy(self)
+        view.power, view.dtype = power, self.dtype if dtype is None else np.dtype(dtype)
+        view._seen = view._view = None
+        return view
 
     in_memory = False  # see `data.Rows`
     folder = None
@@ -310,10 +326,10 @@ class DaskRows:
                 first, last = np.searchsorted(rows, (lo, lo + height))
                 extras[-1].append(rows[first:last] - lo)
                 lo += height
-        parts = self._step(tasks.taken, extras=extras).named("F", self.shape[1], self.dtype).gather()
+        parts = self.scaled(0)._step(tasks.taken, extras=extras).named("F", self.shape[1], self.dtype).gather()
         parts = [part for part in parts if part.shape[0]]
         whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-        return as_rows(whole, self.dtype, n_jobs)
+        return as_rows(whole, self.dtype, n_jobs).scaled(self.power)
 
     def reduce(
         self, visit: Any, state: Any, orders: Any, sums: dict[str, tuple[int, ...]], gather: Any = None,
@@ -367,7 +383,7 @@ class DaskRows:
 
     # ---- starts
 
-    def initialize(self, k: int, init: str, random_state: Any) -> tuple[Spread, Array]:
+    def initialize(self, k: int, init: str, random_state: Any, unit: float = 1.0) -> tuple[Spread, Array]:
         """Make factors to begin with as `initialization.initialize` does, W on the workers; n ≥ m for NNDSVD."""
         mean, rng = self.opening().mean, check_random_state(random_state)
         if init == "random":
@@ -377,8 +393,10 @@ class DaskRows:
             W = Spread(self.cluster, drawn, "F", k, self.dtype)
             return W, np.ascontiguousarray(np.abs(H.astype(self.dtype, copy=False)).T)
         U, S, Vt = self._svd(k, rng)
-        signs, scales, H = _nndsvd_parts(np.sqrt(U.sums(tasks.squares_of_parts)["sum"]), S, Vt)
-        W = U.map(tasks.signed_parts, signs, scales, mean if init == "nndsvda" else 0.0, width=k, dtype=self.dtype)
+        cut_off, mean = CUT_OFF * unit, mean / unit
+        signs, scales, H = _nndsvd_parts(np.sqrt(U.sums(tasks.squares_of_parts)["sum"]), S, Vt, cut_off)
+        fill = mean if init == "nndsvda" else 0.0
+        W = U.map(tasks.signed_parts, signs, scales, fill, cut_off, width=k, dtype=self.dtype)
         if init == "nndsvda":
             H[H == 0] = mean
         elif init == "nndsvdar":
@@ -394,7 +412,8 @@ class DaskRows:
         Q = rng.normal(size=(m, width)).astype(self.dtype, copy=False)
         for _ in range(7 if k < 0.1 * min(n, m) else 4):
             back = self.transposed_products(self._orthonormal(self.products(Q)))
-            Q = linalg.lu(back, permute_l=True, check_finite=False)[0]
+            aligned = np.require(back, requirements="A")  # what the network has brought need not be
+            Q = linalg.lu(aligned, permute_l=True, check_finite=False)[0]
             Q = np.ascontiguousarray(Q, self.dtype)
         Y = self._orthonormal(self._orthonormal(self.products(Q)))
         B = self.transposed_products(Y).T
@@ -411,7 +430,7 @@ class DaskRows:
         return Y.map(tasks.times_small, np.ascontiguousarray(T), width=T.shape[1], dtype=self.dtype)
 
 
-def _nndsvd_parts(norms_U: Array, S: Array, Vt: Array) -> tuple[Array, Array, Array]:
+def _nndsvd_parts(norms_U: Array, S: Array, Vt: Array, cut_off: float) -> tuple[Array, Array, Array]:
     """H of an NNDSVD, and by which sign and scale columns of U become W; see `initialization.nndsvd`."""
     signs, scales, H = np.ones_like(S), np.zeros_like(S), np.zeros_like(Vt)
     scales[0] = np.sqrt(S[0])
@@ -428,5 +447,5 @@ def _nndsvd_parts(norms_U: Array, S: Array, Vt: Array) -> tuple[Array, Array, Ar
         factor = np.sqrt(S[j] * weight)
         signs[j], scales[j] = sign, factor / nu
         H[j] = factor * (vp / nv)
-    H[H < CUT_OFF] = 0
+    H[np.less(H, cut_off)] = 0
     return signs, scales, H

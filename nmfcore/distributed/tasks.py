@@ -21,8 +21,8 @@ from .. import solve
 from ..backends import backend_for, cpu, cuda, cuda_ops
 from ..data import RowState, as_rows
 from ..device_rows import as_device_rows
-from ..initialization import CUT_OFF
 from ..objective import divergence
+from ..scale import times
 
 Array = NDArray[Any]
 
@@ -81,7 +81,7 @@ class Order(NamedTuple):
     function: Callable[..., tuple[Any, dict[str, Array] | None]]
     arguments: tuple[Any, ...]
     names: tuple[str | None, ...]  # what to take of each parent's values; None: all of it
-    rows_of: tuple[Any, int] | None = None  # the first block is X: compute type and threads of its `Rows`
+    rows_of: tuple[Any, ...] | None = None  # the first block is X: compute type, threads and power of its `Rows`
 
 
 class Block:
@@ -95,14 +95,16 @@ class Block:
     # Fewer lanes than in memory, and one visit each: blocks are shared out already, and memory that a visit frees goes
     # back to the system here (see `Buffers`), which cost a worker 15 % of a pass with the usual number of visits.
 
-    def rows(self, dtype: Any, n_jobs: int) -> Any:
+    def rows(self, dtype: Any, n_jobs: int, power: int = 0) -> Any:
         """Return it as `Rows`, or `DeviceRows` for a block on a GPU; made once."""
-        if str(dtype) not in self._rows:
-            if cuda.kind_of(self.X) is None:
-                self._rows[str(dtype)] = as_rows(self.X, dtype, n_jobs, LANE_WORK)
+        if (name := f"{dtype} {power}") not in self._rows:
+            if power:
+                self._rows[name] = self.rows(dtype, n_jobs).scaled(power)
+            elif cuda.kind_of(self.X) is None:
+                self._rows[name] = as_rows(self.X, dtype, n_jobs, LANE_WORK)
             else:
-                self._rows[str(dtype)] = as_device_rows(self.X, np.dtype(dtype))
-        return self._rows[str(dtype)]
+                self._rows[name] = as_device_rows(self.X, np.dtype(dtype))
+        return self._rows[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Block, (self.X,)
@@ -350,6 +352,11 @@ def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
     return {"F": A.astype(dtype)}, None
 
 
+def times_power(height: int, extra: Any, A: Any, power: int) -> Any:
+    """Multiply by a power of two."""
+    return {"F": times(A, power)}, None
+
+
 def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
     """Copy some rows to the host."""
     part: Any = rows.take(rows_wanted, None).X
@@ -372,12 +379,12 @@ def squares_of_parts(height: int, extra: Any, U: Any) -> Any:
     return None, {"sum": np.array([np.square(np.maximum(sign * host, 0)).sum(axis=0) for sign in (1, -1)])}
 
 
-def signed_parts(height: int, extra: Any, U: Any, signs: Array, scales: Array, fill: float) -> Any:
+def signed_parts(height: int, extra: Any, U: Any, signs: Array, scales: Array, fill: float, cut_off: float) -> Any:
     """Make W of an NNDSVD: of each column of U the part of one sign, scaled."""
     xp = backend_of(U).xp
     W = xp.maximum(U * xp.asarray(signs.astype(U.dtype)), 0) * xp.asarray(scales.astype(U.dtype))
     W[:, 0] = xp.abs(U[:, 0]) * scales.astype(U.dtype)[0]
-    W[W < CUT_OFF] = 0
+    W[xp.less(W, cut_off)] = 0
     if fill:
         W[W == 0] = fill
     return {"F": W}, None

@@ -6,7 +6,8 @@ import copy
 import math
 import warnings
 from abc import ABC
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -25,14 +26,14 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .. import _compat, disk, distributed
-from .._nmf import _beta_loss_to_float, _check_init
+from .. import _compat, disk, distributed, scale
+from .._nmf import EPSILON, _beta_loss_to_float, _check_init
 from ..backends import cuda
 from ..data import Rows, as_rows
 from ..device_rows import as_device_rows
-from ..initialization import initialize
+from ..initialization import CUT_OFF, initialize
 from ..objective import Penalties, divergence
-from ..solve import Solution, code
+from ..solve import Coded, Solution, code
 from ..solvers import SOLVERS
 from ..warm_start import warm_start
 from ._inputs import (
@@ -46,6 +47,11 @@ from ._inputs import (
 )
 
 Array = NDArray[Any]
+
+_EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
+# Sizes of a factor's numbers: below, a cut-off at 1e-6 may remove all of an NNDSVD; above, the mean of X drowns them.
+_SMALL, _LARGE = 1e-4, 1e3
+_RESCALE = 'Divide X by its mean, or use solver="hals", which does not depend on the unit of X.'
 
 
 class BaseNMF(
@@ -177,7 +183,10 @@ class BaseNMF(
         """
         with self._place(X):
             data, W, Ht = self._transform(X)
-            return -divergence(data, W, Ht, _beta_loss_to_float(self.beta_loss)) / data.shape[0]
+            beta = _beta_loss_to_float(self.beta_loss)
+            view, power_H = self._seen_by(data, Ht, beta)
+            W, Ht = scale.times(W, 2 * view.power - power_H), scale.times(Ht, power_H)
+            return scale.times(-divergence(view, W, Ht, beta) / data.shape[0], -4 * view.power)
 
     @property
     def _n_features_out(self) -> int:
@@ -294,12 +303,13 @@ class BaseNMF(
             return number if _beta_loss_to_float(self.beta_loss) in (1, 2) else None
         return number
 
-    def _place(self, X: Any) -> AbstractContextManager[Any]:
-        """Return the context to compute in."""
-        if distributed.is_dask(X):
-            return distributed.session()
-        number = self._number(X)
-        return nullcontext() if number is None else cuda.context(number)
+    @contextmanager
+    def _place(self, X: Any) -> Iterator[None]:
+        """Compute where X is, whatever numpy's caller has asked for: a product that underflows is zero."""
+        number = None if distributed.is_dask(X) else self._number(X)
+        where: Any = nullcontext() if number is None else cuda.context(number)
+        with distributed.session() if distributed.is_dask(X) else where, np.errstate(under="ignore"):
+            yield
 
     def _resolve(self, n_features: int, warn: bool = False) -> tuple[Any, Any]:
         """Return k (or "auto") and β as the parameters have them now."""
@@ -313,13 +323,55 @@ class BaseNMF(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
                 "Please add small values to X, or use a positive beta_loss."
             )
+        opening, what = data.opening(), ""
+        if beta <= 0 and opening.minimum < EPSILON:
+            what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"
+        elif beta < 2 and 0 < opening.total < EPSILON * (data.X.nnz if data.sparse else math.prod(data.shape)):
+            what = f"values that are mostly below {EPSILON:.2g}"
+        if what:
+            warnings.warn(
+                f"X holds {what}, which beta_loss={self.beta_loss!r} leaves out of the loss, as scikit-learn does: "
+                "neither reconstruction_err_ nor the history counts them. Multiply X by a constant that makes them "
+                'larger, or use beta_loss="frobenius".',
+                UserWarning,
+                stacklevel=4,
+            )
 
-    def _penalties(self, shape: tuple[float, int]) -> Penalties:
+    def _seen(self, data: Rows, beta: float, *given: Any) -> Rows:
+        """Return X as a fit reads it, in a unit of its own; `given`: the factors of a custom start."""
+        if beta != 2:  # the floors of these losses are absolute numbers
+            return data
+        view = scale.comfortable(data)
+        if view.power and self.init == "custom":
+            factors = [None if F is None else cuda.to_host(F) for F in given]
+            if not all(scale.within_reach(F, view.power, data.dtype) for F in factors):
+                return data
+        return view
+
+    def _seen_by(self, data: Rows, Ht: Array, beta: float) -> tuple[Rows, int]:
+        """Return X as it is read beside a given H, and the power of two that belongs to H."""
+        if beta != 2:
+            return data, 0
+        view = scale.comfortable(data)
+        if self.solver == "mu" and not scale.within_reach(Ht, view.power, data.dtype):
+            return data, 0
+        return view, scale.power_of_H(view, Ht, free=self.solver != "mu")
+
+    def _coded(self, data: Rows, Ht: Array, beta: float, **limits: Any) -> Coded:
+        """Solve for W with H fixed, in the unit that suits X and H."""
+        view, power_H = self._seen_by(data, Ht, beta)
+        penalties = scale.squeezed(self._penalties(data.shape), view.power, power_H, data.dtype)
+        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=self.tol, **limits)
+        return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
+
+    def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:
+        """Return the penalties of that many rows, of X as `view` reads it."""
         n, m = shape
         alpha_W = float(self.alpha_W)
         alpha_H = alpha_W if isinstance(self.alpha_H, str) else float(self.alpha_H)
         l1, l2 = float(self.l1_ratio), 1.0 - float(self.l1_ratio)
-        return Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
+        given = Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
+        return given if view is None else scale.squeezed(given, view.power, view.power, view.dtype)
 
     def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Any:
         if self.solver == "mu":
@@ -364,13 +416,17 @@ class BaseNMF(
             return data.new_rows(k), np.zeros((m, k), data.dtype)
         if self._auto:
             return self._warm_start(data, k)
-        return initialize(data, k, self.init, self.random_state)
+        unit = scale.unit_of(data) if self.solver == "hals" else 2.0**data.power
+        W, Ht = initialize(data, k, self.init, self.random_state, unit)
+        if self.solver != "hals" and self.init != "random" and k <= min(n, m):
+            self._warn_of_filled(Ht, data, scale.unit_of(data) / unit)
+        return W, Ht
 
     def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
         """Return the start of hals' own."""
 
         def solver_for(rows: int, **options: Any) -> Any:
-            return self._solver(self._penalties((rows, data.shape[1])), self._beta_loss, **options)
+            return self._solver(self._penalties((rows, data.shape[1]), data), self._beta_loss, **options)
 
         return warm_start(data, k, solver_for, self.random_state)
 
@@ -389,11 +445,11 @@ class BaseNMF(
                 self._n_components = W.shape[1]
         self._check_types(X, data, H=type_H, W=type_W)
         if W is not None:
-            W = np.ascontiguousarray(W, data.dtype)
+            W = scale.times(np.ascontiguousarray(W, data.dtype), data.power)
         if H is not None:
-            Ht = np.ascontiguousarray(H.T, data.dtype)
+            Ht = scale.times(np.ascontiguousarray(H.T, data.dtype), data.power)
         # The factor that is missing is solved for; rows of W and of Ht are the same problem.
-        p, solve = self._penalties(data.shape), partial(code, tol=self.tol, max_iter=self.max_iter)
+        p, solve = self._penalties(data.shape, data), partial(code, tol=self.tol, max_iter=self.max_iter)
         if W is None:
             W = solve(data, self._solver(p, self._beta_loss), Ht).W
         elif H is None:
@@ -438,12 +494,12 @@ class BaseNMF(
         tasks.begin()
         return watch
 
-    def _keep(self, result: Any, Ht: Array, n_iter: int, loss: float, kkt: float) -> None:
-        """Set the attributes of a fit, and raise what interrupted it."""
+    def _keep(self, result: Any, Ht: Array, n_iter: int, loss: float, kkt: float, power: int) -> None:
+        """Set the attributes of a fit, and raise what interrupted it; the loss is that of 4^power·X."""
         self.n_components_ = Ht.shape[1]
         self.components_ = Ht.T
         self.n_iter_ = n_iter
-        self.reconstruction_err_ = np.sqrt(np.float64(2 * max(loss, 0.0)))
+        self.reconstruction_err_ = np.float64(scale.times(np.sqrt(np.float64(2 * max(loss, 0.0))), -2 * power))
         self.converged_ = result.converged
         self.stop_reason_ = result.reason
         self.history_ = result.history
@@ -460,6 +516,61 @@ class BaseNMF(
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+    def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
+        """Warn of an NNDSVD beside whose zeros' filling its own numbers, of that size in the unit of X, are nothing."""
+        mean = data.opening().mean * 2.0**-data.power
+        rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
+        if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
+            warnings.warn(
+                "The start is out of proportion: init='nndsvda' fills zeros with the mean of X, as scikit-learn does, "
+                f"beside numbers near its square root, and X is so large that these do not count. {rescale}",
+                UserWarning,
+                stacklevel=4,
+            )
+        elif size < _SMALL and 0 < float(Ht.max()) <= 1.01 * mean:  # "nndsvdar" fills with less
+            warnings.warn(
+                "Nothing is left of the NNDSVD that the fit was to begin with: the values of X are so small that the "
+                f"cut-off at {CUT_OFF:g}, an absolute number of scikit-learn's, made all of W and H zero, and the mean "
+                f"of X was filled in. {rescale}",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _warn_if_empty(self, view: Rows, W: Array, Ht: Array) -> None:
+        """Warn of a fit of which nothing is left; the pair is in the unit of X."""
+        if not view.opening().total:
+            return
+        share, (n, m) = scale.share_left(view, W, Ht), view.shape
+        if share > min(_EMPTY, 1e-3 * Ht.shape[1] / max(n, m)):  # k rows of n that are alike have a share of k / n
+            return
+        penalties = self._penalties((n, m))
+        if math.isnan(share):
+            what = f"W and H are not finite: what the fit multiplies is too large for {view.dtype}. {_RESCALE}"
+        elif any(penalties):
+            alpha_H = "the same" if isinstance(self.alpha_H, str) else f"{self.alpha_H:g}"
+            what = (
+                "Nothing of X is left in W and H: the penalties removed every component. "
+                f"alpha_W = {self.alpha_W:g} is multiplied by n_features = {m}, and alpha_H ({alpha_H}) by "
+                f"n_samples = {n}: give smaller ones."
+            )
+        elif self.solver == "hals":
+            what = (
+                f"Nothing of X is left in W and H: the values of X are too small for {view.dtype}. Multiply X by a "
+                "constant, or leave dtype out."
+            )
+        elif self._beta_loss == 2:
+            what = (
+                "Nothing of X is left in W and H: the values of X are so small that the start's cut-off at "
+                f"{CUT_OFF:g}, an absolute number of scikit-learn's, removed them. {_RESCALE}"
+            )
+        else:
+            what = (
+                "Nothing of X is left in W and H: the values of X are so small that the floor of "
+                f"{EPSILON:.2g} under W·H, an absolute number of scikit-learn's, hides them. "
+                "Multiply X by a constant that makes its mean about 1."
+            )
+        warnings.warn(what, ConvergenceWarning, stacklevel=4)
 
 
 def maximum_reached(max_iter: int) -> str:

@@ -176,8 +176,8 @@ def non_negative_factorization(
             coded, Ht = estimator._code(data, H, X)
             return data.give_back(coded.W), data.give_back(Ht).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter)
-        solution = estimator._factorize(X, data, W, H, tasks)
+        solution, view = estimator._factorize(X, data, W, H, tasks)
         if solution.interruption is not None:
             raise solution.interruption
-        estimator._warn(solution, data)
+        estimator._warn(solution, view)
         return data.give_back(solution.W), data.give_back(solution.Ht).T, solution.n_iter

@@ -12,12 +12,12 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .. import _compat, minibatch, online
+from .. import _compat, minibatch, online, scale
 from .._nmf import _beta_loss_to_float
 from ..backends import cuda
 from ..data import Rows, as_rows
 from ..objective import divergence
-from ..solve import Coded, code, factorize
+from ..solve import Coded, factorize
 from ._base import BaseNMF, nothing
 
 __all__ = ["MiniBatchNMF"]
@@ -236,41 +236,47 @@ class MiniBatchNMF(BaseNMF):
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
+        given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
         W, Ht = self._start(X, data, W, H)
-        learner = self._learner(data.shape[1])
+        learner = self._learner(data)
         if data.opening().total == 0:
             self._remember(learner.begin(Ht), 1)
-            self._keep(nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0)
+            self._keep(nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
             return W
-        slices, batches = minibatch.cut(X, self._batch_size, data.dtype, self.n_jobs)
+        slices, batches = minibatch.cut(X, self._batch_size, data.dtype, self.n_jobs, data.power)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
         limits = (self.tol, self.max_no_improvement, n_steps, self.verbose)
         patience: Any = minibatch.Patience(data.shape[0], *limits)
         if self.solver == "hals":
             patience = online.Patience(data.shape[0], len(batches), *limits)
-        result = minibatch.run(
-            slices,
-            batches,
-            learner,
-            patience,
-            W,
-            Ht,
-            max_iter=self.max_iter,
-            restarts=self.fresh_restarts,
-            max_time=self.max_time,
-            callback=self._watch(tasks),
-        )
+        with np.errstate(under="ignore"):
+            result = minibatch.run(
+                slices,
+                batches,
+                learner,
+                patience,
+                W,
+                Ht,
+                max_iter=self.max_iter,
+                restarts=self.fresh_restarts,
+                max_time=self.max_time,
+                callback=scale.watched(self._watch(tasks), data.power),
+            )
         W, Ht = result.W, result.Ht
+        H = scale.times(Ht, -data.power).T
         if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
-            W = self._code(data, Ht.T)[0].W
-        solver, kkt = self._solver(self._penalties(data.shape), self._beta_loss), math.nan
+            W = scale.times(self._code(given, H)[0].W, data.power)
+        solver, kkt = self._solver(self._penalties(data.shape, data), self._beta_loss), math.nan
         if result.interruption is None:  # measured by one pass more
             kkt = factorize(data, solver, W, Ht, tol=0, max_iter=1, measure=False).kkt
         n_iter = -(-result.n_steps // len(batches))
         self._remember(result.memory, result.n_steps)
         loss = divergence(data, W, Ht, solver.beta)
-        self._keep(result, Ht, n_iter, loss, kkt)
+        result = result._replace(history=scale.history(result.history, data.power))
+        self._keep(result, H.T, n_iter, loss, kkt, data.power)
+        W = scale.times(W, -data.power)
+        self._warn_if_empty(data, W, H.T)
         if self.solver == "mu" or not result.converged:
             self._warn_of_end(n_iter, result.reason)
         tasks.close()
@@ -300,26 +306,40 @@ class MiniBatchNMF(BaseNMF):
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=not begun)
         if not begun:
             self._prepare(data, None)
+            if self.solver == "hals":
+                data = self._seen(data, self._beta_loss, W, H)
             _, Ht = self._start(X, data, W, H)
+            Ht = scale.times(Ht, -data.power)
         else:  # goes on in the type it began with
             if data.dtype != self.components_.dtype:
                 data = as_rows(X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
             if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
+                data = scale.comfortable(data)
                 _, Ht = self._warm_start(data, Ht.shape[1])
+                Ht = scale.times(Ht, -data.power)
         known = hasattr(self, "_memory")
         if begun and not known:  # components_ were assigned
             self._prepare(data, None)
-        learner = self._learner(data.shape[1])
-        memory = self._memory if known else learner.begin(Ht)
+        memory: Any = self._memory if known else None
         if isinstance(memory, online.Sums) != (self.solver == "hals"):  # of the other solver
-            memory = learner.begin(Ht)
+            memory = None
         if self.solver == "hals":  # cut as `fit` cuts it
             data = as_rows(X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
-        made = learner.step(data, None, Ht, memory)
+            if memory is None or not memory.seen_in(data):
+                data = scale.comfortable(data)
+            else:
+                data = data.scaled(memory.power)
+            memory = None if memory is None else memory.in_unit(data.power)
+        learner = self._learner(data)
+        memory = learner.begin(Ht) if memory is None else memory
+        with np.errstate(under="ignore"):
+            made = learner.step(data, None, scale.times(Ht, data.power), memory)
         self.n_components_ = Ht.shape[1]
-        self.components_ = made.Ht.T
+        self.components_ = scale.times(made.Ht, -data.power).T
         self._remember(made.memory, (self.n_steps_ if known else 0) + 1)
+        if not made.Ht.any():
+            self._warn_if_empty(data, made.W[:0], made.Ht)
         return self
 
     def _number(self, X: Any) -> None:
@@ -346,10 +366,12 @@ class MiniBatchNMF(BaseNMF):
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole
 
-    def _learner(self, m: int) -> Any:
-        """Return what learns from a batch."""
+    def _learner(self, data: Rows) -> Any:
+        """Return what learns from a batch that is read as `data` is."""
+        m = data.shape[1]
         if self.solver == "hals":
-            return online.Learner(lambda rows: self._penalties((rows, m)), self.forget_factor, self._period)
+            penalties, period = lambda rows: self._penalties((rows, m), data), self._period
+            return online.Learner(penalties, self.forget_factor, period, data.power)
         return minibatch.Learner(
             lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
             self._rho,
@@ -358,7 +380,8 @@ class MiniBatchNMF(BaseNMF):
         )
 
     def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
-        W, Ht = super()._start(X, data, W, H)
+        with np.errstate(under="ignore"):
+            W, Ht = super()._start(X, data, W, H)
         return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
     def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
@@ -368,7 +391,7 @@ class MiniBatchNMF(BaseNMF):
         if rows < n:
             sample = data.take(np.sort(rng.choice(n, rows, replace=False)), self.n_jobs)
             data = sample if sample.opening().total else data
-        return W, online.first_start(data, k, self._penalties((data.shape[0], m)), rng)
+        return W, online.first_start(data, k, self._penalties((data.shape[0], m), data), rng)
 
     def _remember(self, memory: minibatch.Memory, n_steps: int) -> None:
         self._memory = memory
@@ -378,8 +401,7 @@ class MiniBatchNMF(BaseNMF):
         """Solve for W with H fixed, until each row hardly moves."""
         Ht = np.ascontiguousarray(np.asarray(H).T, data.dtype)
         self._check_solver()
-        solver = self._solver(self._penalties(data.shape), _beta_loss_to_float(self.beta_loss))
         limit = self.max_iter if self.transform_max_iter is None else self.transform_max_iter
         if self.solver == "hals" and self.transform_max_iter is None:
             limit = max(limit, 200)
-        return code(data, solver, Ht, tol=self.tol, max_iter=limit, by_step=True), Ht
+        return self._coded(data, Ht, _beta_loss_to_float(self.beta_loss), max_iter=limit, by_step=True), Ht

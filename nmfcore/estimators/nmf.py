@@ -16,12 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .. import _compat, distributed
+from .. import _compat, distributed, scale
 from .._nmf import _beta_loss_to_float
 from ..backends import cuda
 from ..checkpoint import Checkpoint, check_place
 from ..data import Rows
-from ..solve import Coded, Solution, code, factorize
+from ..solve import Coded, Solution, factorize
 from ..solvers import SOLVERS, ExtrapolatedUpdate
 from ..warm_start import sample_rows
 from ._base import BaseNMF, maximum_reached, nothing
@@ -284,10 +284,10 @@ class NMF(BaseNMF):
             X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
             output.check(data, self._resolve(data.shape[1])[0])
             tasks = _compat.FitTasks(self, X, self.max_iter)
-            solution = self._factorize(X, data, W, H, tasks)
+            solution, view = self._factorize(X, data, W, H, tasks)
             loss, kkt = solution.divergence, solution.kkt
-            self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt)
-            self._warn(solution, data)
+            self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt, view.power)
+            self._warn(solution, view)
             tasks.close()
             return output.filled(data.give_back(solution.W))
 
@@ -315,22 +315,24 @@ class NMF(BaseNMF):
                 stacklevel=2,
             )
 
-    def _factorize(self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks) -> Solution:
+    def _factorize(self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks) -> tuple[Solution, Rows]:
+        """Return what a fit ends with, in the unit of X but for the divergence, and X as it was read."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1], warn=True)
         self._check_solver(warn=True)
         self._check_zeros(data, self._beta_loss)
         clock, max_time = time.perf_counter(), self.max_time
         checkpoint = self._checkpoint(data, W, H)
+        data = self._seen(data, self._beta_loss, W, H)
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
             W, Ht = self._start(X, data, W, H)
         else:
             W, Ht = kept.rows["W"], kept.Ht
         if data.opening().total == 0:
-            return nothing(W, Ht, self.solver)
+            return nothing(W, Ht, self.solver), data
         if max_time is not None:
             max_time -= time.perf_counter() - clock
-        penalties = self._penalties(data.shape)
+        penalties = self._penalties(data.shape, data)
         if self.extrapolate:
             solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
         else:
@@ -348,14 +350,15 @@ class NMF(BaseNMF):
             tol=self.tol,
             max_iter=self.max_iter,
             max_time=max_time,
-            callback=self._watch(tasks),
+            callback=scale.watched(self._watch(tasks), data.power),
             verbose=self.verbose,
             checkpoint=checkpoint,
             ours=self.init != "custom",
         )
         if checkpoint is not None and not solution.interrupted and not solution.reason.startswith("max_time"):
             checkpoint.remove()
-        return solution
+        W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
+        return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data
 
     def _checkpoint(self, data: Rows, W: Any, H: Any) -> Checkpoint | None:
         """Return where the fit is to be kept, with what must be the same for another fit to go on from it."""
@@ -382,6 +385,7 @@ class NMF(BaseNMF):
     def _warn(self, solution: Solution, data: Rows) -> None:
         if data.opening().total == 0:
             return
+        self._warn_if_empty(data, solution.W, solution.Ht)
         # scikit-learn warns even if the rule fired in the very last iteration; hals, which is ours, does not.
         if self.solver != "hals" or not solution.converged:
             self._warn_of_end(solution.n_iter, solution.reason)
@@ -407,8 +411,7 @@ class NMF(BaseNMF):
         if X is not None:
             self._check_types(X, data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
-        solver = self._solver(self._penalties(data.shape), beta)
-        coded = code(data, solver, Ht, tol=self.tol, max_iter=self.max_iter)
+        coded = self._coded(data, Ht, beta, max_iter=self.max_iter)
         if coded.unsettled and self.tol > 0:
             rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
             message = f"{maximum_reached(self.max_iter)} {rows}"

@@ -1,0 +1,153 @@
+"""X in a unit of its own: NMF of c·X is c times NMF of X, and the numbers of a fit stay where they can be trusted.
+
+An X whose root mean square is far from 1 is read as 4^p·X (`data.Rows.scaled`), and its factors are 2^p·W and 2^p·H:
+exact powers of two, that are taken out again where results leave the fit. An X of ordinary scale is read as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .objective import Penalties
+
+Array = Any
+
+# Powers of two that the root mean square of X may be away from 1 and be read as it is, by the bytes of the compute
+# type: products of a few such numbers and their squares stay well within it.
+COMFORT = {4: 20, 8: 100}
+# A penalty that is larger leaves nothing of a factor whose unit is about 1, and its square is a number.
+_MOST = {4: 1e18, 8: 1e150}
+
+
+def comfortable(data: Any) -> Any:
+    """Return X as it is best read: these very rows, or `scaled` ones.
+
+    Parameters
+    ----------
+    data : Rows
+        X, looked through and finite.
+
+    Returns
+    -------
+    view : Rows
+        The same X, `power` of it chosen. Kept with `data`.
+    """
+    view = vars(data).get("_view")
+    if view is None:
+        view = _comfortable(data)
+        if view is not data:
+            data._view = view
+    return view
+
+
+def _comfortable(data: Any) -> Any:
+    view, power = data, 0
+    if not data.opening().total and data.dtype == np.float32 and data.X.dtype == np.float64:
+        power = -data.scaled(0, np.float64).opening().level  # may be too small for float32, all of it
+        view = data.scaled(power)
+    for _ in range(4):  # what is known of the level may be rough until the numbers can be squared
+        level = view.opening().level
+        if not power and abs(2 * level) <= COMFORT[data.dtype.itemsize]:
+            break
+        nearer = max(-500, min(500, power - level))
+        if nearer == power:
+            break
+        power = nearer
+        view = data.scaled(power)
+    return view
+
+
+def unit_of(view: Any) -> float:
+    """Return the size of a factor's numbers, a power of two: the fourth root of the mean square of X as it is read."""
+    return 2.0 ** view.opening().level
+
+
+def times(A: Array, power: int) -> Array:
+    """Return 2^power·A of an array or number; A itself where the power is 0."""
+    if power == 0:
+        return A
+    if hasattr(A, "times"):  # on other machines
+        return A.times(power)
+    with np.errstate(all="ignore"):  # a result that no number of its type can be is 0 or infinite
+        while power:
+            step = max(-100, min(100, power))
+            A = A * (A.dtype.type(2.0**step) if hasattr(A, "dtype") else 2.0**step)
+            power -= step
+    return A
+
+
+def squeezed(penalties: Penalties, power: int, power_H: int, dtype: Any) -> Penalties:
+    """Return the penalties of 4^power·X = W'H' with H' = 2^power_H·H that mean the same as these of X = WH.
+
+    Parameters
+    ----------
+    penalties : Penalties
+    power : int
+    power_H : int
+    dtype : numpy.dtype
+        Compute type.
+
+    Returns
+    -------
+    penalties : Penalties
+    """
+    power_W, most = 2 * power - power_H, _MOST[np.dtype(dtype).itemsize]
+    powers = (2 * power + power_H, 2 * power + power_W, 2 * power_H, 2 * power_W)
+    return Penalties(*(min(times(float(p), by), most) if by else p for p, by in zip(penalties, powers, strict=True)))
+
+
+def power_of_H(view: Any, Ht: Array, free: bool) -> int:
+    """Return the power of two by which a given H is best read beside `view`.
+
+    Parameters
+    ----------
+    view : Rows
+    Ht : ndarray of shape (m, k)
+        Hᵀ, on the host.
+    free : bool
+        Whether it may be another than that of the view.
+
+    Returns
+    -------
+    power : int
+    """
+    exponent, far = math.frexp(float(Ht.max()))[1], COMFORT[view.dtype.itemsize]
+    if not free:
+        return view.power
+    return -exponent if abs(exponent) > far else 0
+
+
+def within_reach(F: Array, power: int, dtype: Any) -> bool:
+    """Whether a given factor (None: of nobody) times 2^power is not too large to be squared and added up."""
+    return F is None or math.frexp(float(np.max(F)))[1] + power <= COMFORT[np.dtype(dtype).itemsize]
+
+
+def watched(callback: Callable[[Any], Any] | None, power: int) -> Callable[[Any], Any] | None:
+    """Return a callback whose `Progress` is in the unit of X, of a fit of 4^power·X."""
+    if callback is None or power == 0:
+        return callback
+
+    def look(progress: Any) -> Any:
+        progress.rescale(power)
+        return callback(progress)
+
+    return look
+
+
+def history(given: dict[str, Array], power: int) -> dict[str, Array]:
+    """Return the history of a fit of 4^power·X in the unit of X."""
+    return given | {"loss": times(given["loss"], -4 * power), "violation": times(given["violation"], -3 * power)}
+
+
+def share_left(view: Any, W: Array, Ht: Array) -> float:
+    """Return ΣWH / ΣX of a pair in the unit of X; W on other machines: an upper bound."""
+    with np.errstate(all="ignore"):
+        of_W, of_H = (
+            F.sum(dtype=np.float64) if hasattr(F, "times") else F.sum(axis=0, dtype=np.float64) for F in (W, Ht)
+        )
+        mass = float((times(of_W, view.power) * times(of_H, view.power)).sum())
+        return mass / view.opening().total
