@@ -339,8 +339,9 @@ def test_the_order_of_the_rows_is_no_matter_to_a_fit(form, k, digits):
 def test_one_pass_over_few_rows_per_component(data_folder):
     """CBCL in batches of five rows per component: 1.04 where the rows seen first count for next to nothing."""
     faces = np.float32(1 - loadmat(data_folder / "faces" / "cbcl.mat")["X"].T)
-    full = NMF(49, solver="hals", tol=1e-5, max_iter=1000).fit(faces).reconstruction_err_
-    assert model(49, batch_size=256, max_iter=1).fit(faces).reconstruction_err_ < 1.015 * full
+    full = NMF(49, solver="hals", tol=1e-5, max_iter=1000, random_state=0).fit(faces).reconstruction_err_
+    fits = [model(49, batch_size=256, max_iter=1, random_state=seed).fit(faces) for seed in range(3)]
+    assert np.median([fit.reconstruction_err_ for fit in fits]) < 1.02 * full
 
 
 @pytest.mark.parametrize(
