@@ -34,7 +34,7 @@ class MiniBatchNMF(BaseNMF):
 
     With ``solver="hals"`` the batches of `fit` have rows from all over X (contiguous ones for
     ``init="custom"``), so that their order hardly matters. One pass was mostly within 1 %, and within 2 %
-    for every seed tried, of the error of `NMF` on MNIST, digits, faces, BBC news and patches of a
+    (medians of three seeds), of the error of `NMF` on MNIST, digits, faces, BBC news and patches of a
     photograph; on planted spectra, where fits differ by local minima, within 1 to 15 %. `partial_fit`
     takes rows as they come and begins with a fit of the first batch. After one pass of shuffled rows its
     error was higher by 0 to 4 % with 15 rows and more per component in the first batch, by 0 to 10 % with
