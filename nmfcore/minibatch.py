@@ -12,7 +12,6 @@ Itakura-Saito divergence", WASPAA 2011. Steps, costs and stop rules are scikit-l
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.utils import check_random_state
 
 from .data import as_rows
 from .objective import divergence, inner
@@ -37,6 +37,10 @@ Array = NDArray[Any]
 LANE_WORK = 2.5e7
 EPSILON = float(np.finfo(np.float32).eps)  # stands for a denominator of zero
 TINY = float(np.finfo(np.float64).eps)  # smaller entries become zero where β asks for it
+# Bytes of dense X up to which shuffled batches are gathered row by row. A larger X may be a memory map that is read
+# from disk: there a batch is made of runs of so many bytes, or of an eighth of its rows.
+LARGE = 2**30
+RUN = 2**16
 
 
 class Memory(NamedTuple):
@@ -109,6 +113,66 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
         batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK).scaled(power))
     return slices, [batch.in_turn_with(batches[0]) for batch in batches]
+
+
+class Gathered(Sequence["Rows"]):
+    """Batches of rows from all over X. A batch is copied when it is asked for, and is not kept."""
+
+    def __init__(self, X: Any, parts: Sequence[Array], dtype: Any, n_jobs: int | None, power: int = 0):
+        self.X, self.parts, self.dtype, self.n_jobs, self.power = X, parts, dtype, n_jobs, power
+        self.first: Rows | None = None
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        batch = as_rows(self.X[self.parts[number]], self.dtype, self.n_jobs, LANE_WORK).scaled(self.power)
+        if self.first is None:  # of no rows: it only holds the accumulators
+            self.first = as_rows(self.X[:0], self.dtype, self.n_jobs, LANE_WORK)
+        return batch.in_turn_with(self.first)
+
+
+def cut_shuffled(
+    X: Any, size: int, dtype: Any, n_jobs: int | None = None, random_state: Any = None, power: int = 0
+) -> tuple[list[Array], Gathered]:
+    """Cut X into batches of at most `size` rows, each of which has rows from all over X.
+
+    Of as many neighbouring rows as there are batches, every batch gets one, by lot: in whatever order the rows come,
+    all batches are alike, more so than batches of rows drawn without regard to their place.
+
+    Parameters
+    ----------
+    X : ndarray, CSR or CSC matrix of shape (n, m)
+        Validated; CSC is converted to CSR once.
+    size : int
+        Most rows per batch; batches differ by at most one row.
+    dtype : numpy.float32 or numpy.float64
+        Compute type.
+    n_jobs : int or None
+        Threads.
+    random_state : int, RandomState or None
+        Draws the batches.
+    power : int
+        Of 4: batches of 4^power·X.
+
+    Returns
+    -------
+    parts : list of ndarray of int
+        The rows of each batch, increasing.
+    batches : Gathered
+        To be visited in turn.
+    """
+    if sparse.issparse(X):
+        X = X.tocsr()
+    n, count = X.shape[0], -(-X.shape[0] // size)
+    run = 1
+    if not sparse.issparse(X) and X.nbytes > LARGE:
+        run = max(1, min(RUN * n // X.nbytes, size // 8))
+    runs = -(-n // run)
+    batch_of = check_random_state(random_state).random_sample((-(-runs // count), count)).argsort(axis=1).ravel()
+    order = np.argsort(np.repeat(batch_of[:runs], run)[:n], kind="stable")
+    parts = [np.sort(part) for part in np.array_split(order, count)]
+    return parts, Gathered(X, parts, dtype, n_jobs, power)
 
 
 def solve_rows(data: Rows, mu: Any, Ht: Array, tol: float, max_iter: int) -> Array:
@@ -293,7 +357,7 @@ class Patience:
 
 
 def run(
-    slices: Sequence[slice],
+    slices: Sequence[Any],
     batches: Sequence[Rows],
     learner: Any,
     patience: Any,
@@ -309,7 +373,7 @@ def run(
 
     Parameters
     ----------
-    slices : sequence of slice
+    slices : sequence of slice or ndarray of int
         The rows of each batch.
     batches : sequence of Rows
         The batches.
@@ -344,7 +408,8 @@ def run(
     done, reason, converged = 0, "", False
     interruption: BaseException | None = None
     try:
-        for rows, data in itertools.islice(itertools.cycle(zip(slices, batches, strict=True)), n_steps):
+        for number in range(n_steps):
+            rows, data = slices[number % len(batches)], batches[number % len(batches)]
             made = learner.step(data, None if restarts else W[rows], Ht, memory)
             before, Ht, memory = Ht, made.Ht, made.memory
             if not restarts:

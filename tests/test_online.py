@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
+from scipy.io import loadmat
 from scipy.optimize import linear_sum_assignment, nnls
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, minibatch, online
@@ -323,6 +325,92 @@ def test_further_passes_do_no_harm(digits):
     full = NMF(10, solver="hals", tol=1e-6, max_iter=300).fit(digits).reconstruction_err_
     assert errors[0] < 1.02 * full
     assert errors[-1] < 1.01 * full
+
+
+@pytest.mark.parametrize("k", [10, 16])
+@pytest.mark.parametrize("form", [np.array, sp.csr_matrix], ids=["dense", "csr"])
+def test_the_order_of_the_rows_is_no_matter_to_a_fit(form, k, digits):
+    """One pass over the digits, all zeros first and all nines last."""
+    X = form(digits[np.argsort(load_digits().target, kind="stable")])
+    full = NMF(k, solver="hals", tol=1e-6, max_iter=500).fit(X).reconstruction_err_
+    assert model(k, batch_size=200, max_iter=1).fit(X).reconstruction_err_ < 1.01 * full
+
+
+def test_one_pass_over_few_rows_per_component(data_folder):
+    """CBCL in batches of five rows per component: 1.04 where the rows seen first count for next to nothing."""
+    faces = np.float32(1 - loadmat(data_folder / "faces" / "cbcl.mat")["X"].T)
+    full = NMF(49, solver="hals", tol=1e-5, max_iter=1000, random_state=0).fit(faces).reconstruction_err_
+    fits = [model(49, batch_size=256, max_iter=1, random_state=seed).fit(faces) for seed in range(3)]
+    assert np.median([fit.reconstruction_err_ for fit in fits]) < 1.02 * full
+
+
+@pytest.mark.parametrize(
+    ("form", "run"),
+    [(np.array, 1), (sp.csr_matrix, 1), (sp.csc_matrix, 1), (np.array, 5)],
+    ids=["dense", "csr", "csc", "runs"],
+)
+def test_shuffled_batches(form, run, monkeypatch):
+    """Every row once, each batch from all over X, the same for the same seed."""
+    if run > 1:
+        monkeypatch.setattr(minibatch, "LARGE", 0)
+        monkeypatch.setattr(minibatch, "RUN", 5 * 8 * 3)
+    n, size = 1003, 60
+    dense = np.arange(3.0 * n).reshape(n, 3)
+    parts, batches = minibatch.cut_shuffled(form(dense), size, np.float64, None, 0)
+    assert len(parts) == len(batches) == 17
+    assert sorted(np.concatenate(parts)) == list(range(n))
+    for rows, batch in zip(parts, batches, strict=True):
+        found = batch.X.toarray() if batch.sparse else batch.X
+        assert n // 17 <= len(rows) <= size
+        np.testing.assert_array_equal(found, dense[rows])
+        gaps = np.diff(rows)
+        assert gaps.min() >= 1
+        assert gaps.max() < 3 * 17 * run, "nowhere are many neighbours left out"
+        assert (np.mean(gaps == 1) > 0.6) == (run > 1)
+    again, _ = minibatch.cut_shuffled(form(dense), size, np.float64, None, 0)
+    other, _ = minibatch.cut_shuffled(form(dense), size, np.float64, None, 1)
+    assert all(map(np.array_equal, parts, again))
+    assert not all(map(np.array_equal, parts, other))
+
+
+def test_a_fit_gathers_a_batch_at_a_time(digits, monkeypatch):
+    """Of what is gathered, no more than the batch at work and the next one exist, however many passes."""
+    alive, most = weakref.WeakSet(), []
+    whole = minibatch.Gathered.__getitem__
+
+    def gather(self, number):
+        batch = whole(self, number)
+        alive.add(batch)
+        most.append(len(alive))
+        return batch
+
+    monkeypatch.setattr(minibatch.Gathered, "__getitem__", gather)
+    model(5, batch_size=200, max_iter=3, tol=0, max_no_improvement=None).fit(digits)
+    assert len(most) == 27
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_memory_map_gives_the_same_bits(large, digits, tmp_path, monkeypatch):
+    if large:
+        monkeypatch.setattr(minibatch, "LARGE", 1000)
+        monkeypatch.setattr(minibatch, "RUN", 4096)
+    np.save(tmp_path / "X.npy", digits)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    fits = [model(5, batch_size=200, max_iter=2).fit(X) for X in (digits, mapped)]
+    assert fits[0].components_.tobytes() == fits[1].components_.tobytes()
+
+
+def test_mu_and_a_given_start_keep_the_order_of_the_rows(digits, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("shuffled")
+
+    monkeypatch.setattr(minibatch, "cut_shuffled", refuse)
+    H = np.random.RandomState(0).rand(4, 64)
+    model(4, init="custom", batch_size=300, max_iter=1).fit(digits, H=H)
+    model(4, solver="mu", batch_size=300, max_iter=1).fit(digits)
+    with pytest.raises(AssertionError, match="shuffled"):
+        model(4, batch_size=300, max_iter=1).fit(digits)
 
 
 @pytest.mark.parametrize("restarts", [False, True])

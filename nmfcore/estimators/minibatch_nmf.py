@@ -28,10 +28,18 @@ Array = NDArray[Any]
 class MiniBatchNMF(BaseNMF):
     r"""Non-negative matrix factorisation from a batch of samples at a time.
 
-    The objective is that of `NMF`. Batches are contiguous rows of X, visited in turn; H comes from
-    sums over batches in which the past fades, k (n_features + k) numbers however many rows went by.
-    A drop-in for ``sklearn.decomposition.MiniBatchNMF``; with ``solver="hals"`` one pass is about as
-    good as a fit of all rows, and `partial_fit` learns from a stream.
+    The objective is that of `NMF`. Batches are visited in turn; H comes from sums over batches in which
+    the past fades, k (n_features + k) numbers however many rows went by. A drop-in for
+    ``sklearn.decomposition.MiniBatchNMF``, whose batches are contiguous rows of X.
+
+    With ``solver="hals"`` the batches of `fit` have rows from all over X (contiguous ones for
+    ``init="custom"``), so that their order hardly matters. One pass was mostly within 1 %, and within 2 %
+    (medians of three seeds), of the error of `NMF` on MNIST, digits, faces, BBC news and patches of a
+    photograph; on planted spectra, where fits differ by local minima, within 1 to 15 %. `partial_fit`
+    takes rows as they come and begins with a fit of the first batch. After one pass of shuffled rows its
+    error was higher by 0 to 4 % with 15 rows and more per component in the first batch, by 0 to 10 % with
+    fewer; by up to 22 % in the order of the files, 32 % sorted by class, and 41 % on the spectra. So
+    shuffle a stream where that is possible, and make the first batch a large one.
 
     Parameters
     ----------
@@ -42,7 +50,7 @@ class MiniBatchNMF(BaseNMF):
         Where to begin, as for `NMF`; for "hals" None is a fit of the first batch in `partial_fit`, of a
         sample of the rows in `fit`, and rows of W always begin from nothing.
     batch_size : int, default=1024
-        Samples per batch.
+        Samples per batch, at most.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
     tol : float, default=1e-4
@@ -61,7 +69,8 @@ class MiniBatchNMF(BaseNMF):
         Share of the L1 penalty, 0 to 1; the rest is L2.
     forget_factor : float, default=0.7
         What remains of the past after one pass over X; in `partial_fit` after one call, for "hals" after
-        `batch_size` rows. "hals" also lets rows count less that were seen before H was known.
+        `batch_size` rows. "hals" also lets rows count less that were seen before H was known, but not
+        in a `fit` that begins with a fit of a sample.
     fresh_restarts : bool, default=False
         Whether to solve for each batch's rows of W afresh in every step.
     fresh_restarts_max_iter : int, default=30
@@ -69,7 +78,7 @@ class MiniBatchNMF(BaseNMF):
     transform_max_iter : int or None, default=None
         Most updates of a row in `transform`; None is `max_iter`, for "hals" at least 200.
     random_state : int, RandomState or None, default=None
-        Draws random starts and the start of the randomised SVD.
+        Draws random starts, the start of the randomised SVD and, for "hals", the batches of `fit`.
     verbose : int, default=0
         Whether to print progress, in scikit-learn's lines.
     solver : {"mu", "hals"}, default="mu"
@@ -238,12 +247,12 @@ class MiniBatchNMF(BaseNMF):
         self._check_zeros(data, self._beta_loss)
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
         W, Ht = self._start(X, data, W, H)
-        learner = self._learner(data)
+        learner = self._learner(data, online.KNOWN if self._auto else None)
         if data.opening().total == 0:
             self._remember(learner.begin(Ht), 1)
             self._keep(nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
             return W
-        slices, batches = minibatch.cut(X, self._batch_size, data.dtype, self.n_jobs, data.power)
+        slices, batches = self._cut(X, data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
         limits = (self.tol, self.max_no_improvement, n_steps, self.verbose)
@@ -366,12 +375,19 @@ class MiniBatchNMF(BaseNMF):
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole
 
-    def _learner(self, data: Rows) -> Any:
-        """Return what learns from a batch that is read as `data` is."""
+    def _cut(self, X: Any, data: Rows) -> tuple[Any, Any]:
+        """Return which rows each batch of a fit has, and the batches."""
+        cut = X, self._batch_size, data.dtype, self.n_jobs
+        if self.solver == "mu" or self.init == "custom" or self._batch_size >= data.shape[0]:  # nothing is drawn
+            return minibatch.cut(*cut, data.power)
+        return minibatch.cut_shuffled(*cut, self.random_state, data.power)
+
+    def _learner(self, data: Rows, early: float | None = None) -> Any:
+        """Return what learns from a batch that is read as `data` is; `early` is for "hals"."""
         m = data.shape[1]
         if self.solver == "hals":
             penalties, period = lambda rows: self._penalties((rows, m), data), self._period
-            return online.Learner(penalties, self.forget_factor, period, data.power)
+            return online.Learner(penalties, self.forget_factor, period, early, data.power)
         return minibatch.Learner(
             lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
             self._rho,

