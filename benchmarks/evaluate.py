@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -131,3 +134,77 @@ def check_quality(task: Task, result: Result, reference: Result, limit: float = 
         if not a <= b * (1.0 + limit):
             why.append(f"{name} is {a / max(b, 1e-300):.6f} × the reference's (limit 1+{limit:g})")
     return {"ok": not why, "why": "; ".join(why), **facts}
+
+
+# ---- what a fit with hals says of itself ---------------------------------------------------------
+
+FELL = re.compile(r"the relative error fell by less than tol = \S+ in (\d+) passes")
+# Share of tol by which a true fall may miss a sentence that the recorded losses make true: their rounding.
+ROUNDING = 0.05
+
+
+class Watch:
+    """A callback that keeps the factors of the last accepted passes, and counts the seconds it takes itself."""
+
+    def __init__(self, passes: int = 10):
+        self.pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=passes + 1)
+        self.seconds = 0.0
+
+    def __call__(self, progress: Any) -> None:
+        begun = time.perf_counter()
+        self.pairs.append(progress.factors())
+        self.seconds += time.perf_counter() - begun
+
+
+def dead_components(W: np.ndarray, H: np.ndarray) -> int:
+    """Return how many components have a column of W or a row of H that is all zeros."""
+    return int((~((W != 0).any(axis=0) & (H != 0).any(axis=1))).sum())
+
+
+def largest_rise(losses: np.ndarray) -> float:
+    """Return the largest rise from one loss to the next in units of the first of the two; 0 if none rises."""
+    before, rise = losses[:-1], np.diff(losses)
+    if not (rise > 0).any():
+        return 0.0
+    before, rise = before[rise > 0], rise[rise > 0]
+    return float(np.divide(rise, before, out=np.full(rise.shape, np.inf), where=before > 0).max())
+
+
+def untrue(model: Any, X: Any, W: np.ndarray, watch: Watch) -> str | None:
+    """Return why ``stop_reason_`` of a fitted NMF is not true, or None.
+
+    Parameters
+    ----------
+    model : nmfcore.NMF
+        Fitted with solver "hals".
+    X : ndarray or sparse matrix, shape (n_samples, n_features)
+    W : ndarray, shape (n_samples, k)
+        What ``fit_transform`` returned.
+    watch : Watch
+        The callback of that fit.
+    """
+    reason, tol = model.stop_reason_, model.tol
+    if reason == f"max_iter = {model.max_iter} was reached":
+        return None if model.n_iter_ == model.max_iter else f"{reason!r} after {model.n_iter_} passes"
+    if reason.startswith("the KKT residual fell to"):
+        return None if model.kkt_residual_ <= tol / 10 else f"{reason!r}, but it is {model.kkt_residual_:.2g}"
+    found = FELL.fullmatch(reason)
+    if not found:
+        return f"{reason!r} is not a sentence that can be checked"
+    passes, losses = int(found[1]), model.history_["loss"]
+    if len(losses) < passes:
+        return f"{reason!r} after {len(losses)} accepted passes"
+    # The loss of the start is in no history; it is at least that of the first pass.
+    told = 1 - _root(losses[-1] / losses[max(0, len(losses) - 1 - passes)])
+    if not told < tol:
+        return f"{reason!r}, but by history_ it fell by {told:.2g}"
+    if len(watch.pairs) > passes:
+        then, now = loss(X, *watch.pairs[-1 - passes]), loss(X, W, model.components_)
+        fell = 1 - now / then if then > 0 else 0.0
+        if not -ROUNDING * tol <= fell < (1 + ROUNDING) * tol:
+            return f"{reason!r}, but measured directly it {'fell' if fell > 0 else 'rose'} by {abs(fell):.2g}"
+    return None
+
+
+def _root(ratio: float) -> float:
+    return float(np.sqrt(max(ratio, 0.0)))

@@ -46,6 +46,7 @@ class Context:
     full: bool = False
     scale: float = 1.0
     quick: bool = False
+    only: str = ""
     out: Path | None = None
 
     def __post_init__(self) -> None:

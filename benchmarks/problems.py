@@ -1,8 +1,8 @@
 """The data the benchmarks run on: one function a problem, and nothing else to register.
 
 A problem is a function ``folder -> X`` under the decorator :func:`problem`. ``folder`` is the data
-folder (``--data`` or ``NMFCORE_DATA``), laid out as ``mnist/``, ``cats64/``, ``faces/``, ``text/``;
-it is None when there is none. A problem whose files are missing raises :class:`FileNotFoundError`
+folder (``--data`` or ``NMFCORE_DATA``), laid out as ``mnist/``, ``cats64/``, ``faces/``, ``text/``,
+``audio/``; it is None when there is none. A problem whose files are missing raises :class:`FileNotFoundError`
 and its ``stand_in``, generated with the same shape and type, takes its place. The records say so.
 """
 
@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import os
 import struct
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,11 @@ class Problem:
     name: str
     X: Any = field(repr=False)
     generated: bool
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether the numbers were drawn because the real files are not there."""
+        return self.generated and not self.name.startswith("random")
 
     @property
     def sparse(self) -> bool:
@@ -196,6 +202,35 @@ def counts(n: int, m: int, nnz: int, seed: int = 0) -> sp.csr_matrix:
     return X
 
 
+def spectra(n: int, channels: int, noise: float, k: int = 10, seed: int = 0) -> np.ndarray:
+    """Return n mixtures of k Gaussians that overlap much, float64.
+
+    Widths are 0.15 on the unit interval, the weights of a row come from a flat Dirichlet law, and `noise` is the
+    standard deviation of what is added before clipping at 0, in units of the root mean square: close to the relative
+    error of the best fit.
+    """
+    rng = np.random.default_rng(seed)
+    axis, centres = np.linspace(0, 1, channels), np.linspace(0, 1, k)[:, None]
+    X = rng.dirichlet(np.ones(k), n) @ np.exp(-0.5 * ((axis - centres) / 0.15) ** 2)
+    X += noise * np.sqrt(np.mean(X**2)) * rng.standard_normal(X.shape)
+    return np.maximum(X, 0, out=X)
+
+
+def topics(n: int, m: int, stored: float, k: int = 30, seed: int = 0) -> sp.csr_matrix:
+    """Return n×m Poisson counts of k planted topics in CSR, a share `stored` of them not zero."""
+    rng = np.random.default_rng(seed)
+    H = rng.gamma(0.1, 1.0, (k, m)) / np.arange(10, m + 10)  # few words a topic, a long-tailed vocabulary
+    H /= H.sum(axis=1, keepdims=True)
+    W = rng.dirichlet(np.full(k, 0.1), n) * rng.lognormal(0.0, 0.5, (n, 1))
+    sample = W[:200] @ H
+    low, high = 1.0, 1e9  # words in a document of length 1
+    for _ in range(60):
+        length = np.sqrt(low * high)
+        low, high = (length, high) if np.mean(-np.expm1(-length * sample)) < stored else (low, length)
+    blocks = [sp.csr_matrix(rng.poisson(low * (W[top : top + 256] @ H)).astype(np.float64)) for top in range(0, n, 256)]
+    return sp.vstack(blocks, format="csr")
+
+
 # ---- the problems ------------------------------------------------------------------------------
 
 
@@ -269,6 +304,70 @@ def hoyer(X: np.ndarray) -> np.ndarray:
     X = X - X.mean()
     X = X / np.sqrt(np.mean(X**2))
     return np.maximum(np.clip(0.25 * (X + 0.25), 0, 1), 1e-4)
+
+
+@problem("orl", stand_in=lambda: pictures(400, 4_096, zeros=0.0, parts=60))
+def orl(folder: Path) -> np.ndarray:
+    """ORL (AT&T) faces of 40 people in their order, 64×64, grey: 400×4,096 uint8."""
+    from PIL import Image
+
+    with tarfile.open(folder / "faces" / "att_faces_pgm.tar.gz") as archive:
+        found = {}
+        for member in archive:
+            if member.name.endswith(".pgm"):
+                person, number = Path(member.name).parts[-2:]
+                with Image.open(archive.extractfile(member)) as picture:
+                    found[int(person[1:]), int(Path(number).stem)] = np.asarray(picture.resize((64, 64))).ravel()
+    return np.stack([found[which] for which in sorted(found)])
+
+
+@problem("piano", stand_in=lambda: pictures(129, 586, zeros=0.0) / 255.0)
+def piano(folder: Path) -> np.ndarray:
+    """Magnitude spectrogram of a piano piece: 129×586 float64."""
+    from scipy.io import loadmat
+
+    path = folder / "audio" / "piano_Mary.mat"
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return np.ascontiguousarray(loadmat(path)["X"])
+
+
+@problem("china")
+def china(folder: Path) -> np.ndarray:
+    """The photo china.jpg of scikit-learn, grey, in patches of 16×32 pixels: 520×512 uint8."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    images = load_sample_images()
+    names = [Path(name).name for name in images.filenames]
+    grey = np.asarray(Image.fromarray(images.images[names.index("china.jpg")]).convert("L"))
+    high, wide = grey.shape[0] // 16, grey.shape[1] // 32
+    patches = grey[: 16 * high, : 32 * wide].reshape(high, 16, wide, 32).swapaxes(1, 2)
+    return np.ascontiguousarray(patches.reshape(high * wide, 512))
+
+
+@problem("random-spectra-0.02")
+def random_spectra(folder: Path) -> np.ndarray:
+    """Generated spectra with 2 % of noise, 4,000×150 float64."""
+    return spectra(4_000, 150, 0.02)
+
+
+@problem("random-spectra-0.005")
+def random_clean_spectra(folder: Path) -> np.ndarray:
+    """Generated spectra with 0.5 % of noise, 4,000×150 float64."""
+    return spectra(4_000, 150, 0.005)
+
+
+@problem("random-spectra-tall")
+def random_tall_spectra(folder: Path) -> np.ndarray:
+    """Generated spectra with 2 % of noise, 9,500×200 float64: tall enough for a start from samples."""
+    return spectra(9_500, 200, 0.02)
+
+
+@problem("random-topics")
+def random_topics(folder: Path) -> sp.csr_matrix:
+    """Generated term counts of planted topics, 2,700×13,714 float64 CSR, 6 % stored."""
+    return topics(2_700, 13_714, 0.06)
 
 
 @problem("digits")

@@ -120,7 +120,8 @@ def met(row: Row) -> bool | None:
     """Return whether the row's target is met in all its parts; None without one.
 
     Parts: ``ratio`` (times faster, at least), ``value`` (median, at most), ``max`` (worst repeat, at
-    most), ``loss_ratio`` (final error over the reference's, at most).
+    most), ``loss_ratio`` (final error over the reference's, at most), ``flaws`` (entries of the row's
+    list of that name, at most).
     """
     target = row.get("target")
     if not target or row["status"] != "ok":
@@ -134,6 +135,8 @@ def met(row: Row) -> bool | None:
         reached &= row["max"] <= target["max"]
     if "loss_ratio" in target:
         reached &= row["check"].get("loss_ratio", float("inf")) <= target["loss_ratio"]
+    if "flaws" in target:
+        reached &= len(row["flaws"]) <= target["flaws"]
     return bool(reached)
 
 
@@ -150,6 +153,8 @@ def _target(row: Row) -> str | None:
         wanted.append(f"worst ≤ {quantity(target['max'], row['unit'])}")
     if "loss_ratio" in target:
         wanted.append(f"loss ≤ {target['loss_ratio']:.5g} ×")
+    if "flaws" in target:
+        wanted.append("no flaw" if not target["flaws"] else f"flaws ≤ {target['flaws']}")
     return f"{', '.join(wanted)} {'met' if reached else 'MISSED'}"
 
 
@@ -166,6 +171,7 @@ def _answer(row: Row) -> str | None:
         parts.append(f"{check['n_iter']} it.")
     if row.get("note"):
         parts.append(row["note"])
+    parts += row.get("flaws", ())
     return ", ".join(parts) or None
 
 

@@ -1,9 +1,10 @@
-"""scikit-learn's final errors, computed once: what a solver's quality is measured against.
+"""Final errors, computed once: what a solver's quality is measured against.
 
-They do not depend on the machine's speed, so they are kept in ``results/reference.json`` and
-computed again only where something they depend on changed. ``python benchmarks/run.py --reference
---data …`` does that: an hour or two on one core. The file is written after every single run, so
-that it can be stopped at any time and goes on where it left off.
+scikit-learn's do not depend on the machine's speed, so they are kept in ``results/reference.json``
+and computed again only where something they depend on changed. ``results/ends.json`` keeps two ends
+of each problem that users have: that of one long run, and that of scikit-learn's call. ``python
+benchmarks/run.py --reference --data …`` computes what is missing. The files are written after every
+single run, so that it can be stopped at any time and goes on where it left off.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ import scipy.sparse as sp
 from benchmarks import evaluate, machine, problems
 
 PATH = Path(__file__).resolve().parent / "results" / "reference.json"
+ENDS_PATH = PATH.with_name("ends.json")
+ABOUT = {
+    PATH.name: "Final relative errors |X - WH| / |X| of scikit-learn, made by benchmarks/reference.py; "
+    "seconds are wall time beside other work and say nothing about speed",
+    ENDS_PATH.name: "Final relative errors |X - WH| / |X| of one long run of nmfcore's hals in float64, and of "
+    "scikit-learn's cd from nndsvd with its default settings, made by benchmarks/reference.py; a long run ends "
+    "after max_iter passes or max_time seconds, and n_iter says how far it came",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,28 @@ class Call:
         return f"{self.problem} k={self.k} {init} tol={self.tol:g} max_iter={self.max_iter}"
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A problem that users have: where a long run ends, and where scikit-learn's default call does.
+
+    The long run: hals, float64, tol=0, `max_iter` passes or `max_time` seconds, ``init="auto"``, seed 0.
+    """
+
+    problem: str
+    k: int
+    rows: int | None = None
+    max_iter: int = 3000
+    max_time: float = 100.0
+
+    @property
+    def name(self) -> str:
+        return f"ends: {self.problem}{f'[:{self.rows}]' if self.rows else ''} k={self.k}"
+
+    def load(self, folder: Path | None) -> problems.Problem:
+        """Return the problem as it is stored."""
+        return problems.load(self.problem, folder, rows=self.rows)
+
+
 # Cheap ones first: what is stopped early has something of each.
 STARTS = (
     Starts("cbcl-hoyer", 49, None, 10),
@@ -71,6 +102,28 @@ CALLS = (
     Call("bbc", 20, "nndsvd"),
     Call("mnist", 15, "nndsvd", 1000),
     Call("mnist", 45, "nndsvd", 2000),
+)
+# By data set, cheap ones first.
+ENDS = (
+    Ends("piano", 30),
+    Ends("random-spectra-0.02", 10),
+    Ends("random-spectra-0.005", 10),
+    Ends("random-spectra-tall", 10),
+    Ends("china", 60),
+    Ends("china", 200),
+    Ends("cbcl", 49),
+    Ends("cbcl", 150),
+    Ends("bbc", 20),
+    Ends("random-topics", 10),
+    Ends("random-topics", 30),
+    Ends("orl", 49),
+    Ends("orl", 100),
+    Ends("orl", 200),
+    Ends("mnist", 15, 10_000),
+    Ends("mnist", 45, 10_000),
+    Ends("mnist", 100, 10_000),
+    Ends("cats", 50, 4_000, max_time=150.0),
+    Ends("cats", 150, 4_000, max_time=150.0),
 )
 
 
@@ -120,8 +173,10 @@ def read(path: Path = PATH) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
 
 
-def key(case: Starts | Call, seed: int = 0) -> str:
-    """Return the name under which a run is kept."""
+def key(case: Starts | Call | Ends, seed: int = 0, of: str = "long run") -> str:
+    """Return the name under which a run is kept; of an `Ends` the long run's or scikit-learn's."""
+    if isinstance(case, Ends):
+        return f"{case.name}, {of}"
     return f"{case.name} seed={seed}" if isinstance(case, Starts) else case.name
 
 
@@ -130,40 +185,84 @@ def prepare(case: Starts, folder: Path | None) -> problems.Problem:
     return problems.load(case.problem, folder, np.float64, case.rows)
 
 
-def compute(folder: Path | None, path: Path = PATH, only: str | None = None) -> int:
+def compute(folder: Path | None, results: Path = PATH.parent, only: str | None = None) -> int:
     """Compute what is missing or was computed from other bytes; return how many runs were.
 
     Parameters
     ----------
     folder : Path or None
-        The data folder. Cases whose files are missing are left out: errors on generated data are
-        nothing to keep.
-    path : Path
+        The data folder. Cases whose files are missing are left out: errors on generated data that
+        stand in for others are nothing to keep.
+    results : Path
+        The folder of ``reference.json`` and ``ends.json``.
     only : str, optional
         Cases whose name contains this.
     """
     done = 0
-    for name, make in _order(folder, only or ""):
-        record = make(read(path).get(name))
-        if record is None:
-            continue
-        facts = machine.describe(["scikit-learn", "threadpoolctl"])
-        facts.pop("commit")  # nmfcore has no part in it
-        kept = {**read(path), name: {**record, **facts}}
-        _write(path, kept)
-        done += 1
-        print(f"{name}: error {record['error']:.8f}, {record['n_iter']} iterations, {record['seconds']:.0f} s")
+    for file, runs in ((ENDS_PATH.name, _ends(folder, only or "")), (PATH.name, _order(folder, only or ""))):
+        path = results / file
+        for name, make in runs:
+            record = make(read(path).get(name))
+            if record is None:
+                continue
+            ours = record["solver"] == "hals"
+            facts = machine.describe([*(["nmfcore"] if ours else []), "scikit-learn", "threadpoolctl"])
+            if not ours:
+                facts.pop("commit")  # nmfcore has no part in it
+            _write(path, {**read(path), name: {**record, **facts}})
+            done += 1
+            print(f"{name}: error {record['error']:.8f}, {record['n_iter']} iterations, {record['seconds']:.0f} s")
     return done
 
 
 def _write(path: Path, runs: dict[str, Any]) -> None:
-    about = (
-        "Final relative errors |X - WH| / |X| of scikit-learn, made by benchmarks/reference.py; "
-        "seconds are wall time beside other work and say nothing about speed"
-    )
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps({"about": about, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps({"about": ABOUT[path.name], "runs": runs}, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def _ends(folder: Path | None, only: str) -> Iterator[tuple[str, Any]]:
+    """Yield the key of each end and what computes it."""
+    for case in ENDS:
+        for of, end in ENDS_OF.items():
+            if only in (name := key(case, of=of)):
+                yield name, lambda kept, c=case, e=end: _end(c, e, folder, kept)
+
+
+def _end(case: Ends, end: Any, folder: Path | None, kept: dict | None) -> dict[str, Any] | None:
+    problem = case.load(folder)
+    if problem.stands_in:
+        print(f"{case.name}: left out, its files are missing")
+        return None
+    X_hash = digest(problem.X)
+    if kept and kept["X_sha256"] == X_hash:
+        return None
+    described = {"problem": case.problem, "rows": case.rows, "k": case.k, "X_sha256": X_hash}
+    return {**described, **end(case, problem.X)}
+
+
+def long_run(case: Ends, X: Any) -> dict[str, Any]:
+    """Return the end of a long run of hals, and its settings."""
+    from nmfcore import NMF
+
+    settings = {"solver": "hals", "init": "auto", "tol": 0, "max_iter": case.max_iter, "random_state": 0}
+    model = NMF(case.k, max_time=case.max_time, dtype=np.float64, **settings)
+    W, H, n_iter, clocks = _timed(lambda: (model.fit_transform(X), model.components_, model.n_iter_))
+    settings.update(max_time=case.max_time, dtype="float64", stop_reason=model.stop_reason_)
+    return {**settings, "error": evaluate.loss(X, W, H), "n_iter": n_iter, **clocks}
+
+
+def scikit_learn_end(case: Ends, X: Any) -> dict[str, Any]:
+    """Return the end of scikit-learn's cd from nndsvd with its default settings, and these."""
+    from sklearn.decomposition import NMF
+
+    model = NMF(case.k, init="nndsvd", random_state=0)
+    W, H, n_iter, clocks = _timed(lambda: (model.fit_transform(X), model.components_, model.n_iter_))
+    settings = {name: model.get_params()[name] for name in ("solver", "init", "tol", "max_iter", "random_state")}
+    return {**settings, "dtype": str(W.dtype), "error": evaluate.loss(X, W, H), "n_iter": n_iter, **clocks}
+
+
+ENDS_OF = {"long run": long_run, "scikit-learn": scikit_learn_end}
 
 
 def _order(folder: Path | None, only: str) -> Iterator[tuple[str, Any]]:
@@ -230,7 +329,7 @@ def _call(call: Call, folder: Path | None, kept: dict | None) -> dict[str, Any] 
 
     W, H, n_iter, clocks = _timed(run)
     described = {"problem": call.problem, "k": call.k, "init": call.init, "tol": call.tol}
-    settings = {"max_iter": call.max_iter, "random_state": 0, "dtype": str(X.dtype)}
+    settings = {"solver": "cd", "max_iter": call.max_iter, "random_state": 0, "dtype": str(X.dtype)}
     return {**described, **settings, **hashes, "error": evaluate.loss(X, W, H), "n_iter": n_iter, **clocks}
 
 

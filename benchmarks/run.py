@@ -38,13 +38,14 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="CASE",
-        help="compute scikit-learn's final errors that results/reference.json lacks, and stop",
+        help="compute the final errors that results/reference.json and ends.json lack, and stop",
     )
     parser.add_argument("--table", action="store_true", help="write figures.md from the records")
     parser.add_argument("--smoke", action="store_true", help="everything, tiny, in seconds")
     parser.add_argument("--full", action="store_true", help="the slow figures too")
     parser.add_argument("--quick", action="store_true", help="fewer starts and smaller limits, for a look")
     parser.add_argument("--figures", nargs="+", metavar="NAME", help="these only")
+    parser.add_argument("--only", default="", metavar="CASE", help="of quality: cases whose name contains this")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these only")
     parser.add_argument(
         "--data",
@@ -91,8 +92,8 @@ def main(given: list[str] | None = None) -> int:
             print("--reference needs the data (--data or NMFCORE_DATA)")
             return 2
         with threadpool_limits(options.threads):
-            done = reference.compute(Path(options.data), out / "reference.json", options.reference)
-        print(f"{done} computed; {out / 'reference.json'}")
+            done = reference.compute(Path(options.data), out, options.reference)
+        print(f"{done} computed; {out / reference.PATH.name}, {out / reference.ENDS_PATH.name}")
         return 0
     if options.contenders:
         unknown = set(options.contenders) - set(found)
@@ -123,6 +124,7 @@ def _run(
         full=options.full,
         scale=options.scale,
         quick=options.quick,
+        only=options.only,
         out=out,
     )
     facts = machine.describe([contender.package for contender in found.values()])
