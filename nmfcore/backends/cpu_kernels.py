@@ -558,9 +558,10 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, conjugate
             most = max(most, s + 1)
             if going == 0:
                 break
-            if conjugate is not None:
-                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:
-                    conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch[(2 * kp + 4) * width :], conjugate, square)
+            if conjugate is not None:  # Numba drops the rest only if this test stands alone
+                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:  # noqa: SIM102
+                    room = scratch[(2 * kp + 4) * width :]
+                    conjugate_steps(W, C, Gp, k, kp, width, l1, keep, room, conjugate, square)
             if s == sweeps - 1:
                 unsettled += going
         for b in range(0, width, lanes):
@@ -842,10 +843,11 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no
     rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩, stats[SQUARE] += ⟨G, FᵀF⟩.
 
-    With moving = (before, scale, momentum, FtD, conjugate), scale k numbers for F and k for `before`, the sweeps start from
-    max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F. With the step D = F − B of the new F from
-    B, FtD (2k × k, or none) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F follows from
-    these without cancellation. None (or a scale of no numbers, which spares a kernel of its own) leaves all this out.
+    With moving = (before, scale, momentum, FtD, conjugate), scale k numbers for F and k for `before`, the sweeps start
+    from max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F. With the step D = F − B of the new F
+    from B, FtD (2k × k, or none) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F
+    follows from these without cancellation. None (or a scale of no numbers, which spares a kernel of its own) leaves
+    all this out; of `conjugate`, see `sweep_rows`.
     """
     k, size, lanes, l1, l2 = F.shape[1], F.itemsize, lanes_of(F), F.dtype.type(l1), F.dtype.type(l2)
     sparse, given = indptr != 0, Ht.shape[0] == 0

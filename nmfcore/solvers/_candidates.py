@@ -33,7 +33,8 @@ def spread_out(vectors: Array, count: int, gram: Callable[[Array], Array]) -> Ar
     if not len(vectors):
         return vectors
     G = gram(np.ascontiguousarray(vectors.T))  # pivoted Cholesky of it
-    left, factors, chosen = np.diagonal(G).copy(), np.zeros((0, len(G))), []
+    chosen: list[int] = []
+    left, factors = np.diagonal(G).copy(), np.zeros((0, len(G)))
     least = 1e-6 * left.max()
     while len(chosen) < count:
         i = int(left.argmax())

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objective import UNPENALISED, Penalties, inner, kkt_frobenius, penalty, trace_loss
+from ..objective import UNPENALISED, Penalties, kkt_frobenius, penalty, trace_loss
 from ._candidates import spread_out
 from ._common import Orders, Report, Small
 from .coordinate_descent import CoordinateDescent
@@ -52,13 +52,13 @@ class Effort(NamedTuple):
     conjugate: int = 0  # steps of conjugate gradients after every fourth sweep, for rows that still move
 
 
-# (from pass number, effort). Which local minimum is reached is decided early, and few sweeps decide better; later what
-# counts is that both factors are solved for well. Median final error / that of "cd" after 1,000 iterations, from 6 to 10
-# random starts: MNIST[:10000] k=15 with 1/3 sweeps at the beginning 0.9995, with 2/2 1.0001, with 6/6 1.0012. Relative
-# error after 100 passes from NNDSVD with 4/8 sweeps to the end, and with the last stage from pass 20: ten overlapping
-# spectra (least known 0.01929) 0.01983 and 0.01929; piano (0.0111) 0.01214 and 0.01154; china patches k=60 (0.1015)
-# 0.1021 and 0.1017; CBCL k=49 (0.0807) 0.0813 and 0.0809; MNIST k=15 the same. Greater momentum with it (growth of 1.05
-# or 1.1) brought nothing.
+# (from pass number, effort). Which local minimum is reached is decided early, and few sweeps decide better: from 6 to 10
+# random starts on MNIST[:10000], k = 15, the median final error / that of "cd" after 1,000 iterations was 0.9995 with
+# 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both factors are to be solved for well: relative
+# errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with the last stage from pass 20, were 0.01983 and
+# 0.01929 on ten overlapping spectra (0.01929 is the least known), 0.01214 and 0.01154 on the piano (0.0111), 0.1021 and
+# 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809 on CBCL with k = 49 (0.0807), the same on MNIST. More
+# momentum beside it (growth of 1.05 or 1.1) brought nothing.
 STAGES = ((0, Effort(1, 3)), (20, Effort(16, 16, 0.01, 20)))
 # Where the H to begin with is good already: the first pass has W to find for it.
 TRUSTED = ((0, Effort(30, 8, 0.01)), (1, Effort(4, 8)), (20, Effort(16, 16, 0.01, 20)))
@@ -195,9 +195,7 @@ class AcceleratedHALS(CoordinateDescent):
         assert isinstance(orders, AcceleratedOrders)
         p, W = self.penalties, after.arrays["W"]
         effort = orders.effort
-        begin = backend.Beginning(
-            rows.arrays["before"], orders.scale, orders.begin, sums["WtD"], effort.conjugate
-        )
+        begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtD"], effort.conjugate)
         backend.descend(
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, effort.sweeps_W, 0.0,
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
@@ -249,9 +247,9 @@ class AcceleratedHALS(CoordinateDescent):
         report.violation += of_H[backend.VIOLATION]
         numbers = np.flatnonzero(dead)
         new.revived = found is not None and numbers.size > 0
-        if new.revived:
+        if found is not None and new.revived:
             numbers = self._revive(new, numbers, found, backend)
-        new.revive = 0 if new.barren or report.accepted and small.revive and found is None else len(numbers)
+        new.revive = 0 if new.barren or (report.accepted and small.revive and found is None) else len(numbers)
         report.unfinished = new.revived or new.revive > 0
         new.next_HHt = backend.gram(new.next_Ht)
         new.ahead = self._ahead(new, backend)
@@ -264,7 +262,16 @@ class AcceleratedHALS(CoordinateDescent):
         return report, new
 
     def _report(self, small: Accelerated, sums: dict[str, Array], data: Rows) -> tuple[Report, float, float]:
-        """Loss at (W⁺, Ĥ), W's share of violation and KKT residual; the loss's penalties, and its error for rounding."""
+        """Report the loss at (W⁺, Ĥ), and W's share of violation and KKT residual.
+
+        Returns
+        -------
+        report : Report
+        of_penalty : float
+            The penalties' part of the loss.
+        slack : float
+            By how much rounding may raise the loss.
+        """
         p, backend = self.penalties, data.backend
         Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
         k = WtW.shape[0]
