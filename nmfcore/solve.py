@@ -299,6 +299,7 @@ def factorize(
         Ht = data.backend.asarray(kept.Ht)
     done, kkt, known, converged = 0, np.nan, np.nan, False
     reason: str | None = None
+    unfinished = False
     interruption: BaseException | None = None
     small = None
     try:
@@ -328,6 +329,7 @@ def factorize(
                 break
             done += 1  # X was read, whether or not the pass is accepted
             state, small = (after if report.accepted else state), new
+            unfinished = report.unfinished
             if report.accepted:
                 losses.append(report.loss)
                 known = known if isnan(report.loss) else report.loss
@@ -373,6 +375,8 @@ def factorize(
         late = rule.end(done, np.sqrt(2 * max(0.0, final)) if measure else np.nan)
         converged = late is not None
         reason = late or f"max_iter = {max_iter} was reached"
+        if unfinished and not late:
+            reason += ", while components that had become zero were being revived"
     elif converged:
         rule.end(done, np.nan)
     if losses and isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it

@@ -369,7 +369,10 @@ def descend(
     delta: float = 0.0,
     begin: Beginning | None = None,
 ) -> None:
-    """One pass of coordinate descent; see `cpu.descend`. A sparse X leaves XtF to its transpose."""
+    """One pass of coordinate descent; see `cpu.descend`. A sparse X leaves XtF to its transpose.
+
+    There are no kernels of conjugate gradients: rows take as many sweeps as they need, up to `sweeps`.
+    """
     xp = cuda.cupy()
     C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
