@@ -211,8 +211,8 @@ def hals(X, W, H, passes, stages, penalty=(0, 0, 0, 0)):
     beta, cap, before = 0.5, 1.0, 0.5
     V, Y, hat, last, best, lowest = W, W, Ht, Ht, None, math.inf
     for number in range(passes):
-        w, h, settled, conjugate = next(effort for since, effort in reversed(stages) if number >= since)
-        new = settle(Y, hat.T @ hat, X @ hat, l1_W, l2_W, w, settled, conjugate)
+        for_W, for_H = next(efforts for since, *efforts in reversed(stages) if number >= since)
+        new = settle(Y, hat.T @ hat, X @ hat, l1_W, l2_W, *for_W)
         loss = objective(X, new, hat.T, 2, *penalty)
         accepted = loss <= lowest + 1e-13 * np.sum(X * X)
         lowest = min(loss, lowest)
@@ -233,7 +233,7 @@ def hals(X, W, H, passes, stages, penalty=(0, 0, 0, 0)):
                 W, begin = W * d, begin / d
             V = W
         Z = W + step * (W - V)
-        made = settle(begin, Z.T @ Z, X.T @ Z, l1_H, l2_H, h, settled, conjugate)
+        made = settle(begin, Z.T @ Z, X.T @ Z, l1_H, l2_H, *for_H)
         hat = np.maximum(0, made + beta * (made - last)) if momentum else made
         Y, last = np.maximum(0, Z), made
 

@@ -14,7 +14,7 @@ from nmfcore.objective import Penalties, trace_loss
 from nmfcore.solve import factorize
 from nmfcore.solvers import accelerated_hals as accelerated
 from nmfcore.solvers._candidates import spread_out
-from nmfcore.solvers.accelerated_hals import AcceleratedHALS
+from nmfcore.solvers.accelerated_hals import AcceleratedHALS, Effort
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -36,14 +36,16 @@ def fit(X, W, H, **parameters):
 
 @pytest.mark.parametrize("form", ["dense", "csr", "sparse enough to gather"])
 @pytest.mark.parametrize("penalty", [(0, 0, 0, 0), (0.5, 0, 0.1, 0)], ids=["none", "W"])
-def test_passes_are_those_of_the_twin(form, penalty):
+def test_passes_are_those_of_the_twin(monkeypatch, form, penalty):
     X, W, H = problem(seed=4, m=25 if form != "sparse enough to gather" else 150)
     if form != "dense":
         X = X * (np.random.RandomState(1).rand(*X.shape) < (0.5 if form == "csr" else 0.06))
     matrix = X if form == "dense" else sp.csr_matrix(X)
     data = as_rows(matrix, np.float64)
     assert data.plan(4).gathers == (form == "sparse enough to gather")
-    expected = list(reference.hals(X, W, H, 45, accelerated.STAGES, penalty))
+    stages = ((0, Effort(1), Effort(3)), (20, Effort(8, 0.01, 20), Effort(6, 0.05, 4)))
+    monkeypatch.setattr(accelerated, "STAGES", stages)
+    expected = list(reference.hals(X, W, H, 45, stages, penalty))
     found = []
     l1_W, l1_H, l2_W, l2_H = penalty
     solver = AcceleratedHALS(Penalties(l1_W, l1_H, l2_W, l2_H))

@@ -558,8 +558,8 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, order, sweeps, tol, delta, conjugate
             most = max(most, s + 1)
             if going == 0:
                 break
-            if conjugate is not None:  # Numba drops the rest only if this test stands alone
-                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:  # noqa: SIM102
+            if conjugate is not None:  # noqa: SIM102 (Numba drops the rest only if this test stands alone)
+                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:
                     room = scratch[(2 * kp + 4) * width :]
                     conjugate_steps(W, C, Gp, k, kp, width, l1, keep, room, conjugate, square)
             if s == sweeps - 1:

@@ -44,24 +44,25 @@ FIRST, GROW, CAP_GROW, SHRINK = 0.5, 1.01, 1.005, 1.5
 
 
 class Effort(NamedTuple):
-    """How well a pass solves for W given H, and for H given W."""
+    """How well a pass solves for one factor given the other."""
 
-    sweeps_W: int
-    sweeps_H: int
+    sweeps: int
     settled: float = 0.1  # a row is left alone once its step is below this share of its first one
     conjugate: int = 0  # steps of conjugate gradients after every fourth sweep, for rows that still move
 
 
-# (from pass number, effort). Which local minimum is reached is decided early, and few sweeps decide better: from 6 to 10
-# random starts on MNIST[:10000], k = 15, the median final error / that of "cd" after 1,000 iterations was 0.9995 with
-# 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both factors are to be solved for well: relative
-# errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with the last stage from pass 20, were 0.01983 and
-# 0.01929 on ten overlapping spectra (0.01929 is the least known), 0.01214 and 0.01154 on the piano (0.0111), 0.1021 and
-# 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809 on CBCL with k = 49 (0.0807), the same on MNIST. More
-# momentum beside it (growth of 1.05 or 1.1) brought nothing.
-STAGES = ((0, Effort(1, 3)), (20, Effort(16, 16, 0.01, 20)))
+# (from pass number, effort for W, for H; None: as `thorough` says). Which local minimum is reached is decided early, and
+# few sweeps decide better: from 6 to 10 random starts on MNIST[:10000], k = 15, the median final error / that of "cd"
+# after 1,000 iterations was 0.9995 with 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both factors
+# are to be solved for well: relative errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with all rows
+# settled to 1 % from pass 20, were 0.01983 and 0.01929 on ten overlapping spectra (0.01929 is the least known), 0.01214
+# and 0.01154 on the piano (0.0111), 0.1021 and 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809 on CBCL
+# with k = 49 (0.0807), the same on MNIST. More momentum beside it (growth of 1.05 or 1.1) brought nothing.
+STAGES: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, None, None))
 # Where the H to begin with is good already: the first pass has W to find for it.
-TRUSTED = ((0, Effort(30, 8, 0.01)), (1, Effort(4, 8)), (20, Effort(16, 16, 0.01, 20)))
+TRUSTED: tuple[tuple[int, Effort | None, Effort | None], ...] = (
+    (0, Effort(30, 0.01), Effort(8)), (1, Effort(4), Effort(8)), (20, None, None),
+)  # fmt: skip
 # Error of the trace form as a share of ½‖X‖²: of tiles' products in the compute type, added up in float64.
 ROUNDING = {4: 1e-7, 8: 1e-14}
 LEVEL = 1e-5  # share of the loss: where the trace form does not give it as well as this, it is measured directly ...
@@ -167,6 +168,8 @@ class AcceleratedHALS(CoordinateDescent):
             self.sums |= {"sum_W": (k,)}
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
         self.noise = NOISE * float(np.finfo(data.dtype).eps) * math.sqrt(self.squares_X)
+        # Sweeps over W, and over H, that take about twice as long as the products of a pass.
+        self.room = (8.0, 8.0) if data.sparse else (4 * data.shape[1] / k, 4 * data.shape[0] / k)
         HHt = data.backend.gram(Ht)
         nothing = np.zeros(0)
         return Accelerated(
@@ -180,13 +183,14 @@ class AcceleratedHALS(CoordinateDescent):
         order = self._order(small.Ht.shape[1])
         return AcceleratedOrders(
             small.next_Ht, small.next_HHt, order, scale=small.scale, begin=small.begin, revive=small.revive > 0,
-            effort=self._effort(small.passes), measure=small.measure,
+            effort=self._effort(small.passes)[0], measure=small.measure,
         )  # fmt: skip
 
-    def _effort(self, passes: int) -> Effort:
-        """Return the effort of the pass after so many."""
+    def _effort(self, passes: int) -> tuple[Effort, Effort]:
+        """Return the effort for W and for H of the pass after so many."""
         stages = TRUSTED if self.trusted else STAGES
-        return next(effort for since, effort in reversed(stages) if passes >= since)
+        for_W, for_H = next(efforts for since, *efforts in reversed(stages) if passes >= since)
+        return for_W or thorough(self.room[0]), for_H or thorough(self.room[1])
 
     def visit(
         self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
@@ -197,7 +201,7 @@ class AcceleratedHALS(CoordinateDescent):
         effort = orders.effort
         begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtD"], effort.conjugate)
         backend.descend(
-            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, effort.sweeps_W, 0.0,
+            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, effort.sweeps, 0.0,
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
         )  # fmt: skip
         if self.penalised:
@@ -236,7 +240,7 @@ class AcceleratedHALS(CoordinateDescent):
             XtZ, ZtZ = self._balance(new, backend)
         elif found is not None:  # revived components are tried without momentum, so that nothing else raises the loss
             new.begin, XtZ, ZtZ = 0.0, new.XtW, new.WtW
-        step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._effort(small.passes))
+        step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._effort(small.passes)[1])
         new.next_Ht = step
         if new.begin > 0:
             weight = step.dtype.type(new.momentum.weight)
@@ -384,10 +388,10 @@ class AcceleratedHALS(CoordinateDescent):
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.sweep(
                 Ht[lo:hi], ZtZ, XtZ[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats,
-                effort.sweeps_H, effort.settled, effort.conjugate,
+                effort.sweeps, effort.settled, effort.conjugate,
             )  # fmt: skip
 
-        stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps_H * m * k * k, self.sums_H)
+        stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
         return new, stats
 
     def _found(
@@ -420,6 +424,18 @@ class AcceleratedHALS(CoordinateDescent):
         new.H[:, revived] = 0
         new.XtW[:, revived] = new.WtW[revived] = new.WtW[:, revived] = 0
         return dead[len(revived) :]
+
+
+def thorough(room: float) -> Effort:
+    """Return the effort that solves well, as far as `room` sweeps allow.
+
+    In whatever group of 64 rows one row has not settled, all of them are swept: counted are most sweeps, not usual ones.
+    """
+    if room >= 150:
+        return Effort(16, 0.01, 20)
+    if room >= 28:
+        return Effort(8, 0.01, 20)
+    return Effort(round(min(max(room, 8), 16)), 0.01)
 
 
 def balance(linear_W: Array, square_W: Array, linear_H: Array, square_H: Array) -> Array:
