@@ -316,3 +316,38 @@ def test_a_compile_longer_than_a_second_says_what_the_wait_is_for(tmp_path):
     assert cold.stdout == warm.stdout, "compiled and loaded kernels differ in their bits"
     assert len(cold.stdout) > 1000
     assert logging.getLogger("nmfcore").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("k", [1, 10, 17, 30, 70])  # up to four vectors, and more
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sparse_row_does_not_depend_on_its_neighbours(rng, dtype, k):
+    """Empty, short and long rows, which are widened by groups; and column numbers of 64 bits are as good as of 32."""
+    m = 6000
+    X = sparse.vstack(
+        [sparse.random(1, m, share, format="csr", random_state=i) for i, share in enumerate([0, 0.001, 1, 0.01, 0] * 9)]
+    ).tocsr()
+    X = sparse.csr_matrix(X.astype(dtype))
+    F, Ht = rng.random((X.shape[0], k)).astype(dtype), rng.random((m, k)).astype(dtype)
+    out, alone = np.empty_like(F), np.empty_like(F)
+    cpu.products(cpu.cut(X, (0, len(F)), 64), Ht, out)
+    for i in range(len(F)):
+        cpu.products(cpu.cut(X, (i, i + 1), 64), Ht, alone[i : i + 1])
+    assert np.array_equal(out, alone)
+    close(out, X.astype(np.float64) @ Ht.astype(np.float64), dtype)
+    XtF, wide = np.full((m, k), 3.0), X.copy()
+    cpu.add_products(cpu.cut(X, (0, len(F)), 64), F, XtF)
+    close(XtF, 3 + X.T.astype(np.float64) @ F.astype(np.float64), np.float64)  # float64 whatever the compute type
+    wide.indptr, wide.indices = X.indptr.astype(np.int64), X.indices.astype(np.int64)
+    again, sums = np.empty_like(F), np.full((m, k), 3.0)
+    cpu.products(cpu.cut(wide, (0, len(F)), 64), Ht, again)
+    cpu.add_products(cpu.cut(wide, (0, len(F)), 64), F, sums)
+    assert np.array_equal(out, again)
+    assert np.array_equal(XtF, sums)
+
+
+def test_long_sums_of_sparse_rows_are_of_float64(rng):
+    """In the compute type 100,000 terms would lose two digits more."""
+    X = sparse.csr_matrix(rng.random((3, 100_000)).astype(np.float32))
+    Ht, out = rng.random((100_000, 5)).astype(np.float32), np.empty((3, 5))
+    cpu.products(cpu.cut(X, (0, 3), 64), Ht, out)
+    np.testing.assert_allclose(out, X.astype(np.float64) @ Ht.astype(np.float64), rtol=2e-7)

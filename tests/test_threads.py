@@ -14,6 +14,7 @@ import time
 import joblib
 import numpy as np
 import pytest
+from scipy import sparse
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nmfcore import NMF, MiniBatchNMF
@@ -59,6 +60,24 @@ def test_data_is_cut_into_lanes():
 
 
 # --- concurrent fits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver, beta", [("cd", 2), ("hals", 2), ("mu", 1)])
+@pytest.mark.parametrize("n, m, gathers", [(3000, 3000, True), (20000, 400, False)])
+def test_sparse_data_give_the_same_bits_on_any_number_of_threads(n, m, gathers, solver, beta, dtype):
+    X = sparse.csr_matrix(sparse.random(n, m, 0.05, format="csr", random_state=0).astype(dtype))
+    plan = as_rows(X, dtype).plan(10)
+    assert len(plan.lanes) >= 2
+    assert plan.gathers == gathers
+    parameters = {"init": "random", "random_state": 0, "tol": 0, "max_iter": 3, "solver": solver, "beta_loss": beta}
+    found = []
+    for n_jobs in (1, 2, 3):
+        estimator = NMF(10, n_jobs=n_jobs, **parameters)
+        found.append((estimator.fit_transform(X), estimator.components_))
+    for W, H in found[1:]:
+        assert np.array_equal(W, found[0][0])
+        assert np.array_equal(H, found[0][1])
 
 
 @pytest.mark.parametrize("solvers", [("cd", "cd"), ("cd", "mu")])

@@ -17,6 +17,7 @@ NAMES = (
     "cats",
     "kernels",
     "mu",
+    "sparse",
     "fit_transform",
     "memory",
     "small",

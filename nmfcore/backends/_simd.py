@@ -177,6 +177,139 @@ micro3 = _make_micro(3, STRIP[3], 1)
 line4 = _make_micro(4, 1, 2)  # one row of four vectors: the gradient of one component in a sweep
 
 
+def _column_of(builder, indices, wide, begin):
+    """Return a function: the loaded column number begin + p, of 32 or (wide = 1, else 0) 64 bits, without a branch."""
+    word = ir.IntType(32)
+    start = builder.gep(builder.inttoptr(indices, word.as_pointer()), [builder.shl(begin, wide)])
+    mask = builder.neg(wide)
+
+    def column(p):
+        address = builder.gep(start, [builder.shl(p, wide)])
+        low, high = builder.load(address), builder.load(builder.gep(address, [wide]))
+        high = builder.and_(builder.zext(high, INDEX), mask)
+        return builder.or_(builder.zext(low, INDEX), builder.shl(high, _constant(32)))
+
+    return column
+
+
+def _make_gather(vectors: int, unroll: int):
+    """Make the product of a sparse row, whose sums stay in registers: `unroll` independent ones of each."""
+
+    @intrinsic
+    def gather(typingctx, x, x0, indices, wide, begin, length, b, b0, ldb, c, c0):
+        """c[c0:] = Σ_p x[x0 + p] · b[b0 + j_p·ldb :], whole vectors; j_p: column numbers begin … begin + length."""
+        signature = types.void(
+            x, types.intp, types.intp, types.intp, types.intp, types.intp, b, types.intp, types.intp, c, types.intp
+        )  # fmt: skip
+
+        def codegen(context, builder, sig, args):
+            x, x0, indices, wide, begin, length, b, b0, ldb, c, c0 = args
+            scalar, lanes = _element(sig.args[0])
+            size = sig.args[0].dtype.bitwidth // 8
+            vector = ir.VectorType(scalar, lanes)
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f{size * 8}")
+            xp = builder.gep(_data(context, builder, sig.args[0], x), [x0])
+            bp = builder.gep(_data(context, builder, sig.args[6], b), [b0])
+            cp = builder.gep(_data(context, builder, sig.args[9], c), [c0])
+            zeros = [ir.Constant(vector, [0.0] * lanes)] * vectors
+
+            column = _column_of(builder, indices, wide, begin)
+
+            def step(p, sums):
+                row = builder.mul(column(p), ldb)
+                value = _broadcast(builder, builder.load(builder.gep(xp, [p])), vector)
+                of_row = [_load(builder, bp, builder.add(row, _constant(v * lanes)), vector, size)
+                          for v in range(vectors)]  # fmt: skip
+                return [builder.call(fma, [value, *pair]) for pair in zip(of_row, sums, strict=True)]
+
+            def terms(first, starts):
+                """Sum terms first, first + 1, … in as many sets as there are starts → where it ended, the sets."""
+                steps = len(starts)
+                before, body, behind = (
+                    builder.block, builder.append_basic_block("terms"), builder.append_basic_block("terms.end")
+                )  # fmt: skip
+                more = builder.icmp_signed("<=", builder.add(first, _constant(steps)), length)
+                builder.cbranch(more, body, behind)
+                builder.position_at_end(body)
+                p = builder.phi(INDEX)
+                sets = [[builder.phi(vector) for _ in range(vectors)] for _ in range(steps)]
+                new = [step(builder.add(p, _constant(u)), sets[u]) for u in range(steps)]
+                after = builder.add(p, _constant(steps))
+                more = builder.icmp_signed("<=", builder.add(after, _constant(steps)), length)
+                builder.cbranch(more, body, behind)
+                builder.position_at_end(behind)
+                end = builder.phi(INDEX)
+                ends = [[builder.phi(vector) for _ in range(vectors)] for _ in range(steps)]
+                for phi in (p, end):
+                    phi.add_incoming(first, before)
+                    phi.add_incoming(after, body)
+                for u in range(steps):
+                    for v in range(vectors):
+                        for phi in (sets[u][v], ends[u][v]):
+                            phi.add_incoming(starts[u][v], before)
+                            phi.add_incoming(new[u][v], body)
+                return end, ends
+
+            p, sets = terms(_constant(0), [zeros] * unroll)
+            sums = sets[0]
+            for other in sets[1:]:
+                sums = [builder.fadd(*pair) for pair in zip(sums, other, strict=True)]
+            if unroll > 1:
+                _, (sums,) = terms(p, [sums])
+            for v in range(vectors):
+                _store(builder, sums[v], cp, _constant(v * lanes), vector, size)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return gather
+
+
+# By vectors per row; others are done in parts. A variant more costs every cold start some tenths of a second.
+gather1, gather2, gather4 = (_make_gather(*shape) for shape in ((1, 2), (2, 2), (4, 1)))
+
+
+def _make_scatter(vectors: int):
+    @intrinsic
+    def scatter(typingctx, x, x0, indices, wide, begin, length, f, f0, sums, s0, ld):
+        """sums[s0 + j_p·ld :] += x[x0 + p] · f[f0:], float64, f stays in registers; j_p as for `gather`."""
+        signature = types.void(
+            x, types.intp, types.intp, types.intp, types.intp, types.intp, f, types.intp, sums, types.intp, types.intp
+        )  # fmt: skip
+
+        def codegen(context, builder, sig, args):
+            x, x0, indices, wide, begin, length, f, f0, sums, s0, ld = args
+            lanes, source = VECTOR_BYTES // 8, _scalar(sig.args[0])
+            vector, size = ir.VectorType(ir.DoubleType(), lanes), sig.args[0].dtype.bitwidth // 8
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{lanes}f64")
+            xp = builder.gep(_data(context, builder, sig.args[0], x), [x0])
+            fp = builder.gep(_data(context, builder, sig.args[6], f), [f0])
+            to = builder.gep(_data(context, builder, sig.args[8], sums), [s0])
+            stored = ir.VectorType(source, lanes)
+            row = [_convert(builder, _load(builder, fp, _constant(v * lanes), stored, size), vector)
+                   for v in range(vectors)]  # fmt: skip
+
+            column = _column_of(builder, indices, wide, begin)
+            with cgutils.for_range(builder, length, intp=INDEX) as term:
+                first = builder.mul(column(term.index), ld)
+                value = _convert(builder, builder.load(builder.gep(xp, [term.index])), ir.DoubleType())
+                value = _broadcast(builder, value, vector)
+                for v in range(vectors):
+                    at = builder.add(first, _constant(v * lanes))
+                    new = builder.call(fma, [value, row[v], _load(builder, to, at, vector, 8)])
+                    _store(builder, new, to, at, vector, 8)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return scatter
+
+
+scatter1, scatter2, scatter4 = (_make_scatter(vectors) for vectors in (1, 2, 4))
+
+
 @intrinsic
 def transpose(typingctx, a, a0, lda, b, b0, ldb):
     """b[j·ldb + i] = a[i·lda + j] for a square of LANES × LANES numbers, in log2(LANES) rounds of shuffles."""

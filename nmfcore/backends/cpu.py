@@ -159,9 +159,12 @@ def opening(block: Block, dtype: np.dtype) -> Array:
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
-    """out (r × k) = X·Ht."""
+    """out (r × k) = X·Ht. Of CSR rows out may be float64 whatever the compute type: long sums are float64 then."""
     _, empty, stats = _constants(Ht.dtype)
-    _look(block, out, Ht, _PRODUCT, out, empty, empty, stats)
+    if out.dtype == Ht.dtype:
+        _look(block, out, Ht, _PRODUCT, out, empty, empty, stats)
+    else:
+        _look(block, Ht, Ht, _PRODUCT, Ht[:0], out, empty, stats)
 
 
 def add_products(block: Block, F: Array, XtF: Array) -> None:

@@ -23,6 +23,9 @@ from ._simd import (
     clear_vector,
     double_of_bits,
     float_of_bits,
+    gather1,
+    gather2,
+    gather4,
     line4,
     micro1,
     micro1_rest,
@@ -49,6 +52,9 @@ from ._simd import (
     read_u16,
     read_u32,
     read_u64,
+    scatter1,
+    scatter2,
+    scatter4,
     spill_row,
     transpose,
     unpad_row,
@@ -67,6 +73,7 @@ INNER = {
 ENTRY = {
     "nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy", "cache": CACHE, "pipeline_class": KernelCompiler,
 }  # fmt: skip
+INLINE = INNER | {"forceinline": True}
 # For arithmetic on bits, where (x + c) − c is not x: LLVM may only fuse, not reorder.
 EXACT = INNER | {"fastmath": {"contract"}, "forceinline": True}
 
@@ -78,6 +85,8 @@ DEPTH = 128  # terms per partial product: a strip of b of this depth stays in th
 BLOCK = 384  # columns of WH that stay in the second-level cache with its powers: whole register tiles and DEPTHs
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
 DEPTH_ROWS = 64  # the same for Xᵀ·F, whose terms lie a page apart each: the first-level TLB has 64 entries or more
+
+STORED = 2048  # numbers of short CSR rows that are widened in one go
 
 # rules of `product_pass`
 OPENING, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3
@@ -107,6 +116,14 @@ def clear(buffer, first, last):
     out_of_line()
     for i in range(first, last):
         buffer[i] = 0
+
+
+@numba.njit(**INNER)
+def zeros(size, like):
+    """Flat buffer of zeros that begins on a cache line."""
+    buffer = aligned(size, like)
+    clear(buffer, np.intp(0), size)
+    return buffer
 
 
 @numba.njit(**INNER)
@@ -647,43 +664,112 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, l1, l2, gamma, floor, hess, st
     stats[KKT] += scale
 
 
+# The next two are inlined, and take offsets instead of slices: of a short row a call costs more than its products.
+
+
+@numba.njit(**INLINE)
+def gather_row(x, x0, indices, wide, begin, length, Htp, kp, out, first):
+    """out[first : first + kp] = Σ_p x[x0 + p] · Ht[column_p, :], column_p from number `begin` on."""
+    lanes = lanes_of(out)
+    left, t = kp // lanes, 0
+    while left:
+        if left >= 4:
+            gather4(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        elif left >= 2:
+            gather2(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        else:
+            gather1(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        done = 4 if left >= 4 else min(left, 2)
+        left -= done
+        t += done * lanes
+
+
+@numba.njit(**INLINE)
+def scatter_row(x, x0, indices, wide, begin, length, Fp, first, kp, k, sums):
+    """sums[column_p, :k] += x[x0 + p] · Fp[first : first + k]; float64, rows of sums of length kp."""
+    lanes = lanes_of(sums)
+    left, t = round_up(k, lanes) // lanes, 0
+    while left:
+        if left >= 4:
+            scatter4(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        elif left >= 2:
+            scatter2(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        else:
+            scatter1(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        done = 4 if left >= 4 else min(left, 2)
+        left -= done
+        t += done * lanes
+
+
 @numba.njit(**INNER)
 def sparse_sum(x, indices, wide, begin, length, Htp, kp, out):
     """out = Σ_p x_p · Ht[column_p, :] over the stored numbers of one row."""
     out_of_line()
-    for t in range(kp):
-        out[t] = 0
-    for p in range(length):
-        j = at(indices, wide, begin + p) * kp
-        h, value = Htp[j : j + kp], x[p]
-        for t in range(kp):
-            out[t] += value * h[t]
+    gather_row(x, np.intp(0), indices, wide, begin, length, Htp, kp, out, np.intp(0))
 
 
 @numba.njit(**INNER)
-def sparse_rows_times(address, code, indptr, indices, wide, lo, rows, Htp, kp, C, run):
-    """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i."""
+def sparse_scatter(x, indices, wide, begin, length, f, kp, k, sums):
+    """sums[column_p, :k] += x_p · f over the stored numbers of one row."""
     out_of_line()
-    size = size_of(code)
-    for i in range(rows):
-        begin, length = bounds(indptr, wide, lo + i)
-        widen(address + begin * size, code, length, run)
-        sparse_sum(run, indices, wide, begin, length, Htp, kp, C[i * kp : i * kp + kp])
+    scatter_row(x, np.intp(0), indices, wide, begin, length, f, np.intp(0), kp, k, sums)
 
 
 @numba.njit(**INNER)
-def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, XtF, run):
-    """XtF[column_p, :] += x_p · F[i, :]; float64 throughout."""
+def widen_stored(address, code, indptr, wide, lo, rows, i, run):
+    """Widen CSR rows lo + i … of a tile, as many as there is room for, one at least → the first number, the next i."""
     out_of_line()
-    size, k = size_of(code), XtF.shape[1]
+    begin, last = at(indptr, wide, lo + i), i + 1
+    end = at(indptr, wide, lo + last)
+    while last < rows and at(indptr, wide, lo + last + 1) - begin <= run.size:
+        last += 1
+        end = at(indptr, wide, lo + last)
+    widen(address + begin * size_of(code), code, end - begin, run)
+    return begin, last
+
+
+@numba.njit(**INNER)
+def sparse_rows_times(address, code, indptr, indices, wide, lo, rows, Htp, kp, C, run, exact):
+    """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i.
+
+    Into `exact` instead, if it has rows: its row lo + i is of float64, the sum of runs of DEPTH terms in the compute
+    type.
+    """
+    out_of_line()
+    last, first, k, whole = np.intp(0), np.intp(0), exact.shape[1], exact.shape[0] == 0
     for i in range(rows):
+        if i == last:
+            first, last = widen_stored(address, code, indptr, wide, lo, rows, i, run)
         begin, length = bounds(indptr, wide, lo + i)
-        widen(address + begin * size, code, length, run)
-        f = Fp[i * kp : i * kp + kp]
-        for p in range(length):
-            x, to = np.float64(run[p]), XtF[at(indices, wide, begin + p)]
-            for t in range(k):
-                to[t] += x * f[t]
+        at_c = i * kp if whole else 0
+        p = np.intp(0)
+        while True:
+            terms = length if whole else min(np.intp(DEPTH), length - p)
+            gather_row(run, begin - first + p, indices, wide, begin + p, terms, Htp, kp, C, at_c)
+            if whole:
+                break
+            to, part = exact[lo + i], C[:k]
+            if p == 0:
+                for t in range(k):
+                    to[t] = part[t]
+            else:
+                for t in range(k):
+                    to[t] += part[t]
+            p += terms
+            if p >= length:
+                break
+
+
+@numba.njit(**INNER)
+def sparse_add_products(address, code, indptr, indices, wide, lo, rows, Fp, kp, k, sums, run):
+    """sums[column_p, :k] += x_p · F[i, :]; float64 throughout, rows of sums of length kp."""
+    out_of_line()
+    last, first = np.intp(0), np.intp(0)
+    for i in range(rows):
+        if i == last:
+            first, last = widen_stored(address, code, indptr, wide, lo, rows, i, run)
+        begin, length = bounds(indptr, wide, lo + i)
+        scatter_row(run, begin - first, indices, wide, begin, length, Fp, i * kp, kp, k, sums)
 
 
 @numba.njit(**INNER)
@@ -772,9 +858,10 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
     """n rows of X, once, F left as it is.
 
     OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
-    PRODUCT: out = X·Ht. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which those of no rows are left out (the Gram of F
-    alone: an X of no columns). RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it by row into out, if it has
-    rows. One kernel for all of these, because every further one costs each cold start the better part of a second;
+    PRODUCT: out = X·Ht; of CSR X into XtF instead, if it has rows. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which
+    those of no rows are left out (the Gram of F alone: an X of no columns). RESIDUAL (dense X): stats[0] +=
+    Σ (x − f·Ht)², and half of it by row into out, if it has rows. One kernel for all of these, because every further
+    one costs each cold start the better part of a second;
     without the sweep, which mu does not need.
     """
     k = F.shape[1]
@@ -789,7 +876,8 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Hp = Fp[of_F:]
     c = Hp[of_H:]
-    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
+    run = aligned(max(STORED, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
+    sums = zeros(m * kp if sparse and rule == ACCUMULATE and XtF.shape[0] else 0, stats)
     if rule == RESIDUAL:
         pad_transposed(Ht, Hp, mp)
     elif rule == PRODUCT:
@@ -804,7 +892,7 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
         tile, at_x = copied, ld
         if sparse:
             if rule == PRODUCT:
-                sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Hp, kp, c, run)
+                sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Hp, kp, c, run, XtF)
             elif rule == OPENING:
                 sparse_opening(address, code, indptr, indices, wide, i0, rows, run, stats)
         elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
@@ -818,7 +906,8 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
         elif rule == PRODUCT:
             if not sparse:
                 product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
-            copy_rows(c, kp, rows, out, i0)
+            if out.shape[0]:
+                copy_rows(c, kp, rows, out, i0)
         else:
             pad_rows(F, i0, rows, Fp, kp)
             if rule == RESIDUAL:
@@ -826,12 +915,14 @@ def product_pass(address, code, row_stride, column_stride, indptr, indices, wide
                 stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0)
             elif XtF.shape[0]:
                 if sparse:
-                    sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
+                    sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, k, sums, run)
                 else:
                     accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
             if FtF.shape[0]:
                 accumulate_gram(Fp, kp, rows, c, FtF)
         i0 += rows
+    if sparse and rule == ACCUMULATE and XtF.shape[0]:
+        add_rows(sums, kp, XtF)
 
 
 @numba.njit(**ENTRY)
@@ -869,7 +960,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
     c = Htp[of_H:]
     scratch = c[of_c:]
     Dp = Bp = scratch[of_sweep:]
-    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
+    run = aligned(max(STORED, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, F)
+    sums, nothing = zeros(m * kp if sparse and XtF.shape[0] else 0, stats), np.zeros((0, 0))
     if not given:
         pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
@@ -887,7 +979,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
             pad_rows(XtF, i0, rows, Cp, kp)
             whole = rows
         elif sparse:
-            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run)
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Cp, run, nothing)
             whole = rows
         else:
             if well and rows == whole and n - i0 - rows >= hold:
@@ -923,7 +1015,7 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
             stats[CROSS] += cross
         elif XtF.shape[0]:
             if sparse:
-                sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, XtF, run)
+                sparse_add_products(address, code, indptr, indices, wide, i0, rows, Fp, kp, k, sums, run)
             else:
                 accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
         if FtF.shape[0]:
@@ -937,6 +1029,8 @@ def frobenius_pass(address, code, row_stride, column_stride, indptr, indices, wi
                 product(Bp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
                 add_rows(c, kp, FtD[k:])
         i0 += rows
+    if sparse and XtF.shape[0]:
+        add_rows(sums, kp, XtF)
     if given and FtF.shape[0]:
         for t in range(k):
             for u in range(k):
@@ -1176,17 +1270,6 @@ def sparse_weights(x, indices, wide, begin, length, f, Htp, kp, values, beta):
 
 
 @numba.njit(**INNER)
-def sparse_scatter(x, indices, wide, begin, length, f, N):
-    """N[column_p, :] += x_p·f over the stored numbers of a row; float64."""
-    out_of_line()
-    k = N.shape[1]
-    for p in range(length):
-        n_j, value = N[at(indices, wide, begin + p)], np.float64(x[p])
-        for t in range(k):
-            n_j[t] += value * f[t]
-
-
-@numba.njit(**INNER)
 def row_divergence(S, X, s0, x0, m, beta):
     """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
     out_of_line()
@@ -1311,8 +1394,8 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
-    summed = N.shape[0] > 0 and not sparse
-    Ns, Ds = np.zeros(mp * kp if summed and not stored else 0), np.zeros(mp * kp if summed and beta != 1 else 0)
+    summed = N.shape[0] > 0
+    Ns, Ds = np.zeros(mp * kp if summed else 0), np.zeros(mp * kp if summed and beta != 1 else 0)
     Hsum, none, no_gram = column_sums(Ht), np.zeros(0), np.zeros((0, 0))
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
@@ -1347,7 +1430,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                 if N.shape[0]:
                     widen(address + begin * numbers, code, length, run)
                     sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
-                    sparse_scatter(run, indices, wide, begin, length, f, N)
+                    sparse_scatter(run, indices, wide, begin, length, f, kp, k, Ns)
         else:
             if not stored or measure:
                 load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
@@ -1392,7 +1475,7 @@ def beta_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                         widen(address + begin * size_of(code), code, length, run)
                         f = Fp[i * kp : i * kp + kp]
                         sparse_weights(run, indices, wide, begin, length, f, Htp, kp, values, beta)
-                        sparse_scatter(run, indices, wide, begin, length, f, N)
+                        sparse_scatter(run, indices, wide, begin, length, f, kp, k, Ns)
                     if not fused:
                         for i in range(rows):
                             form_powers(S, i * ld, m, beta)
@@ -1503,7 +1586,7 @@ def code_pass(address, code, row_stride, column_stride, indptr, indices, wide, l
                 Fp[i * kp + t] = 0
         clear(Fp, rows * kp, padded * kp)
         if beta == 2 and sparse:
-            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Np, run)
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Htp, kp, Np, run, np.zeros((0, 0)))
         elif beta == 2:
             product(X, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
         iteration, going = 0, rows

@@ -236,11 +236,11 @@ def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide
     scores = Qp[of_Q:]
     pad_rows(Qt, np.intp(0), m, Qp, width)
     run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, Qt)
-    row, one = np.empty(max(m, 1)), limits.dtype.type(1)
+    row, one, none = np.empty(max(m, 1)), limits.dtype.type(1), np.zeros((0, 0))
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         if sparse:
-            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Qp, width, scores, run)
+            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Qp, width, scores, run, none)
         else:
             load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
                       i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip

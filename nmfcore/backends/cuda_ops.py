@@ -267,7 +267,12 @@ def opening(block: Block, dtype: np.dtype) -> Array:
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
-    """out (r × k) = X·Ht."""
+    """out (r × k) = X·Ht, of Ht's type or float64."""
+    if out.dtype != Ht.dtype:
+        part = cuda.cupy().empty(out.shape, Ht.dtype)
+        products(block, Ht, part)
+        out[...] = part
+        return
     n, m, k, X = block.rows, block.columns, Ht.shape[1], block.X
     if block.indptr is not None:
         wide = min(8, -(-k // 32))

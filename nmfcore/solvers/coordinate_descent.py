@@ -82,9 +82,7 @@ class CoordinateDescent(Solver):
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
         """Rows lo … hi of the sums over rows, from a block of Xᵀ."""
-        part = backend.xp.empty((hi - lo, orders.width), orders.Ht.dtype)
-        backend.products(block, after.arrays["W"], part)
-        sums["XtW"][lo:hi] = part
+        backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
 
     def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
         """Make the new Ht from the sums, and report."""

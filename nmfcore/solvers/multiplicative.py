@@ -126,11 +126,10 @@ class MultiplicativeUpdate(Solver):
         self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
     ) -> None:
         W = after.arrays["W"]
-        part = backend.xp.empty((hi - lo, orders.width), W.dtype)
         if self.beta == 2:
-            backend.products(block, W, part)
-            sums["XtW"][lo:hi] = part
+            backend.products(block, W, sums["XtW"][lo:hi])
             return
+        part = backend.xp.empty((hi - lo, orders.width), W.dtype)
         backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
         sums["N"][lo:hi] = part
         if lo == 0:
