@@ -69,6 +69,7 @@ LEVEL = 1e-5  # share of the loss: where the trace form does not give it as well
 RARELY = 40  # ... in every pass at first, and up to so many passes apart while what the steps say is true,
 TRUE = 0.05  # which it is while the measured fall differs by less than this share of it
 NOISE = 0.1  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
+FEW = 1e8  # multiplications of some sweeps that take no time worth saving
 SLACK = 5e-7  # of the loss, by which a pass may raise it for rounding at the most
 
 
@@ -168,8 +169,11 @@ class AcceleratedHALS(CoordinateDescent):
             self.sums |= {"sum_W": (k,)}
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
         self.noise = NOISE * float(np.finfo(data.dtype).eps) * math.sqrt(self.squares_X)
-        # Sweeps over W, and over H, that take about twice as long as the products of a pass.
-        self.room = (8.0, 8.0) if data.sparse else (4 * data.shape[1] / k, 4 * data.shape[0] / k)
+        # Sweeps over W, and over H, that take about twice as long as the products of a pass, or a few milliseconds.
+        n, m = data.shape
+        self.room = tuple(
+            max(0.0 if data.sparse else 4 * others / k, FEW / (rows * k * k)) for rows, others in ((n, m), (m, n))
+        )
         HHt = data.backend.gram(Ht)
         nothing = np.zeros(0)
         return Accelerated(
