@@ -533,7 +533,9 @@ def bbc(data_folder):
     """2,225 documents × 9,635 terms, counts."""
     from scipy.io import mmread
 
-    return sp.csr_matrix(mmread(data_folder / "text" / "bbc.mtx").T).astype("float64")
+    with warnings.catch_warnings():  # scipy >= 1.18 announces that a sparse array will come
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return sp.csr_matrix(mmread(data_folder / "text" / "bbc.mtx").T).astype("float64")
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,13 @@ class Effort(NamedTuple):
     conjugate: int = 0  # steps of conjugate gradients after every fourth sweep, for rows that still move
 
 
-# (from pass number, effort for W, for H; None: as `thorough` says). Which local minimum is reached is decided early, and
-# few sweeps decide better: from 6 to 10 random starts on MNIST[:10000], k = 15, the median final error / that of "cd"
-# after 1,000 iterations was 0.9995 with 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both factors
-# are to be solved for well: relative errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with all rows
-# settled to 1 % from pass 20, were 0.01983 and 0.01929 on ten overlapping spectra (0.01929 is the least known), 0.01214
-# and 0.01154 on the piano (0.0111), 0.1021 and 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809 on CBCL
-# with k = 49 (0.0807), the same on MNIST. More momentum beside it (growth of 1.05 or 1.1) brought nothing.
+# (from pass number, effort for W, for H; None: as `thorough` says). Which local minimum is reached is decided early,
+# and few sweeps decide better: from 6 to 10 random starts on MNIST[:10000], k = 15, the median final error / that of
+# "cd" after 1,000 iterations was 0.9995 with 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both
+# factors are to be solved for well: relative errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with
+# all rows settled to 1 % from pass 20, were 0.01983 and 0.01929 on ten overlapping spectra (least known 0.01929),
+# 0.01214 and 0.01154 on the piano (0.0111), 0.1021 and 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809
+# on CBCL with k = 49 (0.0807), the same on MNIST. More momentum beside it (growth of 1.05 or 1.1) brought nothing.
 STAGES: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, None, None))
 # Where the H to begin with is good already: the first pass has W to find for it.
 TRUSTED: tuple[tuple[int, Effort | None, Effort | None], ...] = (
@@ -168,7 +168,9 @@ class AcceleratedHALS(CoordinateDescent):
         if self.penalised:
             self.sums |= {"sum_W": (k,)}
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
-        self.noise = NOISE * float(np.finfo(data.dtype).eps) * math.sqrt(self.squares_X)
+        eps = float(np.finfo(data.dtype).eps)
+        self.nothing = 0.5 * (4 * eps) ** 2 * self.squares_X / max(data.shape[0], 1)  # of a row: it is met exactly
+        self.noise = NOISE * eps * math.sqrt(self.squares_X)
         # Sweeps over W, and over H, that take about twice as long as the products of a pass, or a few milliseconds.
         n, m = data.shape
         self.room = tuple(
@@ -406,7 +408,9 @@ class AcceleratedHALS(CoordinateDescent):
             return None
         worst = backend.to_numpy(sums["worst"])
         chosen = spread_out(
-            worst[worst[:, 0] > 0, 1:], small.revive, lambda F: backend.to_numpy(backend.gram(backend.asarray(F)))
+            worst[worst[:, 0] > self.nothing, 1:],
+            small.revive,
+            lambda F: backend.to_numpy(backend.gram(backend.asarray(F))),
         )
         return chosen if len(chosen) else None  # none: X is met exactly
 
@@ -420,7 +424,11 @@ class AcceleratedHALS(CoordinateDescent):
         h = found[: len(revived)].T
         # as if one row alone were to use each of them
         ones = np.ones(len(revived))
-        d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * h.sum(axis=0), p.l2_H * np.einsum("jt,jt->t", h, h))
+        squares = np.einsum("jt,jt->t", h, h)
+        if self.penalised:
+            d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * h.sum(axis=0), p.l2_H * squares)
+        else:
+            d = np.exp2(np.round(np.log2(squares) / 4))
         new.next_Ht, new.step_Ht = new.next_Ht.copy(), new.step_Ht.copy()
         new.next_Ht[:, revived] = new.step_Ht[:, revived] = backend.asarray((h / d).astype(new.H.dtype))
         new.scale[revived] = new.scale[k + revived] = 0
@@ -433,7 +441,7 @@ class AcceleratedHALS(CoordinateDescent):
 def thorough(room: float) -> Effort:
     """Return the effort that solves well, as far as `room` sweeps allow.
 
-    In whatever group of 64 rows one row has not settled, all of them are swept: counted are most sweeps, not usual ones.
+    Where one row of a group of 64 has not settled, all of them are swept: most sweeps are counted, not usual ones.
     """
     if room >= 150:
         return Effort(16, 0.01, 20)
