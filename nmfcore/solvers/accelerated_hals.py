@@ -68,7 +68,7 @@ ROUNDING = {4: 1e-7, 8: 1e-14}
 LEVEL = 1e-5  # share of the loss: where the trace form does not give it as well as this, it is measured directly ...
 RARELY = 40  # ... in every pass at first, and up to so many passes apart while what the steps say is true,
 TRUE = 0.05  # which it is while the measured fall differs by less than this share of it
-NOISE = 0.1  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
+NOISE = 4  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
 FEW = 1e8  # multiplications of some sweeps that take no time worth saving
 SLACK = 5e-7  # of the loss, by which a pass may raise it for rounding at the most
 
@@ -169,7 +169,7 @@ class AcceleratedHALS(CoordinateDescent):
             self.sums |= {"sum_W": (k,)}
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
         eps = float(np.finfo(data.dtype).eps)
-        self.nothing = 0.5 * (4 * eps) ** 2 * self.squares_X / max(data.shape[0], 1)  # of a row: it is met exactly
+        self.nothing = (2 * eps) ** 2 * self.squares_X  # ‖wh‖² of a component that is rounding only
         self.noise = NOISE * eps * math.sqrt(self.squares_X)
         # Sweeps over W, and over H, that take about twice as long as the products of a pass, or a few milliseconds.
         n, m = data.shape
@@ -252,10 +252,13 @@ class AcceleratedHALS(CoordinateDescent):
             weight = step.dtype.type(new.momentum.weight)
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
         new.step_Ht = step
-        of_H, dead = backend.read(stats_H, (np.diagonal(new.WtW) == 0) | ~new.next_Ht.any(axis=0))
+        shares = np.diagonal(new.WtW) * np.einsum("jt,jt->t", new.next_Ht, new.next_Ht, dtype=np.float64)
+        of_H, dead = backend.read(stats_H, shares <= self.nothing)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
         numbers = np.flatnonzero(dead)
+        if numbers.size:
+            self._remove(new, numbers)
         new.revived = found is not None and numbers.size > 0
         if found is not None and new.revived:
             numbers = self._revive(new, numbers, found, backend)
@@ -408,18 +411,26 @@ class AcceleratedHALS(CoordinateDescent):
             return None
         worst = backend.to_numpy(sums["worst"])
         chosen = spread_out(
-            worst[worst[:, 0] > self.nothing, 1:],
+            worst[2 * worst[:, 0] > self.nothing, 1:],
             small.revive,
             lambda F: backend.to_numpy(backend.gram(backend.asarray(F))),
         )
         return chosen if len(chosen) else None  # none: X is met exactly
+
+    def _remove(self, new: Accelerated, dead: Array) -> None:
+        """Make components zero whose part in WH is rounding: one factor would grow without bound as the other dies."""
+        k = new.WtW.shape[0]
+        new.next_Ht, new.step_Ht, new.H = new.next_Ht.copy(), new.step_Ht.copy(), new.H.copy()
+        new.next_Ht[:, dead] = new.step_Ht[:, dead] = new.H[:, dead] = 0
+        new.scale[dead] = new.scale[k + dead] = 0
+        new.XtW[:, dead] = new.WtW[dead] = new.WtW[:, dead] = 0
 
     def _revive(self, new: Accelerated, dead: Array, found: Array, backend: Any) -> Array:
         """Give dead components the residuals found; return the numbers of those for which there was none.
 
         W·H does not change by it: these components' columns of W are zero.
         """
-        p, k = self.penalties, new.WtW.shape[0]
+        p = self.penalties
         revived = dead[: len(found)]
         h = found[: len(revived)].T
         # as if one row alone were to use each of them
@@ -429,12 +440,7 @@ class AcceleratedHALS(CoordinateDescent):
             d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * h.sum(axis=0), p.l2_H * squares)
         else:
             d = np.exp2(np.round(np.log2(squares) / 4))
-        new.next_Ht, new.step_Ht = new.next_Ht.copy(), new.step_Ht.copy()
         new.next_Ht[:, revived] = new.step_Ht[:, revived] = backend.asarray((h / d).astype(new.H.dtype))
-        new.scale[revived] = new.scale[k + revived] = 0
-        new.H = new.H.copy()
-        new.H[:, revived] = 0
-        new.XtW[:, revived] = new.WtW[revived] = new.WtW[:, revived] = 0
         return dead[len(revived) :]
 
 
