@@ -170,6 +170,7 @@ class AcceleratedHALS(CoordinateDescent):
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
         eps = float(np.finfo(data.dtype).eps)
         self.nothing = (2 * eps) ** 2 * self.squares_X  # ‖wh‖² of a component that is rounding only
+        self.exact = 0.5 * (4 * eps) ** 2 * self.squares_X  # a loss that is rounding only
         self.noise = NOISE * eps * math.sqrt(self.squares_X)
         # Sweeps over W, and over H, that take about twice as long as the products of a pass, or a few milliseconds.
         n, m = data.shape
@@ -224,7 +225,7 @@ class AcceleratedHALS(CoordinateDescent):
         report, of_penalty, slack = self._report(small, sums, data)
         exact = small.measure and small.since == 0  # this loss and the one before it were measured
         told = report.loss - report.offset if small.measure and not exact else report.loss  # by the steps
-        if small.passes == 0 or told <= small.best + slack:
+        if small.passes == 0 or told <= small.best + slack or report.loss <= self.exact:
             new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty)
             new.best = report.loss if small.measure else min(small.best, report.loss)
             new.since, new.rejected = small.since + 1, 0
@@ -258,7 +259,7 @@ class AcceleratedHALS(CoordinateDescent):
         report.violation += of_H[backend.VIOLATION]
         numbers = np.flatnonzero(dead)
         if numbers.size:
-            self._remove(new, numbers)
+            self._remove(new, numbers, backend)
         new.revived = found is not None and numbers.size > 0
         if found is not None and new.revived:
             numbers = self._revive(new, numbers, found, backend)
@@ -417,9 +418,17 @@ class AcceleratedHALS(CoordinateDescent):
         )
         return chosen if len(chosen) else None  # none: X is met exactly
 
-    def _remove(self, new: Accelerated, dead: Array) -> None:
+    def _remove(self, new: Accelerated, dead: Array, backend: Any) -> None:
         """Make components zero whose part in WH is rounding: one factor would grow without bound as the other dies."""
         k = new.WtW.shape[0]
+        if self.penalised:
+            sum_W, H = backend.to_numpy(new.sum_W), backend.to_numpy(new.H[:, dead]).astype(np.float64)
+            squares_W = backend.to_numpy(np.diagonal(new.WtW))
+            fall = self.penalties.value(
+                float(sum_W[dead].sum()), float(H.sum()), float(squares_W[dead].sum()), float((H * H).sum())
+            )
+            new.loss, new.penalty, new.best = new.loss - fall, new.penalty - fall, min(new.best, new.loss - fall)
+            new.sum_W = np.where(np.isin(np.arange(k), dead), 0.0, sum_W)
         new.next_Ht, new.step_Ht, new.H = new.next_Ht.copy(), new.step_Ht.copy(), new.H.copy()
         new.next_Ht[:, dead] = new.step_Ht[:, dead] = new.H[:, dead] = 0
         new.scale[dead] = new.scale[k + dead] = 0
