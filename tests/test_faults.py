@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, RowBlocks, data, non_negative_factorization, solve, warm_start
 from nmfcore.estimators import minibatch_nmf, nmf
+from nmfcore.images import InputError, cached_images
+from nmfcore.search import SearchEngine
 from nmfcore.solvers import SOLVERS
 
 X = np.random.default_rng(7).random((90, 24)) + 0.5
@@ -602,3 +605,127 @@ def test_no_folder_for_the_checkpoint_of_the_function(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="create it first"):
         non_negative_factorization(X, n_components=4, checkpoint=tmp_path / "no" / "c")
     assert json.dumps([str(each) for each in tmp_path.iterdir()]) == "[]"
+
+
+def test_a_W_that_nobody_reads_is_refused():
+    rng = np.random.default_rng(0)
+    W, H = rng.random((90, 3)), rng.random((3, 24))
+    with pytest.raises(ValueError, match=r"W has no meaning beside H with solver='hals'.*leave W out"):
+        MiniBatchNMF(3, solver="hals", init="custom").fit(X, W=W, H=H)
+    MiniBatchNMF(3, solver="hals", init="custom", max_iter=1, tol=0, max_no_improvement=None).fit(X, W=W)
+
+
+# --- files that belong together are replaced as one -----------------------------------------------------------------
+
+
+def dies_at_rename(number, function):
+    """Let a child of ours die at its nth rename, without cleaning up; return whether it came to that."""
+
+    def dying(real):
+        def rename(*arguments, **settings):
+            count[0] += 1
+            if count[0] == number:
+                os._exit(9)
+            return real(*arguments, **settings)
+
+        return rename
+
+    count = [0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other threads exist; the child needs none of them
+        child = os.fork()
+    if child == 0:
+        try:
+            os.replace, os.rename = dying(os.replace), dying(os.rename)
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_engine_is_replaced_as_one(tmp_path):
+    first, second = (SearchEngine(3).fit(np.random.default_rng(seed).random((40, 12))) for seed in (0, 1))
+    seen = set()
+    for number in range(1, 20):
+        home = tmp_path / f"engine{number}"
+        first.save(home)
+        (home / "notes.txt").write_text("mine")
+        died = dies_at_rename(number, lambda home=home: second.save(home, overwrite=True))
+        if not home.exists():  # between two renames: the old one is beside it, whole
+            (beside,) = tmp_path.glob(".*.former")
+            beside.rename(home)
+        found = SearchEngine.load(home)
+        owner = second if np.array_equal(found.model.W, second.model.W) else first
+        seen.add(owner is second)
+        np.testing.assert_array_equal(found.model.W, owner.model.W)
+        np.testing.assert_array_equal(found.matrix(), owner.matrix())
+        if not died:
+            break
+        for left in tmp_path.glob(".nmfcore-*"):
+            shutil.rmtree(left)
+    assert not died and seen == {False, True}
+    assert (home / "notes.txt").read_text() == "mine"
+
+
+def test_other_files_of_an_engines_folder_stay(tmp_path, monkeypatch):
+    home = tmp_path / "engine"
+    home.mkdir()
+    (home / "notes.txt").write_text("mine")
+    engine = SearchEngine(3).fit(X)
+    engine.save(home)
+    engine.save(home, overwrite=True, pictures=False)
+    assert sorted(file.name for file in home.iterdir()) == ["model.npz", "notes.txt", "search.json"]
+    monkeypatch.chdir(home)
+    engine.save(".", overwrite=True)
+    assert sorted(os.listdir()) == ["model.npz", "notes.txt", "pictures.npy", "search.json"]
+    assert os.listdir(tmp_path) == ["engine"]
+
+
+@pytest.fixture
+def cats(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("L", (6, 4), number).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_cache_of_which_a_part_is_gone_is_made_anew(cats):
+    matrix, about = (cats.with_name(f"cats.nmfcore{suffix}") for suffix in (".npy", ".json"))
+    expected = np.repeat(np.arange(3, dtype=np.uint8)[:, None], 24, axis=1)
+
+    def check():
+        np.testing.assert_array_equal(cached_images(cats).matrix, expected)
+        assert {file.name for file in cats.parent.iterdir()} == {"cats", matrix.name, about.name}
+
+    check()
+    about.unlink()
+    check()
+    matrix.unlink()
+    check()
+    for other in (expected[:2], expected.astype(np.uint16), expected + 1):  # not the one that is described
+        np.save(matrix, other)
+        check()
+    matrix.write_bytes(b"cut")
+    check()
+    about.unlink()
+    np.save(matrix, np.zeros(3))
+    with pytest.raises(InputError, match="is in the way, and no cache of pictures: move it"):
+        cached_images(cats)
+    np.testing.assert_array_equal(np.load(matrix), np.zeros(3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_crash_leaves_a_cache_that_is_made_anew(cats):
+    for number in range(1, 20):
+        assert cached_images(cats).matrix.shape == (3, 24)
+        if not dies_at_rename(number, lambda: cached_images(cats, mode="RGB")):
+            break
+    assert number > 3
+    assert cached_images(cats, mode="RGB").matrix.shape == (3, 72)

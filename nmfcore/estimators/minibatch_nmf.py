@@ -227,7 +227,7 @@ class MiniBatchNMF(BaseNMF):
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
-            Where to begin, for ``init="custom"``; of X's type. Never written.
+            Where to begin, for ``init="custom"``; of X's type. Never written. For "hals" only in place of H.
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
 
@@ -244,6 +244,10 @@ class MiniBatchNMF(BaseNMF):
         """
         begun = time.perf_counter()
         self._check_solver()
+        if self.solver == "hals" and self.init == "custom" and W is not None and H is not None:
+            raise ValueError(
+                "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
+            )
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
