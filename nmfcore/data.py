@@ -248,6 +248,16 @@ class _Scratch:
         self.lanes: list[dict[str, Array]] = []
         self.whole = np.zeros((0, 0))
 
+    def __getitem__(self, lane: int) -> dict[str, Array]:
+        return self.lanes[lane]
+
+    def ended(self, lane: int) -> None:
+        """Say that a block of this lane has been visited."""
+
+    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
+        """Make named sums of zeros for each lane, which has so many blocks."""
+        self.cleared(shapes, len(blocks))
+
     def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
         """Return named sums of zeros for each lane."""
         if (shapes is self.shapes or shapes == self.shapes) and len(self.lanes) == count:
@@ -284,6 +294,86 @@ def _add_pairwise(lanes: Array) -> Array:
         lanes[: len(lanes) - step : 2 * step] += lanes[step :: 2 * step]
         step *= 2
     return lanes[0]
+
+
+class FewScratch(_Scratch):
+    """Accumulators of an X whose lanes are visited a few at a time: that of a lane is made when the lane begins.
+
+    When it ends, it is added to its neighbour as soon as that one has ended, in the tree of `_add_pairwise`: the sums
+    have the same bits. There are about two accumulators for each thread and one for each level of the tree.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.size = self.made = 0
+        self.free: list[Array] = []
+        self.result: Array | None = None
+
+    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
+        """Forget the sums so far."""
+        self.shapes, self.left = shapes, list(blocks)
+        self.ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
+        if self.size != self.ends[-1]:
+            self.size, self.free, self.made = self.ends[-1], [], 0
+        elif self.result is not None:
+            self.free.append(self.result)
+        self.result = None
+        self.busy: dict[int, tuple[Array, dict[str, Array]]] = {}
+        self.whole_branches: dict[tuple[int, int], Array] = {}  # by level and place
+        self.worst: list[Array] = [np.zeros((0, 0))] * len(blocks)
+
+    def __getitem__(self, lane: int) -> dict[str, Array]:
+        with self.lock:
+            if lane not in self.busy:
+                if self.free:
+                    sums = self.free.pop()
+                    sums.fill(0.0)
+                else:
+                    sums, self.made = np.zeros(self.size), self.made + 1
+                self.busy[lane] = sums, self._named(sums)
+            return self.busy[lane][1]
+
+    def _named(self, sums: Array) -> dict[str, Array]:
+        return {
+            name: sums[end - math.prod(shape) : end].reshape(shape)
+            for (name, shape), end in zip(self.shapes.items(), self.ends, strict=True)
+        }
+
+    def ended(self, lane: int) -> None:
+        """Say that a block of this lane has been visited; after its last one, add it up with what has ended."""
+        self.left[lane] -= 1
+        if self.left[lane]:
+            return
+        with self.lock:
+            sums, named = self.busy.pop(lane)
+        if "worst" in named:
+            self.worst[lane] = named["worst"].copy()
+        level, place, count = 0, lane, len(self.left)
+        while count > 1:
+            other = place ^ 1
+            if other < count:
+                with self.lock:
+                    neighbour = self.whole_branches.pop((level, other), None)
+                    if neighbour is None:
+                        self.whole_branches[level, place] = sums
+                        return
+                first, second = (sums, neighbour) if place < other else (neighbour, sums)
+                first += second
+                sums = first
+                with self.lock:
+                    self.free.append(second)
+            level, place, count = level + 1, place // 2, (count + 1) // 2
+        self.result = sums
+
+    def total(self) -> dict[str, Array]:
+        """Return the sums of all lanes. "worst" is not added up: all lanes' rows stay."""
+        assert self.result is not None
+        total = self._named(self.result)
+        if "worst" in total:
+            worst = np.concatenate(self.worst)
+            total["worst"] = worst[np.argsort(-worst[:, 0], kind="stable")]
+        return total
 
 
 Visit = Callable[..., None]
@@ -528,13 +618,15 @@ class Rows:
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
-        lanes = self._scratch.cleared(sums | large, len(plan.lanes))
+        scratch = self._scratch
+        scratch.clear(sums | large, [len(lane) for lane in plan.lanes])
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
+            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), scratch[lane])
+            scratch.ended(lane)
 
         self.visit_all(on_block, orders.width)
-        total = self._scratch.total()
+        total = scratch.total()
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
@@ -595,19 +687,22 @@ class Rows:
         plan, F = self.plan(k), self.backend.asarray(F)
         if plan.gathers:
             return self.T.products(F).astype(np.float64)
-        lanes = np.zeros((len(plan.lanes), m, k))
+        scratch = type(self._scratch)()
+        scratch.clear({"sum": (m, k)}, [len(lane) for lane in plan.lanes])
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            self.backend.add_products(block, F[lo:hi], lanes[lane])
+            self.backend.add_products(block, F[lo:hi], scratch[lane]["sum"])
+            scratch.ended(lane)
 
         self.visit_all(add, k)
-        return _add_pairwise(lanes)
+        return scratch.total()["sum"]
 
     def gram(self) -> Array:
         """XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
         m, few = self.shape[1], 256
         plan = self.plan(m)
-        lanes = np.zeros((len(plan.lanes), m, m))
+        scratch = type(self._scratch)()
+        scratch.clear({"sum": (m, m)}, [len(lane) for lane in plan.lanes])
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
             X = self.held(lo, hi)
@@ -618,10 +713,11 @@ class Rows:
                     part = np.asarray(part, np.float64) * 4.0**self.power
                 rows = self.backend.asarray(np.asarray(part, self.dtype))
                 cut = self.backend.cut(X, (first, last), block.height, self.power)
-                self.backend.add_products(cut, rows, lanes[lane])
+                self.backend.add_products(cut, rows, scratch[lane]["sum"])
+            scratch.ended(lane)
 
         self.visit_all(add, m)
-        return _add_pairwise(lanes)
+        return scratch.total()["sum"]
 
 
 def summed(X: Any, dtype: Any) -> Any:

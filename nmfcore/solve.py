@@ -402,8 +402,18 @@ def factorize(
     state, small, done, accepted, kkt, known, unfinished = at
     for each in (losses, violations, seconds):  # those of a pass that was interrupted before it was committed
         del each[accepted:]
-    if checkpoint is not None and interruption is not None:
-        checkpoint.save()
+
+    def keep() -> None:
+        """Write the checkpoint; what stops that, such as a warning raised as an error, ends the fit."""
+        nonlocal interruption
+        try:
+            if checkpoint is not None:
+                checkpoint.save()
+        except BaseException as stop:
+            interruption = interruption or Stopped(stop)
+
+    if interruption is not None:
+        keep()
     Ht = Ht if small is None else small.Ht
     W = state["W"]
     earlier = None if small is None else solver.best(state, small)
@@ -421,8 +431,8 @@ def factorize(
                 if interruption is None:
                     interruption = Stopped(stop)
                     reason = reason or _said(stop)
-                    if checkpoint is not None and isinstance(stop, KeyboardInterrupt):
-                        checkpoint.save()
+                    if isinstance(stop, KeyboardInterrupt):
+                        keep()
         return known - penalty(solver.penalties, W, Ht)
 
     final = measured(known, W, Ht)
@@ -435,8 +445,8 @@ def factorize(
         reason = late or f"max_iter = {max_iter} was reached"
         if unfinished and not late:
             reason += ", while components that had become zero were being revived"
-        if checkpoint is not None and not converged and tol > 0:
-            checkpoint.save()  # a larger max_iter goes on from it
+        if not converged and tol > 0:
+            keep()  # a larger max_iter goes on from it
     elif converged:
         rule.end(done, np.nan)
     if losses and isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it

@@ -18,7 +18,7 @@ import pytest
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from nmfcore import NMF, MiniBatchNMF, RowBlocks, data, non_negative_factorization, solve, warm_start
+from nmfcore import NMF, MiniBatchNMF, RowBlocks, data, disk, non_negative_factorization, solve, warm_start
 from nmfcore.estimators import minibatch_nmf, nmf
 from nmfcore.images import InputError, cached_images
 from nmfcore.search import SearchEngine
@@ -89,6 +89,25 @@ def test_a_warning_that_is_an_error_leaves_the_checkpoint(tmp_path):
             with pytest.raises(ConvergenceWarning, match="Maximum number"):
                 function()
             assert path.exists()
+
+
+@pytest.mark.parametrize("ends", ["in the middle", "at max_iter", "after an exception"])
+def test_a_checkpoint_that_cannot_be_written_loses_no_factors(ends, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    settings = {"checkpoint_every": 0} if ends == "in the middle" else {}
+    if ends == "after an exception":
+        settings = {"callback": stopping(4)}
+    estimator = model(tol=1e-12, checkpoint=tmp_path / "c", **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Stop if "callback" in settings else UserWarning):
+            estimator.fit(X)
+    passes = {"in the middle": 1, "at max_iter": 12, "after an exception": 4}[ends]
+    assert estimator.n_iter_ == passes == len(estimator.history_["loss"])
+    np.testing.assert_array_equal(estimator.components_, model(max_iter=passes).fit(X).components_)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -729,3 +748,47 @@ def test_a_crash_leaves_a_cache_that_is_made_anew(cats):
             break
     assert number > 3
     assert cached_images(cats, mode="RGB").matrix.shape == (3, 72)
+
+
+# --- accumulators ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lanes", range(1, 20))
+def test_lanes_are_added_up_as_they_end_with_the_bits_of_all_at_once(lanes):
+    rng = np.random.default_rng(lanes)
+    whole = rng.standard_normal((lanes, 37)) * 10.0 ** rng.integers(-8, 8, (lanes, 1))
+    expected = data._add_pairwise(whole.copy())
+    for order in (np.arange(lanes), rng.permutation(lanes)):
+        few = data.FewScratch()
+        few.clear({"a": (5, 7), "worst": (2, 1)}, [2] * lanes)
+        for lane in order:
+            for part in range(2):
+                few[lane]["a"][...] = whole[lane, :35].reshape(5, 7) if part else 0
+                few[lane]["worst"][...] = whole[lane, 35:].reshape(2, 1)
+                few.ended(lane)
+        np.testing.assert_array_equal(few.total()["a"].ravel(), expected[:35])
+        np.testing.assert_array_equal(few.total()["worst"].ravel(), -np.sort(-whole[:, 35:].ravel()))
+        assert few.made <= (2 + int(np.log2(lanes)) if (order == np.arange(lanes)).all() else lanes)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_few_accumulators_of_an_X_on_disk_are_there_at_a_time(n_jobs, tmp_path):
+    A = np.random.default_rng(0).integers(0, 255, (60000, 400), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", A)
+    few = disk.StoredRows(disk.source_of(tmp_path / "x.npy"), np.float32, n_jobs)
+    all_, F = data.Rows(A, np.float32, n_jobs), np.random.default_rng(1).random((60000, 64), np.float32)
+    lanes = len(all_.plan(64).lanes)
+    assert lanes > 16
+    shapes = {"XtW": (400, 64)}
+
+    def visit(backend, block, rows, orders, after, sums):
+        backend.add_products(block, rows["W"], sums["XtW"])
+
+    class Orders:
+        width = 64
+
+    found, expected = (rows.reduce(visit, rows.state(W=F), Orders, shapes)[1]["XtW"] for rows in (few, all_))
+    np.testing.assert_array_equal(found, expected)
+    assert few._scratch.made <= 2 * n_jobs + 7 < lanes
+    np.testing.assert_array_equal(few.transposed_products(F), all_.transposed_products(F))
+    np.testing.assert_array_equal(few.gram(), all_.gram())

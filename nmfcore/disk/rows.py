@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..data import Rows, digest_of, run_all
+from ..data import FewScratch, Rows, digest_of, run_all
 from .sources import SLACK, Array, Read, Source
 
 MEMORY = "512MB"  # the budget where none is given
@@ -75,6 +75,7 @@ class StoredRows(Rows):
     ):
         super().__init__(X, dtype, n_jobs)
         self.memory = parse_bytes(memory or MEMORY)
+        self._scratch = FewScratch()
         self.whom = whom
         self._held: dict[int, Array] = {}  # by their first row: blocks that are being visited
         self._buffers: list[Array] = []  # kept between passes

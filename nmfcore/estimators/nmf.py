@@ -107,8 +107,9 @@ class NMF(BaseNMF):
         ``seconds`` and ``factors()``, which copies W and H; returning True ends the fit.
     memory : int, str or None, default=None
         How much of an X on disk may be in memory at a time, in bytes or as "2GB"; None is "512MB".
-        It decides how far a thread reads ahead, never the result. W and H come on top. Without
-        effect on X in memory and on a ``numpy.memmap``, of which the system keeps what it can.
+        It decides how far a thread reads ahead, never the result. W and H come on top, and sums of
+        H's size in float64: two for each thread, and up to seven. Without effect on X in memory and
+        on a ``numpy.memmap``, of which the system keeps what it can.
     checkpoint : path-like or None, default=None
         File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
         with the same bits as if it had never stopped; X and all parameters that matter to them
