@@ -1,21 +1,25 @@
 """A fit on disk: everything that the loop goes on from, in one ``.npz`` file, without pickle, never half-written.
 
 The file holds a JSON object ``meta`` and the arrays that it refers to: the rows of the state (W and what travels with
-it), the small factor, what solver, stop rule and loop remember, and what the fit was asked: parameters and the sums of
-X. Numbers keep their types, as these decide how a product is rounded: a fit that goes on has the bits of one that was
-never stopped.
+it), the small factor, what solver, stop rule and loop remember, and what the fit was asked: parameters, the sums and a
+digest of X. Numbers keep their types, as these decide how a product is rounded: a fit that goes on has the bits of one
+that was never stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import logging
 import os
+import platform
+import secrets
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +28,17 @@ from numpy.typing import NDArray
 
 from ._files import mapped, replacing
 from .backends import cuda
+
+fcntl: Any
+msvcrt: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None
 
 Array = NDArray[Any]
 logger = logging.getLogger("nmfcore")
@@ -34,7 +49,7 @@ FORMAT, VERSION = "nmfcore-checkpoint", 1
 class Kept(NamedTuple):
     """What a checkpoint holds."""
 
-    rows: dict[str, Array]  # W and what else is aligned with rows; memory-mapped if they are to be sent on
+    rows: dict[str, Array]  # W and what else is aligned with rows; memory-mapped if they are to lie elsewhere
     Ht: Array  # m × k
     parts: dict[str, Any]  # of "small", "solver", "rule", "loop", as `_encode` made them
     arrays: Mapping[str, Array]
@@ -58,8 +73,8 @@ class Checkpoint:
         Seconds between two writings.
     identity : dict of str to str
         What must be the same for a fit to go on from it.
-    sent_on : bool
-        Whether the rows of an earlier fit are left in the file, memory-mapped: they are for other machines.
+    mapped : bool
+        Whether the rows of an earlier fit are left in the file, memory-mapped: they go to other machines or files.
 
     Attributes
     ----------
@@ -67,15 +82,12 @@ class Checkpoint:
         Of the fit in the file; None if there is none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str], sent_on: bool = False):
+    def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str], mapped: bool = False):
         self.path = Path(path).expanduser()
-        self.every, self.identity, self.sent_on = every, identity, sent_on
+        self.every, self.identity, self.mapped = every, identity, mapped
         self.passes: int | None = None
-        target = Path(os.path.realpath(self.path))
-        # One name: fits that are killed leave at most one half-written file.
-        self._beside = target.with_name(f".{target.name}.part")
         self._last = time.perf_counter()
-        self._marked: tuple[dict[str, Any], dict[str, Array]] | None = None
+        self._marked: tuple[int, dict[str, Any], dict[str, Array]] | None = None
         self._found: Kept | None = None
 
     def found(self) -> Kept | None:
@@ -104,12 +116,16 @@ class Checkpoint:
             logger.info("going on from the checkpoint '%s'", self.path)
         return self._found
 
+    def release(self) -> None:
+        """Let go of what `found` has read: the loop has it now, and what it drops is to leave the memory."""
+        self._found = None
+
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 meta = json.loads(str(archive["meta"][()]))
                 if meta["format"] == FORMAT and meta["version"] == VERSION:
-                    apart = set(meta["rows"].values()) if self.sent_on else set()
+                    apart = set(meta["rows"].values()) if self.mapped else set()
                     arrays = {name: archive[name] for name in archive.files if name != "meta" and name not in apart}
                     if apart:
                         if archive.zip.testzip() is not None:
@@ -134,8 +150,7 @@ class Checkpoint:
             "rule": _encode(rule, arrays),
             "loop": _encode(loop, arrays),
         }
-        self._marked = meta, arrays
-        self._marked_passes = int(loop[0])
+        self._marked = int(loop[0]), meta, arrays
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -146,12 +161,11 @@ class Checkpoint:
 
         Rows whose workers are gone cannot be written: what the file holds stays.
         """
-        if self._marked is None or any(getattr(A, "lost", False) for A in self._marked[1].values()):
+        if self._marked is None or any(getattr(A, "lost", False) for A in self._marked[2].values()):
             return
-        meta, arrays = self._marked
+        passes, meta, arrays = self._marked
         try:
-            self._beside.unlink(missing_ok=True)
-            with replacing(self.path, self._beside.name) as file:
+            with replacing(self.path, _part(self.path, secrets.token_hex(8))) as file:
                 _write(file, {"meta": np.array(json.dumps(meta)), **arrays})
         except OSError as error:
             warnings.warn(
@@ -160,13 +174,92 @@ class Checkpoint:
                 stacklevel=2,
             )
         else:
-            self._marked, self.passes = None, self._marked_passes
+            self._marked, self.passes = None, passes
         self._last = time.perf_counter()
 
     def remove(self) -> None:
         """Delete the file: the fit is over."""
-        self._beside.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Have a checkpoint's path for this fit alone; None is no path.
+
+    The kernel locks a file beside it, and unlocks it when the process ends, however rudely: no lock outlives its fit.
+    Where the system or the file system has no locks, nothing is locked.
+
+    Raises
+    ------
+    RuntimeError
+        If another fit, of this process or another one, has it.
+    FileNotFoundError, PermissionError
+        See `check_place`.
+    """
+    if path is None:
+        yield
+        return
+    check_place(path)
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    beside = target.with_name(f".{target.name}.lock")
+    handle = _locked(beside, path)
+    try:
+        for left in target.parent.glob(glob.escape(f".{target.name}.") + "[0-9a-f]" * 16 + ".part"):
+            left.unlink(missing_ok=True)  # half-written by a fit that was killed
+        yield
+    finally:
+        if handle is not None:
+            if os.name == "posix":  # first, so that nobody waits for a lock that is about to be deleted
+                beside.unlink(missing_ok=True)
+            os.close(handle)
+            if os.name != "posix":  # an open file cannot be deleted there
+                with suppress(OSError):
+                    beside.unlink(missing_ok=True)
+
+
+def _locked(beside: Path, path: Any) -> int | None:
+    """Return a handle of the file that is locked; None where nothing can be locked."""
+    while True:
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            if os.name != "posix" or (beside.exists() and os.path.samestat(os.fstat(handle), beside.stat())):
+                os.ftruncate(handle, 0)
+                os.write(handle, f"{os.getpid()} on {platform.node()}\n".encode())
+                return handle
+        except BlockingIOError:
+            whose = ""
+            with suppress(OSError):
+                whose = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            msg = (
+                f"checkpoint = '{path}' is in use by another fit (process {whose or 'unknown'}): give each fit a path "
+                "of its own, or wait until that one has ended."
+            )
+            raise RuntimeError(msg) from None
+        except OSError:  # this file system has no locks
+            os.close(handle)
+            beside.unlink(missing_ok=True)
+            return None
+        os.close(handle)  # its fit ended, and deleted it, between our opening and locking it
+
+
+def _lock(handle: int) -> None:
+    """Lock a file, or raise BlockingIOError."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt is not None:  # a byte far behind the text, which others may read then
+        os.lseek(handle, 1 << 20, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError from error
+        os.lseek(handle, 0, os.SEEK_SET)
+
+
+def _part(path: Path, token: str) -> str:
+    """Return the name that a checkpoint has until it is complete."""
+    return f".{os.path.basename(os.path.realpath(path))}.{token}.part"
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

@@ -13,8 +13,11 @@ import functools
 import itertools
 import math
 import os
+import threading
+import weakref
+import zlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,17 +40,19 @@ COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, whi
 BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
 _LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
 _FARTHEST = 500  # 4^500 and 4^−500, and their product with any mean square, are numbers
+_NO_FACTOR = 8  # columns: the cut of a pass that only looks
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
 
 
 # ---- threads -----------------------------------------------------------------------------------------------------
 
 _pool: ThreadPoolExecutor | None = None
+_making = threading.Lock()
 
 
 def _forget_pool() -> None:
-    global _pool
-    _pool = None
+    global _pool, _making
+    _pool, _making = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # a child has no threads; its first visit makes its own pool
@@ -57,16 +62,18 @@ if hasattr(os, "register_at_fork"):  # a child has no threads; its first visit m
 def _shared_pool() -> ThreadPoolExecutor:
     """One pool for the process, shared by concurrent fits. Its tasks never wait for one another."""
     global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="nmfcore")
-    return _pool
+    with _making:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="nmfcore")
+        return _pool
 
 
 def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
     """task(0) … task(count − 1), by the calling thread and up to threads − 1 of the pool's.
 
     After an exception, KeyboardInterrupt in the calling thread included, no further task begins, those under way are
-    awaited, and the first exception is raised.
+    awaited, and the first exception is raised. Where no thread can be had (a limit of the system; the main thread has
+    ended), the calling thread does all the work.
     """
     if threads <= 1 or count <= 1:
         for i in range(count):
@@ -84,18 +91,45 @@ def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
         except BaseException as failure:
             failures.append(failure)
 
-    helpers: list[Future[None]] = [_shared_pool().submit(work) for _ in range(min(threads, count) - 1)]
-    work()
-    # A helper that has not begun (the pool serves other fits too) has nothing left to do.
-    started = [helper for helper in helpers if not helper.cancel()]
-    while started:
+    # Not by futures: `submit` may queue a helper, and fail to start a thread for it; that helper may still run later.
+    change, open_, busy = threading.Condition(), [work], 0
+
+    def helper() -> None:
+        nonlocal busy
+        with change:
+            if not open_:  # the pool serves other fits, too: this one has been done without it
+                return
+            task, busy = open_[0], busy + 1
         try:
-            wait(started)
+            task()
+        finally:
+            with change:
+                busy -= 1
+                change.notify_all()
+
+    try:
+        try:
+            for _ in range(min(threads, count) - 1):
+                _shared_pool().submit(helper)
+        except RuntimeError:  # no new thread can be started
+            pass
+        work()
+    except BaseException as failure:  # Ctrl-C outside of `work`
+        failures.append(failure)
+    while True:
+        try:
+            with change:
+                open_.clear()
+                while busy:
+                    change.wait()
             break
         except BaseException as failure:  # Ctrl-C while waiting: nobody may write to our buffers once we leave
             failures.append(failure)
-    if failures:
-        raise failures[0]
+    try:
+        if failures:
+            raise failures[0]
+    finally:
+        failures.clear()  # else this frame, which is in its traceback, and an exception would hold each other
 
 
 @functools.cache
@@ -111,13 +145,15 @@ def effective_threads(n_jobs: int | None) -> int:
     None: the least of joblib's count of processors (which knows affinity and containers), the limits in force on BLAS
     (threadpoolctl), on OMP and Numba (environment), and an active ``joblib.parallel_config``. −1: all processors.
     """
-    import joblib
-
+    if n_jobs == 0:
+        msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."
+        raise ValueError(msg)
+    try:
+        import joblib
+    except RuntimeError:  # once the main thread has ended it cannot be imported any more, nor can a thread be started
+        return 1
     processors = joblib.cpu_count()
     if n_jobs is not None:
-        if n_jobs == 0:
-            msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."
-            raise ValueError(msg)
         return n_jobs if n_jobs > 0 else max(1, processors + 1 + n_jobs)
     limits = [processors]
     limits += [library.num_threads for library in _blas().lib_controllers]
@@ -220,6 +256,16 @@ class _Scratch:
         self.lanes: list[dict[str, Array]] = []
         self.whole = np.zeros((0, 0))
 
+    def __getitem__(self, lane: int) -> dict[str, Array]:
+        return self.lanes[lane]
+
+    def ended(self, lane: int) -> None:
+        """Say that a block of this lane has been visited."""
+
+    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
+        """Make named sums of zeros for each lane, which has so many blocks."""
+        self.cleared(shapes, len(blocks))
+
     def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
         """Return named sums of zeros for each lane."""
         if (shapes is self.shapes or shapes == self.shapes) and len(self.lanes) == count:
@@ -258,7 +304,106 @@ def _add_pairwise(lanes: Array) -> Array:
     return lanes[0]
 
 
+class FewScratch(_Scratch):
+    """Accumulators of an X whose lanes are visited a few at a time: that of a lane is made when the lane begins.
+
+    When it ends, it is added to its neighbour as soon as that one has ended, in the tree of `_add_pairwise`: the sums
+    have the same bits. There are about two accumulators for each thread and one for each level of the tree.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.size = self.made = 0
+        self.free: list[Array] = []
+        self.result: Array | None = None
+
+    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
+        """Forget the sums so far."""
+        self.shapes, self.left = shapes, list(blocks)
+        self.ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
+        if self.size != self.ends[-1]:
+            self.size, self.free, self.made = self.ends[-1], [], 0
+        elif self.result is not None:
+            self.free.append(self.result)
+        self.result = None
+        self.busy: dict[int, tuple[Array, dict[str, Array]]] = {}
+        self.whole_branches: dict[tuple[int, int], Array] = {}  # by level and place
+        self.worst: list[Array] = [np.zeros((0, 0))] * len(blocks)
+
+    def __getitem__(self, lane: int) -> dict[str, Array]:
+        with self.lock:
+            if lane not in self.busy:
+                if self.free:
+                    sums = self.free.pop()
+                    sums.fill(0.0)
+                else:
+                    sums, self.made = np.zeros(self.size), self.made + 1
+                self.busy[lane] = sums, self._named(sums)
+            return self.busy[lane][1]
+
+    def _named(self, sums: Array) -> dict[str, Array]:
+        return {
+            name: sums[end - math.prod(shape) : end].reshape(shape)
+            for (name, shape), end in zip(self.shapes.items(), self.ends, strict=True)
+        }
+
+    def ended(self, lane: int) -> None:
+        """Say that a block of this lane has been visited; after its last one, add it up with what has ended."""
+        self.left[lane] -= 1
+        if self.left[lane]:
+            return
+        with self.lock:
+            sums, named = self.busy.pop(lane)
+        if "worst" in named:
+            self.worst[lane] = named["worst"].copy()
+        level, place, count = 0, lane, len(self.left)
+        while count > 1:
+            other = place ^ 1
+            if other < count:
+                with self.lock:
+                    neighbour = self.whole_branches.pop((level, other), None)
+                    if neighbour is None:
+                        self.whole_branches[level, place] = sums
+                        return
+                first, second = (sums, neighbour) if place < other else (neighbour, sums)
+                first += second
+                sums = first
+                with self.lock:
+                    self.free.append(second)
+            level, place, count = level + 1, place // 2, (count + 1) // 2
+        self.result = sums
+
+    def total(self) -> dict[str, Array]:
+        """Return the sums of all lanes. "worst" is not added up: all lanes' rows stay."""
+        assert self.result is not None
+        total = self._named(self.result)
+        if "worst" in total:
+            worst = np.concatenate(self.worst)
+            total["worst"] = worst[np.argsort(-worst[:, 0], kind="stable")]
+        return total
+
+
 Visit = Callable[..., None]
+
+
+def _nobody() -> None:
+    return None
+
+
+def digest_of(X: Any) -> int:
+    """CRC-32 of the stored numbers of an array or a CSR matrix, row by row, and of the places of a sparse one's."""
+    crc, at_once = 0, 1 << 20  # bytes
+    if sparse.issparse(X):
+        for part in (X.indptr, X.indices, X.data):
+            for first in range(0, len(part), at_once):
+                numbers = part[first : first + at_once]
+                crc = zlib.crc32(numbers if part is X.data else numbers.astype(np.int64), crc)
+        return crc
+    rows = max(1, at_once // max(1, X.shape[1] * X.dtype.itemsize))
+    for first in range(0, len(X), rows):
+        crc = zlib.crc32(np.ascontiguousarray(X[first : first + rows]), crc)
+    return crc
 
 
 class Rows:
@@ -281,7 +426,8 @@ class Rows:
     folder: Any = None  # makes row-aligned buffers that are no anonymous memory, see `disk.Folder`
 
     def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None):
-        self.X = X
+        # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
+        self.X = copy.copy(X) if sparse.issparse(X) else X
         self._lane_work = lane_work
         self.dtype = np.dtype(dtype)
         self.n_jobs = n_jobs
@@ -292,6 +438,8 @@ class Rows:
         self._scratch = _Scratch()
         self._opening: Opening | None = None
         self._transposed: Rows | None = None
+        self._transpose_of: Callable[[], Rows | None] = _nobody
+        self._digests: dict[int, int] = {}  # of the blocks, by their first rows
         self._view: Rows | None = None  # these rows in a unit in which they are best read
 
     @functools.cached_property
@@ -314,6 +462,7 @@ class Rows:
         view.power = power
         view.dtype = self.dtype if dtype is None else np.dtype(dtype)
         view._plans, view._opening, view._transposed, view._view = {}, None, None, None
+        view._transpose_of = _nobody
         return view
 
     def beside(self, F: Array) -> Rows:
@@ -355,10 +504,13 @@ class Rows:
     @property
     def T(self) -> Rows:
         """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""
+        original = self._transpose_of()
+        if original is not None:
+            return original
         if self._transposed is None:
             Xt = self.X.T.tocsr() if self.sparse else self.X.T
             self._transposed = Rows(Xt, self.dtype, self.n_jobs).scaled(self.power)
-            self._transposed._transposed = self
+            self._transposed._transpose_of = weakref.ref(self)  # two that hold each other would stay in memory
         return self._transposed
 
     def plan(self, width: int) -> _Plan:
@@ -400,8 +552,8 @@ class Rows:
         """Rows lo … hi as a plan has them: the block."""
         return self.backend.cut(self.X, (lo, hi), height, self.power)
 
-    def held(self, lo: int, hi: int) -> Array:
-        """Rows lo … hi of a dense X as an array, while they are visited."""
+    def held(self, lo: int, hi: int) -> Any:
+        """Rows lo … hi of X as an array or a CSR matrix, while they are visited."""
         return self.X[lo:hi]
 
     def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
@@ -482,13 +634,15 @@ class Rows:
             visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
             return after, total
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
-        lanes = self._scratch.cleared(sums | large, len(plan.lanes))
+        scratch = self._scratch
+        scratch.clear(sums | large, [len(lane) for lane in plan.lanes])
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), lanes[lane])
+            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), scratch[lane])
+            scratch.ended(lane)
 
         self.visit_all(on_block, orders.width)
-        total = self._scratch.total()
+        total = scratch.total()
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
@@ -507,8 +661,7 @@ class Rows:
         """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
         if self._opening is None:
             n, m = self.shape
-            width = 8  # of no factor: the cut of a pass that only looks
-            parts = np.zeros((len(self.plan(width).lanes), 4))
+            parts = np.zeros((len(self.plan(_NO_FACTOR).lanes), 4))
             parts[:, 0] = np.inf
 
             def look(lane: int, lo: int, hi: int, block: Any) -> None:
@@ -516,13 +669,27 @@ class Rows:
                 parts[lane, 0] = min(parts[lane, 0], seen[0])
                 parts[lane, 1:] += seen[1:]
 
-            self.visit_all(look, width)
+            self.visit_all(look, _NO_FACTOR)
             least = float(parts[:, 0].min())
             if self.sparse and self.X.nnz < n * m:
                 least = min(least, 0.0)
             bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
             self._opening = Opening(least, not bad, total, squares, total / (n * m))
         return self._opening
+
+    def digest(self) -> str:
+        """Return a digest of all stored numbers at their places: CRC-32 of the blocks of rows of the opening pass.
+
+        It is the same for X in memory, in a memory map and on disk. X on disk is read once more, unless the digests
+        were made in the opening pass (`disk.StoredRows.digested`).
+        """
+        if not self._digests:
+
+            def look(lane: int, lo: int, hi: int, block: Any) -> None:
+                self._digests[lo] = digest_of(self.held(lo, hi))
+
+            self.visit_all(look, _NO_FACTOR)
+        return f"{zlib.crc32(repr(sorted(self._digests.items())).encode()):08x}"
 
     def products(self, Ht: Array) -> Array:
         """X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
@@ -536,19 +703,22 @@ class Rows:
         plan, F = self.plan(k), self.backend.asarray(F)
         if plan.gathers:
             return self.T.products(F).astype(np.float64)
-        lanes = np.zeros((len(plan.lanes), m, k))
+        scratch = type(self._scratch)()
+        scratch.clear({"sum": (m, k)}, [len(lane) for lane in plan.lanes])
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            self.backend.add_products(block, F[lo:hi], lanes[lane])
+            self.backend.add_products(block, F[lo:hi], scratch[lane]["sum"])
+            scratch.ended(lane)
 
         self.visit_all(add, k)
-        return _add_pairwise(lanes)
+        return scratch.total()["sum"]
 
     def gram(self) -> Array:
         """XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
         m, few = self.shape[1], 256
         plan = self.plan(m)
-        lanes = np.zeros((len(plan.lanes), m, m))
+        scratch = type(self._scratch)()
+        scratch.clear({"sum": (m, m)}, [len(lane) for lane in plan.lanes])
 
         def add(lane: int, lo: int, hi: int, block: Any) -> None:
             X = self.held(lo, hi)
@@ -559,10 +729,11 @@ class Rows:
                     part = np.asarray(part, np.float64) * 4.0**self.power
                 rows = self.backend.asarray(np.asarray(part, self.dtype))
                 cut = self.backend.cut(X, (first, last), block.height, self.power)
-                self.backend.add_products(cut, rows, lanes[lane])
+                self.backend.add_products(cut, rows, scratch[lane]["sum"])
+            scratch.ended(lane)
 
         self.visit_all(add, m)
-        return _add_pairwise(lanes)
+        return scratch.total()["sum"]
 
 
 def summed(X: Any, dtype: Any) -> Any:

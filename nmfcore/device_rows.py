@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from .backends import cuda, cuda_ops
-from .data import Opening, RowState, Visit
+from .data import Opening, RowState, Visit, digest_of
 
 Array = Any  # cupy.ndarray
 
@@ -255,6 +255,16 @@ class DeviceRows:
             bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
             self._opening = Opening(least, not bad, total, squares, total / (n * m))
         return self._opening
+
+    def digest(self) -> str:
+        """Return a digest of all stored numbers at their places; those on the device come to the host in parts."""
+        n, m = self.shape
+        if self.sparse:
+            data, indices, indptr = (self.backend.to_numpy(A) for A in (self.X.data, self.X.indices, self.X.indptr))
+            return f"{digest_of(sparse.csr_matrix((data, indices, indptr), shape=self.shape)):08x}"
+        rows = max(1, BLOCK_BYTES // max(1, m * self.X.dtype.itemsize))
+        parts = [self.X[first : first + rows] for first in range(0, n, rows)]
+        return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
     def products(self, Ht: Any) -> Array:
         """X·Ht of shape (n, k), in the compute type, on the device."""

@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 
 from .data import as_rows
 from .objective import divergence, inner
-from .solve import Progress
+from .solve import Progress, Stopped
 from .solvers._common import Report
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Run(NamedTuple):
     converged: bool
     reason: str
     history: dict[str, Array]  # loss (cost per row), violation (NaN), seconds: one entry per step
-    interruption: BaseException | None
+    interruption: Stopped | None
 
 
 def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0) -> tuple[list[slice], list[Rows]]:
@@ -367,6 +367,7 @@ def run(
     max_iter: int,
     restarts: bool,
     max_time: float | None = None,
+    begun: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
 ) -> Run:
     """Go through the batches in turn, over and over, until a rule stops it.
@@ -392,6 +393,8 @@ def run(
         Solve for each batch's rows afresh; W then stays as it was given.
     max_time : float or None
         Seconds after which no further step begins.
+    begun : float or None
+        The ``time.perf_counter()`` that `max_time` is counted from; None is now.
     callback : callable or None
         Called with a `Progress` after each step; True ends the fit.
 
@@ -401,12 +404,13 @@ def run(
         An interruption is handed over, not raised, with the factors of the last whole step.
     """
     clock = time.perf_counter()
+    begun = clock if begun is None else begun
     n_steps = max_iter * len(batches)
     W, memory = W.copy(), learner.begin(Ht)
     costs: list[float] = []
     seconds: list[float] = []
     done, reason, converged = 0, "", False
-    interruption: BaseException | None = None
+    interruption: Stopped | None = None
     try:
         for number in range(n_steps):
             rows, data = slices[number % len(batches)], batches[number % len(batches)]
@@ -414,9 +418,9 @@ def run(
             before, Ht, memory = Ht, made.Ht, made.memory
             if not restarts:
                 W[rows] = made.W
-            done += 1
             costs.append(made.cost)
             seconds.append(time.perf_counter() - clock)
+            done += 1
             reason = patience.look(done, made, before) or ""
             if callback is not None:
                 progress = Progress(done, Report(loss=made.cost), seconds[-1], (W, Ht))
@@ -426,17 +430,17 @@ def run(
             if reason:
                 converged = True
                 break
-            over = max_time is not None and time.perf_counter() - clock >= max_time
+            over = max_time is not None and time.perf_counter() - begun >= max_time
             if over and done < n_steps:
                 reason = f"max_time = {max_time:g} s was over"
                 break
     except BaseException as stop:
-        interruption = stop
+        interruption = Stopped(stop)
         reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
     history = {
-        "loss": np.array(costs),
+        "loss": np.array(costs[:done]),
         "violation": np.full(done, np.nan),
-        "seconds": np.array(seconds),
+        "seconds": np.array(seconds[:done]),
     }
     reason = reason or f"max_iter = {max_iter} was reached"
     return Run(W, Ht, memory, done, converged, reason, history, interruption)

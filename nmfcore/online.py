@@ -297,7 +297,7 @@ def first_start(data: Rows, k: int, penalties: Penalties, random_state: Any = No
     W, Ht = spectral_start(data, k, rng)
     found = factorize(data, AcceleratedHALS(penalties), W, Ht, tol=TOL, max_iter=PASSES, measure=False)
     if found.interruption is not None:
-        raise found.interruption
+        found.interruption.again()
     return found.Ht
 
 

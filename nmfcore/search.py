@@ -15,7 +15,10 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .images import InputError, Pictures, estimator_from, model_of, picture_row, read_source
-from .persistence import Model, ModelFileError, replacing, save
+from .persistence import Model, ModelFileError, replacing, save, sync_folder
 from .persistence import load as load_model
 from .similarity import CosineIndex, cosine_topk, reconstruction_space
 
@@ -37,7 +40,7 @@ Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 SPACES = ("codes", "reconstruction")
-_PICTURES, _SETTINGS = "pictures.npy", "search.json"
+_PICTURES, _SETTINGS, _MODEL = "pictures.npy", "search.json", "model.npz"
 _AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
 
 
@@ -311,7 +314,10 @@ class SearchEngine:
         Parameters
         ----------
         folder : path-like
-            The folder; made if it does not exist.
+            The folder; made if it does not exist. The files are written to a folder beside it, which takes its place
+            when they are complete: a crash leaves the old engine or the new one, not parts of both. Other files stay.
+            (The working directory, and a folder in one that cannot be written to, keep their places: there the files
+            are replaced one after the other.)
         pictures : bool
             Write the originals too, as the command line's ``report`` and ``serve`` want them.
         overwrite : bool
@@ -327,18 +333,15 @@ class SearchEngine:
             When writing fails.
         """
         home, model = Path(folder), self.model
-        if (home / "model.npz").exists() and not overwrite:
+        if (home / _MODEL).exists() and not overwrite:
             raise FileExistsError(f"'{home}' holds a model: choose another folder, or overwrite=True replaces it")
         blocks = self._originals().blocks if pictures else []
-        home.mkdir(exist_ok=True)
-        # The model comes last: one without its pictures, or with more pictures than rows, opens all the same.
-        if pictures:
-            write_rows(blocks, home / _PICTURES)
-        else:
-            (home / _PICTURES).unlink(missing_ok=True)
-        with replacing(home / _SETTINGS) as file:
-            file.write(json.dumps({"space": self.space}).encode() + b"\n")
-        save(model, home / "model.npz")
+        with _replaced(home) as folder:
+            if pictures:
+                write_rows(blocks, folder / _PICTURES)
+            with replacing(folder / _SETTINGS) as file:
+                file.write(json.dumps({"space": self.space}).encode() + b"\n")
+            save(model, folder / _MODEL)
 
     @classmethod
     def _of(cls, model: Model, rows: _Stack | None, folder: Path | None, space: str) -> SearchEngine:
@@ -798,6 +801,45 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:
         raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
     return pictures.matrix
+
+
+@contextmanager
+def _replaced(home: Path) -> Iterator[Path]:
+    """Give a new folder whose files replace those of the engine in `home`, all or none; it vanishes if this raises."""
+    real, token = Path(os.path.realpath(home)), secrets.token_hex(6)
+    there = real.is_dir()
+    beside = not there or (os.access(real.parent, os.W_OK | os.X_OK) and not os.path.samefile(real, os.curdir))
+    staging = (real.parent if beside else real) / f".nmfcore-{token}.part"
+    staging.mkdir()
+    try:
+        yield staging
+        sync_folder(staging)
+        if not there:
+            staging.rename(real)
+        elif beside:
+            shutil.copymode(real, staging)
+            former = real.with_name(f".nmfcore-{token}.former")
+            real.rename(former)
+            try:
+                staging.rename(real)
+            except BaseException:
+                former.rename(real)
+                raise
+            for entry in former.iterdir():
+                if entry.name not in (_PICTURES, _SETTINGS, _MODEL):
+                    entry.rename(real / entry.name)
+            shutil.rmtree(former, ignore_errors=True)
+        else:  # the model last: one with more pictures than rows opens
+            for name in (_PICTURES, _SETTINGS, _MODEL):
+                if (staging / name).exists():
+                    (staging / name).replace(real / name)
+                else:
+                    (real / name).unlink(missing_ok=True)
+            staging.rmdir()
+        sync_folder(real if there and not beside else real.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def _mapped(path: Path, model: Model) -> Array:

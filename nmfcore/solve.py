@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from math import isnan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,38 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+class Stopped:
+    """An exception that ended a fit, kept until the results are safe; raised once.
+
+    Whoever raises an exception stands in its traceback. A frame there that kept the exception, too, would make a cycle,
+    and X and W would stay in memory until the garbage collector runs: so nobody but this object holds it.
+    """
+
+    def __init__(self, exception: BaseException):
+        self.exception: BaseException | None = exception
+
+    def again(self) -> NoReturn:
+        """Raise the exception, and forget it."""
+        exception, self.exception = self.exception, None
+        try:
+            assert exception is not None, "it was raised before"
+            raise exception
+        finally:
+            del exception
+
+
+class _Committed(NamedTuple):
+    """What the passes so far have led to. It changes by one assignment, so that no interruption finds half a pass."""
+
+    state: Any
+    small: Any
+    done: int  # passes over X
+    accepted: int  # entries of the history
+    kkt: float
+    known: float  # loss, as last measured
+    unfinished: bool
+
+
 class Solution(NamedTuple):
     """What a fit ends with."""
 
@@ -35,7 +67,7 @@ class Solution(NamedTuple):
     history: dict[str, Array]  # loss, violation, seconds: one entry per accepted pass
     divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly, of X as it was read
     kkt: float
-    interruption: BaseException | None
+    interruption: Stopped | None
     still_falling: float  # relative fall of the loss in the last pass
 
     @property
@@ -244,6 +276,7 @@ def factorize(
     tol: float,
     max_iter: int,
     max_time: float | None = None,
+    begun: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
     verbose: int = 0,
     measure: bool = True,
@@ -267,6 +300,8 @@ def factorize(
         Most passes over X.
     max_time : float or None
         Seconds after which no further pass begins.
+    begun : float or None
+        The ``time.perf_counter()`` that `max_time` is counted from; None is now.
     callback : callable or None
         Called with a `Progress` after each accepted pass; True ends the fit.
     verbose : int
@@ -284,7 +319,8 @@ def factorize(
         An exception of the callback, or KeyboardInterrupt, is not raised but handed over as `interruption`, with the
         last accepted factors: at most the pass under way is lost.
     """
-    begun = clock = time.perf_counter()
+    clock = time.perf_counter()
+    begun = clock if begun is None else begun
     losses: list[float] = []
     violations: list[float] = []
     seconds: list[float] = []
@@ -297,11 +333,11 @@ def factorize(
     else:
         state = data.state(**{name: data.backend.asarray(A) for name, A in kept.rows.items()})
         Ht = data.backend.asarray(kept.Ht)
-    done, kkt, known, converged = 0, np.nan, np.nan, False
+    del W
+    at = _Committed(state, None, 0, 0, np.nan, np.nan, False)
+    known, converged = np.nan, False
     reason: str | None = None
-    unfinished = False
-    interruption: BaseException | None = None
-    small = None
+    interruption: Stopped | None = None
     try:
         small = solver.start(data, Ht)
         if kept is None:
@@ -312,12 +348,17 @@ def factorize(
             solver.restore(of_solver)
             rule.restore(of_rule)
             done, kkt, known, losses, violations, seconds = of_loop
+            at = _Committed(state, small, done, len(losses), kkt, known, False)
             clock -= seconds[-1] if seconds else 0.0
+            checkpoint.release()
+        kept, at = None, at._replace(small=small)
+        del small
         rule.power = data.power
-        while done < max_iter:
-            orders = solver.fix(small)
+        while at.done < max_iter:
+            state, done = at.state, at.done
+            orders = solver.fix(at.small)
             after, sums = data.reduce(solver.visit, state, orders, solver.sums, solver.gather, solver.gathered)
-            report, new = solver.update_columns(small, sums, data)
+            report, new = solver.update_columns(at.small, sums, data)
             if not isnan(report.loss_before):  # measured by this pass, of the pair before it
                 known = report.loss_before
                 losses[-1:] = [known] if losses else []
@@ -328,55 +369,84 @@ def factorize(
                 converged = True
                 break
             done += 1  # X was read, whether or not the pass is accepted
-            state, small = (after if report.accepted else state), new
-            unfinished = report.unfinished
             if report.accepted:
                 losses.append(report.loss)
                 known = known if isnan(report.loss) else report.loss
                 violations.append(report.violation)
-                kkt = report.kkt
                 seconds.append(time.perf_counter() - clock)
+                at = _Committed(after, new, done, len(losses), report.kkt, known, report.unfinished)
                 reason = rule.after(report, done)
                 if callback is not None:
                     report.loss = known
-                    progress = Progress(done, report, seconds[-1], (state["W"], small.Ht), data.give_back)
+                    progress = Progress(done, report, seconds[-1], (after["W"], new.Ht), data.give_back)
                     if callback(progress) is True and not reason:
                         reason = "the callback asked for it"
                         break
                 if reason:
                     converged = True
                     break
+            else:
+                at = at._replace(small=new, done=done, known=known, unfinished=report.unfinished)
             over = max_time is not None and time.perf_counter() - begun >= max_time and done < max_iter
             if checkpoint is not None:
-                of_loop = [done, kkt, known, losses, violations, seconds]
-                checkpoint.mark(state.arrays, small, solver.memory(), rule.memory(), of_loop)
+                of_loop = [done, at.kkt, known, losses, violations, seconds]
+                checkpoint.mark(at.state.arrays, at.small, solver.memory(), rule.memory(), of_loop)
                 if over or checkpoint.due():
                     checkpoint.save()
             if over:
                 reason = f"max_time = {max_time:g} s was over"
                 break
     except BaseException as stop:
-        interruption = stop
-        reason = "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
-    if checkpoint is not None and interruption is not None:
-        checkpoint.save()
+        interruption = Stopped(stop)
+        reason = _said(stop)
+    state, small, done, accepted, kkt, known, unfinished = at
+    for each in (losses, violations, seconds):  # those of a pass that was interrupted before it was committed
+        del each[accepted:]
+
+    def keep() -> None:
+        """Write the checkpoint; what stops that, such as a warning raised as an error, ends the fit."""
+        nonlocal interruption
+        try:
+            if checkpoint is not None:
+                checkpoint.save()
+        except BaseException as stop:
+            interruption = interruption or Stopped(stop)
+
+    if interruption is not None:
+        keep()
     Ht = Ht if small is None else small.Ht
     W = state["W"]
-    final = np.nan
-    # Who pressed Ctrl-C waits for no further pass over a disk, and what cannot be read is not read once more.
-    hurry = interruption is not None and not data.in_memory
-    if measure:
-        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
     earlier = None if small is None else solver.best(state, small)
+
+    def measured(known: float, W: Array, Ht: Array) -> float:
+        """Return the divergence of a pair: of the loss as it is known, where no pass over X is to follow."""
+        nonlocal interruption, reason
+        if not measure:
+            return np.nan
+        # After Ctrl-C no pass over a disk follows, and what cannot be read is not read once more.
+        if interruption is None or data.in_memory:
+            try:
+                return divergence(data, W, Ht, solver.beta)
+            except BaseException as stop:  # of what only measures the factors: they are kept
+                if interruption is None:
+                    interruption = Stopped(stop)
+                    reason = reason or _said(stop)
+                    if isinstance(stop, KeyboardInterrupt):
+                        keep()
+        return known - penalty(solver.penalties, W, Ht)
+
+    final = measured(known, W, Ht)
     if earlier is not None and final + penalty(solver.penalties, W, Ht) > earlier[0]:
         known, W, Ht = earlier
-        final = known - penalty(solver.penalties, W, Ht) if hurry else divergence(data, W, Ht, solver.beta)
+        final = measured(known, W, Ht)
     if not reason:
         late = rule.end(done, np.sqrt(2 * max(0.0, final)) if measure else np.nan)
         converged = late is not None
         reason = late or f"max_iter = {max_iter} was reached"
         if unfinished and not late:
             reason += ", while components that had become zero were being revived"
+        if not converged and tol > 0:
+            keep()  # a larger max_iter goes on from it
     elif converged:
         rule.end(done, np.nan)
     if losses and isnan(losses[-1]) and done % 10 == 0:  # no further pass will measure it
@@ -385,7 +455,13 @@ def factorize(
     if len(losses) > 1 and losses[-2] > 0:
         falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])
     history = {"loss": np.array(losses), "violation": np.array(violations), "seconds": np.array(seconds)}
+    state.part()
     return Solution(W, Ht, done, converged, reason, history, final, float(kkt), interruption, float(falling))
+
+
+def _said(stop: BaseException) -> str:
+    """Return the reason for an end by an exception."""
+    return "interrupted" if isinstance(stop, KeyboardInterrupt) else f"an exception: {stop!r}"
 
 
 def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_step: bool = False) -> Coded:

@@ -7,6 +7,7 @@ fitted and the best, by its loss on all rows, is where the fit of all rows begin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,10 @@ def sample_rows(n: int, m: int, k: int) -> int:
     return rows if n >= 4 * rows and k <= m else 0
 
 
-def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state: Any = None) -> tuple[Array, Array]:
+def warm_start(
+    data: Rows, k: int, solver_for: Callable[..., Any], random_state: Any = None, *,
+    max_time: float | None = None, begun: float | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """Nonnegative factors to begin with, from fits of row samples where X is tall, else from NNDSVD.
 
     Parameters
@@ -54,6 +58,10 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
         solver_for(rows, trusted=False) makes the solver for so many rows (penalties are scaled with them).
     random_state : int, RandomState or None
         Draws the samples, and the random start where k > min(n, m).
+    max_time : float or None
+        Seconds after which no further pass over a sample, and no further sample, begins.
+    begun : float or None
+        The ``time.perf_counter()`` that `max_time` is counted from; None is now.
 
     Returns
     -------
@@ -61,6 +69,7 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
     Ht : ndarray of shape (m, k)
         Both C-contiguous, in the compute type.
     """
+    begun = time.perf_counter() if begun is None else begun
     n, m = data.shape
     rng = check_random_state(random_state)
     if k > min(n, m):
@@ -70,20 +79,28 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
         return spectral_start(data, k, rng)
     chosen = [np.sort(rng.choice(n, rows, replace=False)) for _ in range(SAMPLES)]
     seeds = rng.randint(np.iinfo(np.int32).max, size=SAMPLES)
-    found: list[Array] = [np.empty(0)] * SAMPLES
+    found: list[Array | None] = [None] * SAMPLES
     source = data
     if not data.in_memory:  # all samples' rows from one pass
         union = np.unique(np.concatenate(chosen))
         source, chosen = data.take(union, None), [np.searchsorted(union, rows) for rows in chosen]
 
+    def over() -> bool:
+        return max_time is not None and time.perf_counter() - begun >= max_time
+
     def fit(number: int) -> None:  # each on one thread, side by side: samples are too small to share out well
+        if number and over():  # the first one is fitted in any case, if only for a pass
+            return
         sample = source.take(chosen[number], n_jobs=1)
         W, Ht = spectral_start(sample, k, seeds[number])
-        found[number] = _checked(factorize(sample, solver_for(rows), W, Ht, tol=TOL, max_iter=PASSES, measure=False)).Ht
+        limits: dict[str, Any] = {"tol": TOL, "max_iter": PASSES, "max_time": max_time, "begun": begun}
+        found[number] = _checked(factorize(sample, solver_for(rows), W, Ht, measure=False, **limits)).Ht
 
     run_all(fit, SAMPLES, data.threads)
     best = None
     for Ht in found:
+        if Ht is None or (best is not None and over()):
+            continue
         W = data.new_rows(k)
         whole = _checked(
             factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False, ours=True)
@@ -97,5 +114,5 @@ def warm_start(data: Rows, k: int, solver_for: Callable[..., Any], random_state:
 def _checked(solution: Solution) -> Solution:
     """Raise what interrupted a fit: the samples' factors are of no use to anybody yet."""
     if solution.interruption is not None:
-        raise solution.interruption
+        solution.interruption.again()
     return solution

@@ -44,7 +44,7 @@ class Folder:
         """Return A if it lies in such a file already, else a copy that does."""
         base: Any = A
         while isinstance(base, np.ndarray):
-            if isinstance(base, np.memmap):
+            if isinstance(base, np.memmap) and A.flags.writeable:  # one that is not is another's
                 return A
             base = base.base
         out = self.zeros(A.shape, A.dtype)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..data import Rows, run_all
+from ..data import FewScratch, Rows, digest_of, run_all
 from .sources import SLACK, Array, Read, Source
 
 MEMORY = "512MB"  # the budget where none is given
@@ -68,12 +68,14 @@ class StoredRows(Rows):
     """
 
     in_memory = False
+    digested = False  # whether the opening pass is to make the digests of the blocks, too, see `digest`
 
     def __init__(
         self, X: Source, dtype: Any, n_jobs: int | None = None, memory: int | str | None = None, whom: str = "NMF"
     ):
         super().__init__(X, dtype, n_jobs)
         self.memory = parse_bytes(memory or MEMORY)
+        self._scratch = FewScratch()
         self.whom = whom
         self._held: dict[int, Array] = {}  # by their first row: blocks that are being visited
         self._buffers: list[Array] = []  # kept between passes
@@ -133,6 +135,8 @@ class StoredRows(Rows):
             self._complain(lo, lambda rows: ~np.isfinite(rows.astype(self.dtype)))
         if seen[0] < 0:
             self._complain(lo, lambda rows: rows < 0)
+        if self.digested:
+            self._digests[lo] = digest_of(self.held(lo, hi))
         return seen
 
     def _complain(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
@@ -201,7 +205,12 @@ class _Pass:
             return
         reader = threading.Thread(target=self._read, name="nmfcore-read", daemon=True)
         try:
-            reader.start()
+            try:
+                reader.start()
+            except RuntimeError:  # no thread can be started: nobody reads ahead
+                self.reading = False
+                self._alone()
+                return
             run_all(self._work, self.threads, self.threads)
         finally:
             while self.reading or reader.is_alive():
@@ -216,8 +225,20 @@ class _Pass:
                         reader.join()
                 except BaseException as failure:  # Ctrl-C: the reader holds buffers of ours until it is done
                     self.failures.append(failure)
-        if self.failures:
-            raise self.failures[0]
+        try:
+            if self.failures:
+                raise self.failures[0]
+        finally:
+            self.failures.clear()  # see `run_all`
+
+    def _alone(self) -> None:
+        """Read and visit every block in this thread."""
+        buffer = self._buffer()
+        with self.rows.X.opened() as read:
+            for lane, lo, hi, height in self.order():
+                self._fill(read, lo, hi, buffer)
+                self._visit(lane, lo, hi, height, buffer)
+        self.rows._buffers.append(buffer)
 
     def _end(self, *failures: BaseException) -> None:
         with self.change:

@@ -189,6 +189,9 @@ class SpreadState:
     def __init__(self, whole: Spread, names: tuple[str, ...]):
         self.whole, self.names = whole, names
 
+    def part(self) -> None:
+        """Do nothing: this state has no twin."""
+
     @property
     def arrays(self) -> dict[str, Spread]:
         """The buffers by their names."""
@@ -211,8 +214,8 @@ class _Backend:
     def to_numpy(self, A: Any) -> Any:
         return np.concatenate(A.gather()) if isinstance(A, Spread) else A
 
-    def gram(self, F: Any) -> Any:
-        return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F)
+    def gram(self, F: Any, B: Array | None = None) -> Any:
+        return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F, B)
 
 
 class DaskRows:
@@ -351,6 +354,10 @@ class DaskRows:
                 float(sums["least"][0]), not bad, total, squares, total / (self.shape[0] * self.shape[1])
             )
         return self._seen
+
+    def digest(self) -> str:
+        """Return nothing: X is known by its sums and its chunks."""
+        return ""
 
     def not_finite(self) -> Array:
         """Return an array with what X holds that is not finite, for the error that says so."""

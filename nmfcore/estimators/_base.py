@@ -287,6 +287,7 @@ class BaseNMF(
         small = X.dtype.itemsize <= 2 or X.dtype == np.float32
         dtype = self.dtype or (np.float32 if small else np.float64)
         data = disk.StoredRows(X, dtype, self.n_jobs, self.memory, whom)
+        data.digested = getattr(self, "checkpoint", None) is not None and check.get("reset", True)
         data.opening()
         return X, data
 
@@ -398,7 +399,7 @@ class BaseNMF(
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
             raise TypeError(f"{' and '.join(given)} should have the same dtype as X. Got {got}.")
 
-    def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+    def _start(self, X: Any, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
         """Check or make the factors to begin with → W and Ht in the compute type."""
         n, m = data.shape
         if self.init == "custom":
@@ -415,20 +416,20 @@ class BaseNMF(
         if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
             return data.new_rows(k), np.zeros((m, k), data.dtype)
         if self._auto:
-            return self._warm_start(data, k)
+            return self._warm_start(data, k, begun)
         unit = scale.unit_of(data) if self.solver == "hals" else 2.0**data.power
         W, Ht = initialize(data, k, self.init, self.random_state, unit)
         if self.solver != "hals" and self.init != "random" and k <= min(n, m):
             self._warn_of_filled(Ht, data, scale.unit_of(data) / unit)
         return W, Ht
 
-    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+    def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
         """Return the start of hals' own."""
 
         def solver_for(rows: int, **options: Any) -> Any:
             return self._solver(self._penalties((rows, data.shape[1]), data), self._beta_loss, **options)
 
-        return warm_start(data, k, solver_for, self.random_state)
+        return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
     def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
         n, m = data.shape
@@ -505,7 +506,7 @@ class BaseNMF(
         self.history_ = result.history
         self.kkt_residual_ = float(kkt)
         if result.interruption is not None:
-            raise result.interruption
+            result.interruption.again()
 
     def _warn_of_end(self, n_iter: int, reason: str) -> None:
         if n_iter == self.max_iter and self.tol > 0:

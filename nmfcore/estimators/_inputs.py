@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from os import PathLike
 from os.path import realpath
@@ -40,10 +41,17 @@ class Output:
                 raise FileExistsError(f"out = '{self.path}' exists: give another path, or an array to fill.")
             if not self.folder.is_dir():
                 raise FileNotFoundError(f"out = '{self.path}' cannot be written: there is no folder '{self.folder}'.")
+            if not os.access(self.folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"out = '{self.path}' cannot be written: '{self.folder}' does not allow it.")
+        elif out is not None and not isinstance(out, np.ndarray):
+            raise ValueError(f"out must be a path or an array that can be written, not {type(out).__name__}.")
+        elif out is not None and not out.flags.writeable:
+            raise ValueError(
+                "out must be a path or an array that can be written, and this one is read-only: open a file with "
+                "mode='r+'."
+            )
         elif isinstance(out, np.memmap) and out.filename is not None:
             self.folder = Path(out.filename).parent
-        elif out is not None and not (isinstance(out, np.ndarray) and out.flags.writeable):
-            raise ValueError(f"out must be a path or an array that can be written, not {type(out).__name__}.")
 
     def check(self, data: Rows, k: Any) -> None:
         """Refuse an array of another shape before anything is computed; say where buffers are to lie."""
@@ -52,6 +60,8 @@ class Output:
             raise ValueError("out is for X on the CPU: leave it out, W is on the device.")
         if isinstance(self.out, np.ndarray) and self.out.shape != (n, self.out.shape[-1] if k == "auto" else k):
             raise ValueError(f"out has shape {self.out.shape}, but W has {n} rows and {k} columns.")
+        if isinstance(self.out, np.ndarray) and not np.can_cast(data.dtype, self.out.dtype, "same_kind"):
+            raise ValueError(f"out holds {self.out.dtype}, which cannot hold W: give an array of {data.dtype}.")
         if self.folder is not None:
             data.folder = disk.Folder(self.folder)
 

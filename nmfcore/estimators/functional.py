@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from os import PathLike
 
 from sklearn.utils._param_validation import validate_params
 
 from .. import _compat
+from ..checkpoint import held
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]
@@ -102,9 +104,9 @@ def non_negative_factorization(
     n_jobs : int or None, default=None
         Threads, see `NMF`.
     max_time : float or None, default=None
-        Seconds after which no further iteration begins.
+        Seconds after which no further iteration begins, see `NMF`; not for ``update_H=False``.
     callback : callable or None, default=None
-        See `NMF`.
+        See `NMF`; not for ``update_H=False``.
     memory : int, str or None, default=None
         See `NMF`.
     checkpoint : path-like or None, default=None
@@ -163,8 +165,15 @@ def non_negative_factorization(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
     )
+    begun = time.perf_counter()
     estimator._validate_params()
-    with estimator._place(X):
+    if not update_H:
+        for name, value in (("checkpoint", checkpoint), ("callback", callback), ("max_time", max_time)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
+                )
+    with estimator._place(X), held(checkpoint):
         X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
         if not update_H:
             if W is not None:
@@ -176,8 +185,9 @@ def non_negative_factorization(
             coded, Ht = estimator._code(data, H, X)
             return data.give_back(coded.W), data.give_back(Ht).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter)
-        solution, view = estimator._factorize(X, data, W, H, tasks)
+        solution, view, kept = estimator._factorize(X, data, W, H, tasks, begun)
         if solution.interruption is not None:
-            raise solution.interruption
+            solution.interruption.again()
         estimator._warn(solution, view)
+        estimator._over(solution, kept)
         return data.give_back(solution.W), data.give_back(solution.Ht).T, solution.n_iter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,7 +18,7 @@ from .._nmf import _beta_loss_to_float
 from ..backends import cuda
 from ..data import Rows, as_rows
 from ..objective import divergence
-from ..solve import Coded, factorize
+from ..solve import Coded, Stopped, factorize
 from ._base import BaseNMF, nothing
 
 __all__ = ["MiniBatchNMF"]
@@ -226,7 +227,7 @@ class MiniBatchNMF(BaseNMF):
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
-            Where to begin, for ``init="custom"``; of X's type. Never written.
+            Where to begin, for ``init="custom"``; of X's type. Never written. For "hals" only in place of H.
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
 
@@ -241,12 +242,17 @@ class MiniBatchNMF(BaseNMF):
         TypeError
             For W or H of another type than X.
         """
+        begun = time.perf_counter()
         self._check_solver()
+        if self.solver == "hals" and self.init == "custom" and W is not None and H is not None:
+            raise ValueError(
+                "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
+            )
         X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
-        W, Ht = self._start(X, data, W, H)
+        W, Ht = self._start(X, data, W, H, begun)
         learner = self._learner(data, online.KNOWN if self._auto else None)
         if data.opening().total == 0:
             self._remember(learner.begin(Ht), 1)
@@ -270,18 +276,26 @@ class MiniBatchNMF(BaseNMF):
                 max_iter=self.max_iter,
                 restarts=self.fresh_restarts,
                 max_time=self.max_time,
+                begun=begun,
                 callback=scale.watched(self._watch(tasks), data.power),
             )
         W, Ht = result.W, result.Ht
         H = scale.times(Ht, -data.power).T
-        if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
-            W = scale.times(self._code(given, H)[0].W, data.power)
-        solver, kkt = self._solver(self._penalties(data.shape, data), self._beta_loss), math.nan
-        if result.interruption is None:  # measured by one pass more
-            kkt = factorize(data, solver, W, Ht, tol=0, max_iter=1, measure=False).kkt
+        solver, kkt, loss = self._solver(self._penalties(data.shape, data), self._beta_loss), math.nan, math.nan
+        try:
+            if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
+                W = scale.times(self._code(given, H)[0].W, data.power)
+            if result.interruption is None:  # measured by one pass more
+                last = factorize(data, solver, W, Ht, tol=0, max_iter=1, measure=False)
+                if last.interruption is not None:
+                    last.interruption.again()
+                kkt = last.kkt
+            loss = divergence(data, W, Ht, solver.beta)
+        except BaseException as stop:  # H is there: an interruption of what only codes and measures keeps it
+            if result.interruption is None:
+                result = result._replace(interruption=Stopped(stop))
         n_iter = -(-result.n_steps // len(batches))
         self._remember(result.memory, result.n_steps)
-        loss = divergence(data, W, Ht, solver.beta)
         result = result._replace(history=scale.history(result.history, data.power))
         self._keep(result, H.T, n_iter, loss, kkt, data.power)
         W = scale.times(W, -data.power)
@@ -395,12 +409,12 @@ class MiniBatchNMF(BaseNMF):
             restart_iter=self.fresh_restarts_max_iter,
         )
 
-    def _start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+    def _start(self, X: Any, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
-            W, Ht = super()._start(X, data, W, H)
+            W, Ht = super()._start(X, data, W, H, begun)
         return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
-    def _warm_start(self, data: Rows, k: int) -> tuple[Array, Array]:
+    def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
         """Return no W, and Ht of a fit of so many rows as a batch has, or more where there are many components."""
         (n, m), rng = data.shape, check_random_state(self.random_state)
         W, rows = np.zeros((n, k), data.dtype), max(self.batch_size, 50 * k)

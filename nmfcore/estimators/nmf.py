@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from .. import _compat, distributed, scale
 from .._nmf import _beta_loss_to_float
 from ..backends import cuda
-from ..checkpoint import Checkpoint, check_place
+from ..checkpoint import Checkpoint, held
 from ..data import Rows
 from ..solve import Coded, Solution, factorize
 from ..solvers import SOLVERS, ExtrapolatedUpdate
@@ -34,7 +34,7 @@ Array = NDArray[Any]
 _EARLY_TOL = 1e-3  # a user who asks for more than this ...
 _EARLY_FALL = 1e-3  # ... is told when the last iteration still brought more than that,
 _EXACT = 1e-6  # unless ‖X − WH‖² / ‖X‖² is below this: what is left of a nearly exact fit falls for ever
-_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_time", "memory", "n_jobs", "verbose")
+_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose")
 
 
 class NMF(BaseNMF):
@@ -100,19 +100,25 @@ class NMF(BaseNMF):
         Threads; −1 for all processors, None for what BLAS, OMP, joblib and the processors allow.
         Results have the same bits for any number.
     max_time : float or None, default=None
-        Seconds after which no further iteration begins.
+        Seconds from the call, after which no further iteration begins; one is made in any case. A start from
+        samples of the rows ends at that time, too; another start is made to its end.
     callback : callable or None, default=None
         Called after each iteration with an object that has ``iteration``, ``loss``, ``kkt``,
         ``seconds`` and ``factors()``, which copies W and H; returning True ends the fit.
     memory : int, str or None, default=None
         How much of an X on disk may be in memory at a time, in bytes or as "2GB"; None is "512MB".
-        It decides how far a thread reads ahead, never the result. W and H come on top.
+        It decides how far a thread reads ahead, never the result. W and H come on top, and sums of
+        H's size in float64: two for each thread, and up to seven. Without effect on X in memory and
+        on a ``numpy.memmap``, of which the system keeps what it can.
     checkpoint : path-like or None, default=None
         File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
         with the same bits as if it had never stopped; X and all parameters that matter to them
-        must be the same (of a Dask array its row chunks, too), else it complains. It is written
-        after Ctrl-C and at the end of `max_time`, too, and removed when the fit has come to its
-        end. That of a Dask array holds W, which comes here block by block.
+        must be the same (of a Dask array its row chunks, too), else it complains. X is known by its
+        sums and a digest of all its numbers, of a Dask array by its sums alone. The file is written
+        after Ctrl-C, too, and where `max_time` or, with `tol` > 0, `max_iter` ended the fit, which
+        goes on from it with more of them; it is removed when a fit has come to another end and its
+        results are safe. One fit at a time may use it. That of a Dask array holds W, which comes here
+        block by block.
     checkpoint_every : float, default=600
         Seconds from one writing of `checkpoint` to the next.
 
@@ -278,19 +284,20 @@ class NMF(BaseNMF):
             not_of_dask(out=out)
         if distributed.is_dask(X) and distributed.client_of() is None:
             return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
-        with self._place(X):
+        begun = time.perf_counter()
+        with self._place(X), held(self.checkpoint):
             output = Output(out)
-            if self.checkpoint is not None:
-                check_place(self.checkpoint)
             X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
             output.check(data, self._resolve(data.shape[1])[0])
             tasks = _compat.FitTasks(self, X, self.max_iter)
-            solution, view = self._factorize(X, data, W, H, tasks)
+            solution, view, checkpoint = self._factorize(X, data, W, H, tasks, begun)
             loss, kkt = solution.divergence, solution.kkt
             self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt, view.power)
-            self._warn(solution, view)
+            W = output.filled(data.give_back(solution.W))
+            self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
             tasks.close()
-            return output.filled(data.give_back(solution.W))
+            self._over(solution, checkpoint)
+            return W
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
@@ -316,23 +323,24 @@ class NMF(BaseNMF):
                 stacklevel=2,
             )
 
-    def _factorize(self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks) -> tuple[Solution, Rows]:
-        """Return what a fit ends with, in the unit of X but for the divergence, and X as it was read."""
+    def _factorize(
+        self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
+    ) -> tuple[Solution, Rows, Checkpoint | None]:
+        """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1], warn=True)
         self._check_solver(warn=True)
         self._check_zeros(data, self._beta_loss)
-        clock, max_time = time.perf_counter(), self.max_time
         checkpoint = self._checkpoint(data, W, H)
         data = self._seen(data, self._beta_loss, W, H)
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
-            W, Ht = self._start(X, data, W, H)
-        else:
-            W, Ht = kept.rows["W"], kept.Ht
+            W, Ht = self._start(X, data, W, H, begun)
+        else:  # W is read by the loop, and by nobody else: it would stay in memory
+            W, Ht = None, kept.Ht
+            self._check_passes(checkpoint)
+        del kept
         if data.opening().total == 0:
-            return nothing(W, Ht, self.solver), data
-        if max_time is not None:
-            max_time -= time.perf_counter() - clock
+            return nothing(W, Ht, self.solver), data, checkpoint
         penalties = self._penalties(data.shape, data)
         if self.extrapolate:
             solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
@@ -350,22 +358,37 @@ class NMF(BaseNMF):
             Ht,
             tol=self.tol,
             max_iter=self.max_iter,
-            max_time=max_time,
+            max_time=self.max_time,
+            begun=begun,
             callback=scale.watched(self._watch(tasks), data.power),
             verbose=self.verbose,
             checkpoint=checkpoint,
             ours=self.init != "custom",
         )
-        if checkpoint is not None and not solution.interrupted and not solution.reason.startswith("max_time"):
-            checkpoint.remove()
         W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
-        return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data
+        return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data, checkpoint
+
+    def _check_passes(self, checkpoint: Any) -> None:
+        if checkpoint.passes > self.max_iter:
+            raise ValueError(
+                f"the checkpoint '{checkpoint.path}' is of iteration {checkpoint.passes}, but max_iter = "
+                f"{self.max_iter}: give a larger max_iter to go on from it, or another path, or delete it."
+            )
+
+    def _over(self, solution: Solution, checkpoint: Checkpoint | None) -> None:
+        """Remove the checkpoint, now that the results are safe, unless the fit can go on from it."""
+        unfinished = solution.reason.startswith("max_time") or (solution.reason.startswith("max_iter") and self.tol > 0)
+        if checkpoint is not None and not unfinished:
+            checkpoint.remove()
 
     def _checkpoint(self, data: Rows, W: Any, H: Any) -> Checkpoint | None:
         """Return where the fit is to be kept, with what must be the same for another fit to go on from it."""
         if self.checkpoint is None:
             return None
-        settings = {name: value for name, value in self.get_params(deep=False).items() if name not in _NO_MATTER}
+        no_matter = set(_NO_MATTER)
+        if self.init == "custom" and (W is None or H is None):  # the start itself depends on it
+            no_matter.remove("max_iter")
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name not in no_matter}
         identity = {name: _written(value) for name, value in settings.items()}
         identity["dtype"] = str(data.dtype)  # what None stands for
         identity["device"] = data.backend.__name__.rpartition(".")[-1]
@@ -374,11 +397,13 @@ class NMF(BaseNMF):
         identity["blocks of X"] = "of its own" if cluster is None else data.cut  # type: ignore[attr-defined]
         opening = data.opening()
         identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
+        identity["contents of X"] = data.digest()
         if self.init == "custom":
             for name, F in (("W", W), ("H", H)):
                 numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
                 identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
-        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, sent_on=cluster is not None)
+        mapped = cluster is not None or getattr(data, "folder", None) is not None
+        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, mapped)
         if cluster is not None:
             cluster.checkpoint = checkpoint
         return checkpoint

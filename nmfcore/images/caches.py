@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ..persistence import replacing
+from ..persistence import replacing, sync_folder
 from ._decoding import Mode, check_mode, is_picture
 from ._progress import Progress
 from .folders import load_images
@@ -30,8 +31,9 @@ def cached_images(
     """Decode a folder of pictures once, into a file beside it, and map that file from then on.
 
     For a folder ``cats``, the matrix lies in ``cats.nmfcore.npy`` and what is known about it in
-    ``cats.nmfcore.json``. Both are made anew when the names, sizes or dates of the picture files
-    have changed, or others are asked for.
+    ``cats.nmfcore.json``, the size and date of the matrix included: one without the other, or of
+    another time, is not used. Both are made anew then, and when the names, sizes or dates of the
+    picture files have changed, or others are asked for.
 
     Parameters
     ----------
@@ -89,26 +91,54 @@ def cached_images(
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
     }
     kept = _cache(about, matrix)
-    if kept is None or {name: kept[name] for name in asked} != asked:
-        if kept is not None:  # of other pictures
-            about.unlink()
+    if kept is None or kept.get("matrix") != _stamp(matrix) or {name: kept.get(name) for name in asked} != asked:
+        if kept is not None:  # of other pictures: what describes a matrix never outlives it
+            about.unlink(missing_ok=True)
             matrix.unlink(missing_ok=True)
-        found = load_images(folder, size, mode, skip_broken, progress, out=matrix)
-        kept = {**asked, "shape": found.shape, "names": found.names, "skipped": found.skipped}
-        with replacing(about) as file:
-            file.write(json.dumps(kept).encode())
+        new = root.with_name(f".{root.name}.nmfcore-{secrets.token_hex(6)}.npy")
+        try:
+            found = load_images(folder, size, mode, skip_broken, progress, out=new)
+            kept = {**asked, "shape": found.shape, "names": found.names, "skipped": found.skipped}
+            del found  # Windows renames no file that is mapped
+            with replacing(about) as file:  # until the matrix is there, it describes none
+                file.write(json.dumps({**kept, "matrix": _stamp(new)}).encode())
+            new.replace(matrix)
+            sync_folder(matrix.parent)
+        finally:
+            new.unlink(missing_ok=True)
     shape, names, skipped = (tuple(kept[name]) for name in ("shape", "names", "skipped"))
     return Pictures(np.load(matrix, mmap_mode="r"), cast(Shape, shape), names, None, str(folder), skipped)
 
 
-def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
-    """Return what a cache says of itself; None if there is none."""
-    if not about.exists():
+def _stamp(matrix: Path) -> list[int] | None:
+    """Return size and date of a matrix, which stay when it is renamed; None if there is none."""
+    if not matrix.exists():
         return None
+    stat = matrix.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
+    """Return what a cache says of itself, nothing of a matrix that is left alone; None if there is none."""
+    if not about.exists():
+        if not matrix.exists():
+            return None
+        if _is_of_pixels(matrix):
+            return {}
+        raise InputError(f"'{matrix}' is in the way, and no cache of pictures: move it")
     try:
         kept = json.loads(about.read_bytes())
         if kept["format"] == _CACHE:
-            return kept if matrix.exists() else {**kept, "files": None}
+            return kept
     except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"'{about}' is in the way, and no cache of pictures: move it")
+
+
+def _is_of_pixels(matrix: Path) -> bool:
+    """Whether a file has the type and the number of dimensions of a cache's matrix."""
+    try:
+        array = np.load(matrix, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, AttributeError):
+        return False
+    return bool(array.dtype == np.uint8 and array.ndim == 2)
