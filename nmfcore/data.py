@@ -105,6 +105,8 @@ def effective_threads(n_jobs: int | None) -> int:
     """
     import joblib
 
+    from . import _compat
+
     processors = joblib.cpu_count()
     if n_jobs is not None:
         if n_jobs == 0:
@@ -117,10 +119,9 @@ def effective_threads(n_jobs: int | None) -> int:
         value = os.environ.get(name, "").split(",")[0]
         if value.isdigit() and int(value) > 0:
             limits.append(int(value))
-    config = getattr(getattr(joblib.parallel, "_backend", None), "config", None)
-    if config:  # inside a joblib.parallel_config, or inside a worker thread of joblib's
-        backend, jobs = joblib.parallel.get_active_backend()
-        limits.append(backend.effective_n_jobs(jobs))
+    workers = _compat.joblib_workers()
+    if workers is not None:
+        limits.append(workers)
     return max(1, min(limits))
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from os import PathLike
 
-from sklearn.utils._param_validation import validate_params
-
 from .. import _compat
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]
 
 
-@validate_params(
+@_compat.validate_params(
     {
         "X": ["array-like", "sparse matrix", str, PathLike],
         "W": ["array-like", None],
@@ -26,7 +24,7 @@ def non_negative_factorization(
     X,
     W=None,
     H=None,
-    n_components=_compat.N_COMPONENTS,
+    n_components="auto",
     *,
     init=None,
     update_H=True,
@@ -163,9 +161,9 @@ def non_negative_factorization(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
     )
-    estimator._validate_params()
+    _compat.check_parameters(estimator)
     with estimator._place(X):
-        X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
+        X, data = estimator._read(X, "NMF initialization")
         if not update_H:
             if W is not None:
                 warnings.warn(
