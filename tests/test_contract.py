@@ -709,8 +709,11 @@ def test_outputs_are_arrays_and_lists_are_accepted():
 @pytest.mark.parametrize("name", CLASSES)
 def test_tags(name):
     mine, other = getattr(ours, name)(), getattr(theirs, name)()
-    tags = get_tags(mine)
-    assert tags == get_tags(other)
+    tags, expected = get_tags(mine), get_tags(other)
+    if parse_version("1.6.1") > SKLEARN:  # it forgot to say that its NMF takes sparse X
+        assert not expected.input_tags.sparse
+        expected.input_tags.sparse = True
+    assert tags == expected
     assert tags.input_tags.positive_only
     assert tags.transformer_tags.preserves_dtype == ["float64", "float32"]
 
