@@ -211,8 +211,8 @@ class _Backend:
     def to_numpy(self, A: Any) -> Any:
         return np.concatenate(A.gather()) if isinstance(A, Spread) else A
 
-    def gram(self, F: Any) -> Any:
-        return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F)
+    def gram(self, F: Any, B: Any = None) -> Any:
+        return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F, B)
 
 
 class DaskRows:
