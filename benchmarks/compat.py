@@ -3,7 +3,7 @@
 By hand, on a machine with the Pythons below (on PATH or under ~/.pyenv/versions)::
 
     python benchmarks/compat.py                  # all of them; a few minutes each
-    python benchmarks/compat.py 1.4 1.9          # some
+    python benchmarks/compat.py 1.6 1.9          # some
     python benchmarks/compat.py 1.6 --dry-run    # make the environment, run no test
 
 Each version gets a new virtual environment with the newest release of that minor version and, as
@@ -29,8 +29,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "compat.json"
 
 # minor version: Python, and what pip must not take newer than the day's
 ERAS = {
-    "1.4": ("3.10", ["numpy<2", "scipy<1.13", "pandas<2.3"]),
-    "1.5": ("3.11", ["numpy<2.1", "scipy<1.15", "pandas<2.3"]),
     "1.6": ("3.11", ["numpy<2.3", "scipy<1.16", "pandas<3"]),
     "1.7": ("3.12", ["numpy<2.4", "scipy<1.17", "pandas<3"]),
     # load_digits of 1.8 sets a shape, which NumPy 2.5 deprecates

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def describe(packages: list[str]) -> dict[str, Any]:
     """Return machine, versions, commit and date, as written into every record."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),

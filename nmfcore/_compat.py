@@ -1,6 +1,6 @@
-"""What differs between scikit-learn 1.4 and 1.9, and nothing else.
+"""What differs between scikit-learn 1.6 and 1.9, and every private name of scikit-learn and joblib that is used.
 
-A leaf: it imports scikit-learn and none of nmfcore.
+A leaf: it imports scikit-learn and joblib and none of nmfcore.
 """
 
 from __future__ import annotations
@@ -9,73 +9,45 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import joblib
 import sklearn
-from sklearn.utils import metadata_routing, validation
-from sklearn.utils._param_validation import Hidden, StrOptions
+from sklearn.base import _clone_parametrized as clone_parametrized
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
+
+__all__ = [
+    "CallbackSupportMixin",
+    "FitTasks",
+    "Interval",
+    "InverseTransformMixin",
+    "Options",
+    "StrOptions",
+    "check_parameters",
+    "clone_parametrized",
+    "fit_context",
+    "joblib_workers",
+    "validate_params",
+]
 
 VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 
-# The default of n_components, and what the constraints must let pass beside the public values.
-N_COMPONENTS: Any = "auto" if VERSION >= (1, 6) else "warn"
-HIDDEN_N_COMPONENTS: list[Any] = [] if VERSION >= (1, 6) else [Hidden(StrOptions({"warn"}))]
 
-# Who complains of negative values of X, for NMF.
-NEGATIVE_AT_FIT = "NMF initialization" if VERSION >= (1, 6) else "NMF (input X)"
-NEGATIVE_AT_TRANSFORM = "X in NMF" if VERSION >= (1, 6) else "NMF (input X)"
-
-# The keyword of check_array that switches its search for NaN and infinity.
-ALL_FINITE = "ensure_all_finite" if VERSION >= (1, 6) else "force_all_finite"
+def check_parameters(estimator: Any) -> None:
+    """Check the parameters of an estimator against its ``_parameter_constraints``, as its `fit` does."""
+    estimator._validate_params()
 
 
-def validate_data(estimator: Any, X: Any, **options: Any) -> Any:
-    """Check X for an estimator: its names, its shape, its type; a method until scikit-learn 1.5.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Gets ``n_features_in_`` and ``feature_names_in_``, or is compared with them.
-    X : array-like
-        What the user gave.
-    **options : dict
-        Of scikit-learn's ``check_array``, and ``reset``.
-
-    Returns
-    -------
-    X : ndarray or sparse matrix
-    """
-    if VERSION >= (1, 6):
-        return validation.validate_data(estimator, X, **options)
-    return estimator._validate_data(X, **options)
-
-
-def resolve_n_components(value: Any, warn: bool) -> Any:
-    """Return ``n_components`` with the default of scikit-learn < 1.6 replaced by what it means.
-
-    Parameters
-    ----------
-    value : int, None, "auto" or "warn"
-        The parameter.
-    warn : bool
-        Whether to announce the change of the default, as those versions do in `fit`.
-
-    Returns
-    -------
-    int, None or "auto"
-    """
-    if isinstance(value, str) and value == "warn":
-        if warn:
-            warnings.warn(
-                "The default value of `n_components` will change from `None` to `'auto'` in 1.6. "
-                "Set the value of `n_components` to `None` explicitly to suppress the warning.",
-                FutureWarning,
-                stacklevel=2,
-            )
+def joblib_workers() -> int | None:
+    """Return how many jobs an active ``joblib.parallel_config`` allows, None outside of one and of joblib's workers."""
+    config = getattr(getattr(joblib.parallel, "_backend", None), "config", None)
+    if not config:
         return None
-    return value
+    backend, jobs = joblib.parallel.get_active_backend()
+    return backend.effective_n_jobs(jobs)
 
 
-# ---- inverse_transform: its argument was called W, then Xt, then X --------------------------------
+# ---- inverse_transform: its argument was called Xt, then X ---------------------------------------
 
 _DOC = """Return W · ``components_``, the samples that the codes stand for.
 
@@ -101,10 +73,10 @@ class _InverseOfX:
 
 
 class _InverseOfXt:
-    """Of scikit-learn 1.5 and 1.6."""
+    """Of scikit-learn 1.6."""
 
-    # scikit-learn's own class marks Xt as unused here, and its get_metadata_routing() fails for it: these versions
-    # route no Xt anyway.
+    # scikit-learn's own class marks Xt as unused here, and its get_metadata_routing() fails for it: that version
+    # routes no Xt anyway.
 
     def inverse_transform(self, X=None, *, Xt=None):
         if X is None and Xt is None:
@@ -129,37 +101,7 @@ class _InverseOfXt:
     )
 
 
-class _InverseOfW:
-    """Of scikit-learn 1.4."""
-
-    # No request is made of the former name.
-    if VERSION < (1, 5):
-        __metadata_request__inverse_transform = {"W": metadata_routing.UNUSED}
-
-    def inverse_transform(self, Xt=None, W=None):
-        if Xt is None and W is None:
-            raise TypeError("Missing required positional argument: Xt")
-        if W is not None and Xt is not None:
-            raise ValueError("Please provide only `Xt`, and not `W`.")
-        if W is not None:
-            warnings.warn(
-                "Input argument `W` was renamed to `Xt` in v1.3 and will be removed in v1.5.",
-                FutureWarning,
-                stacklevel=2,
-            )
-            Xt = W
-        check_is_fitted(self)
-        return self._times(Xt)  # type: ignore[attr-defined]
-
-    inverse_transform.__doc__ = _DOC.format(
-        parameters="Xt : {ndarray, sparse matrix} of shape (n_samples, n_components)\n"
-        "            What `transform` returned.\n\n"
-        "        W : deprecated\n"
-        "            The former name of Xt."
-    )
-
-
-InverseTransformMixin: Any = _InverseOfX if VERSION >= (1, 7) else _InverseOfXt if VERSION >= (1, 5) else _InverseOfW
+InverseTransformMixin: Any = _InverseOfX if VERSION >= (1, 7) else _InverseOfXt
 
 
 # ---- scikit-learn ≥ 1.9's callbacks ------------------------------------------------------------

@@ -145,6 +145,8 @@ def effective_threads(n_jobs: int | None) -> int:
     None: the least of joblib's count of processors (which knows affinity and containers), the limits in force on BLAS
     (threadpoolctl), on OMP and Numba (environment), and an active ``joblib.parallel_config``. −1: all processors.
     """
+    from . import _compat
+
     if n_jobs == 0:
         msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."
         raise ValueError(msg)
@@ -161,10 +163,9 @@ def effective_threads(n_jobs: int | None) -> int:
         value = os.environ.get(name, "").split(",")[0]
         if value.isdigit() and int(value) > 0:
             limits.append(int(value))
-    config = getattr(getattr(joblib.parallel, "_backend", None), "config", None)
-    if config:  # inside a joblib.parallel_config, or inside a worker thread of joblib's
-        backend, jobs = joblib.parallel.get_active_backend()
-        limits.append(backend.effective_n_jobs(jobs))
+    workers = _compat.joblib_workers()
+    if workers is not None:
+        limits.append(workers)
     return max(1, min(limits))
 
 

@@ -7,16 +7,12 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_checks
+from sklearn.utils._test_common import instance_generator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nmfcore import NMF, MiniBatchNMF
 
 CLASSES = (NMF, MiniBatchNMF)
-
-try:  # scikit-learn >= 1.6
-    from sklearn.utils._test_common import instance_generator
-except ImportError:
-    instance_generator = None
 
 
 def _table(name):
@@ -28,11 +24,6 @@ def _table(name):
 def _constructed():
     """One instance per class and parameter set, set up as scikit-learn does for its own."""
     for cls in CLASSES:
-        if instance_generator is None:
-            estimator = cls()
-            estimator_checks._set_checking_parameters(estimator)
-            yield estimator
-            continue
         parameters = _table("INIT_PARAMS")[cls.__name__]
         for one in parameters if isinstance(parameters, list) else [parameters]:
             yield cls(**one)

@@ -210,6 +210,81 @@ def plant(folder, files):
     return package
 
 
+# --- private names of others ---------------------------------------------------------------------
+
+BORROWED = ("sklearn", "joblib")
+
+
+def is_private(name):
+    """Whether a part of a dotted name is private; dunder names are the language's."""
+    return any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
+
+
+def private_faults(package, inherited=frozenset()):
+    """Yield every private name of scikit-learn or joblib that a file other than _compat.py touches.
+
+    `inherited` are the private names that the estimators have from scikit-learn's base classes.
+    """
+    for path in sorted(package.rglob("*.py")):
+        short = path.relative_to(package).as_posix()
+        if short == "_compat.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        bound = set(BORROWED)
+        for node, level, module, names, _ in imports_of(tree):
+            if level or module.split(".")[0] not in BORROWED:
+                continue
+            yield from (
+                f"{short}:{node.lineno}: {target}"
+                for target in ([f"{module}.{name}" for name in names] or [module])
+                if is_private(target)
+            )
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        for node in ast.walk(tree):
+            chain = None
+            if isinstance(node, ast.Attribute):
+                chain = f"{ast.unparse(node.value)}.{node.attr}"
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+                named = node.args[1]
+                if isinstance(named, ast.Constant):
+                    chain = f"{ast.unparse(node.args[0])}.{named.value}"
+            if chain is None:
+                continue
+            root, _, rest = chain.partition(".")
+            if (root in bound and is_private(rest)) or chain.rpartition(".")[2] in inherited:
+                yield f"{short}:{node.lineno}: {chain}"
+
+
+def test_private_names_of_scikit_learn_and_joblib_stay_in_one_file():
+    from nmfcore.estimators._base import BaseNMF
+
+    ours = {name for cls in BaseNMF.__mro__ if cls.__module__.startswith("nmfcore") for name in vars(cls)}
+    theirs = {name for cls in BaseNMF.__mro__ if cls.__module__.startswith("sklearn") for name in vars(cls)}
+    inherited = {name for name in theirs - ours if is_private(name)}
+    assert "_validate_params" in inherited
+    assert list(private_faults(PACKAGE, inherited)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sklearn.base import _fit_context",
+        "from sklearn.utils._param_validation import Interval",
+        "def f():\n    import sklearn.utils._tags",
+        "import joblib\ndef f():\n    return joblib.parallel._backend",
+        "import joblib as j\nf = getattr(j.parallel, '_backend', None)",
+        "from joblib import parallel\nparallel._backend",
+        "def f(estimator):\n    estimator._validate_params()",
+    ],
+)
+def test_checker_catches_a_planted_private_name(tmp_path, source):
+    found = list(private_faults(plant(tmp_path, {"data.py": source}), {"_validate_params"}))
+    assert len(found) == 1 and found[0].startswith("data.py:"), found
+    (tmp_path / "nmfcore" / "data.py").rename(tmp_path / "nmfcore" / "_compat.py")
+    assert list(private_faults(tmp_path / "nmfcore", {"_validate_params"})) == []
+
+
 # --- lightness -----------------------------------------------------------------------------------
 
 

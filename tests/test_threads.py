@@ -292,9 +292,7 @@ def test_fits_in_multiprocessing_fork():
 def test_fits_inside_joblib_workers(backend):
     expected = [fit_bits(seed) for seed in range(2)]
     before = pools()
-    # joblib < 1.3 has the older of the two only.
-    configure = getattr(joblib, "parallel_config", joblib.parallel_backend)
-    with configure(backend, n_jobs=2):
+    with joblib.parallel_config(backend, n_jobs=2):
         found = joblib.Parallel(timeout=120)(
             joblib.delayed(fit_bits)(seed, "cd", n_jobs) for seed in range(2) for n_jobs in (None, 2)
         )
@@ -362,7 +360,6 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="co
 two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two processors")
 PLAIN = "contextlib.nullcontext()"
 JOBLIB = "joblib.parallel_config(n_jobs=1)"
-HAS_CONFIG = hasattr(joblib, "parallel_config")  # joblib >= 1.3
 LIMITS = "threadpoolctl.threadpool_limits(1)"
 
 
@@ -370,13 +367,13 @@ LIMITS = "threadpoolctl.threadpool_limits(1)"
 @two_cores
 def test_several_threads_are_at_work():
     """By default, where asked for, and where the estimator's n_jobs outranks the surroundings."""
-    calls = [(PLAIN, ""), (PLAIN, "2"), (PLAIN, "-1"), (LIMITS, "2"), *[(JOBLIB, "2")] * HAS_CONFIG]
+    calls = [(PLAIN, ""), (PLAIN, "2"), (PLAIN, "-1"), (LIMITS, "2"), (JOBLIB, "2")]
     assert [busy for _, busy in probe(*calls)] == [2] * len(calls)
 
 
 @needs_proc
 def test_one_thread_where_one_was_asked_for():
-    found = probe((PLAIN, "1"), (LIMITS, ""), *[(JOBLIB, "")] * HAS_CONFIG)
+    found = probe((PLAIN, "1"), (LIMITS, ""), (JOBLIB, ""))
     assert all(ratio <= 1.25 and busy == 1 for ratio, busy in found), found
 
 

@@ -11,14 +11,34 @@ The vector length follows the processor (and the documented switches of Numba: `
 ``NUMBA_CPU_FEATURES`` limit it, to measure AVX2 on an AVX-512 machine). The number of rows per register tile follows
 from the number of registers: accumulators + one row of b + one broadcast must fit. LLVM splits vectors that the
 processor lacks, so a wrong guess costs speed, never correctness.
+
+These blocks have no substitute: where Numba or llvmlite lack what they are written with, importing them says so.
 """
 
 import os
 
-import llvmlite.binding as llvm
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+import llvmlite
+import numba
+
+try:
+    import llvmlite.binding as llvm
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.core.base import BaseContext
+    from numba.extending import intrinsic
+
+    # What the blocks call when kernels are compiled, asked for now.
+    _NEEDED = (
+        cgutils.get_or_insert_function, cgutils.for_range, cgutils.for_range_slice,
+        BaseContext.make_array, BaseContext.get_dummy_value, BaseContext.get_value_type, BaseContext.populate_array,
+        ir.Type.as_pointer, ir.VectorType, ir.IRBuilder.shuffle_vector,
+        llvm.get_host_cpu_name, llvm.get_host_cpu_features,
+    )  # fmt: skip
+except (ImportError, AttributeError) as error:
+    raise ImportError(
+        "nmfcore builds its CPU kernels with names of Numba and llvmlite that are missing in numba "
+        f"{numba.__version__} with llvmlite {llvmlite.__version__} ({error}): install numba 0.60 to 0.68, which work."
+    ) from error
 
 
 def _vector_bytes() -> int:

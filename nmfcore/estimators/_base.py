@@ -15,18 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _clone_parametrized,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from .. import _compat, disk, distributed, scale
+from .._compat import Interval, Options, StrOptions
 from .._nmf import EPSILON, _beta_loss_to_float, _check_init
 from ..backends import cuda
 from ..data import Rows, as_rows
@@ -69,7 +64,6 @@ class BaseNMF(
             Interval(Integral, 1, None, closed="left"),
             None,
             StrOptions({"auto"}),
-            *_compat.HIDDEN_N_COMPONENTS,
         ],
         "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
         "beta_loss": [StrOptions({"frobenius", "kullback-leibler", "itakura-saito"}), Real],
@@ -199,9 +193,6 @@ class BaseNMF(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _more_tags(self):  # scikit-learn < 1.6
-        return {"requires_positive_X": True, "preserves_dtype": [np.float64, np.float32]}
-
     # A callback may hold what cannot be copied or pickled (a window, a lock): it is passed on by
     # reference to copies and clones, and stays behind when the estimator is pickled.
 
@@ -220,7 +211,7 @@ class BaseNMF(
     def __sklearn_clone__(self):
         bare = copy.copy(self)
         bare.callback = None
-        return _clone_parametrized(bare).set_params(callback=self.callback)
+        return _compat.clone_parametrized(bare).set_params(callback=self.callback)
 
     def __getstate__(self):
         state = dict(super().__getstate__())
@@ -312,9 +303,9 @@ class BaseNMF(
         with distributed.session() if distributed.is_dask(X) else where, np.errstate(under="ignore"):
             yield
 
-    def _resolve(self, n_features: int, warn: bool = False) -> tuple[Any, Any]:
+    def _resolve(self, n_features: int) -> tuple[Any, Any]:
         """Return k (or "auto") and β as the parameters have them now."""
-        k = _compat.resolve_n_components(self.n_components, warn)
+        k = self.n_components
         return (n_features if k is None else k), _beta_loss_to_float(self.beta_loss)
 
     def _check_zeros(self, data: Rows, beta: float) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils.validation import validate_data
 
-from .. import _compat, disk, distributed
+from .. import disk, distributed
 from ..backends import cuda
 from ..data import Rows
 from ..persistence import replacing
@@ -114,10 +115,10 @@ def validated(X: Any, estimator: Any = None, reset: bool = True) -> Any:
     if estimator is None:
         check = partial(check_array, X)
     else:
-        check = partial(_compat.validate_data, estimator, X, reset=reset)
+        check = partial(validate_data, estimator, X, reset=reset)
     check = partial(check, accept_sparse=("csr", "csc"), dtype=READ_AS_THEY_ARE)
     try:
-        X = check(**{_compat.ALL_FINITE: False})
+        X = check(ensure_all_finite=False)
     except ValueError:
         check()  # with finiteness in its place: scikit-learn's first complaint is ours
         raise

@@ -6,8 +6,6 @@ import time
 import warnings
 from os import PathLike
 
-from sklearn.utils._param_validation import validate_params
-
 from .. import _compat
 from ..checkpoint import held
 from .nmf import NMF
@@ -15,7 +13,7 @@ from .nmf import NMF
 __all__ = ["non_negative_factorization"]
 
 
-@validate_params(
+@_compat.validate_params(
     {
         "X": ["array-like", "sparse matrix", str, PathLike],
         "W": ["array-like", None],
@@ -28,7 +26,7 @@ def non_negative_factorization(
     X,
     W=None,
     H=None,
-    n_components=_compat.N_COMPONENTS,
+    n_components="auto",
     *,
     init=None,
     update_H=True,
@@ -166,7 +164,7 @@ def non_negative_factorization(
         checkpoint_every=checkpoint_every,
     )
     begun = time.perf_counter()
-    estimator._validate_params()
+    _compat.check_parameters(estimator)
     if not update_H:
         for name, value in (("checkpoint", checkpoint), ("callback", callback), ("max_time", max_time)):
             if value is not None:
@@ -174,7 +172,7 @@ def non_negative_factorization(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
     with estimator._place(X), held(checkpoint):
-        X, data = estimator._read(X, _compat.NEGATIVE_AT_FIT)
+        X, data = estimator._read(X, "NMF initialization")
         if not update_H:
             if W is not None:
                 warnings.warn(

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from .. import _compat, minibatch, online, scale
+from .._compat import Interval, StrOptions
 from .._nmf import _beta_loss_to_float
 from ..backends import cuda
 from ..data import Rows, as_rows
@@ -45,8 +44,7 @@ class MiniBatchNMF(BaseNMF):
     Parameters
     ----------
     n_components : int, "auto" or None, default="auto"
-        k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
-        announces the default and takes None.)
+        k. "auto": that of a custom H, else n_features. None: n_features.
     init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
         Where to begin, as for `NMF`; for "hals" None is a fit of the first batch in `partial_fit`, of a
         sample of the rows in `fit`, and rows of W always begin from nothing.
@@ -169,7 +167,7 @@ class MiniBatchNMF(BaseNMF):
 
     def __init__(
         self,
-        n_components=_compat.N_COMPONENTS,
+        n_components="auto",
         *,
         init=None,
         batch_size=1024,
@@ -216,7 +214,7 @@ class MiniBatchNMF(BaseNMF):
         self.max_time = max_time
         self.callback = callback
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None, W=None, H=None):
         """Learn W and H from X, and return W.
 
@@ -305,7 +303,7 @@ class MiniBatchNMF(BaseNMF):
         tasks.close()
         return W
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, W=None, H=None):
         """Learn from X as one batch, going on from the batches before.
 
@@ -384,7 +382,7 @@ class MiniBatchNMF(BaseNMF):
     def _prepare(self, data: Rows, whole: int | None) -> None:
         """Resolve what depends on X; `whole`: its rows, None in a stream."""
         n, m = data.shape
-        self._n_components, self._beta_loss = self._resolve(m, warn=True)
+        self._n_components, self._beta_loss = self._resolve(m)
         self._batch_size = min(self.batch_size, n)
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole

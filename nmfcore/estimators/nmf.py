@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from .. import _compat, distributed, scale
+from .._compat import Interval, StrOptions
 from .._nmf import _beta_loss_to_float
 from ..backends import cuda
 from ..checkpoint import Checkpoint, held
@@ -54,8 +53,7 @@ class NMF(BaseNMF):
     Parameters
     ----------
     n_components : int, "auto" or None, default="auto"
-        k. "auto": that of a custom H, else n_features. None: n_features. (scikit-learn < 1.6
-        announces the default and takes None.)
+        k. "auto": that of a custom H, else n_features. None: n_features.
     init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"} or None, default=None
         Where to begin. None is "nndsvda" for k ≤ min(n_samples, n_features), else "random"; for
         "hals" it is "auto": fits of row samples drawn from `random_state` where X is tall, NNDSVD
@@ -189,7 +187,7 @@ class NMF(BaseNMF):
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
-    _negative_at_transform = _compat.NEGATIVE_AT_TRANSFORM
+    _negative_at_transform = "X in NMF"
 
     @property
     def _spreads(self) -> bool:  # type: ignore[override]
@@ -197,7 +195,7 @@ class NMF(BaseNMF):
 
     def __init__(
         self,
-        n_components=_compat.N_COMPONENTS,
+        n_components="auto",
         *,
         init=None,
         solver="cd",
@@ -242,7 +240,7 @@ class NMF(BaseNMF):
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None, W=None, H=None, *, out=None):
         """Learn W and H from X, and return W.
 
@@ -287,7 +285,7 @@ class NMF(BaseNMF):
         begun = time.perf_counter()
         with self._place(X), held(self.checkpoint):
             output = Output(out)
-            X, data = self._read(X, _compat.NEGATIVE_AT_FIT, estimator=self, reset=True)
+            X, data = self._read(X, "NMF initialization", estimator=self, reset=True)
             output.check(data, self._resolve(data.shape[1])[0])
             tasks = _compat.FitTasks(self, X, self.max_iter)
             solution, view, checkpoint = self._factorize(X, data, W, H, tasks, begun)
@@ -327,7 +325,7 @@ class NMF(BaseNMF):
         self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
     ) -> tuple[Solution, Rows, Checkpoint | None]:
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
-        self._n_components, self._beta_loss = self._resolve(data.shape[1], warn=True)
+        self._n_components, self._beta_loss = self._resolve(data.shape[1])
         self._check_solver(warn=True)
         self._check_zeros(data, self._beta_loss)
         checkpoint = self._checkpoint(data, W, H)
@@ -430,7 +428,7 @@ class NMF(BaseNMF):
 
     def _code(self, data: Rows, H: Any, X: Any = None) -> tuple[Coded, Array]:
         """Solve for W with H fixed; given X, H must have its type."""
-        k, beta = self._resolve(data.shape[1], warn=X is not None)
+        k, beta = self._resolve(data.shape[1])
         self._check_solver(warn=X is not None)
         self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.shape[1]), "H")

@@ -1,0 +1,146 @@
+"""How kernels are compiled: all that is built on the inside of Numba's compiler, cache and code generator.
+
+Importing this raises ImportError or AttributeError where a name of theirs is missing; `_caching` then leaves kernels to
+Numba's stock pipeline and cache. Nothing here changes Numba for anybody else's functions.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import binding as llvm
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator, _SourceFileBackedLocatorMixin
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import LoweringPass, PassManager, register_pass
+from numba.core.typed_passes import AnnotateTypes
+
+logger = logging.getLogger("nmfcore")
+
+# What is overridden or called below, asked for now: an override that nobody calls would be no error later.
+_NEEDED = (
+    llvm.Linkage.linkonce_odr, llvm.Linkage.internal,
+    JITCodeLibrary._finalize_final_module, JITCodeLibrary.enable_object_caching,
+    CompilerBase.compile_extra, DefaultPassBuilder.define_nopython_pipeline, PassManager.add_pass_after,
+    CompileResultCacheImpl._locator_classes, FunctionCache._impl_class,
+    FunctionCache.load_overload, FunctionCache.save_overload, _CacheLocator.get_suitable_cache_subpath,
+)  # fmt: skip
+
+
+class _SelfContained(JITCodeLibrary):
+    """Compiled code that calls the copies of its inner functions which came with it, and no others.
+
+    Numba gives them to every kernel as weak symbols. In the process that compiles, each inner function also exists on
+    its own, optimised once, and wins; a process that loads the kernel from the cache runs the kernel's copy, optimised
+    twice: sums differed in the last bit between the two.
+    """
+
+    def _finalize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == llvm.Linkage.linkonce_odr:
+                function.linkage = llvm.Linkage.internal
+        super()._finalize_final_module()
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnLibrary(LoweringPass):
+    _name = "nmfcore_own_library"
+
+    def __init__(self) -> None:
+        LoweringPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _SelfContained(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return False
+
+
+class _InFolder(_SourceFileBackedLocatorMixin, _CacheLocator):
+    """Numba's cache of one function, in the folder of `KernelCompiler`."""
+
+    def __init__(self, py_func: Any, py_file: str) -> None:
+        self._py_file = py_file
+        self._lineno = py_func.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return os.path.join(KernelCompiler.folder or "", self.get_suitable_cache_subpath(self._py_file))
+
+
+class _FolderImpl(CompileResultCacheImpl):
+    _locator_classes = [_InFolder]
+
+
+class _FolderCache(FunctionCache):
+    _impl_class = _FolderImpl
+
+
+class _Notice:
+    """Says what the wait is for when compiling kernels takes longer than a second; once."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.timer: threading.Timer | None = None
+        self.lock = threading.Lock()
+        self.said = False
+
+    def _say(self) -> None:
+        self.said = True
+        kept = "later processes load them" if KernelCompiler.kept else "no folder to keep them in can be written"
+        logger.warning("nmfcore compiles its kernels for this processor, once (%s) ...", kept)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Hold this while a kernel is compiled; kernels that it calls may be compiled meanwhile."""
+        with self.lock:
+            self.depth += 1
+            if self.depth == 1 and not self.said:
+                self.timer = threading.Timer(1.0, self._say)
+                self.timer.daemon = True
+                self.timer.start()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.depth -= 1
+                if self.depth == 0 and self.timer is not None:
+                    self.timer.cancel()
+
+
+_notice = _Notice()
+
+
+class KernelCompiler(CompilerBase):
+    """Numba's compiler, for functions whose machine code is the same whether it was compiled here or loaded."""
+
+    folder: str | None = None  # where kernels are kept if Numba cannot keep them; set by `_caching`
+    kept = True  # whether they are kept at all
+
+    def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
+        super().__init__(typingctx, targetctx, *rest)
+        self._target = targetctx  # the base has one of these options only
+
+    def compile_extra(self, func: Any) -> Any:
+        """Return what the function compiles to, or what was compiled before and lies in the folder."""
+        if self.folder is None:
+            with _notice.compiling():
+                return super().compile_extra(func)
+        cache = _FolderCache(func)
+        signature = self.state.args
+        found = cache.load_overload(signature, self._target)
+        if found is not None:
+            self._target.insert_user_function(found.entry_point, found.fndesc, [found.library])
+            return found
+        with _notice.compiling():
+            compiled = super().compile_extra(func)
+        cache.save_overload(signature, compiled)
+        return compiled
+
+    def define_pipelines(self) -> list[Any]:
+        """Return Numba's passes with ours before the code is made."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_OwnLibrary, AnnotateTypes)
+        passes.finalize()
+        return [passes]
