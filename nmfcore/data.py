@@ -448,6 +448,11 @@ class Rows:
         """How many threads visits may use."""
         return effective_threads(self.n_jobs)
 
+    @property
+    def entries(self) -> int:
+        """How many numbers of X are stored: of sparse X the entries."""
+        return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
+
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return Rows(self.X[rows], self.dtype, n_jobs).scaled(self.power)

@@ -141,6 +141,11 @@ class DeviceRows:
 
     visit_last = visit_all  # X is the process's own
 
+    @property
+    def entries(self) -> int:
+        """How many numbers of X are stored: of sparse X the entries."""
+        return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
+
     def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
         """Return a copy of some rows (increasing numbers), on the device."""
         if self.sparse:

@@ -302,9 +302,12 @@ def test_the_change_of_the_loss_is_known_where_the_trace_form_is_not():
     x = X.astype(np.float64)
     truth = np.array([true_loss(x, W, H) for _, W, H in pairs])
     told = np.array([loss for loss, _, _ in pairs])
-    late = slice(30, None)
-    np.testing.assert_allclose(told[late], truth[late], rtol=2e-4)
-    assert model.history_["loss"][-1] == pytest.approx(truth[-1], rel=2e-4)
+    # A callback sees what the steps say, up to some passes before the next measurement; the history is corrected by it.
+    np.testing.assert_allclose(told[30:], truth[30:], rtol=1e-3)
+    np.testing.assert_allclose(model.history_["loss"][30:], truth[30:], rtol=4e-4)
+    trace = 1e-7 * np.sum(x * x) / truth[-1]
+    assert trace > 4e-3, "the trace form would not do: its error is a share of ‖X‖²"
+    assert model.history_["loss"][-1] == pytest.approx(truth[-1], rel=4e-4)
 
 
 # --- how well a pass solves ---------------------------------------------------------------------

@@ -319,6 +319,11 @@ class DaskRows:
             "give H as well."
         )
 
+    @property
+    def entries(self) -> int:
+        """How many numbers of X are stored; 0 for sparse X, whose entries nobody has counted."""
+        return 0 if self.sparse else self.shape[0] * self.shape[1]
+
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), here."""
         extras: list[list[Array]] = []

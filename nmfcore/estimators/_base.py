@@ -318,7 +318,7 @@ class BaseNMF(
         opening, what = data.opening(), ""
         if beta <= 0 and opening.minimum < EPSILON:
             what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"
-        elif beta < 2 and 0 < opening.total < EPSILON * (data.X.nnz if data.sparse else math.prod(data.shape)):
+        elif beta < 2 and 0 < opening.total < EPSILON * data.entries:
             what = f"values that are mostly below {EPSILON:.2g}"
         if what:
             warnings.warn(
