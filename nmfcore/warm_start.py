@@ -55,7 +55,7 @@ def warm_start(
     k : int
         Components.
     solver_for : callable
-        solver_for(rows, trusted=False) makes the solver for so many rows (penalties are scaled with them).
+        solver_for(rows, trusted=False, sample=False) makes the solver for so many rows (penalties are scaled with them).
     random_state : int, RandomState or None
         Draws the samples, and the random start where k > min(n, m).
     max_time : float or None
@@ -94,7 +94,7 @@ def warm_start(
         sample = source.take(chosen[number], n_jobs=1)
         W, Ht = spectral_start(sample, k, seeds[number])
         limits: dict[str, Any] = {"tol": TOL, "max_iter": PASSES, "max_time": max_time, "begun": begun}
-        found[number] = _checked(factorize(sample, solver_for(rows), W, Ht, measure=False, **limits)).Ht
+        found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, measure=False, **limits)).Ht
 
     run_all(fit, SAMPLES, data.threads)
     best = None

@@ -56,6 +56,12 @@ _STORED = {
 }  # fmt: skip
 
 
+@functools.cache
+def _code(dtype: np.dtype) -> int:
+    """Return the kernels' code of a type; numpy takes a few microseconds to name it."""
+    return _STORED[dtype.name]
+
+
 def asarray(F: Array) -> Array:
     """Return F as the kernels take it: C-contiguous, and a copy if it is read-only (Numba compiles anew for those)."""
     return np.require(F, requirements=("C", "W"))
@@ -108,10 +114,10 @@ def cut(X: Any, rows: tuple[int, int], height: int, power: int = 0) -> Block:
     if hasattr(X, "indptr"):
         data, indptr, indices = X.data, X.indptr, X.indices
         first, wide = indptr.ctypes.data + lo * indptr.itemsize, int(indptr.itemsize == 8)
-        x = (data.ctypes.data, _STORED[data.dtype.name] + scaled, 0, 0, first, indices.ctypes.data, wide)
+        x = (data.ctypes.data, _code(data.dtype) + scaled, 0, 0, first, indices.ctypes.data, wide)
     else:
         row, column = X.strides
-        x = (X.ctypes.data + lo * row, _STORED[X.dtype.name] + scaled, row, column, 0, 0, 0)
+        x = (X.ctypes.data + lo * row, _code(X.dtype) + scaled, row, column, 0, 0, 0)
     return Block(*x, hi - lo, X.shape[1], height)
 
 

@@ -59,6 +59,8 @@ class Effort(NamedTuple):
 # 0.01214 and 0.01154 on the piano (0.0111), 0.1021 and 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809
 # on CBCL with k = 49 (0.0807), the same on MNIST. More momentum beside it (growth of 1.05 or 1.1) brought nothing.
 STAGES: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, None, None))
+# Of a fit of a sample, which is as good as the sample is representative: less effort finds the same minimum.
+SAMPLE: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, Effort(4), Effort(8)))
 # Where the H to begin with is good already: the first pass has W to find for it.
 TRUSTED: tuple[tuple[int, Effort | None, Effort | None], ...] = (
     (0, Effort(30, 0.01), Effort(8)), (1, Effort(4), Effort(8)), (20, None, None),
@@ -143,13 +145,17 @@ class AcceleratedHALS(CoordinateDescent):
     trusted : bool
         Whether the H to begin with is good already: the first pass finds the W that belongs to it, and the local
         minimum counts as decided.
+    sample : bool
+        Whether X is a sample whose H is only to be begun with.
     """
 
     rule = "fall"
 
-    def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None, trusted: bool = False):
+    def __init__(
+        self, penalties: Penalties = UNPENALISED, shuffle: Any = None, trusted: bool = False, sample: bool = False
+    ):
         super().__init__(penalties, shuffle)
-        self.trusted = trusted
+        self.trusted, self.sample = trusted, sample
         self.start_penalty = 0.0
 
     def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
@@ -195,7 +201,7 @@ class AcceleratedHALS(CoordinateDescent):
 
     def _effort(self, passes: int) -> tuple[Effort, Effort]:
         """Return the effort for W and for H of the pass after so many."""
-        stages = TRUSTED if self.trusted else STAGES
+        stages = TRUSTED if self.trusted else SAMPLE if self.sample else STAGES
         for_W, for_H = next(efforts for since, *efforts in reversed(stages) if passes >= since)
         return for_W or thorough(self.room[0]), for_H or thorough(self.room[1])
 
