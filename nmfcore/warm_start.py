@@ -55,7 +55,7 @@ def warm_start(
     k : int
         Components.
     solver_for : callable
-        solver_for(rows, trusted=False, sample=False) makes the solver for so many rows (penalties are scaled with them).
+        solver_for(rows, trusted=False, sample=False) makes the solver for so many rows: penalties are scaled with them.
     random_state : int, RandomState or None
         Draws the samples, and the random start where k > min(n, m).
     max_time : float or None
