@@ -231,7 +231,7 @@ class _FallRule(_Rule):
             self.losses.append(report.start_loss)
         if report.offset:
             self.losses = corrected(self.losses, report)
-        if report.exhausted:
+        if report.exhausted and self.tol > 0:
             return "no step lowers the loss any more: what is left is rounding in the compute type"
         return None
 

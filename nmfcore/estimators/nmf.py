@@ -67,7 +67,8 @@ class NMF(BaseNMF):
         "cd" stops when the sum of projected gradients is at most `tol` of the first iteration's;
         "mu" when √(2 D_β) fell by less than `tol` of its first value in 10 iterations (0: never);
         "hals" when the relative error √(2 loss) / ‖X‖ fell by less than `tol`, relatively, in 10
-        passes, or when `kkt_residual_` is at most ``tol / 10`` (0: never).
+        passes, or when `kkt_residual_` is at most ``tol / 10``, or when steps in the compute type
+        lower the loss no more (0: never).
     max_iter : int, default=200
         Most iterations, each one pass over X; those of "auto" over its samples are not counted.
     random_state : int, RandomState or None, default=None
