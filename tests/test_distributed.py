@@ -705,7 +705,7 @@ def test_tasks_are_pure(rng):
     W, Ht = rng.random((ROWS, K)).astype(np.float32), rng.random((COLUMNS, K)).astype(np.float32)
     orders = solver.fix(solver.start(rows, Ht))
     state = {"W": W, "before": W + 1}
-    order = tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None), (None, None), (np.float32, 1))
+    order = tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None, ()), (None, None), (np.float32, 1))
     group = ([tasks.Block(X)], None), ([state], None)
     kept = {name: a.copy() for name, a in state.items()}
     (one, sums), (other, again) = (tasks.visit_group(order, (ROWS,), None, *group) for _ in range(2))

@@ -111,7 +111,7 @@ class Accelerated(Small):
     momentum: Momentum
     loss: float = np.inf  # of the accepted pair, in the new scale
     penalty: float = 0.0  # its part of the loss
-    ahead: float = 0.0  # by how much the loss changes from the accepted Ht to Ĥ
+    ahead: tuple[Any, ...] = ()  # what the change of the loss from the accepted Ht to Ĥ is made of: not read yet
     best: float = np.inf  # the lowest accepted loss
     measure: bool = False  # the next pass measures its loss directly
     level: float = np.inf  # the loss that was last measured directly
@@ -305,7 +305,8 @@ class AcceleratedHALS(CoordinateDescent):
             wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
         if small.measure:
             wanted.append(sums["measured"])
-        stats, square, step, *others = backend.read(*wanted)
+        stats, square, step, *others = backend.read(*wanted, *small.ahead)
+        ahead = self._change_ahead(*(others.pop() for _ in small.ahead)) if small.ahead else 0.0
         change, of_penalty = square - stats[backend.CROSS], 0.0
         report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
         measured = others.pop()[0] if small.measure else None
@@ -317,11 +318,11 @@ class AcceleratedHALS(CoordinateDescent):
             report.loss = trace_loss(self.squares_X, *others[:2]) + of_penalty
             report.start_loss = report.loss - change
             return report, of_penalty, 0.0
-        report.loss = small.loss + small.ahead + change
+        report.loss = small.loss + ahead + change
         if measured is not None:
             report.offset, report.loss = measured + of_penalty - report.loss, measured + of_penalty
             report.offset_since = small.since if small.level < np.inf else -1
-        slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(small.ahead)))
+        slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(ahead)))
         return report, of_penalty, min(slack, SLACK * abs(small.best))
 
     def _judge(self, small: Accelerated, new: Accelerated, report: Report) -> None:
@@ -358,18 +359,19 @@ class AcceleratedHALS(CoordinateDescent):
         ZtZ = (1 + beta) * WtW - beta * small.WtW + beta * (1 + beta) * sums["WtD"][k:]
         return new, XtZ, ZtZ
 
-    def _ahead(self, new: Accelerated, backend: Any) -> float:
-        """By how much the loss changes from the accepted H to the Ĥ of the next pass, W as accepted."""
-        p, step = self.penalties, new.next_Ht - new.H
+    def _ahead(self, new: Accelerated, backend: Any) -> tuple[Any, ...]:
+        """Return what tells the change of the loss from the accepted H to the Ĥ of the next pass, W as accepted.
+
+        The numbers stay where they are until the next pass is read: a device is waited for once less.
+        """
+        step = new.next_Ht - new.H
         half = backend.gram(new.next_Ht + new.H, step)
-        wanted = [backend.inner(half, new.WtW), backend.inner(new.XtW, step)]
-        if self.penalised:
-            wanted += [step.sum(dtype=np.float64), np.trace(half)]
-        square, cross, *of_penalty = backend.read(*wanted)
-        change = 0.5 * square - cross
-        if of_penalty:
-            change += p.l1_H * of_penalty[0] + 0.5 * p.l2_H * of_penalty[1]
-        return float(change)
+        numbers = (backend.inner(half, new.WtW), backend.inner(new.XtW, step))
+        return (np.trace(half), step.sum(dtype=np.float64), *numbers[::-1]) if self.penalised else numbers[::-1]
+
+    def _change_ahead(self, square: float, cross: float, sum_H: float = 0.0, trace: float = 0.0) -> float:
+        """Return that change, from the numbers of `_ahead` in reverse."""
+        return 0.5 * square - cross + self.penalties.l1_H * sum_H + 0.5 * self.penalties.l2_H * trace
 
     def _balance(self, new: Accelerated, backend: Any) -> tuple[Array, Array]:
         """Rescale the components of the accepted pair, W by d and H by 1/d; return the sums of W in the new scale."""
