@@ -162,7 +162,7 @@ def _order(held: Any, Ht: Any) -> Any:
 
     solver, kind = SOLVERS["cd"](), np.dtype(np.float32)
     orders = solver.fix(solver.start(held.rows(kind, 1), Ht))
-    return tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None), (None, None), (kind, 1))
+    return tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None, ()), (None, None), (kind, 1))
 
 
 def traffic(m: int, k: int) -> Row:
