@@ -329,7 +329,7 @@ def _decode(code: Any, arrays: Mapping[str, Array], like: Any, backend: Any) -> 
     if kind == "array":
         return arrays[held]
     if kind == "on device":
-        return backend.asarray(arrays[held])
+        return backend.asarray(arrays[held]).reshape(arrays[held].shape)  # a number would become an array of one
     if kind == "fields":
         return type(like)(**{n: _decode(each, arrays, getattr(like, n), backend) for n, each in held.items()})
     if kind == "dict":
