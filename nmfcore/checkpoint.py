@@ -117,7 +117,7 @@ class Checkpoint:
         return self._found
 
     def release(self) -> None:
-        """Let go of what `found` has read: the loop has it now, and what it drops is to leave the memory."""
+        """Drop the references to what `found` has read, so that its memory is free once the loop no longer uses it."""
         self._found = None
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -209,7 +209,7 @@ def held(path: str | os.PathLike[str] | None) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            if os.name == "posix":  # first, so that nobody waits for a lock that is about to be deleted
+            if os.name == "posix":  # before it is released: no other process may wait for a deleted file
                 beside.unlink(missing_ok=True)
             os.close(handle)
             if os.name != "posix":  # an open file cannot be deleted there

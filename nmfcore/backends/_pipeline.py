@@ -20,7 +20,7 @@ from numba.core.typed_passes import AnnotateTypes
 
 logger = logging.getLogger("nmfcore")
 
-# What is overridden or called below, asked for now: an override that nobody calls would be no error later.
+# Names that are overridden or called below. An override of a name that Numba no longer has would raise no error later.
 _NEEDED = (
     llvm.Linkage.linkonce_odr, llvm.Linkage.internal,
     JITCodeLibrary._finalize_final_module, JITCodeLibrary.enable_object_caching,

@@ -111,7 +111,7 @@ class StoredRows(Rows):
         """Do what `visit_all` does, and raise if Σx or Σx² are not those of the `opening`.
 
         A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. Not asked in
-        every pass: it takes a second look at every block.
+        every pass, because it reads the numbers of every block twice.
         """
         opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
 
@@ -207,7 +207,7 @@ class _Pass:
         try:
             try:
                 reader.start()
-            except RuntimeError:  # no thread can be started: nobody reads ahead
+            except RuntimeError:  # no thread can be started: blocks are not read ahead
                 self.reading = False
                 self._alone()
                 return

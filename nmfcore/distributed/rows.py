@@ -321,7 +321,7 @@ class DaskRows:
 
     @property
     def entries(self) -> int:
-        """How many numbers of X are stored; 0 for sparse X, whose entries nobody has counted."""
+        """How many numbers of X are stored; 0 for sparse X, whose entries are not counted."""
         return 0 if self.sparse else self.shape[0] * self.shape[1]
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:

@@ -112,7 +112,7 @@ class NMF(BaseNMF):
     checkpoint : path-like or None, default=None
         File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
         with the same bits as if it had never stopped; X and all parameters that matter to them
-        must be the same (of a Dask array its row chunks, too), else it complains. X is known by its
+        must be the same (of a Dask array its row chunks, too), else ValueError. X is known by its
         sums and a digest of all its numbers, of a Dask array by its sums alone. The file is written
         after Ctrl-C, too, and where `max_time` or, with `tol` > 0, `max_iter` ended the fit, which
         goes on from it with more of them; it is removed when a fit has come to another end and its
@@ -334,7 +334,7 @@ class NMF(BaseNMF):
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
             W, Ht = self._start(X, data, W, H, begun)
-        else:  # W is read by the loop, and by nobody else: it would stay in memory
+        else:  # only the loop may hold W, so that its memory is free when the loop drops it
             W, Ht = None, kept.Ht
             self._check_passes(checkpoint)
         del kept
