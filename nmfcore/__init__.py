@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .disk import RowBlocks
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
-    from .persistence import load, save
-    from .similarity import CosineIndex, cosine_topk
+    from .models import load, save
+    from .rows.disk import RowBlocks
+    from .search.cosine import CosineIndex, cosine_topk
 
 __version__ = "0.1.0"
 
@@ -28,14 +28,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CosineIndex": "similarity",
+    "CosineIndex": "search.cosine",
     "NMF": "estimators.nmf",
     "MiniBatchNMF": "estimators.minibatch_nmf",
-    "RowBlocks": "disk",
+    "RowBlocks": "rows.disk",
     "non_negative_factorization": "estimators.functional",
-    "cosine_topk": "similarity",
-    "load": "persistence",
-    "save": "persistence",
+    "cosine_topk": "search.cosine",
+    "load": "models",
+    "save": "models",
 }
 
 

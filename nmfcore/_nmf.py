@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_non_negative
 
-from .data import as_rows
-from .initialization import CUT_OFF, initialize
+from .objective import beta_of as _beta_loss_to_float
 from .objective import divergence
+from .rows.memory import as_rows
+from .starts.nndsvd import CUT_OFF, initialize
 
 Array = NDArray[Any]
 
-EPSILON = np.finfo(np.float32).eps
 
-_LOSSES = {"frobenius": 2, "kullback-leibler": 1, "itakura-saito": 0}
 _INITS = (None, "random", "nndsvd", "nndsvda", "nndsvdar")
 
 
@@ -43,25 +41,6 @@ def norm(x: Array) -> float:
 def trace_dot(X: Array, Y: Array) -> Any:
     """Return trace(X·Yᵀ), without forming the product."""
     return np.dot(X.ravel(), Y.ravel())
-
-
-def _check_init(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
-    """Check a factor that the user gave, for `whom`; "auto" in `shape` stands for any size."""
-    A = check_array(A)
-    for axis, which in enumerate(("first", "second")):
-        if shape[axis] != "auto" and A.shape[axis] != shape[axis]:
-            raise ValueError(
-                f"Array with wrong {which} dimension passed to {whom}. Expected {shape[axis]}, but got {A.shape[axis]}."
-            )
-    check_non_negative(A, whom)
-    if np.max(A) == 0:
-        raise ValueError(f"Array passed to {whom} is full of zeros.")
-    return A
-
-
-def _beta_loss_to_float(beta_loss: Any) -> Any:
-    """Return β of a loss given by name or as a number."""
-    return _LOSSES[beta_loss] if isinstance(beta_loss, str) else beta_loss
 
 
 def _beta_divergence(X: Any, W: Any, H: Any, beta: Any, square_root: bool = False) -> Any:
@@ -98,7 +77,7 @@ def _initialize_nmf(
     eps: float = CUT_OFF,
     random_state: Any = None,
 ) -> tuple[Array, Array]:
-    """Return W and H to begin with; see `nmfcore.initialization.initialize`."""
+    """Return W and H to begin with; see `nmfcore.starts.nndsvd.initialize`."""
     if init not in _INITS:
         raise ValueError(f"Invalid init parameter: got {init!r} instead of one of {_INITS!r}")
     if eps != CUT_OFF:

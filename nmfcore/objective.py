@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .data import Rows
+    from .rows.memory import Rows
 
 Array = NDArray[Any]
 
@@ -34,6 +34,13 @@ class Penalties(NamedTuple):
 
 
 UNPENALISED = Penalties()
+EPSILON = float(np.finfo(np.float32).eps)  # what X and WH count as at least where β < 2, as in scikit-learn
+LOSSES = {"frobenius": 2, "kullback-leibler": 1, "itakura-saito": 0}
+
+
+def beta_of(beta_loss: str | float) -> float:
+    """Return β of a loss that is given by name or as a number."""
+    return LOSSES[beta_loss] if isinstance(beta_loss, str) else beta_loss
 
 
 def penalty(penalties: Penalties, W: Array, Ht: Array) -> float:

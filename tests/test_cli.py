@@ -537,7 +537,7 @@ def test_search(run, fitted, space, dissimilar):
     options = ["--dissimilar"] * dissimilar + ["--space", space] * (space is not None)
     code, out, _ = run("search", fitted, 5, "-n", 6, *options)
     assert code == 0
-    engine = nmfcore.search.SearchEngine.load(fitted, space=space)
+    engine = nmfcore.search.engine.SearchEngine.load(fitted, space=space)
     found = engine.search(5, 6, not dissimilar)
     assert [row for row, _ in found_rows(out)] == found.indices.tolist()
     np.testing.assert_allclose([score for _, score in found_rows(out)], found.scores, atol=5e-4)

@@ -6,8 +6,9 @@ from conftest import emulated
 from cuda_emulator import fake_cupy
 from scipy import sparse
 
-from nmfcore import NMF, device_rows, non_negative_factorization
+from nmfcore import NMF, non_negative_factorization
 from nmfcore.backends import cuda_ops
+from nmfcore.rows import device as device_rows
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
@@ -86,9 +87,9 @@ def test_every_start(rng, init, layout):
 
 
 def test_a_warm_start_from_samples(rng, monkeypatch):
-    import nmfcore.warm_start
+    import nmfcore.starts.samples
 
-    monkeypatch.setattr(nmfcore.warm_start, "sample_rows", lambda n, m, k: 40)
+    monkeypatch.setattr(nmfcore.starts.samples, "sample_rows", lambda n, m, k: 40)
     for layout in ("C", "csr"):
         X = pixels(rng, n=200, m=21, dtype=np.float64, layout=layout)
         (model, _), (other, _) = both(rng, X, 3, solver="hals", init="auto", tol=1e-4, max_iter=60)

@@ -9,8 +9,8 @@ from conftest import emulated
 from cuda_emulator import module
 from scipy import sparse
 
-from nmfcore import device_rows
 from nmfcore.backends import cpu, cuda_ops
+from nmfcore.rows import device as device_rows
 
 pytestmark = pytest.mark.usefixtures("cupy")
 

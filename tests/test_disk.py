@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nmfcore
-import nmfcore.data
-from nmfcore import NMF, MiniBatchNMF, RowBlocks, disk, non_negative_factorization
-from nmfcore.data import as_rows
+import nmfcore.rows.memory
+from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
+from nmfcore.rows import disk
+from nmfcore.rows.memory import as_rows
 
 N, M, K = 9000, 200, 20  # several lanes, and several blocks of a lane where the test makes blocks small
 KINDS = ["npy", "npy direct", "h5", "h5 path", "zarr", "zarr path", "blocks"]
@@ -38,8 +39,8 @@ def no_thread_is_left():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Cut X into lanes and blocks as a larger one would be."""
-    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 2e7)
-    monkeypatch.setattr(nmfcore.data, "BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(nmfcore.rows.memory, "LANE_WORK", 2e7)
+    monkeypatch.setattr(nmfcore.rows.memory, "BLOCK_BYTES", 100_000)
     assert len(as_rows(matrix("uint8"), "float32").plan(K).lanes) > 4
 
 
@@ -146,8 +147,8 @@ def test_blocks_of_any_height(heights, m):
     cuts = np.cumsum(heights)
     stream = RowBlocks(lambda: np.split(X, cuts), X.shape, X.dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nmfcore.data, "LANE_WORK", 1e4)
-        patch.setattr(nmfcore.data, "BLOCK_BYTES", 20_000)
+        patch.setattr(nmfcore.rows.memory, "LANE_WORK", 1e4)
+        patch.setattr(nmfcore.rows.memory, "BLOCK_BYTES", 20_000)
         k = min(3, m)
         first, second = (NMF(k, init="random", random_state=0, max_iter=3, tol=0).fit(each) for each in (X, stream))
     np.testing.assert_array_equal(first.components_, second.components_)

@@ -21,9 +21,9 @@ import distributed as dd
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
-from nmfcore.data import as_rows
 from nmfcore.distributed import as_dask_rows, cluster, tasks, using
-from nmfcore.initialization import initialize
+from nmfcore.rows.memory import as_rows
+from nmfcore.starts.nndsvd import initialize
 
 pytestmark = [
     # distributed's own: sockets and event loops that its shutdown leaves to the garbage collector

@@ -15,14 +15,18 @@ import weakref
 
 import numpy as np
 import pytest
+from nmfcore.search.engine.engine import SearchEngine
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from nmfcore import NMF, MiniBatchNMF, RowBlocks, data, disk, non_negative_factorization, solve, warm_start
+from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
 from nmfcore.estimators import minibatch_nmf, nmf
 from nmfcore.images import InputError, cached_images
-from nmfcore.search import SearchEngine
+from nmfcore.loop import solve
+from nmfcore.rows import disk
+from nmfcore.rows import memory as data
 from nmfcore.solvers import SOLVERS
+from nmfcore.starts import samples as warm_start
 
 X = np.random.default_rng(7).random((90, 24)) + 0.5
 
@@ -531,7 +535,7 @@ def test_the_lock_of_a_process_that_is_dead_is_taken_over(tmp_path):
 
 
 def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
-    from nmfcore import checkpoint
+    from nmfcore.loop import checkpoint
 
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -542,7 +546,7 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
 
 
 def test_what_a_checkpoint_held_leaves_the_memory(begun, tmp_path, monkeypatch):
-    from nmfcore.checkpoint import Checkpoint
+    from nmfcore.loop.checkpoint import Checkpoint
 
     held, alive = [], []
     found = Checkpoint.found

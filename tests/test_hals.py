@@ -6,15 +6,16 @@ import reference
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
-import nmfcore.warm_start as warm
-from nmfcore import NMF, initialization
+import nmfcore.starts.samples as warm
+from nmfcore import NMF
 from nmfcore.backends import cpu
-from nmfcore.data import as_rows
+from nmfcore.loop.solve import factorize
 from nmfcore.objective import Penalties, trace_loss
-from nmfcore.solve import factorize
+from nmfcore.rows.memory import as_rows
 from nmfcore.solvers import accelerated_hals as accelerated
 from nmfcore.solvers._candidates import spread_out
 from nmfcore.solvers.accelerated_hals import AcceleratedHALS, Effort
+from nmfcore.starts import nndsvd as initialization
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -184,14 +185,14 @@ def test_dead_components_are_revived(form, dead, factor):
 
 
 def test_the_worst_row_is_the_lowest_of_equals_in_any_cut(monkeypatch):
-    import nmfcore.data
+    import nmfcore.rows.memory
 
     X, W, H = problem(n=400)
     X[[37, 290, 399]] = 50.0 * np.arange(25)
     H[2] = 0
     fits = []
     for work in (1e12, 1e3):
-        monkeypatch.setattr(nmfcore.data, "LANE_WORK", work)
+        monkeypatch.setattr(nmfcore.rows.memory, "LANE_WORK", work)
         fits.append(fit(X, W, H, max_iter=6)[0].components_)
     np.testing.assert_allclose(*fits, rtol=1e-8, atol=1e-10)
 
@@ -564,9 +565,9 @@ def test_ctrl_c_in_a_sample_is_raised(monkeypatch):
 @pytest.mark.parametrize("stored", ["uint8", "float32", "float64", "int64"])
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
 def test_the_gram_of_x(stored, layout, monkeypatch):
-    import nmfcore.data
+    import nmfcore.rows.memory
 
-    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 1e6)
+    monkeypatch.setattr(nmfcore.rows.memory, "LANE_WORK", 1e6)
     X = np.random.RandomState(0).randint(0, 256, (1500, 37)).astype(stored)
     X = {"C": X, "F": np.asfortranarray(X), "strided": np.repeat(X, 2, axis=1)[:, ::2]}[layout]
     data = as_rows(X, np.float32 if stored in ("uint8", "float32") else np.float64)

@@ -850,7 +850,7 @@ def test_an_estimator_comes_back_from_its_model(tmp_path, parameters):
 
 
 def test_a_model_this_version_does_not_know():
-    from nmfcore.persistence import Model, ModelFileError
+    from nmfcore.models import Model, ModelFileError
 
     parts = {"W": np.ones((2, 1)), "components": np.ones((1, 3))}
     with pytest.raises(ModelFileError, match="made by 'KernelNMF'"):

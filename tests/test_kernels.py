@@ -11,7 +11,7 @@ import reference as ref
 from scipy import sparse
 
 from nmfcore.backends import cpu
-from nmfcore.data import as_rows
+from nmfcore.rows.memory import as_rows
 
 STORED = ["uint8", "bool", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32",
           "float64"]  # fmt: skip

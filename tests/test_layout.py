@@ -2,8 +2,8 @@
 
 DESIGN: imports point rightward only,
 
-    cli → serve → report → search → plots → analysis → images → estimators → distributed →
-    persistence → similarity → solve → initialization → solvers → objective → data → backends
+    cli → pages → search → plots → analysis → images → models → estimators → minibatch → distributed → starts →
+    loop → solvers → scale → objective → rows → backends
 """
 
 import ast
@@ -28,14 +28,11 @@ PACKAGE = Path(nmfcore.__file__).parent
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
-# From the highest room to the lowest. The package's own name stands for its lazy public names,
-# which only the command line may use; `_nmf` holds scikit-learn's private names, `minibatch` the
-# mini-batch algorithm, `online` coordinate descent on a stream, `warm_start` the start that fits of samples give,
-# `device_rows` what `data` is for a GPU, `disk` for X on disk; `checkpoint` keeps a fit that is under way.
+# From the highest room to the lowest. The package's own name stands for its lazy public names, which only the command
+# line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
-    "__main__ → cli → nmfcore → serve → report → search → tiles → plots → analysis → images → estimators "
-    "→ online → minibatch → warm_start → _nmf → distributed → checkpoint → persistence → similarity → solve "
-    "→ initialization → solvers → scale → objective → device_rows → disk → data → backends → _files → _compat"
+    "__main__ → cli → nmfcore → pages → search → plots → analysis → images → models → _nmf → estimators → minibatch "
+    "→ distributed → starts → loop → solvers → scale → objective → rows → backends → _files → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -45,15 +42,15 @@ ONLY_IN = {
     "cupyx": {"backends/cuda.py"},
     "dask": {"distributed/__init__.py", "distributed/cluster.py", "distributed/rows.py"},
     "distributed": {"distributed/__init__.py", "distributed/cluster.py"},
-    "h5py": {"disk/paths.py"},
-    "zarr": {"disk/paths.py"},
-    "starlette": {"serve/app.py"},
+    "h5py": {"rows/disk/paths.py"},
+    "zarr": {"rows/disk/paths.py"},
+    "starlette": {"pages/serve/app.py"},
     "uvicorn": {"cli/pages.py"},
     "sklearn.decomposition": set(),
 }
 
 # These are handed their backend and their data; naming their types for a type checker is fine.
-HANDED = {"solvers", "objective", "initialization"}
+HANDED = {"solvers", "objective"}
 
 # What importing nmfcore must leave alone (pandas is loaded by scikit-learn itself).
 HEAVY = {"numba", "cupy", "dask", "distributed", "h5py", "zarr", "matplotlib", "PIL", "sklearn.decomposition"}
@@ -141,7 +138,7 @@ def faults_of_file(path, package, homes):
                 continue
             if here == "_compat" or RANK[there] >= RANK[here]:
                 yield f"{at}: the arrow points up from {here} to {there}"
-            elif here in HANDED and there in {"data", "backends"} and not quiet:
+            elif here in HANDED and there in {"rows", "backends"} and not quiet:
                 yield f"{at}: {here} is handed its data and its backend"
 
 
@@ -157,19 +154,19 @@ def test_imports_point_one_way():
 
 
 PLANTED = {
-    "data.py": ("from .solve import fit", "up from data to solve"),
-    "objective.py": ("def f():\n    from nmfcore import data", "handed"),
+    "rows/memory.py": ("from ..loop import solve", "up from rows to loop"),
+    "objective.py": ("def f():\n    from nmfcore import rows", "handed"),
     "solvers/cd.py": ("from ..backends import cpu", "handed"),
-    "solvers/mu.py": ("import nmfcore.initialization", "up from solvers to initialization"),
-    "initialization.py": ("import numpy\nfrom nmfcore.data import Blocks", "handed"),
-    "persistence.py": ("from . import NMF", "up from persistence to estimators"),
-    "solve.py": ("import nmfcore", "up from solve to nmfcore"),
+    "solvers/mu.py": ("import nmfcore.starts.nndsvd", "up from solvers to starts"),
+    "solvers/hals.py": ("import numpy\nfrom nmfcore.rows.memory import Blocks", "handed"),
+    "estimators/nmf.py": ("from . import models\nfrom .. import save", "up from estimators to models"),
+    "loop/solve.py": ("import nmfcore", "up from loop to nmfcore"),
     "backends/cpu.py": ("import cupy", "for ['backends/cuda.py']"),
     "estimators.py": ("import dask.array as da", "for ['distributed/__init__.py', "),
     "_nmf.py": ("def f():\n    from sklearn.decomposition import _nmf", "nobody"),
-    "similarity.py": ("import importlib\nimportlib.import_module('.cli', 'nmfcore')", "up from"),
+    "search/cosine.py": ("import importlib\nimportlib.import_module('nmfcore.cli')", "up from"),
     "images/sources.py": ("from sklearn import decomposition", "nobody"),
-    "_compat.py": ("from . import data", "up from _compat to data"),
+    "_compat.py": ("from . import rows", "up from _compat to rows"),
     "stray.py": ("", "no place"),
 }
 
@@ -188,11 +185,11 @@ def test_checker_lets_the_right_arrows_pass(tmp_path):
         tmp_path,
         {
             "cli.py": "from . import NMF, load\nimport nmfcore\nfrom .plots import grid",
-            "estimators.py": "from .solve import fit\nfrom . import __version__, _compat",
+            "estimators.py": "from .loop.solve import fit\nfrom . import __version__, _compat",
             "solvers/cd.py": "from typing import TYPE_CHECKING\nfrom ..objective import penalty\n"
-            "from . import shared\nif TYPE_CHECKING:\n    from ..data import Blocks",
+            "from . import shared\nif TYPE_CHECKING:\n    from ..rows import Blocks",
             "backends/cuda.py": "import cupy as cp\nfrom cupyx import jit\nfrom . import shared",
-            "distributed/cluster.py": "def f():\n    import dask\n    from ..data import Blocks",
+            "distributed/cluster.py": "def f():\n    import dask\n    from ..rows import Blocks",
             "_compat.py": "import sklearn\nfrom sklearn.utils import validation",
         },
     )
@@ -296,7 +293,7 @@ def modules_after(script):
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("module", ["nmfcore", "nmfcore.estimators", "nmfcore.persistence"])
+@pytest.mark.parametrize("module", ["nmfcore", "nmfcore.estimators", "nmfcore.models"])
 def test_import_is_light(module):
     assert modules_after(f"import {module}") & HEAVY == set()
 
@@ -547,7 +544,7 @@ def test_nothing_prints_but_the_command_line():
     prints = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).as_posix() not in ("cli.py", "solve.py", "minibatch.py")
+        if path.relative_to(PACKAGE).as_posix() not in ("cli.py", "loop/solve.py", "minibatch/multiplicative.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]

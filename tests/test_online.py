@@ -15,9 +15,11 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
-from nmfcore import NMF, MiniBatchNMF, minibatch, online
-from nmfcore.data import as_rows
+from nmfcore import NMF, MiniBatchNMF
+from nmfcore.minibatch.multiplicative import descent as online
+from nmfcore.minibatch.multiplicative import multiplicative as minibatch
 from nmfcore.objective import Penalties
+from nmfcore.rows.memory import as_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nmfcore import persistence
-from nmfcore.persistence import Model, ModelFileError, load, replacing, save
+from nmfcore import models as persistence
+from nmfcore._files import replacing
+from nmfcore.models import Model, ModelFileError, load, save
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_a_missing_folder_is_named(model, tmp_path):
 
 def test_importing_it_needs_no_extra():
     code = (
-        "import sys, nmfcore.persistence\n"
+        "import sys, nmfcore.models\n"
         "heavy = {'typer', 'rich', 'matplotlib', 'PIL', 'numba', 'sklearn', 'nmfcore.estimators'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

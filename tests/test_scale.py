@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
 from nmfcore.backends import cpu
-from nmfcore.data import as_rows
+from nmfcore.rows.memory import as_rows
 from nmfcore.scale import comfortable
 
 K = 3

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nmfcore.search.engine.engine import Explanation, SearchEngine, frobenius_norm, write_rows
 
 import nmfcore
-from nmfcore import search as room
-from nmfcore.images import InputError, Pictures, estimator_from
-from nmfcore.persistence import ModelFileError
-from nmfcore.search import Explanation, SearchEngine, frobenius_norm, write_rows
+from nmfcore.images import InputError, Pictures
+from nmfcore.models import ModelFileError, estimator_from
+from nmfcore.search.engine import engine as room
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")
 
@@ -203,7 +203,7 @@ def test_shares_are_those_of_the_products(engine):
 
 
 def test_pictures_with_nothing_in_common():
-    model = nmfcore.persistence.Model(W=np.eye(3), components=np.eye(3, 6), parameters={"n_components": 3})
+    model = nmfcore.models.Model(W=np.eye(3), components=np.eye(3, 6), parameters={"n_components": 3})
     why = SearchEngine.from_model(model).explain(0, 1)
     assert (why.score, len(why.components)) == (0, 0)
 

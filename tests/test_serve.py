@@ -22,13 +22,13 @@ import pytest
 for module in ("starlette", "uvicorn"):
     pytest.importorskip(module, reason="the search page needs the extra 'serve'")
 from browser import Watched, chromium  # noqa: E402
+from nmfcore.search.engine.engine import SearchEngine  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import InputError  # noqa: E402
-from nmfcore.search import SearchEngine  # noqa: E402
-from nmfcore.serve import app as room  # noqa: E402
-from nmfcore.serve import create_app  # noqa: E402
-from nmfcore.serve.guard import HEADERS  # noqa: E402
+from nmfcore.pages.serve import app as room  # noqa: E402
+from nmfcore.pages.serve import create_app  # noqa: E402
+from nmfcore.pages.serve.guard import HEADERS  # noqa: E402
 
 
 def png(pixels):
@@ -344,18 +344,19 @@ def test_models_that_cannot_be_shown(rng, tmp_path):
 
 def test_without_starlette_the_extra_is_named():
     code = (
-        "import sys; sys.modules['starlette'] = None\ntry:\n    import nmfcore.serve\nexcept ImportError as e: print(e)"
+        "import sys; sys.modules['starlette'] = None\n"
+        "try:\n    import nmfcore.pages.serve\nexcept ImportError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "the search page needs Starlette: pip install 'nmfcore[serve]'"
 
 
 def test_the_package_carries_its_files():
-    files = {entry.name for entry in resources.files("nmfcore.serve").iterdir()}
+    files = {entry.name for entry in resources.files("nmfcore.pages.serve").iterdir()}
     assert {"index.html", "app.js", "style.css", "icon.svg"} <= files
     # Nothing that the page itself would load from elsewhere.
     for name in ("index.html", "app.js", "style.css"):
-        text = resources.files("nmfcore.serve").joinpath(name).read_text(encoding="utf-8")
+        text = resources.files("nmfcore.pages.serve").joinpath(name).read_text(encoding="utf-8")
         assert "http://" not in text and "https://" not in text
         assert "innerHTML" not in text and "style=" not in text
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-import nmfcore.data
+import nmfcore.rows.memory
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
-from nmfcore.data import as_rows
+from nmfcore.rows.memory import as_rows
 from nmfcore.solvers import SOLVERS
 
 BETAS = (2, 1, 0.5, 1.5, 0, -0.5, 2.5, 3)
@@ -357,8 +357,8 @@ def lanes(X, k):
 @pytest.fixture
 def many_lanes(monkeypatch):
     """Cut small data into as many lanes, and each of them into as many visits, as large data."""
-    monkeypatch.setattr(nmfcore.data, "LANE_WORK", 1e5)
-    monkeypatch.setattr(nmfcore.data, "BLOCK_WORK", 1e5)
+    monkeypatch.setattr(nmfcore.rows.memory, "LANE_WORK", 1e5)
+    monkeypatch.setattr(nmfcore.rows.memory, "BLOCK_WORK", 1e5)
 
 
 def bits_for_any_number_of_jobs(X, k, solver, beta, max_iter=4):
@@ -410,7 +410,7 @@ def test_plans_agree_to_rounding(solver, beta, monkeypatch):
     X = mixed(n=1500, m=30, floor=0.01)
     results = []
     for work in (1e12, 1e4):
-        monkeypatch.setattr(nmfcore.data, "LANE_WORK", work)
+        monkeypatch.setattr(nmfcore.rows.memory, "LANE_WORK", work)
         results.append((lanes(X, 4), model(solver, beta, 4, 10).fit(X)))
     (one, whole), (many, parts) = results
     assert one == 1

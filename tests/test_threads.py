@@ -18,7 +18,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nmfcore import NMF, MiniBatchNMF
-from nmfcore.data import as_rows
+from nmfcore.rows.memory import as_rows
 
 # Large enough for several lanes, see test_data_is_cut_into_lanes.
 ROWS, FEATURES, K = 12000, 200, 32

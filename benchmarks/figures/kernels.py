@@ -27,8 +27,8 @@ AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16
 CHILD = """
 import json, sys, time
 import numpy as np
-from nmfcore.data import as_rows
-from nmfcore.solve import factorize
+from nmfcore.rows.memory import as_rows
+from nmfcore.loop.solve import factorize
 from nmfcore.solvers import SOLVERS
 n, m, k, threads, repeats = map(int, sys.argv[1:6])
 rng = np.random.RandomState(0)
@@ -62,7 +62,7 @@ def _row(context: Context, problem: Any, k: int, case: str, unit: str, values: l
 
 
 def _products(context: Context) -> Iterator[Row]:
-    from nmfcore.data import as_rows
+    from nmfcore.rows.memory import as_rows
 
     for dtype in ("float32", "uint8", "float64"):
         problem = context.problem("mnist", dtype)
@@ -84,7 +84,7 @@ def _products(context: Context) -> Iterator[Row]:
 def _sweeps(context: Context) -> Iterator[Row]:
     """W's sweep: the pass with one sweep, less the pass without any."""
     from nmfcore.backends import cpu
-    from nmfcore.data import as_rows
+    from nmfcore.rows.memory import as_rows
 
     problem = context.problem("mnist", "uint8")
     n, m = problem.X.shape

@@ -12,7 +12,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ._simd import _broadcast, _data, _element, _load, out_of_line
-from .cpu_kernels import (
+from .cpu_kernels import (  # fmt: skip
     ALIGN,
     ENTRY,
     GRAIN,
@@ -32,7 +32,7 @@ from .cpu_kernels import (
     size_of,
     sparse_rows_times,
     widen_rows,
-)  # fmt: skip
+)
 
 SCANNED = 64  # rows of a tile of `scan_pass`
 SLACK = 1e-9  # more than rounding in float64 moves a cosine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..images import Pictures
-    from ..search import SearchEngine
+    from ..search.engine import SearchEngine
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -46,7 +46,7 @@ def one_sentence(interrupted: str = "interrupted; nothing was written") -> Itera
 def refusals() -> Iterator[None]:
     """Pass on as `Stop` what the library refuses in a sentence of its own."""
     from ..images import InputError
-    from ..persistence import ModelFileError
+    from ..models import ModelFileError
 
     try:
         yield
@@ -58,7 +58,7 @@ def refusals() -> Iterator[None]:
 
 def open_model(folder: str, space: str | None = None) -> "SearchEngine":
     """Load what ``nmfcore fit`` wrote, or say in one sentence why that cannot be done."""
-    from ..search import SPACES, SearchEngine
+    from ..search.engine import SPACES, SearchEngine
 
     if space is not None and space not in SPACES:
         raise Stop(f"--space {space!r} is unknown: expected {' or '.join(SPACES)}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..images import Pictures
-    from ..persistence import Model
+    from ..models import Model
 
 WRITTEN = (
     *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
@@ -134,8 +134,8 @@ def _factorise(
     pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any, scheduler: str | None = None
 ) -> _Result:
     from ..estimators import NMF
-    from ..images import model_of
-    from ..search import frobenius_norm
+    from ..models import model_of
+    from ..search.engine import frobenius_norm
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
@@ -269,7 +269,7 @@ def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
 @contextmanager
 def _all_or_nothing(target: Path, force: bool) -> Iterator[Path]:
     """Give a new folder that becomes `target` when the block ends, and vanishes when it raises."""
-    from ..persistence import sync_folder
+    from .._files import sync_folder
 
     real = Path(os.path.realpath(target))
     token = secrets.token_hex(6)
@@ -295,9 +295,10 @@ def _all_or_nothing(target: Path, force: bool) -> Iterator[Path]:
 
 
 def _write(folder: Path, model: "Model", pictures: "Pictures", norm: float, keep: bool | None) -> None:
-    from ..persistence import replacing, save
+    from .._files import replacing
+    from ..models import save
     from ..plots import components_grid, convergence, reconstructions
-    from ..search import write_rows
+    from ..search.engine import write_rows
 
     save(model, folder / "model.npz")
     if keep or (keep is None and pictures.matrix.nbytes <= _KEPT):

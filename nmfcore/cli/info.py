@@ -25,7 +25,7 @@ def print_info() -> None:
     from .. import __version__
     from ..backends import cuda
     from ..backends.cpu import kernels
-    from ..data import effective_threads
+    from ..rows.threads import effective_threads
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -15,14 +15,14 @@ def report(folder: str, labels: Path | None, space: str | None, out: Path | None
     """Run the command."""
     from rich.console import Console
 
-    from ..persistence import replacing
+    from .._files import replacing
 
     home = Path(folder).expanduser()
     target = new_file(out, (home if home.is_dir() else home.parent) / "report.html", force)
     engine = open_model(folder, space)
     given = None if labels is None else _labels(labels, len(engine))
     with refusals():
-        from ..report import report as make
+        from ..pages.report import report as make
 
         with Console(stderr=True).status("drawing"):
             page = make(engine, labels=given)
@@ -77,7 +77,7 @@ def serve(folder: str, host: str, port: int, space: str | None, browse: bool) ->
         raise Stop(f"nmfcore serve needs {' and '.join(missing)}: pip install 'nmfcore[serve]'")
     import uvicorn
 
-    from ..serve import LOCAL, create_app
+    from ..pages.serve import LOCAL, create_app
 
     notes = Console(stderr=True)
     listening = _listen(host, port)

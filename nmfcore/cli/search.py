@@ -19,7 +19,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..search import Found, SearchEngine
+    from ..search.engine import Found, SearchEngine
 
 _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _PARTS = 3  # parts named per neighbour
@@ -52,7 +52,7 @@ def _query(engine: "SearchEngine", text: str) -> Any:
 
 
 def _draw(engine: "SearchEngine", found: "Found", target: Path) -> None:
-    from ..persistence import replacing
+    from .._files import replacing
 
     with refusals():
         figure: Any = engine.draw(found)
@@ -95,7 +95,7 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
     import numpy as np
     from rich.console import Console
 
-    from ..persistence import replacing
+    from .._files import replacing
 
     notes = Console(stderr=True)
     target = new_file(Path("codes.npy") if out is None else out, Path("codes.npy"), force)

@@ -21,8 +21,8 @@ def read_store(
     A row of an array with more dimensions is all that belongs to a sample: n × height × width gives pictures. Under a
     budget of memory a folder of pictures is decoded into a file beside it.
     """
-    from ..disk import parse_bytes, source_of
     from ..images import Pictures, cached_images
+    from ..rows.disk import parse_bytes, source_of
 
     try:
         if memory is not None:

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from sklearn.utils import check_random_state
 
-from .. import solve
 from ..backends import cpu
-from ..data import Opening, Rows, as_rows, effective_threads
-from ..initialization import CUT_OFF, OVERSAMPLES
+from ..loop import solve
+from ..rows.memory import Rows, as_rows
+from ..rows.opening import Opening
+from ..rows.threads import effective_threads
+from ..starts.nndsvd import CUT_OFF
+from ..starts.svd import OVERSAMPLES
 from . import tasks
 from .cluster import Cluster, Held, Node, Values
 

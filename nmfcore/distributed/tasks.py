@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .. import solve
 from ..backends import backend_for, cpu, cuda, cuda_ops
-from ..data import RowState, as_rows
-from ..device_rows import as_device_rows
+from ..loop import solve
 from ..objective import divergence
+from ..rows.device import as_device_rows
+from ..rows.memory import as_rows
+from ..rows.state import RowState
 from ..scale import times
 
 Array = NDArray[Any]

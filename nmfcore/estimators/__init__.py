@@ -2,7 +2,7 @@
 
 Everything a user of ``sklearn.decomposition`` knows is here under the same names, with the same
 messages: parameters are checked, X is validated without a copy, a solver of `nmfcore.solvers` is
-run by `nmfcore.solve`, and what came of it becomes attributes and warnings.
+run by `nmfcore.loop.solve`, and what came of it becomes attributes and warnings.
 """
 
 from .functional import non_negative_factorization

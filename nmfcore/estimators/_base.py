@@ -20,19 +20,20 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .. import _compat, disk, distributed, scale
+from .. import _compat, distributed, scale
 from .._compat import Interval, Options, StrOptions
-from .._nmf import EPSILON, _beta_loss_to_float, _check_init
 from ..backends import cuda
-from ..data import Rows, as_rows
-from ..device_rows import as_device_rows
-from ..initialization import CUT_OFF, initialize
-from ..objective import Penalties, divergence
-from ..solve import Coded, Solution, code
+from ..loop.solve import Coded, Solution, code
+from ..objective import EPSILON, Penalties, beta_of, divergence
+from ..rows import disk
+from ..rows.device import as_device_rows
+from ..rows.memory import Rows, as_rows
 from ..solvers import SOLVERS
-from ..warm_start import warm_start
-from ._inputs import (
+from ..starts.nndsvd import CUT_OFF, initialize
+from ..starts.samples import warm_start
+from ._validation import (
     Output,
+    check_factor,
     not_of_dask,
     raise_not_finite,
     stand_in,
@@ -177,7 +178,7 @@ class BaseNMF(
         """
         with self._place(X):
             data, W, Ht = self._transform(X)
-            beta = _beta_loss_to_float(self.beta_loss)
+            beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
             W, Ht = scale.times(W, 2 * view.power - power_H), scale.times(Ht, power_H)
             return scale.times(-divergence(view, W, Ht, beta) / data.shape[0], -4 * view.power)
@@ -292,7 +293,7 @@ class BaseNMF(
         """Return the number of the device to compute on; None is the CPU."""
         number = cuda.resolve(self.device, X)
         if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
-            return number if _beta_loss_to_float(self.beta_loss) in (1, 2) else None
+            return number if beta_of(self.beta_loss) in (1, 2) else None
         return number
 
     @contextmanager
@@ -306,7 +307,7 @@ class BaseNMF(
     def _resolve(self, n_features: int) -> tuple[Any, Any]:
         """Return k (or "auto") and β as the parameters have them now."""
         k = self.n_components
-        return (n_features if k is None else k), _beta_loss_to_float(self.beta_loss)
+        return (n_features if k is None else k), beta_of(self.beta_loss)
 
     def _check_zeros(self, data: Rows, beta: float) -> None:
         data.check_loss(beta)
@@ -378,7 +379,7 @@ class BaseNMF(
         """Check a factor that the user gave → as an array, and its type if it came with one."""
         if cuda.kind_of(F) is not None:  # small, and checked once: on the host
             F = cuda.to_host(F)
-        return _check_init(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
+        return check_factor(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
     def _check_types(self, X: Any, data: Rows, **types: Any) -> None:
         """Ask for factors of X's type; small types of X, and `dtype`, go with either float type."""

@@ -7,7 +7,7 @@ import warnings
 from os import PathLike
 
 from .. import _compat
-from ..checkpoint import held
+from ..loop.checkpoint import held
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]

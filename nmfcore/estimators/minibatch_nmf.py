@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from .. import _compat, minibatch, online, scale
+from .. import _compat, scale
 from .._compat import Interval, StrOptions
-from .._nmf import _beta_loss_to_float
 from ..backends import cuda
-from ..data import Rows, as_rows
-from ..objective import divergence
-from ..solve import Coded, Stopped, factorize
+from ..loop.solve import Coded, Stopped, factorize
+from ..minibatch import descent as online
+from ..minibatch import multiplicative as minibatch
+from ..objective import beta_of, divergence
+from ..rows.memory import Rows, as_rows
 from ._base import BaseNMF, nothing
 
 __all__ = ["MiniBatchNMF"]
@@ -373,7 +374,7 @@ class MiniBatchNMF(BaseNMF):
         )
 
     def _check_solver(self) -> None:
-        if self.solver == "hals" and _beta_loss_to_float(self.beta_loss) != 2:
+        if self.solver == "hals" and beta_of(self.beta_loss) != 2:
             raise ValueError(
                 f"Invalid beta_loss parameter: solver 'hals' does not handle beta_loss = {self.beta_loss!r}. Give "
                 "beta_loss='frobenius' (or 2), or solver='mu', which takes every loss."
@@ -432,4 +433,4 @@ class MiniBatchNMF(BaseNMF):
         limit = self.max_iter if self.transform_max_iter is None else self.transform_max_iter
         if self.solver == "hals" and self.transform_max_iter is None:
             limit = max(limit, 200)
-        return self._coded(data, Ht, _beta_loss_to_float(self.beta_loss), max_iter=limit, by_step=True), Ht
+        return self._coded(data, Ht, beta_of(self.beta_loss), max_iter=limit, by_step=True), Ht

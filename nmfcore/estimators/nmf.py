@@ -16,15 +16,15 @@ from sklearn.utils import check_random_state
 
 from .. import _compat, distributed, scale
 from .._compat import Interval, StrOptions
-from .._nmf import _beta_loss_to_float
 from ..backends import cuda
-from ..checkpoint import Checkpoint, held
-from ..data import Rows
-from ..solve import Coded, Solution, factorize
+from ..loop.checkpoint import Checkpoint, held
+from ..loop.solve import Coded, Solution, factorize
+from ..objective import beta_of
+from ..rows.memory import Rows
 from ..solvers import SOLVERS, ExtrapolatedUpdate
-from ..warm_start import sample_rows
+from ..starts.samples import sample_rows
 from ._base import BaseNMF, maximum_reached, nothing
-from ._inputs import Output, not_of_dask
+from ._validation import Output, not_of_dask
 
 __all__ = ["NMF"]
 
@@ -308,7 +308,7 @@ class NMF(BaseNMF):
                 f"init='auto' is for solver='hals'; solver={self.solver!r} takes None, 'random', 'nndsvd', 'nndsvda', "
                 "'nndsvdar' or 'custom'."
             )
-        if self.extrapolate and not (self.solver == "mu" and 1 <= _beta_loss_to_float(self.beta_loss) <= 2):
+        if self.extrapolate and not (self.solver == "mu" and 1 <= beta_of(self.beta_loss) <= 2):
             raise ValueError(
                 f"extrapolate=True with solver={self.solver!r} and beta_loss={self.beta_loss!r}: only solver='mu' with "
                 "1 <= beta_loss <= 2 extrapolates. Set extrapolate=False, or choose such a solver and loss."

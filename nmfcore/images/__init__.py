@@ -6,12 +6,12 @@ here ever makes a floating-point copy. A colour picture is a row of height·widt
 flattens height × width × 3.
 """
 
+from ..models import estimator_from, model_of
 from ._decoding import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .arrays import read_npy
 from .caches import cached_images
 from .folders import load_images
 from .idx import read_idx
-from .models import estimator_from, model_of
 from .pictures import InputError, Pictures
 from .rows import picture_row
 from .sources import read_source

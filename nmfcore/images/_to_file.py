@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from ..persistence import replacing
+from .._files import replacing
 from .pictures import InputError, Shape
 
 

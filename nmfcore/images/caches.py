@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..persistence import replacing, sync_folder
+from .._files import replacing, sync_folder
 from ._decoding import Mode, check_mode, is_picture
 from ._progress import Progress
 from .folders import load_images

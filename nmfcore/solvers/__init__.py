@@ -1,6 +1,6 @@
 """The registry of solvers: the estimators, the command line, tests and benchmarks are all driven by it.
 
-A solver is settings and a handful of functions, called by the one loop in `nmfcore.solve`:
+A solver is settings and a handful of functions, called by the one loop in `nmfcore.loop.solve`:
 
 ``start(data, Ht) → small``
     The small factor with k-sized state; from then on `sums` names the sums over rows and their shapes.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ..data import RowState
+    from ..rows.state import RowState
 
 Array = NDArray[Any]
 

@@ -35,7 +35,8 @@ from ._common import Orders, Report, Small
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
-    from ..data import Rows, RowState
+    from ..rows.memory import Rows
+    from ..rows.state import RowState
 
 Array = NDArray[Any]
 

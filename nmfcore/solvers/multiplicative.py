@@ -27,7 +27,8 @@ from ..objective import UNPENALISED, Penalties, divergence, inner, kkt_frobenius
 from ._common import Orders, Report, Small, Solver
 
 if TYPE_CHECKING:
-    from ..data import Rows, RowState
+    from ..rows.memory import Rows
+    from ..rows.state import RowState
 
 Array = NDArray[Any]
 

@@ -30,9 +30,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from nmfcore.da_emulator import module
 from scipy import sparse
-
-from . import module
 
 __all__ = [
     "CUDARuntimeError", "Device", "DeviceReadError", "Event", "HostArrayError", "OutOfMemoryError", "RawKernel",

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..images import InputError
-from ..search import Found, SearchEngine
-from ..tiles import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
+from ...images import InputError
+from ...search.engine import Found, SearchEngine
+from ..thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
 from .guard import Guard
 
 try:
@@ -99,7 +99,7 @@ class _Page:
         self.top = brightness(engine.matrix())
         self.mark = _mark(engine)
         self.titles = [engine.title(row).casefold() for row in range(len(engine))]
-        files = resources.files("nmfcore.serve")
+        files = resources.files("nmfcore.pages.serve")
         self.files = {path: files.joinpath(name).read_bytes() for path, name in _FILES.items()}
         # The kernels are compiled or loaded now, not when somebody clicks.
         first = engine.originals([0])[0]

@@ -9,8 +9,8 @@ A model file is a plain numpy archive that any version of numpy opens::
     history_<name>   one float64 array per recorded quantity
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
-leaves either the old file or the new one. This module knows arrays and plain values only;
-estimators are rebuilt a layer above (``nmfcore.images.estimator_from``).
+leaves either the old file or the new one. `model_of` makes a `Model` from a fitted estimator, and `estimator_from`
+makes an estimator from a `Model`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ._files import replacing, sync_folder
+from ._files import replacing
 from .backends import cuda
 
-__all__ = ["Model", "ModelFileError", "load", "replacing", "save", "sync_folder"]
+__all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "save"]
 
 FORMAT = "nmfcore-model"
 VERSION = 1
@@ -43,7 +43,7 @@ class ModelFileError(ValueError):
 
     Examples
     --------
-    >>> from nmfcore.persistence import ModelFileError
+    >>> from nmfcore.models import ModelFileError
     >>> issubclass(ModelFileError, ValueError)
     True
     """
@@ -92,7 +92,7 @@ class Model:
     Examples
     --------
     >>> import numpy as np
-    >>> from nmfcore.persistence import Model
+    >>> from nmfcore.models import Model
     >>> model = Model(W=np.ones((3, 1)), components=np.ones((1, 4)))
     >>> model.reconstruct([0]).shape
     (1, 4)
@@ -154,7 +154,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     Examples
     --------
     >>> import numpy as np, tempfile, pathlib
-    >>> from nmfcore.persistence import Model, load, save
+    >>> from nmfcore.models import Model, load, save
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = pathlib.Path(folder.name) / "model.npz"
     >>> save(Model(W=np.ones((3, 1)), components=np.ones((1, 4)), names=("a", "b", "c")), path)
@@ -216,7 +216,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Examples
     --------
-    >>> from nmfcore.persistence import load
+    >>> from nmfcore.models import load
     >>> load("no-such-model.npz")
     Traceback (most recent call last):
     FileNotFoundError: there is no model file 'no-such-model.npz'
@@ -267,7 +267,7 @@ def versions() -> dict[str, str]:
 
     Examples
     --------
-    >>> from nmfcore.persistence import versions
+    >>> from nmfcore.models import versions
     >>> sorted(versions())
     ['nmfcore', 'numpy', 'python']
     """
@@ -326,3 +326,136 @@ def _plain(name: str, value: Any) -> Any:
         "expected a number, "
         "a string, None, or a numpy dtype"
     )
+
+
+class PicturesLike(Protocol):
+    """What `model_of` takes from pictures: see `nmfcore.images.Pictures`."""
+
+    @property
+    def shape(self) -> Any:
+        """Shape of a picture, or None."""
+
+    @property
+    def names(self) -> Any:
+        """Names of the rows, or None."""
+
+    @property
+    def labels(self) -> Any:
+        """Labels of the rows, or None."""
+
+    @property
+    def source(self) -> str:
+        """Where the pictures were read from."""
+
+
+def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None, **changes: Any) -> Model:
+    """Gather a fitted estimator and what it was fitted on into a `Model`, to be saved.
+
+    Parameters
+    ----------
+    estimator : NMF or MiniBatchNMF
+        Fitted estimator.
+    W : ndarray of shape (n_samples, k), float32 or float64
+        The transformed data, as ``fit_transform`` returned it.
+    pictures : Pictures or None
+        Gives the model its picture shape, names, labels and source.
+    **changes
+        Fields of `Model` to set otherwise.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    AttributeError
+        When the estimator is not fitted.
+    TypeError
+        When a keyword is not a field of `Model`.
+
+    Examples
+    --------
+    >>> from nmfcore import NMF
+    >>> from nmfcore.images import read_source
+    >>> from nmfcore.models import model_of
+    >>> digits = read_source()
+    >>> estimator = NMF(4, init="nndsvd", max_iter=20, tol=0)
+    >>> model = model_of(estimator, estimator.fit_transform(digits.matrix), digits)
+    >>> model.components.shape, model.shape
+    ((4, 64), (8, 8))
+    """
+    known: dict[str, Any] = {
+        "W": W,
+        "components": estimator.components_,
+        "parameters": {
+            name: value
+            for name, value in estimator.get_params(deep=False).items()
+            if name not in ("callback", "device")  # who reads the model computes where their X is
+        },
+        "estimator": type(estimator).__name__,
+        "history": dict(getattr(estimator, "history_", {})),
+        "n_iter": int(estimator.n_iter_),
+        "reconstruction_err": float(estimator.reconstruction_err_),
+        "kkt_residual": float(getattr(estimator, "kkt_residual_", math.nan)),
+        "converged": bool(getattr(estimator, "converged_", False)),
+        "stop_reason": str(getattr(estimator, "stop_reason_", "")),
+    }
+    if pictures is not None:
+        known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
+    return Model(**(known | changes))
+
+
+def estimator_from(model: Model) -> Any:
+    """Rebuild the estimator a model was made with, ready to ``transform`` new rows.
+
+    Parameters
+    ----------
+    model : Model
+        As ``nmfcore.load`` returns it.
+
+    Returns
+    -------
+    NMF or MiniBatchNMF
+        With the model's parameters, ``components_``, ``n_components_``, ``n_features_in_``,
+        ``n_iter_``, ``reconstruction_err_``, ``converged_``, ``stop_reason_``, ``kkt_residual_``
+        and ``history_``.
+
+    Raises
+    ------
+    ModelFileError
+        When the model names an estimator or a parameter that this nmfcore does not have.
+
+    Examples
+    --------
+    >>> from nmfcore import NMF
+    >>> from nmfcore.images import read_source
+    >>> from nmfcore.models import estimator_from, model_of
+    >>> X = read_source().matrix
+    >>> fitted = NMF(4, init="nndsvd", max_iter=20, tol=0)
+    >>> model = model_of(fitted, fitted.fit_transform(X))
+    >>> bool((estimator_from(model).transform(X) == fitted.transform(X)).all())
+    True
+    """
+    from . import estimators
+
+    if model.estimator not in ("NMF", "MiniBatchNMF"):
+        raise ModelFileError(f"the model was made by {model.estimator!r}: this nmfcore knows NMF and MiniBatchNMF")
+    parameters = dict(model.parameters)
+    if isinstance(parameters.get("dtype"), str):
+        parameters["dtype"] = np.dtype(parameters["dtype"]).type
+    try:
+        estimator = getattr(estimators, model.estimator)(**parameters)
+    except TypeError as error:
+        written = model.versions.get("nmfcore", "unknown")
+        raise ModelFileError(
+            f"the model was written by nmfcore {written} and does not fit this one: {error}"
+        ) from error
+    estimator.components_ = model.components
+    estimator.n_components_, estimator.n_features_in_ = model.components.shape
+    estimator.n_iter_ = model.n_iter
+    estimator.reconstruction_err_ = np.float64(model.reconstruction_err)
+    estimator.converged_ = model.converged
+    estimator.stop_reason_ = model.stop_reason
+    estimator.kkt_residual_ = model.kkt_residual
+    estimator.history_ = dict(model.history)
+    return estimator

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import BLOCK_BYTES
+from ..memory import BLOCK_BYTES
 from .sources import Array, Read, Source
 
 _SLAB_BYTES = 8 * BLOCK_BYTES  # chunks of more rows than that are not kept decompressed

@@ -26,8 +26,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._files import mapped, replacing
-from .backends import cuda
+from .._files import mapped, replacing
+from ..backends import cuda
 
 fcntl: Any
 msvcrt: Any

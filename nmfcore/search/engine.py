@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .images import InputError, Pictures, estimator_from, model_of, picture_row, read_source
-from .persistence import Model, ModelFileError, replacing, save, sync_folder
-from .persistence import load as load_model
-from .similarity import CosineIndex, cosine_topk, reconstruction_space
+from .._files import replacing, sync_folder
+from ..images import InputError, Pictures, picture_row, read_source
+from ..models import Model, ModelFileError, estimator_from, model_of, save
+from ..models import load as load_model
+from .cosine import CosineIndex, cosine_topk, reconstruction_space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ class Found:
 
     Examples
     --------
-    >>> from nmfcore.search import SearchEngine
+    >>> from nmfcore.search.engine import SearchEngine
     >>> engine = SearchEngine(8).fit("digits")
     >>> found = engine.search(0, n=3)
     >>> len(found), found.row, bool(found.scores[0] >= found.scores[1] > 0.9)
@@ -109,7 +110,7 @@ class Explanation:
 
     Examples
     --------
-    >>> from nmfcore.search import SearchEngine
+    >>> from nmfcore.search.engine import SearchEngine
     >>> engine = SearchEngine(8).fit("digits")
     >>> why = engine.explain(0, 0, n=8)
     >>> round(why.score, 6), round(float(why.shares.sum()), 6)
@@ -141,7 +142,7 @@ class SearchEngine:
 
     Attributes
     ----------
-    model : nmfcore.persistence.Model
+    model : nmfcore.models.Model
         What was learned: ``W`` with a row of code per picture, ``components`` with a row per part, names, labels.
 
     Raises
@@ -151,7 +152,7 @@ class SearchEngine:
 
     Examples
     --------
-    >>> from nmfcore.search import SearchEngine
+    >>> from nmfcore.search.engine import SearchEngine
     >>> engine = SearchEngine(16).fit("digits")  # or a folder of pictures, or a matrix
     >>> found = engine.search(4, n=4)  # or a picture file
     >>> engine.model.labels[[4, *found.indices]].tolist()
@@ -221,12 +222,12 @@ class SearchEngine:
         Examples
         --------
         >>> import numpy as np
-        >>> from nmfcore.search import SearchEngine
+        >>> from nmfcore.search.engine import SearchEngine
         >>> engine = SearchEngine(3).fit(np.random.default_rng(0).random((40, 6, 5)))
         >>> len(engine), engine.shape
         (40, (6, 5))
         """
-        from .estimators import NMF
+        from ..estimators import NMF
 
         pictures = _pictures(source, size, rgb, skip_broken, progress)
         estimator = NMF(**self.settings)
@@ -297,7 +298,7 @@ class SearchEngine:
 
         Examples
         --------
-        >>> from nmfcore.search import SearchEngine
+        >>> from nmfcore.search.engine import SearchEngine
         >>> SearchEngine.load("no-such-folder")
         Traceback (most recent call last):
         FileNotFoundError: there is no model file 'no-such-folder'
@@ -540,7 +541,7 @@ class SearchEngine:
         ]
 
     def _because(self, a: Array, b: Array, n: int, score: float) -> Explanation:
-        from .analysis import shared_parts
+        from ..analysis import shared_parts
 
         # R·Rᵀ = H·Hᵀ: k×k numbers say of the reconstructions' products what the k×m of H would.
         parts, shares = shared_parts(a, b, self._root, n)
@@ -633,7 +634,7 @@ class SearchEngine:
         Examples
         --------
         >>> import numpy as np
-        >>> from nmfcore.search import SearchEngine
+        >>> from nmfcore.search.engine import SearchEngine
         >>> X = np.random.default_rng(0).random((40, 12))
         >>> engine = SearchEngine(3).fit(X[:30])
         >>> engine.add(X[30:]).tolist() == list(range(30, 40))
@@ -672,7 +673,7 @@ class SearchEngine:
         ImportError
             When matplotlib is missing.
         """
-        from .plots import neighbours
+        from ..plots import neighbours
 
         query = self.originals([found.row])[0] if found.pixels is None else found.pixels
         made = found.code @ self.model.components
@@ -779,7 +780,7 @@ def _pictures(
 
 
 def _is_picture_file(path: Path) -> bool:
-    from .images import PICTURE_SUFFIXES
+    from ..images import PICTURE_SUFFIXES
 
     return path.suffix.lower() in PICTURE_SUFFIXES
 

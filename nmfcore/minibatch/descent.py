@@ -19,19 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from . import minibatch
-from .initialization import initialize, spectral_start
-from .minibatch import Step
-from .objective import Penalties, inner, trace_loss
-from .scale import COMFORT, times
-from .solve import factorize
-from .solvers.accelerated_hals import ROUNDING, AcceleratedHALS, balance
-from .solvers.coordinate_descent import CoordinateDescent, natural_order
-from .warm_start import PASSES, TOL
+from ..loop.solve import factorize
+from ..objective import Penalties, inner, trace_loss
+from ..scale import COMFORT, times
+from ..solvers.accelerated_hals import ROUNDING, AcceleratedHALS, balance
+from ..solvers.coordinate_descent import CoordinateDescent, natural_order
+from ..starts.nndsvd import initialize, spectral_start
+from ..starts.samples import PASSES, TOL
+from . import multiplicative as minibatch
+from .multiplicative import Step
 
 if TYPE_CHECKING:
-    from .data import Rows, RowState
-    from .solvers._common import Orders
+    from ..rows.memory import Rows
+    from ..rows.state import RowState
+    from ..solvers._common import Orders
 
 Array = NDArray[Any]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
-from .analysis import class_means, explained_share, rank, rebuild, reconstruction_errors, top_components
-from .images import InputError
-from .search import SearchEngine
-from .tiles import brightness, data_uri, part_png, picture_png
+from .. import __version__
+from ..analysis import class_means, explained_share, rank, rebuild, reconstruction_errors, top_components
+from ..images import InputError
+from ..search.engine import SearchEngine
+from .thumbnails import brightness, data_uri, part_png, picture_png
 
 __all__ = ["report"]
 
@@ -58,8 +58,8 @@ def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None
 
     Examples
     --------
-    >>> from nmfcore.report import report
-    >>> from nmfcore.search import SearchEngine
+    >>> from nmfcore.pages.report import report
+    >>> from nmfcore.search.engine import SearchEngine
     >>> page = report(SearchEngine(6).fit("digits"))
     >>> page.startswith("<!doctype html>"), "<script" in page, "http:" in page
     (True, False, False)
@@ -88,7 +88,7 @@ def _template() -> Any:
         import jinja2
     except ImportError as error:
         raise ImportError("a report needs Jinja2: pip install 'nmfcore[app]'") from error
-    text = resources.files("nmfcore").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    text = resources.files("nmfcore.pages").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -154,7 +154,7 @@ class _Drawing:
         ]
         figure = None
         if self.shape is None:
-            from .plots import components_grid
+            from ..plots import components_grid
 
             figure = _saved(components_grid(self.components))
         explained = None if shares is None else _percent(shares.sum())
@@ -195,7 +195,7 @@ class _Drawing:
     # --- curves -----------------------------------------------------------------------------------
 
     def convergence(self) -> str | None:
-        from .plots import convergence
+        from ..plots import convergence
 
         history = self.model.history
         if not len(history.get("loss", ())) or "seconds" not in history:
@@ -207,7 +207,7 @@ class _Drawing:
 
     def class_charts(self) -> list[dict[str, Any]]:
         """Draw how much of each part is in each class: means, and spread."""
-        from .plots import features_by_class, means_by_class
+        from ..plots import features_by_class, means_by_class
 
         if self.labels is None or not 1 < (count := len(np.unique(self.labels))) <= _CLASSES:
             return []

@@ -147,7 +147,7 @@ def data_uri(png: bytes) -> str:
 
     Examples
     --------
-    >>> from nmfcore.tiles import data_uri
+    >>> from nmfcore.pages.thumbnails import data_uri
     >>> data_uri(b"abc")
     'data:image/png;base64,YWJj'
     """

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils import assert_all_finite, check_array
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_non_negative, validate_data
 
-from .. import disk, distributed
+from .. import distributed
+from .._files import replacing
 from ..backends import cuda
-from ..data import Rows
-from ..persistence import replacing
+from ..rows import disk
+from ..rows.memory import Rows
 
 Array = NDArray[Any]
 
@@ -76,6 +77,20 @@ class Output:
             self.out[:] = W
             return self.out
         return W
+
+
+def check_factor(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
+    """Return a factor that the caller gave, checked as scikit-learn checks it; "auto" in `shape` allows any size."""
+    A = check_array(A)
+    for axis, which in enumerate(("first", "second")):
+        if shape[axis] != "auto" and A.shape[axis] != shape[axis]:
+            raise ValueError(
+                f"Array with wrong {which} dimension passed to {whom}. Expected {shape[axis]}, but got {A.shape[axis]}."
+            )
+    check_non_negative(A, whom)
+    if np.max(A) == 0:
+        raise ValueError(f"Array passed to {whom} is full of zeros.")
+    return A
 
 
 def not_of_dask(**given: Any) -> None:

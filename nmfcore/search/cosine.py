@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._files import mapped, replacing
-from .backends import cuda
-from .data import Rows, as_rows, run_all, summed
-from .device_rows import as_device_rows
+from .._files import mapped, replacing
+from ..backends import cuda
+from ..rows.device import as_device_rows
+from ..rows.memory import Rows, as_rows, summed
+from ..rows.threads import run_all
 
 __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
 
@@ -93,7 +94,7 @@ def cosine_topk(
     Examples
     --------
     >>> import numpy as np
-    >>> from nmfcore.similarity import cosine_topk
+    >>> from nmfcore.search.cosine import cosine_topk
     >>> database = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     >>> scores, indices = cosine_topk([[3.0, 0.0]], database, 2)
     >>> indices.tolist(), scores.round(3).tolist()
@@ -132,7 +133,7 @@ def reconstruction_space(W: Any, H: Any) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from nmfcore.similarity import reconstruction_space
+    >>> from nmfcore.search.cosine import reconstruction_space
     >>> W, H = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[1.0, 0.0, 1.0], [2.0, 1.0, 0.0]])
     >>> F = reconstruction_space(W, H)
     >>> bool(np.allclose(F @ F.T, (W @ H) @ (W @ H).T))
@@ -154,7 +155,7 @@ class IndexFileError(ValueError):
 
     Examples
     --------
-    >>> from nmfcore.similarity import IndexFileError
+    >>> from nmfcore.search.cosine import IndexFileError
     >>> issubclass(IndexFileError, ValueError)
     True
     """
@@ -192,7 +193,7 @@ class CosineIndex:
     Examples
     --------
     >>> import numpy as np
-    >>> from nmfcore.similarity import CosineIndex
+    >>> from nmfcore.search.cosine import CosineIndex
     >>> index = CosineIndex(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), names=["a", "b", "c"])
     >>> scores, ids = index.search([[1.0, 0.1]], 2)
     >>> [index.name(i) for i in ids[0]]
@@ -437,7 +438,7 @@ class CosineIndex:
         Examples
         --------
         >>> import numpy as np, pathlib, tempfile
-        >>> from nmfcore.similarity import CosineIndex
+        >>> from nmfcore.search.cosine import CosineIndex
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = pathlib.Path(folder.name) / "cats.index"
         >>> CosineIndex(np.eye(3)).save(path)

@@ -11,20 +11,20 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import math
-import os
-import threading
 import weakref
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .backends import backend_for
+from ..backends import backend_for
+from .opening import Opening, digest_of
+from .state import RowState
+from .sums import _Scratch
+from .threads import effective_threads, run_all
 
 Array = NDArray[Any]
 LANES = 64  # at most so many accumulators
@@ -38,207 +38,8 @@ GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
 ROW_WORK = 1e4  # what a row costs, however few its numbers: in flops of dense X, like all of this
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
 BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
-_LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
-_FARTHEST = 500  # 4^500 and 4^−500, and their product with any mean square, are numbers
 _NO_FACTOR = 8  # columns: the cut of a pass that only looks
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
-
-
-# ---- threads -----------------------------------------------------------------------------------------------------
-
-_pool: ThreadPoolExecutor | None = None
-_making = threading.Lock()
-
-
-def _forget_pool() -> None:
-    global _pool, _making
-    _pool, _making = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a child has no threads; its first visit makes its own pool
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _shared_pool() -> ThreadPoolExecutor:
-    """One pool for the process, shared by concurrent fits. Its tasks never wait for one another."""
-    global _pool
-    with _making:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="nmfcore")
-        return _pool
-
-
-def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
-    """task(0) … task(count − 1), by the calling thread and up to threads − 1 of the pool's.
-
-    After an exception, KeyboardInterrupt in the calling thread included, no further task begins, those under way are
-    awaited, and the first exception is raised. Where no thread can be had (a limit of the system; the main thread has
-    ended), the calling thread does all the work.
-    """
-    if threads <= 1 or count <= 1:
-        for i in range(count):
-            task(i)
-        return
-    numbers = itertools.count()
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            for i in numbers:
-                if i >= count or failures:
-                    return
-                task(i)
-        except BaseException as failure:
-            failures.append(failure)
-
-    # Not by futures: `submit` may queue a helper, and fail to start a thread for it; that helper may still run later.
-    change, open_, busy = threading.Condition(), [work], 0
-
-    def helper() -> None:
-        nonlocal busy
-        with change:
-            if not open_:  # the pool serves other fits, too: this one has been done without it
-                return
-            task, busy = open_[0], busy + 1
-        try:
-            task()
-        finally:
-            with change:
-                busy -= 1
-                change.notify_all()
-
-    try:
-        try:
-            for _ in range(min(threads, count) - 1):
-                _shared_pool().submit(helper)
-        except RuntimeError:  # no new thread can be started
-            pass
-        work()
-    except BaseException as failure:  # Ctrl-C outside of `work`
-        failures.append(failure)
-    while True:
-        try:
-            with change:
-                open_.clear()
-                while busy:
-                    change.wait()
-            break
-        except BaseException as failure:  # Ctrl-C while waiting: nobody may write to our buffers once we leave
-            failures.append(failure)
-    try:
-        if failures:
-            raise failures[0]
-    finally:
-        failures.clear()  # else this frame, which is in its traceback, and an exception would hold each other
-
-
-@functools.cache
-def _blas() -> Any:
-    import threadpoolctl
-
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
-
-
-def effective_threads(n_jobs: int | None) -> int:
-    """Threads that a fit may use.
-
-    None: the least of joblib's count of processors (which knows affinity and containers), the limits in force on BLAS
-    (threadpoolctl), on OMP and Numba (environment), and an active ``joblib.parallel_config``. −1: all processors.
-    """
-    from . import _compat
-
-    if n_jobs == 0:
-        msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."
-        raise ValueError(msg)
-    try:
-        import joblib
-    except RuntimeError:  # once the main thread has ended it cannot be imported any more, nor can a thread be started
-        return 1
-    processors = joblib.cpu_count()
-    if n_jobs is not None:
-        return n_jobs if n_jobs > 0 else max(1, processors + 1 + n_jobs)
-    limits = [processors]
-    limits += [library.num_threads for library in _blas().lib_controllers]
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0]
-        if value.isdigit() and int(value) > 0:
-            limits.append(int(value))
-    workers = _compat.joblib_workers()
-    if workers is not None:
-        limits.append(workers)
-    return max(1, min(limits))
-
-
-# ---- state -------------------------------------------------------------------------------------------------------
-
-
-class RowState:
-    """Row-aligned buffers (W and whatever else a solver keeps by row), and their twin that the next pass writes.
-
-    A buffer named ``before`` holds the W of the pass before: the twin's is the W of this state, and nothing is copied.
-    Three buffers take turns then.
-    """
-
-    def __init__(self, **arrays: Array):
-        self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
-        self.empty_like: Callable[[Array], Array] = np.empty_like  # makes the twin's buffers
-        self._twin: RowState | None = None
-        self._free: dict[str, Array] | None = None  # buffers for the twin of a state with ``before``
-        self._rows: dict[tuple[int, int], RowState] = {}
-
-    def __getitem__(self, name: str) -> Array:
-        return self.arrays[name]
-
-    @property
-    def twin(self) -> RowState:
-        """The other buffers, for the next pass to write."""
-        if self._twin is None:
-            names = [name for name in self.arrays if name != "before"]
-            free = self._free or {name: self.empty_like(self.arrays[name]) for name in names}
-            if "before" in self.arrays:
-                self._twin = RowState(**free, before=self.arrays["W"])
-                # What nobody reads any more once the twin is committed.
-                self._twin._free = {name: self.arrays["before" if name == "W" else name] for name in names}
-            else:
-                self._twin = RowState(**free)
-                self._twin._twin = self
-            self._twin.empty_like = self.empty_like
-        return self._twin
-
-    def part(self) -> None:
-        """Let go of the twin: the two hold each other, and would stay until the garbage collector comes."""
-        if self._twin is not None:
-            self._twin._twin = None
-        self._twin = None
-
-    def rows(self, lo: int, hi: int) -> RowState:
-        """Return rows lo … hi of every buffer."""
-        part = self._rows.get((lo, hi))
-        if part is None:
-            part = self._rows[lo, hi] = RowState(**{name: a[lo:hi] for name, a in self.arrays.items()})
-        return part
-
-
-class Opening(NamedTuple):
-    """What one pass over X tells before anything is changed."""
-
-    minimum: float
-    finite: bool
-    total: float  # Σx
-    squares: float  # Σx²
-    mean: float
-
-    @property
-    def level(self) -> int:
-        """The p for which the root mean square of X is 4^p to 4^(p + 1), more or less; 0 if that cannot be told.
-
-        Exactly q more for 4^q·X. Taken from the mean where Σx² has left the range of float64.
-        """
-        if _LEAST < self.squares < _MOST and 0 < self.total < math.inf:
-            return math.frexp(self.squares * (self.mean / self.total))[1] // 4
-        if 0 < self.total < math.inf:
-            return math.frexp(self.mean)[1] // 2
-        return _FARTHEST if self.total == math.inf else 0
 
 
 class _Plan(NamedTuple):
@@ -246,165 +47,11 @@ class _Plan(NamedTuple):
     gathers: bool  # sums over rows come from the transposed matrix
 
 
-class _Scratch:
-    """Accumulators per lane, kept between passes (a fresh 64 MB would be paid page by page).
-
-    All of them in one piece of memory, so that clearing and adding up take a call or a few, however many the lanes.
-    """
-
-    def __init__(self) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.lanes: list[dict[str, Array]] = []
-        self.whole = np.zeros((0, 0))
-
-    def __getitem__(self, lane: int) -> dict[str, Array]:
-        return self.lanes[lane]
-
-    def ended(self, lane: int) -> None:
-        """Say that a block of this lane has been visited."""
-
-    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
-        """Make named sums of zeros for each lane, which has so many blocks."""
-        self.cleared(shapes, len(blocks))
-
-    def cleared(self, shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, Array]]:
-        """Return named sums of zeros for each lane."""
-        if (shapes is self.shapes or shapes == self.shapes) and len(self.lanes) == count:
-            self.whole.fill(0.0)
-            return self.lanes
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        ends = list(itertools.accumulate(sizes))
-        self.whole = np.zeros((count, -(-ends[-1] // 8) * 8))  # lanes share no cache line
-        self.shapes = shapes
-        self.lanes = [
-            {
-                name: row[end - size : end].reshape(shape)
-                for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
-            }
-            for row in self.whole
-        ]
-        return self.lanes
-
-    def total(self) -> dict[str, Array]:
-        """Add all lanes up in the first one's sums, and return these. "worst" is not added up: all lanes' rows stay."""
-        total, worst = self.lanes[0], None
-        if "worst" in self.shapes:
-            worst = np.concatenate([lane["worst"] for lane in self.lanes])
-        _add_pairwise(self.whole)
-        if worst is not None:
-            total = total | {"worst": worst[np.argsort(-worst[:, 0], kind="stable")]}
-        return total
-
-
-def _add_pairwise(lanes: Array) -> Array:
-    """Add lanes (first axis) up, in a tree that depends on their number only; into the first lane."""
-    step = 1
-    while step < len(lanes):
-        lanes[: len(lanes) - step : 2 * step] += lanes[step :: 2 * step]
-        step *= 2
-    return lanes[0]
-
-
-class FewScratch(_Scratch):
-    """Accumulators of an X whose lanes are visited a few at a time: that of a lane is made when the lane begins.
-
-    When it ends, it is added to its neighbour as soon as that one has ended, in the tree of `_add_pairwise`: the sums
-    have the same bits. There are about two accumulators for each thread and one for each level of the tree.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-        self.size = self.made = 0
-        self.free: list[Array] = []
-        self.result: Array | None = None
-
-    def clear(self, shapes: dict[str, tuple[int, ...]], blocks: list[int]) -> None:
-        """Forget the sums so far."""
-        self.shapes, self.left = shapes, list(blocks)
-        self.ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
-        if self.size != self.ends[-1]:
-            self.size, self.free, self.made = self.ends[-1], [], 0
-        elif self.result is not None:
-            self.free.append(self.result)
-        self.result = None
-        self.busy: dict[int, tuple[Array, dict[str, Array]]] = {}
-        self.whole_branches: dict[tuple[int, int], Array] = {}  # by level and place
-        self.worst: list[Array] = [np.zeros((0, 0))] * len(blocks)
-
-    def __getitem__(self, lane: int) -> dict[str, Array]:
-        with self.lock:
-            if lane not in self.busy:
-                if self.free:
-                    sums = self.free.pop()
-                    sums.fill(0.0)
-                else:
-                    sums, self.made = np.zeros(self.size), self.made + 1
-                self.busy[lane] = sums, self._named(sums)
-            return self.busy[lane][1]
-
-    def _named(self, sums: Array) -> dict[str, Array]:
-        return {
-            name: sums[end - math.prod(shape) : end].reshape(shape)
-            for (name, shape), end in zip(self.shapes.items(), self.ends, strict=True)
-        }
-
-    def ended(self, lane: int) -> None:
-        """Say that a block of this lane has been visited; after its last one, add it up with what has ended."""
-        self.left[lane] -= 1
-        if self.left[lane]:
-            return
-        with self.lock:
-            sums, named = self.busy.pop(lane)
-        if "worst" in named:
-            self.worst[lane] = named["worst"].copy()
-        level, place, count = 0, lane, len(self.left)
-        while count > 1:
-            other = place ^ 1
-            if other < count:
-                with self.lock:
-                    neighbour = self.whole_branches.pop((level, other), None)
-                    if neighbour is None:
-                        self.whole_branches[level, place] = sums
-                        return
-                first, second = (sums, neighbour) if place < other else (neighbour, sums)
-                first += second
-                sums = first
-                with self.lock:
-                    self.free.append(second)
-            level, place, count = level + 1, place // 2, (count + 1) // 2
-        self.result = sums
-
-    def total(self) -> dict[str, Array]:
-        """Return the sums of all lanes. "worst" is not added up: all lanes' rows stay."""
-        assert self.result is not None
-        total = self._named(self.result)
-        if "worst" in total:
-            worst = np.concatenate(self.worst)
-            total["worst"] = worst[np.argsort(-worst[:, 0], kind="stable")]
-        return total
-
-
 Visit = Callable[..., None]
 
 
 def _nobody() -> None:
     return None
-
-
-def digest_of(X: Any) -> int:
-    """CRC-32 of the stored numbers of an array or a CSR matrix, row by row, and of the places of a sparse one's."""
-    crc, at_once = 0, 1 << 20  # bytes
-    if sparse.issparse(X):
-        for part in (X.indptr, X.indices, X.data):
-            for first in range(0, len(part), at_once):
-                numbers = part[first : first + at_once]
-                crc = zlib.crc32(numbers if part is X.data else numbers.astype(np.int64), crc)
-        return crc
-    rows = max(1, at_once // max(1, X.shape[1] * X.dtype.itemsize))
-    for first in range(0, len(X), rows):
-        crc = zlib.crc32(np.ascontiguousarray(X[first : first + rows]), crc)
-    return crc
 
 
 class Rows:

@@ -5,11 +5,11 @@ cut at the same row numbers, so the factors have the bits of a fit from memory. 
 compute; a budget of memory says how many blocks may be in flight, and never how X is cut.
 """
 
+from .buffers import Folder
 from .files import NpyFile
-from .folders import Folder
 from .paths import source_of
-from .rows import MEMORY, StoredRows, parse_bytes
 from .sources import RowBlocks, Source
+from .stored import MEMORY, StoredRows, parse_bytes
 from .stores import Stored
 
 __all__ = ["MEMORY", "Folder", "NpyFile", "RowBlocks", "Source", "Stored", "StoredRows", "parse_bytes", "source_of"]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .objective import divergence, penalty
-from .scale import times
+from ..objective import divergence, penalty
+from ..scale import times
 
 if TYPE_CHECKING:
-    from .data import Rows
-    from .solvers._common import Report
+    from ..rows.memory import Rows
+    from ..solvers._common import Report
 
 Array = NDArray[Any]
 
@@ -308,7 +308,7 @@ def factorize(
         Prints scikit-learn's lines.
     measure : bool
         Whether to measure the final divergence directly, which takes a pass; else it is NaN.
-    checkpoint : `nmfcore.checkpoint.Checkpoint` or None
+    checkpoint : `nmfcore.loop.checkpoint.Checkpoint` or None
         Where the fit is kept now and then, and found again: W and Ht are not looked at then.
     ours : bool
         Whether nobody else needs the W of the start: n × k numbers less.

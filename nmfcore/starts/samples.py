@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from .data import run_all
-from .initialization import initialize, spectral_start
-from .solve import Solution, factorize
+from ..loop.solve import Solution, factorize
+from ..rows.threads import run_all
+from .nndsvd import initialize, spectral_start
 
 if TYPE_CHECKING:
-    from .data import Rows
+    from ..rows.memory import Rows
 
 Array = NDArray[Any]
 

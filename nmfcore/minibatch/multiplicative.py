@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils import check_random_state
 
-from .data import as_rows
-from .objective import divergence, inner
-from .solve import Progress, Stopped
-from .solvers._common import Report
+from ..loop.solve import Progress, Stopped
+from ..objective import divergence, inner
+from ..rows.memory import as_rows
+from ..solvers._common import Report
 
 if TYPE_CHECKING:
-    from .data import Rows
+    from ..rows.memory import Rows
 
 Array = NDArray[Any]
 
@@ -380,7 +380,7 @@ def run(
         The batches.
     learner : object
         ``begin(Ht)`` makes its memory of no batch, ``step(data, W, Ht, memory)`` is a `Step`: `Learner`, or that of
-        `nmfcore.online`.
+        `nmfcore.minibatch.descent`.
     patience : object
         ``look(number, step, Ht before)`` gives the reason to stop after that step, if there is one.
     W : ndarray of shape (n, k)

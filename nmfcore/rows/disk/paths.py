@@ -44,7 +44,7 @@ def source_of(X: Any, fold: bool = False) -> Any:
     --------
     >>> import tempfile, pathlib
     >>> import numpy as np
-    >>> from nmfcore.disk import source_of
+    >>> from nmfcore.rows.disk import source_of
     >>> folder = tempfile.TemporaryDirectory()
     >>> np.save(pathlib.Path(folder.name) / "x.npy", np.zeros((5, 3), np.uint8))
     >>> source_of(pathlib.Path(folder.name) / "x.npy").shape

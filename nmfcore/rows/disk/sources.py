@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import BLOCK_BYTES
+from ..memory import BLOCK_BYTES
 
 Array = NDArray[Any]
 Read = Callable[[int, int, Array], None]  # read(lo, hi, out): rows lo … hi into out

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .backends import cuda, cuda_ops
-from .data import Opening, RowState, Visit, digest_of
+from ..backends import cuda, cuda_ops
+from .memory import Visit
+from .opening import Opening, digest_of
+from .state import RowState
 
 Array = Any  # cupy.ndarray
 

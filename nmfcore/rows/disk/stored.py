@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..data import FewScratch, Rows, digest_of, run_all
+from ..memory import Rows
+from ..opening import digest_of
+from ..sums import FewScratch
+from ..threads import run_all
 from .sources import SLACK, Array, Read, Source
 
 MEMORY = "512MB"  # the budget where none is given
@@ -38,7 +41,7 @@ def parse_bytes(size: int | str) -> int:
 
     Examples
     --------
-    >>> from nmfcore.disk import parse_bytes
+    >>> from nmfcore.rows.disk import parse_bytes
     >>> parse_bytes("1.5GB"), parse_bytes("64 MiB"), parse_bytes(4096)
     (1500000000, 67108864, 4096)
     """

@@ -1,0 +1,1 @@
+"""Fits that learn from a batch of rows at a time."""

@@ -1,0 +1,1 @@
+"""Pages for a browser: the report of a model, and the search page with its server."""
