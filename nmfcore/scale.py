@@ -1,6 +1,6 @@
 """X in a unit of its own: NMF of c·X is c times NMF of X, and the numbers of a fit stay where they can be trusted.
 
-An X whose root mean square is far from 1 is read as 4^p·X (`data.Rows.scaled`), and its factors are 2^p·W and 2^p·H:
+An X whose root mean square is far from 1 is read as 4^p·X (`Rows.scaled`), and its factors are 2^p·W and 2^p·H:
 exact powers of two, that are taken out again where results leave the fit. An X of ordinary scale is read as it is.
 """
 
@@ -36,11 +36,11 @@ def comfortable(data: Any) -> Any:
     view : Rows
         The same X, `power` of it chosen. Kept with `data`.
     """
-    view = vars(data).get("_view")
-    if view is None:
-        view = _comfortable(data)
-        if view is not data:
-            data._view = view
+    if data._view is not None:
+        return data._view
+    view = _comfortable(data)
+    if view is not data:  # an object that holds itself would stay until the garbage collector runs
+        data._view = view
     return view
 
 
@@ -70,8 +70,6 @@ def times(A: Array, power: int) -> Array:
     """Return 2^power·A of an array or number; A itself where the power is 0."""
     if power == 0:
         return A
-    if hasattr(A, "times"):  # on other machines
-        return A.times(power)
     with np.errstate(all="ignore"):  # a result that no number of its type can be is 0 or infinite
         while power:
             step = max(-100, min(100, power))
@@ -144,10 +142,8 @@ def history(given: dict[str, Array], power: int) -> dict[str, Array]:
 
 
 def share_left(view: Any, W: Array, Ht: Array) -> float:
-    """Return ΣWH / ΣX of a pair in the unit of X; W on other machines: an upper bound."""
+    """Return ΣWH / ΣX of a pair in the unit of X."""
     with np.errstate(all="ignore"):
-        of_W, of_H = (
-            F.sum(dtype=np.float64) if hasattr(F, "times") else F.sum(axis=0, dtype=np.float64) for F in (W, Ht)
-        )
+        of_W, of_H = (F.sum(axis=0, dtype=np.float64) for F in (W, Ht))
         mass = float((times(of_W, view.power) * times(of_H, view.power)).sum())
         return mass / view.opening().total

@@ -21,7 +21,8 @@ import distributed as dd
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
-from nmfcore.distributed import as_dask_rows, cluster, tasks, using
+from nmfcore.rows.cluster import as_dask_rows, tasks, using
+from nmfcore.rows.cluster import workers as cluster
 from nmfcore.rows.memory import as_rows
 from nmfcore.starts.nndsvd import initialize
 
@@ -479,7 +480,7 @@ def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, wo
     send = cluster.Cluster.send
 
     def worse(self, value, home=None):
-        if isinstance(value, tasks.Order) and value.function is tasks.one_pass:
+        if isinstance(value, tasks.Order) and value.function is tasks.each_block:
             value = value._replace(arguments=(*value.arguments, OnlyHere(there)))
         return send(self, value, home)
 
@@ -705,7 +706,8 @@ def test_tasks_are_pure(rng):
     W, Ht = rng.random((ROWS, K)).astype(np.float32), rng.random((COLUMNS, K)).astype(np.float32)
     orders = solver.fix(solver.start(rows, Ht))
     state = {"W": W, "before": W + 1}
-    order = tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None, ()), (None, None), (np.float32, 1))
+    keywords = {"width": K, "sums": solver.sums, "out": None, "gather": None, "gathered": ()}
+    order = tasks.Order(tasks.each_block, (None, solver.visit, orders, keywords), (None, None), (np.float32, 1))
     group = ([tasks.Block(X)], None), ([state], None)
     kept = {name: a.copy() for name, a in state.items()}
     (one, sums), (other, again) = (tasks.visit_group(order, (ROWS,), None, *group) for _ in range(2))

@@ -15,7 +15,6 @@ import weakref
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.engine import SearchEngine
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
@@ -23,8 +22,9 @@ from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
 from nmfcore.estimators import minibatch_nmf, nmf
 from nmfcore.images import InputError, cached_images
 from nmfcore.loop import solve
-from nmfcore.rows import disk
+from nmfcore.rows import disk, sums
 from nmfcore.rows import memory as data
+from nmfcore.search.engine import SearchEngine
 from nmfcore.solvers import SOLVERS
 from nmfcore.starts import samples as warm_start
 
@@ -761,9 +761,9 @@ def test_a_crash_leaves_a_cache_that_is_made_anew(cats):
 def test_lanes_are_added_up_as_they_end_with_the_bits_of_all_at_once(lanes):
     rng = np.random.default_rng(lanes)
     whole = rng.standard_normal((lanes, 37)) * 10.0 ** rng.integers(-8, 8, (lanes, 1))
-    expected = data._add_pairwise(whole.copy())
+    expected = sums._add_pairwise(whole.copy())
     for order in (np.arange(lanes), rng.permutation(lanes)):
-        few = data.FewScratch()
+        few = sums.FewSums()
         few.clear({"a": (5, 7), "worst": (2, 1)}, [2] * lanes)
         for lane in order:
             for part in range(2):
@@ -780,7 +780,7 @@ def test_few_accumulators_of_an_X_on_disk_are_there_at_a_time(n_jobs, tmp_path):
     A = np.random.default_rng(0).integers(0, 255, (60000, 400), dtype=np.uint8)
     np.save(tmp_path / "x.npy", A)
     few = disk.StoredRows(disk.source_of(tmp_path / "x.npy"), np.float32, n_jobs)
-    all_, F = data.Rows(A, np.float32, n_jobs), np.random.default_rng(1).random((60000, 64), np.float32)
+    all_, F = data.MemoryRows(A, np.float32, n_jobs), np.random.default_rng(1).random((60000, 64), np.float32)
     lanes = len(all_.plan(64).lanes)
     assert lanes > 16
     shapes = {"XtW": (400, 64)}
@@ -793,6 +793,6 @@ def test_few_accumulators_of_an_X_on_disk_are_there_at_a_time(n_jobs, tmp_path):
 
     found, expected = (rows.reduce(visit, rows.state(W=F), Orders, shapes)[1]["XtW"] for rows in (few, all_))
     np.testing.assert_array_equal(found, expected)
-    assert few._scratch.made <= 2 * n_jobs + 7 < lanes
+    assert few._sums.made <= 2 * n_jobs + 7 < lanes
     np.testing.assert_array_equal(few.transposed_products(F), all_.transposed_products(F))
     np.testing.assert_array_equal(few.gram(), all_.gram())

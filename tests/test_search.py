@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.engine import Explanation, SearchEngine, frobenius_norm, write_rows
 
 import nmfcore
 from nmfcore.images import InputError, Pictures
 from nmfcore.models import ModelFileError, estimator_from
+from nmfcore.search.engine import Explanation, SearchEngine, frobenius_norm, write_rows
 from nmfcore.search.engine import engine as room
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")

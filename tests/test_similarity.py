@@ -8,11 +8,11 @@ import pytest
 import reference as ref
 from hypothesis import given
 from hypothesis import strategies as st
-from nmfcore.search.engine.cosine import CosineIndex, IndexFileError, cosine_topk, reconstruction_space
 from scipy import sparse
 
 from nmfcore._files import replacing
 from nmfcore.rows import memory as data
+from nmfcore.search.cosine import CosineIndex, IndexFileError, cosine_topk, reconstruction_space
 from nmfcore.search.engine import cosine as similarity
 
 STORED = ["uint8", "int64", "float16", "float32", "float64"]

@@ -6,6 +6,8 @@ import time
 import warnings
 from os import PathLike
 
+import numpy as np
+
 from .. import _compat
 from ..loop.checkpoint import held
 from .nmf import NMF
@@ -171,8 +173,8 @@ def non_negative_factorization(
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
-    with estimator._place(X), held(checkpoint):
-        X, data = estimator._read(X, "NMF initialization")
+    checks = estimator._checks("NMF initialization", reset=True, named=False)
+    with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
         if not update_H:
             if W is not None:
                 warnings.warn(
@@ -180,12 +182,12 @@ def non_negative_factorization(
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            coded, Ht = estimator._code(data, H, X)
-            return data.give_back(coded.W), data.give_back(Ht).T, coded.n_iter
+            coded, Ht = estimator._code(data, H, given=True)
+            return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter)
-        solution, view, kept = estimator._factorize(X, data, W, H, tasks, begun)
+        solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()
         estimator._warn(solution, view)
         estimator._over(solution, kept)
-        return data.give_back(solution.W), data.give_back(solution.Ht).T, solution.n_iter
+        return data.rows_to_caller(solution.W), data.to_caller(solution.Ht).T, solution.n_iter

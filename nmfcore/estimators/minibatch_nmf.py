@@ -13,17 +13,34 @@ from sklearn.utils import check_random_state
 
 from .. import _compat, scale
 from .._compat import Interval, StrOptions
-from ..backends import cuda
 from ..loop.solve import Coded, Stopped, factorize
 from ..minibatch import descent as online
 from ..minibatch import multiplicative as minibatch
 from ..objective import beta_of, divergence
 from ..rows.memory import Rows, as_rows
-from ._base import BaseNMF, nothing
+from ._base import BaseNMF, zero_solution
+from ._validation import Checks
 
 __all__ = ["MiniBatchNMF"]
 
 Array = NDArray[Any]
+
+
+class _HostChecks(Checks):
+    """The checks of an estimator that computes on the CPU, on X in memory."""
+
+    def place(self, what: str | None, device: bool) -> None:
+        """Raise for an X on disk, and for one on a device."""
+        if what is not None:
+            raise TypeError(
+                f"MiniBatchNMF takes X in memory or as a numpy.memmap, not {what}: use NMF, or give batches of rows to "
+                "partial_fit."
+            )
+        if device:
+            raise NotImplementedError(
+                "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
+                "than the card in blocks."
+            )
 
 
 class MiniBatchNMF(BaseNMF):
@@ -164,7 +181,6 @@ class MiniBatchNMF(BaseNMF):
         "solver": [StrOptions({"mu", "hals"})],
     }
     _negative_at_transform = "MiniBatchNMF (input X)"
-    _reads_disk = False
 
     def __init__(
         self,
@@ -247,17 +263,17 @@ class MiniBatchNMF(BaseNMF):
             raise ValueError(
                 "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
             )
-        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=True)
+        data = self._open(X, self._checks(self._negative_at_transform, reset=True))
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
-        W, Ht = self._start(X, data, W, H, begun)
+        W, Ht = self._start(data, W, H, begun)
         learner = self._learner(data, online.KNOWN if self._auto else None)
         if data.opening().total == 0:
             self._remember(learner.begin(Ht), 1)
-            self._keep(nothing(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
-            return W
-        slices, batches = self._cut(X, data)
+            self._keep(zero_solution(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
+            return given.rows_to_caller(W)
+        slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
         limits = (self.tol, self.max_no_improvement, n_steps, self.verbose)
@@ -302,7 +318,7 @@ class MiniBatchNMF(BaseNMF):
         if self.solver == "mu" or not result.converged:
             self._warn_of_end(n_iter, result.reason)
         tasks.close()
-        return W
+        return given.rows_to_caller(W)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, W=None, H=None):
@@ -325,16 +341,16 @@ class MiniBatchNMF(BaseNMF):
         """
         self._check_solver()
         begun = hasattr(self, "components_")
-        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=not begun)
+        given = data = self._open(X, self._checks(self._negative_at_transform, reset=not begun))
         if not begun:
             self._prepare(data, None)
             if self.solver == "hals":
                 data = self._seen(data, self._beta_loss, W, H)
-            _, Ht = self._start(X, data, W, H)
+            _, Ht = self._start(data, W, H)
             Ht = scale.times(Ht, -data.power)
         else:  # goes on in the type it began with
             if data.dtype != self.components_.dtype:
-                data = as_rows(X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
+                data = as_rows(given.X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
             if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
                 data = scale.comfortable(data)
@@ -347,7 +363,7 @@ class MiniBatchNMF(BaseNMF):
         if isinstance(memory, online.Sums) != (self.solver == "hals"):  # of the other solver
             memory = None
         if self.solver == "hals":  # cut as `fit` cuts it
-            data = as_rows(X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
+            data = as_rows(given.X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
             if memory is None or not memory.seen_in(data):
                 data = scale.comfortable(data)
             else:
@@ -364,14 +380,8 @@ class MiniBatchNMF(BaseNMF):
             self._warn_if_empty(data, made.W[:0], made.Ht)
         return self
 
-    def _number(self, X: Any) -> None:
-        if cuda.kind_of(X) is None and self.device in (None, "auto", "cpu"):
-            return
-        super()._number(X)  # complains of what makes no sense at all
-        raise NotImplementedError(
-            "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
-            "than the card in blocks."
-        )
+    def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
+        return _HostChecks(self if named else None, whom, reset, spreads=False, devices=False)
 
     def _check_solver(self) -> None:
         if self.solver == "hals" and beta_of(self.beta_loss) != 2:
@@ -388,9 +398,9 @@ class MiniBatchNMF(BaseNMF):
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole
 
-    def _cut(self, X: Any, data: Rows) -> tuple[Any, Any]:
+    def _cut(self, data: Rows) -> tuple[Any, Any]:
         """Return which rows each batch of a fit has, and the batches."""
-        cut = X, self._batch_size, data.dtype, self.n_jobs
+        cut = data.X, self._batch_size, data.dtype, self.n_jobs
         if self.solver == "mu" or self.init == "custom" or self._batch_size >= data.shape[0]:  # nothing is drawn
             return minibatch.cut(*cut, data.power)
         return minibatch.cut_shuffled(*cut, self.random_state, data.power)
@@ -408,9 +418,9 @@ class MiniBatchNMF(BaseNMF):
             restart_iter=self.fresh_restarts_max_iter,
         )
 
-    def _start(self, X: Any, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
+    def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
-            W, Ht = super()._start(X, data, W, H, begun)
+            W, Ht = super()._start(data, W, H, begun)
         return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from .. import _compat, distributed, scale
+from .. import _compat, rows, scale
 from .._compat import Interval, StrOptions
 from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.solve import Coded, Solution, factorize
 from ..objective import beta_of
-from ..rows.memory import Rows
+from ..rows import Rows
 from ..solvers import SOLVERS, ExtrapolatedUpdate
 from ..starts.samples import sample_rows
-from ._base import BaseNMF, maximum_reached, nothing
+from ._base import BaseNMF, maximum_reached, zero_solution
 from ._validation import Output, not_of_dask
 
 __all__ = ["NMF"]
@@ -190,10 +190,6 @@ class NMF(BaseNMF):
     }
     _negative_at_transform = "X in NMF"
 
-    @property
-    def _spreads(self) -> bool:  # type: ignore[override]
-        return distributed.client_of() is not None
-
     def __init__(
         self,
         n_components="auto",
@@ -279,24 +275,28 @@ class NMF(BaseNMF):
         TypeError
             For W or H of another type than X.
         """
-        if distributed.is_dask(X):
+        if rows.is_lazy(X):
             not_of_dask(out=out)
-        if distributed.is_dask(X) and distributed.client_of() is None:
-            return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
         begun = time.perf_counter()
-        with self._place(X), held(self.checkpoint):
+        with held(self.checkpoint), np.errstate(under="ignore"):
             output = Output(out)
-            X, data = self._read(X, "NMF initialization", estimator=self, reset=True)
-            output.check(data, self._resolve(data.shape[1])[0])
-            tasks = _compat.FitTasks(self, X, self.max_iter)
-            solution, view, checkpoint = self._factorize(X, data, W, H, tasks, begun)
-            loss, kkt = solution.divergence, solution.kkt
-            self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt, view.power)
-            W = output.filled(data.give_back(solution.W))
-            self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
-            tasks.close()
-            self._over(solution, checkpoint)
-            return W
+            with self._open(X, self._checks("NMF initialization", reset=True)) as data:
+                output.check(data, self._resolve(data.shape[1])[0])
+                tasks = _compat.FitTasks(self, X, self.max_iter)
+                solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
+                self._keep(
+                    solution,
+                    data.to_caller(solution.Ht),
+                    solution.n_iter,
+                    solution.divergence,
+                    solution.kkt,
+                    view.power,
+                )
+                W = output.filled(data.rows_to_caller(solution.W))
+                self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
+                tasks.close()
+                self._over(solution, checkpoint)
+                return W
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
@@ -323,7 +323,7 @@ class NMF(BaseNMF):
             )
 
     def _factorize(
-        self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
+        self, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
     ) -> tuple[Solution, Rows, Checkpoint | None]:
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1])
@@ -333,13 +333,13 @@ class NMF(BaseNMF):
         data = self._seen(data, self._beta_loss, W, H)
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
-            W, Ht = self._start(X, data, W, H, begun)
+            W, Ht = self._start(data, W, H, begun)
         else:  # only the loop may hold W, so that its memory is free when the loop drops it
             W, Ht = None, kept.Ht
             self._check_passes(checkpoint)
         del kept
         if data.opening().total == 0:
-            return nothing(W, Ht, self.solver), data, checkpoint
+            return zero_solution(W, Ht, self.solver), data, checkpoint
         penalties = self._penalties(data.shape, data)
         if self.extrapolate:
             solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
@@ -391,9 +391,8 @@ class NMF(BaseNMF):
         identity = {name: _written(value) for name, value in settings.items()}
         identity["dtype"] = str(data.dtype)  # what None stands for
         identity["device"] = data.backend.__name__.rpartition(".")[-1]
-        identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.X.dtype)
-        cluster = getattr(data, "cluster", None)
-        identity["blocks of X"] = "of its own" if cluster is None else data.cut  # type: ignore[attr-defined]
+        identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.given_dtype)
+        identity["blocks of X"] = data.cut
         opening = data.opening()
         identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
         identity["contents of X"] = data.digest()
@@ -401,10 +400,8 @@ class NMF(BaseNMF):
             for name, F in (("W", W), ("H", H)):
                 numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
                 identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
-        mapped = cluster is not None or getattr(data, "folder", None) is not None
-        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, mapped)
-        if cluster is not None:
-            cluster.checkpoint = checkpoint
+        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, not data.state_in_memory)
+        data.keep_in(checkpoint)
         return checkpoint
 
     def _warn(self, solution: Solution, data: Rows) -> None:
@@ -417,24 +414,23 @@ class NMF(BaseNMF):
         early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
-            # Advice that cannot be followed is none: the solver is named once it is there.
-            other = ', or use solver="hals", whose rule does not depend on the start' if "hals" in SOLVERS else ""
             warnings.warn(
                 f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
-                f"the rule compares with the first iteration, which the start made large. Decrease tol{other}.",
+                f"the rule compares with the first iteration, which the start made large. Decrease tol, or use "
+                'solver="hals", whose rule does not depend on the start.',
                 ConvergenceWarning,
                 stacklevel=3,
             )
 
-    def _code(self, data: Rows, H: Any, X: Any = None) -> tuple[Coded, Array]:
-        """Solve for W with H fixed; given X, H must have its type."""
+    def _code(self, data: Rows, H: Any, given: bool = False) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
         k, beta = self._resolve(data.shape[1])
-        self._check_solver(warn=X is not None)
+        self._check_solver(warn=given)
         self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.shape[1]), "H")
-        if X is not None:
-            self._check_types(X, data, H=dtype)
+        if given:
+            self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
         coded = self._coded(data, Ht, beta, max_iter=self.max_iter)
         if coded.unsettled and self.tol > 0:

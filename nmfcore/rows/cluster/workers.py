@@ -21,12 +21,10 @@ from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..._typing import Array
 from . import tasks
 from .tasks import Order
-
-Array = NDArray[Any]
 
 FAN = 8  # sums that a task adds up
 POLL = 0.5  # seconds between looks at who is still there

@@ -14,19 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from ..backends import backend_for, cpu, cuda, cuda_ops
-from ..loop import solve
-from ..objective import divergence
-from ..rows.device import as_device_rows
-from ..rows.memory import as_rows
-from ..rows.state import RowState
-from ..scale import times
-
-Array = NDArray[Any]
-
+from ..._typing import Array
+from ...backends import cpu, cuda, cuda_ops
+from ..device import as_device_rows
+from ..memory import as_rows
+from ..state import RowState
+from ..sums import combined
 
 LANE_WORK = 8e9  # flops of a block that make a lane: blocks are shared out already
 
@@ -128,7 +123,7 @@ class Sums:
             if (first // count) % 2 == 0:  # neighbours, but not siblings
                 break
             first, _, before = self.stack.pop()
-            sums, count = _added(before, sums), 2 * count
+            sums, count = combined(before, sums), 2 * count
         self.stack.append((first, count, sums))
 
     def total(self) -> dict[str, Array] | None:
@@ -137,17 +132,8 @@ class Sums:
             return None
         *rest, (_, _, sums) = self.stack
         for _, _, before in reversed(rest):
-            sums = _added(before, sums)
+            sums = combined(before, sums)
         return sums
-
-
-_HOW: dict[str, Callable[[Array, Array], Array]] = {
-    "worst": cpu.merge_worst, "most": np.maximum, "least": np.minimum,
-}  # fmt: skip
-
-
-def _added(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
-    return {name: _HOW.get(name, np.add)(a[name], b[name]) for name in a}
 
 
 class Declared(NamedTuple):
@@ -251,18 +237,32 @@ def sum_of_sums(places: Sequence[tuple[int, int]], *parts: Any) -> Any:
 
 def backend_of(F: Any) -> Any:
     """Return the operations that work where F is."""
-    return backend_for(F) if cuda.kind_of(F) is None else cuda_ops
+    return cpu if cuda.kind_of(F) is None else cuda_ops
 
 
-def _writable(backend: Any, orders: Any) -> Any:
-    """Orders as the kernels take them: what has travelled is read-only, and factors go where X is."""
-    changed = {}
-    for field in dataclasses.fields(orders):
-        value = getattr(orders, field.name)
-        if isinstance(value, np.ndarray):
-            place = backend if value.ndim == 2 else cpu
-            changed[field.name] = place.asarray(value)
-    return dataclasses.replace(orders, **changed)
+def arrived(backend: Any, value: Any) -> Any:
+    """Return arguments as functions of a pass take them: arrays that have travelled are read-only.
+
+    Parameters
+    ----------
+    backend : Backend
+        Factors, the arrays of two dimensions, go where X is; what is smaller stays on the host.
+    value : object
+        An array, or a tuple or dataclass that holds some; anything else is returned as it is.
+
+    Returns
+    -------
+    value : object
+    """
+    if isinstance(value, np.ndarray):
+        return (backend if value.ndim == 2 else cpu).asarray(value)
+    if isinstance(value, tuple):
+        made = [arrived(backend, each) for each in value]
+        return value._make(made) if hasattr(value, "_make") else tuple(made)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: arrived(backend, each) for name, each in fields.items()})
+    return value
 
 
 # The functions of orders: height of the block, its own extra, blocks of the parents, arguments.
@@ -280,44 +280,50 @@ def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
     return arrays | {name: rows.backend.xp.empty_like(arrays[like]) for name, like in empty}, None
 
 
-def one_pass(
-    height: int, extra: Any, rows: Any, before: Any, visit: Any, orders: Any, sums: Any, gather: Any, gathered: Any
-) -> Any:
-    """Visit a block, see `Rows.reduce`: its state is read, and the next one is new."""
-    state = RowState(**{name: rows.backend.asarray(F) for name, F in before.items()})
-    if rows.backend.xp is np:
+def each_block(
+    height: int, extra: Any, rows: Any, *given: Any
+) -> tuple[dict[str, Any] | None, dict[str, Array] | None]:
+    """Apply the function of a pass to the blocks of one chunk, see `Rows.each_block`; what it makes is new.
+
+    Parameters
+    ----------
+    height : int
+    extra : None
+    rows : Rows
+        The chunk.
+    *given : object
+        Row-aligned arrays; their names, None for a state; function, arguments, and the keywords of `Rows.each_block`.
+
+    Returns
+    -------
+    arrays : dict of str to array, or None
+    sums : dict of str to ndarray, or None
+    """
+    *blocks, names, function, arguments, keywords = given
+    backend = rows.backend
+    arrays = blocks[0] if names is None else dict(zip(names, blocks, strict=True))
+    state = RowState(**{name: backend.asarray(F) for name, F in arrays.items()})
+    if backend.xp is np:
         state.empty_like = _buffers.empty_like
-    after, total = rows.reduce(visit, state, _writable(rows.backend, orders), sums, gather, gathered)
+    after, sums = rows.each_block(function, state, arrived(backend, arguments), **keywords)
     state.part()
-    return dict(after.arrays), {name: np.array(rows.backend.to_numpy(part)) for name, part in total.items()}
+    written = dict(after.arrays) if keywords["out"] is None or keywords["out"] else None
+    return written, {name: np.array(backend.to_numpy(part)) for name, part in sums.items()} or None
 
 
-def look(height: int, extra: Any, rows: Any) -> Any:
-    """Look through a block, see `Rows.opening`."""
-    seen = rows.opening()
-    rest = [not seen.finite, seen.total, seen.squares]
-    return None, {"least": np.array([seen.minimum]), "rest": np.array(rest, float)}
+def stored(height: int, extra: Any, rows: Any) -> Any:
+    """Count stored numbers."""
+    return None, {"entries": np.array([float(rows.entries)])}
 
 
-def has_nan(height: int, extra: Any, rows: Any) -> Any:
-    """Tell NaN from infinity."""
-    values = rows.backend.to_numpy(rows.X.data if rows.sparse else rows.X)
-    return None, {"nan": np.array([np.isnan(values).any()], float)}
+def mapped(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+    """Apply a function to rows of a row-aligned array, on the host."""
+    return {"F": function(cuda.to_host(F), *arguments)}, None
 
 
-def products(height: int, extra: Any, rows: Any, Ht: Array) -> Any:
-    """Make X·Ht."""
-    return {"F": rows.products(rows.backend.asarray(Ht))}, None
-
-
-def transposed_products(height: int, extra: Any, rows: Any, F: Any) -> Any:
-    """Sum Xᵀ·F."""
-    return None, {"sum": rows.backend.to_numpy(rows.transposed_products(rows.backend.asarray(F)))}
-
-
-def gram_of_X(height: int, extra: Any, rows: Any) -> Any:
-    """Sum XᵀX."""
-    return None, {"sum": rows.backend.to_numpy(rows.gram())}
+def summed(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+    """Sum a function of rows of a row-aligned array, on the host."""
+    return None, {"sum": function(cuda.to_host(F), *arguments)}
 
 
 def gram_of(height: int, extra: Any, F: Any) -> Any:
@@ -326,26 +332,14 @@ def gram_of(height: int, extra: Any, F: Any) -> Any:
     return None, {"sum": backend.to_numpy(backend.gram(backend.asarray(F)))}
 
 
-def divergence_of(height: int, extra: Any, rows: Any, W: Any, Ht: Array, beta: float) -> Any:
-    """Sum D_β(X | WH)."""
-    return None, {"sum": np.array([divergence(rows, W, rows.backend.asarray(Ht), beta)])}
-
-
-def codes(height: int, extra: Any, rows: Any, solver: Any, Ht: Array, tol: float, max_iter: int, by_step: bool) -> Any:
-    """Solve for rows alone, see `solve.code`."""
-    # `start` writes on the solver, which the tasks of a worker share
-    coded = solve.code(rows, copy.copy(solver), Ht, tol=tol, max_iter=max_iter, by_step=by_step)
-    return {"F": coded.W}, {"most": np.array([coded.n_iter]), "unsettled": np.array([coded.unsettled])}
-
-
 def inner_product(height: int, extra: Any, A: Any, B: Any) -> Any:
     """Sum A ⊙ B."""
     return None, {"sum": np.array([float(backend_of(A).inner(A, B))])}
 
 
-def sum_of(height: int, extra: Any, A: Any) -> Any:
-    """Sum A."""
-    return None, {"sum": np.array([float(A.sum(dtype=np.float64))])}
+def sum_of(height: int, extra: Any, A: Any, axis: int | None) -> Any:
+    """Sum A, or its columns."""
+    return None, {"sum": np.atleast_1d(backend_of(A).to_numpy(A.sum(axis=axis, dtype=np.float64)))}
 
 
 def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
@@ -353,9 +347,9 @@ def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
     return {"F": A.astype(dtype)}, None
 
 
-def times_power(height: int, extra: Any, A: Any, power: int) -> Any:
-    """Multiply by a power of two."""
-    return {"F": times(A, power)}, None
+def multiplied(height: int, extra: Any, A: Any, factor: Any) -> Any:
+    """Multiply by a number."""
+    return {"F": A * factor}, None
 
 
 def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
@@ -367,48 +361,11 @@ def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
     return {"F": part if sparse.issparse(part) else rows.backend.to_numpy(part)}, None
 
 
-def times_small(height: int, extra: Any, Y: Any, E: Array) -> Any:
-    """Make Y·E by the kernels, which wake no threads of BLAS."""
-    backend = backend_of(Y)
-    rows = Block(Y).rows(Y.dtype, 1)
-    return {"F": rows.products(backend.asarray(E.astype(Y.dtype)))}, None
-
-
-def squares_of_parts(height: int, extra: Any, U: Any) -> Any:
-    """Add up squares of the positive and of the negative parts of columns."""
-    host = backend_of(U).to_numpy(U).astype(np.float64)
-    return None, {"sum": np.array([np.square(np.maximum(sign * host, 0)).sum(axis=0) for sign in (1, -1)])}
-
-
-def signed_parts(height: int, extra: Any, U: Any, signs: Array, scales: Array, fill: float, cut_off: float) -> Any:
-    """Make W of an NNDSVD: of each column of U the part of one sign, scaled."""
-    xp = backend_of(U).xp
-    W = xp.maximum(U * xp.asarray(signs.astype(U.dtype)), 0) * xp.asarray(scales.astype(U.dtype))
-    W[:, 0] = xp.abs(U[:, 0]) * scales.astype(U.dtype)[0]
-    W[xp.less(W, cut_off)] = 0
-    if fill:
-        W[W == 0] = fill
-    return {"F": W}, None
-
-
 def drawn_again(height: int, rng: Any, *rest: Any) -> Any:
     """Draw a block once more, with the generator as the block before it left it."""
     *blocks, function, arguments = rest
-    return {"F": function(copy.deepcopy(rng), height, *blocks, *arguments)}, None
-
-
-def normal(rng: Any, height: int, k: int, scale: Any, dtype: Any) -> Array:
-    """Draw a random W."""
-    W = scale * rng.standard_normal(size=(height, k)).astype(dtype, copy=False)
-    return np.abs(W.astype(dtype, copy=False))
-
-
-def fill_zeros(rng: Any, height: int, W: Any, mean: float) -> Array:
-    """Fill the zeros of W for nndsvdar."""
-    W = np.array(backend_of(W).to_numpy(W))
-    zeros = W == 0
-    W[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
-    return W
+    rows = cuda.to_host(blocks[0]) if blocks else height
+    return {"F": function(copy.deepcopy(rng), rows, *arguments)}, None
 
 
 def draw(function: Any, arguments: Any, heights: Sequence[int], rng: Any, *parents: Any) -> Any:
@@ -416,6 +373,6 @@ def draw(function: Any, arguments: Any, heights: Sequence[int], rng: Any, *paren
     made, states, rng = [], [], copy.deepcopy(rng)
     for number, height in enumerate(heights):
         states.append(copy.deepcopy(rng))
-        blocks = [parent[0][number]["F"] for parent in parents]
-        made.append({"F": function(rng, height, *blocks, *arguments)})
+        rows = cuda.to_host(parents[0][0][number]["F"]) if parents else height
+        made.append({"F": function(rng, rows, *arguments)})
     return made, [*states, rng]
