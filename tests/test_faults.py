@@ -24,6 +24,8 @@ from nmfcore.images import InputError, cached_images
 from nmfcore.loop import solve
 from nmfcore.rows import disk, sums
 from nmfcore.rows import memory as data
+from nmfcore.rows import threads as pool
+from nmfcore.rows.threads import run_all
 from nmfcore.search.engine import SearchEngine
 from nmfcore.solvers import SOLVERS
 from nmfcore.starts import samples as warm_start
@@ -296,15 +298,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path, monkey
 def test_one_pool_for_all(monkeypatch):
     made = []
 
-    class Slow(data.ThreadPoolExecutor):
+    class Slow(pool.ThreadPoolExecutor):
         def __init__(self, *arguments, **settings):
             made.append(self)
             time.sleep(0.05)
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(data, "ThreadPoolExecutor", Slow)
-    monkeypatch.setattr(data, "_pool", None)
-    threads = [threading.Thread(target=data.run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
+    monkeypatch.setattr(pool, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(pool, "_pool", None)
+    threads = [threading.Thread(target=run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -323,7 +325,7 @@ def test_where_no_thread_can_be_started_the_calling_thread_does_the_work(disk, m
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(data, "_pool", None)
+    monkeypatch.setattr(pool, "_pool", None)
     monkeypatch.setattr(threading.Thread, "start", start)
     np.testing.assert_array_equal(model(**settings).fit(source).components_, expected)
 
@@ -336,8 +338,8 @@ def test_a_helper_that_was_queued_in_vain_does_nothing_later(monkeypatch):
             late.append(task)
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(data, "_shared_pool", Pool)
-    data.run_all(seen.append, 5, 3)
+    monkeypatch.setattr(pool, "_shared_pool", Pool)
+    run_all(seen.append, 5, 3)
     assert seen == [0, 1, 2, 3, 4]
     late[0]()
     assert seen == [0, 1, 2, 3, 4]
@@ -359,9 +361,9 @@ def test_ctrl_c_between_submitting_and_working_awaits_the_helpers(monkeypatch):
         assert go_on.wait(10)
         running.remove(number)
 
-    monkeypatch.setattr(data, "_shared_pool", Pool)
+    monkeypatch.setattr(pool, "_shared_pool", Pool)
     with pytest.raises(KeyboardInterrupt):
-        data.run_all(task, 5, 2)
+        run_all(task, 5, 2)
     assert running == []
 
 

@@ -12,8 +12,8 @@ import pytest
 import nmfcore
 from nmfcore.images import InputError, Pictures
 from nmfcore.models import ModelFileError, estimator_from
+from nmfcore.search import engine as room
 from nmfcore.search.engine import Explanation, SearchEngine, frobenius_norm, write_rows
-from nmfcore.search.engine import engine as room
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")
 

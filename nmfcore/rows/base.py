@@ -332,7 +332,8 @@ def _multiply(backend: Any, block: Any, rows: RowState, Ht: Array, after: RowSta
 
 
 def _add_products(backend: Any, block: Any, rows: RowState, arguments: None, after: RowState, sums: Named) -> None:
-    backend.add_products(block, rows["F"], sums["XtF"])
+    if len(sums["XtF"]):  # else they are gathered
+        backend.add_products(block, rows["F"], sums["XtF"])
 
 
 def _gather_products(backend: Any, block: Any, after: RowState, arguments: None, lo: int, hi: int, sums: Named) -> None:

@@ -383,17 +383,21 @@ class DaskRows(Rows):
 
     def mapped(self, function: Callable[..., Array], F: Any, *arguments: Any, width: int) -> Any:
         """Return function(rows of F, *arguments), which has `width` columns, on the workers."""
+        if not isinstance(F, Spread):  # made here, where X has few rows
+            return function(F, *arguments)
         return F.map(tasks.mapped, function, arguments, width=width, dtype=self.dtype)
 
     def summed(self, function: Callable[..., Array], F: Any, *arguments: Any) -> Array:
         """Return the sum of function(rows of F, *arguments) over the blocks."""
-        return F.sums(tasks.summed, function, arguments)["sum"]
+        return F.sums(tasks.summed, function, arguments)["sum"] if isinstance(F, Spread) else function(F, *arguments)
 
     def drawn(
         self, function: Callable[..., Array], rng: np.random.RandomState, *arguments: Any, width: int,
         given: Any = None,
     ) -> Any:  # fmt: skip
         """Return rows drawn on the workers, block after block, from one generator; see `Rows.drawn`."""
+        if isinstance(given, np.ndarray):
+            return function(rng, given, *arguments)
         values = self.cluster.draw(function, arguments, rng, None if given is None else given.values)
         return Spread(self.cluster, values, "F", width, self.dtype)
 
