@@ -290,11 +290,11 @@ class BaseNMF(
             return data, 0
         return view, scale.power_of_H(view, Ht, free=self.solver != "mu")
 
-    def _coded(self, data: Rows, Ht: Array, beta: float, **limits: Any) -> Coded:
+    def _coded(self, data: Rows, Ht: Array, beta: float, tol: float, **limits: Any) -> Coded:
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
         penalties = scale.squeezed(self._penalties(data.shape), view.power, power_H, data.dtype)
-        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=self.tol, **limits)
+        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=tol, **limits)
         return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
 
     def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:

@@ -432,7 +432,7 @@ class NMF(BaseNMF):
         if given:
             self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
-        coded = self._coded(data, Ht, beta, max_iter=self.max_iter)
+        coded = self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter)
         if coded.unsettled and self.tol > 0:
             rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
             message = f"{maximum_reached(self.max_iter)} {rows}"
