@@ -75,24 +75,25 @@ class BaseNMF(
         "callback": [callable, None],
     }
     __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
-    memory: Any = None
 
-    n_components: Any
-    init: Any
-    solver: str
-    beta_loss: Any
-    tol: float
-    max_iter: int
-    random_state: Any
-    alpha_W: float
-    alpha_H: Any
-    l1_ratio: float
-    verbose: int
-    device: str | None
-    dtype: Any
-    n_jobs: int | None
-    max_time: float | None
-    callback: Any
+    # Parameters of a subclass whose __init__ does not have all of ours.
+    n_components: Any = "auto"
+    init: Any = None
+    solver: str = "cd"
+    beta_loss: Any = "frobenius"
+    tol: float = 1e-4
+    max_iter: int = 200
+    random_state: Any = None
+    alpha_W: float = 0.0
+    alpha_H: Any = "same"
+    l1_ratio: float = 0.0
+    verbose: int = 0
+    device: str | None = None
+    dtype: Any = None
+    n_jobs: int | None = None
+    max_time: float | None = None
+    callback: Any = None
+    memory: Any = None
     _n_components: Any
     _beta_loss: Any
 
@@ -197,7 +198,9 @@ class BaseNMF(
     def __sklearn_clone__(self):
         bare = copy.copy(self)
         bare.callback = None
-        return _compat.clone_parametrized(bare).set_params(callback=self.callback)
+        new = _compat.clone_parametrized(bare)
+        new.callback = self.callback
+        return new
 
     def __getstate__(self):
         state = dict(super().__getstate__())
@@ -322,14 +325,20 @@ class BaseNMF(
         return check_factor(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
     def _check_types(self, data: Rows, **types: Any) -> None:
-        """Raise TypeError for factors of another type than X; small types of X, and `dtype`, go with either float."""
-        allowed = [data.dtype]
-        if self.dtype is not None or data.given_dtype.itemsize <= 2:
-            allowed = [np.dtype(np.float32), np.dtype(np.float64)]
+        """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
+
+        With `dtype`, and where X is computed on in float32, either type of float is cast.
+        """
         given = {name: dtype for name, dtype in types.items() if dtype is not None}
+        floats = [np.dtype(np.float32), np.dtype(np.float64)]
+        allowed = floats if self.dtype is not None or data.dtype == np.float32 else [data.dtype]
         if any(dtype not in allowed for dtype in given.values()):
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
-            raise TypeError(f"{' and '.join(given)} should have the same dtype as X. Got {got}.")
+            casts = " and ".join(f"{name}.astype('{data.dtype}')" for name, each in given.items() if each != data.dtype)
+            raise TypeError(
+                f"{' and '.join(given)} should have the same dtype as X. Got {got}. X.dtype = {data.given_dtype}: give "
+                f"{casts}."
+            )
 
     def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
         """Check or make the factors to begin with → W and Ht in the compute type."""

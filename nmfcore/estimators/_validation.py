@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_non_negative, validate_data
 
+from .. import _compat
 from .._files import replacing
 from .._typing import Array
 from ..rows import Rows
@@ -131,8 +132,13 @@ class Checks:
     def place(self, what: str | None, device: bool) -> None:
         """Raise if X cannot be computed on where it is: NMF computes anywhere."""
 
-    def not_finite(self, nan: bool, dtype: np.dtype) -> NoReturn:
-        """Raise scikit-learn's error for an X with NaN or infinity, which it words for an array that has some."""
+    def not_finite(self, nan: bool, dtype: np.dtype) -> None:
+        """Raise scikit-learn's error for an X with NaN or infinity, which it words for an array that has some.
+
+        With ``sklearn.config_context(assume_finite=True)`` nothing is raised, and results are not finite either.
+        """
+        if _compat.assumes_finite():
+            return
         name = None if self.estimator is None else type(self.estimator).__name__
         found = np.array([np.nan if nan else np.inf], dtype)
         assert_all_finite(found, estimator_name=name, input_name="X" if name else "")

@@ -182,6 +182,15 @@ class MiniBatchNMF(BaseNMF):
     }
     _negative_at_transform = "MiniBatchNMF (input X)"
 
+    # Parameters of a subclass whose __init__ does not have all of ours.
+    solver = "mu"
+    batch_size: int = 1024
+    max_no_improvement: int | None = 10
+    forget_factor: float = 0.7
+    fresh_restarts: bool = False
+    fresh_restarts_max_iter: int = 30
+    transform_max_iter: int | None = None
+
     def __init__(
         self,
         n_components="auto",
@@ -443,6 +452,6 @@ class MiniBatchNMF(BaseNMF):
         limit = self.max_iter if self.transform_max_iter is None else self.transform_max_iter
         if self.solver == "hals" and self.transform_max_iter is None:
             limit = max(limit, 200)
-        # scikit-learn's rule is over a batch, in which the slowest rows decide. A row alone settles as well with half of
-        # tol: A − inverse_transform(transform(A)) of its own test is 0.0112 with tol, 0.0100 with tol / 2.
+        # The rule of scikit-learn is over a batch, in which the slowest rows decide; a row alone needs half of tol. Of
+        # its test_mbnmf_inverse_transform, A − inverse_transform(transform(A)) is 0.0112 with tol, 0.0100 with tol / 2.
         return self._coded(data, Ht, beta_of(self.beta_loss), self.tol / 2, max_iter=limit, by_step=True), Ht

@@ -190,6 +190,12 @@ class NMF(BaseNMF):
     }
     _negative_at_transform = "X in NMF"
 
+    # Parameters of a subclass whose __init__ does not have all of ours.
+    shuffle: bool = False
+    extrapolate: bool = False
+    checkpoint: Any = None
+    checkpoint_every: float = 600
+
     def __init__(
         self,
         n_components="auto",
@@ -297,6 +303,32 @@ class NMF(BaseNMF):
                 tasks.close()
                 self._over(solution, checkpoint)
                 return W
+
+    def _fit_transform(
+        self, X: Any, y: Any = None, W: Any = None, H: Any = None, update_H: bool = True
+    ) -> tuple[Any, Any, int]:
+        """Return W, H and the number of iterations: a private method of scikit-learn's NMF that others call.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : Ignored
+        W : array-like of shape (n_samples, n_components), default=None
+        H : array-like of shape (n_components, n_features), default=None
+        update_H : bool, default=True
+            Whether H is learned, and the estimator fitted; else H is given, and only W is solved for.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components)
+        H : ndarray of shape (n_components, n_features)
+        n_iter : int
+        """
+        if update_H:
+            return self.fit_transform(X, W=W, H=H), self.components_, self.n_iter_
+        with np.errstate(under="ignore"), self._open(X, self._checks("NMF initialization", reset=False)) as data:
+            coded, Ht = self._code(data, H, given=True)
+            return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):

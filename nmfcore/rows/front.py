@@ -35,7 +35,7 @@ class Checks(Protocol):
     def place(self, what: str | None, device: bool) -> None:
         """Raise if X cannot be computed on: `what` describes an X on disk, `device` is whether a GPU is to be used."""
 
-    def not_finite(self, nan: bool, dtype: np.dtype) -> NoReturn:
+    def not_finite(self, nan: bool, dtype: np.dtype) -> None:
         """Raise the error for an X with NaN, else for one with a value that is infinite or too large for the type."""
 
     def negative(self) -> NoReturn:
@@ -62,7 +62,9 @@ def compute_type(given: np.dtype, dtype: Any = None) -> np.dtype:
 
 def stand_in(X: Any) -> np.ndarray:
     """Return an array of the shape and type of X that takes no memory, for checks that read no numbers."""
-    return np.broadcast_to(np.zeros((), X.dtype), X.shape)
+    n, m = X.shape if len(X.shape) == 2 else (0, 0)
+    shape = X.shape if len(X.shape) != 2 or n == n else (1, m)  # a Dask array may not know its number of rows
+    return np.broadcast_to(np.zeros((), X.dtype), shape)
 
 
 def is_lazy(X: Any) -> bool:
