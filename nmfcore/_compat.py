@@ -63,7 +63,7 @@ class _Watch(MetaPathFinder):
 
 
 def after_import(name: str, function: Callable[[ModuleType], Any]) -> None:
-    """Call a function with a module: now if the module has been imported, else as soon as somebody imports it.
+    """Call a function with a module: at once if the module has been imported, else when it is imported.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class FitTasks:
     Parameters
     ----------
     estimator : estimator
-        Whose callbacks are told.
+        Estimator whose callbacks are called.
     X : array-like
         What is being fitted.
     most : int
@@ -204,7 +204,7 @@ class FitTasks:
         Returns
         -------
         stop : bool
-            Whether a callback wants the fit to end here.
+            Whether a callback ends the fit.
         """
         if not self.active:
             return False

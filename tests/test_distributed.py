@@ -303,6 +303,25 @@ def test_without_a_cluster_dask_computes_and_memory_fits():
     assert np.array_equal(online.fit(in_chunks()).components_, online.fit(X).components_)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("estimator", [NMF, MiniBatchNMF])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_rows_of_results_of_a_dask_array_are_a_dask_array(estimator, unknown):
+    chunks = in_chunks()
+    if unknown:  # Dask does not know how many rows a mask leaves
+        chunks = chunks[chunks.sum(axis=1) >= 0]
+    estimated = estimator(K, max_iter=2, tol=0, random_state=0)
+    expected = estimator(K, max_iter=2, tol=0, random_state=0).fit_transform(X)
+    W = estimated.fit_transform(chunks)
+    assert isinstance(W, da.Array) and np.array_equal(W.compute(), expected)
+    codes = estimated.transform(chunks)
+    assert isinstance(codes, da.Array) and np.array_equal(codes.compute(), estimated.transform(X))
+    assert isinstance(estimated.inverse_transform(codes), da.Array)
+    assert estimated.score(chunks) == estimated.score(X)
+    framed = estimated.set_output(transform="pandas").transform(chunks)
+    assert type(framed).__name__ == "DataFrame" and np.array_equal(framed.to_numpy(), estimated.transform(X))
+
+
 def test_the_command_line_computes_on_a_cluster(client, tmp_path):
     pytest.importorskip("typer", reason="the extra 'app' is not installed")
     from nmfcore import cli, load

@@ -211,7 +211,7 @@ class BaseNMF(
                 stacklevel=2,
             )
             state["callback"] = None
-        if "components_" in state:  # who reads it may have no GPU, and needs none: they go where X is
+        if "components_" in state:  # the machine that reads them may have no GPU; they are moved to where X is
             state["components_"] = cuda.to_host(state["components_"])
         return state
 
@@ -235,12 +235,12 @@ class BaseNMF(
         )
 
     def _open_fitted(self, X: Any) -> Rows:
-        """Return an X whose codes are wanted."""
+        """Return X as blocks of rows, for an estimator that is fitted."""
         check_is_fitted(self)
         return self._open(X, self._checks(self._negative_at_transform, reset=False))
 
     def _to_be_sent(self) -> Any:
-        """Return a copy whose `transform` is made on the workers of Dask, which share the work among themselves."""
+        """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""
         light = copy.copy(self)
         light.callback = None
         light.n_jobs = 1 if self.n_jobs is None else self.n_jobs
@@ -274,7 +274,7 @@ class BaseNMF(
             )
 
     def _seen(self, data: Rows, beta: float, *given: Any) -> Rows:
-        """Return X as a fit reads it, in a unit of its own; `given` are the factors of a custom start."""
+        """Return X in the unit in which a fit reads it; `given` are the factors of a custom start."""
         if beta != 2:  # the floors of these losses are absolute numbers
             return data
         view = scale.comfortable(data)
@@ -285,7 +285,7 @@ class BaseNMF(
         return view
 
     def _seen_by(self, data: Rows, Ht: Array, beta: float) -> tuple[Rows, int]:
-        """Return X as it is read beside a given H, and the power of two that belongs to H."""
+        """Return X in the unit that suits it and a given H, and the power of two by which H is multiplied."""
         if beta != 2:
             return data, 0
         view = scale.comfortable(data)
@@ -319,7 +319,7 @@ class BaseNMF(
         return self.solver == "hals" and self.init in (None, "auto")
 
     def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
-        """Check a factor that the user gave → as an array, and its type if it came with one."""
+        """Return a factor of the caller as a checked array, and its type if it had one."""
         if cuda.kind_of(F) is not None:  # small, and checked once: on the host
             F = cuda.to_host(F)
         return check_factor(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
@@ -341,7 +341,7 @@ class BaseNMF(
             )
 
     def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
-        """Check or make the factors to begin with → W and Ht in the compute type."""
+        """Return W and Ht of the start in the compute type, checked if they are given."""
         n, m = data.shape
         if self.init == "custom":
             return self._custom_start(data, W, H)
@@ -365,7 +365,7 @@ class BaseNMF(
         return W, Ht
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
-        """Return the start of hals' own."""
+        """Return the start "auto" of "hals"."""
 
         def solver_for(rows: int, **options: Any) -> Any:
             return self._solver(self._penalties((rows, data.shape[1]), data), self._beta_loss, **options)
@@ -407,7 +407,7 @@ class BaseNMF(
         return cuda.times(W, self.components_)
 
     def _watch(self, tasks: _compat.FitTasks) -> Any:
-        """Return the one function that the loop calls, None if nobody wants to know."""
+        """Return the function that the loop calls after each iteration, or None."""
         function = self.callback
         if function is None and not tasks.active:
             return None
@@ -451,7 +451,7 @@ class BaseNMF(
             )
 
     def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
-        """Warn of an NNDSVD beside whose zeros' filling its own numbers, of that size in the unit of X, are nothing."""
+        """Warn if an NNDSVD is out of proportion to what fills its zeros; `size`: of its numbers, in the unit of X."""
         mean = data.opening().mean * 2.0**-data.power
         rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
         if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
@@ -471,7 +471,7 @@ class BaseNMF(
             )
 
     def _warn_if_empty(self, view: Rows, W: Array, Ht: Array) -> None:
-        """Warn of a fit of which nothing is left; the pair is in the unit of X."""
+        """Warn if W and H are zero or not finite; the pair is in the unit of X."""
         if not view.opening().total:
             return
         share, (n, m) = scale.share_left(view, W, Ht), view.shape

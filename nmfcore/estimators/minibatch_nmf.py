@@ -46,9 +46,10 @@ class _HostChecks(Checks):
 class MiniBatchNMF(BaseNMF):
     r"""Non-negative matrix factorisation from a batch of samples at a time.
 
-    The objective is that of `NMF`. Batches are visited in turn; H comes from sums over batches in which
-    the past fades, k (n_features + k) numbers however many rows went by. A drop-in for
-    ``sklearn.decomposition.MiniBatchNMF``, whose batches are contiguous rows of X.
+    The objective is that of `NMF`. Batches of rows are visited in turn, and H is computed from sums over
+    the batches so far, in which earlier batches count less and less; these take k (n_features + k) numbers,
+    however many rows have been seen. A drop-in for ``sklearn.decomposition.MiniBatchNMF``, whose batches
+    are contiguous rows of X.
 
     With ``solver="hals"`` the batches of `fit` have rows from all over X (contiguous ones for
     ``init="custom"``), so that their order hardly matters. One pass was mostly within 1 %, and within 2 %
@@ -62,57 +63,65 @@ class MiniBatchNMF(BaseNMF):
     Parameters
     ----------
     n_components : int, "auto" or None, default="auto"
-        k. "auto": that of a custom H, else n_features. None: n_features.
+        Number of components, k. With "auto" it is that of a given W or H, and otherwise the number of
+        features. None means the number of features.
     init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
-        Where to begin, as for `NMF`; for "hals" None is a fit of the first batch in `partial_fit`, of a
-        sample of the rows in `fit`, and rows of W always begin from nothing.
+        Start of the fit, see `NMF`. None means, for "mu", "nndsvda" where k ≤ min(n_samples, n_features)
+        and else "random"; for "hals" a fit of the first batch in `partial_fit`, and of a sample of the
+        rows in `fit`. With "hals" rows of W begin at zero in any case.
     batch_size : int, default=1024
-        Samples per batch, at most.
+        Largest number of samples in a batch.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
-        β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
+        The loss: its name, or β, which is 2, 1 and 0 for the three names. For β ≤ 0 X must not contain
+        zeros.
     tol : float, default=1e-4
-        "mu" stops when H changed by at most `tol` of its norm in a step, "hals" when the error √(2 loss)
-        over a pass fell by less than `tol` of itself since the pass before; 0 switches the rule off.
+        Tolerance of the stop rule. "mu" stops when H has changed by at most `tol` times its norm in a
+        step, "hals" when the error √(2 loss) over a pass has fallen by less than `tol` times itself since
+        the pass before. 0 switches the rule off.
     max_no_improvement : int or None, default=10
-        Stop when the smoothed cost of batches (for "hals": the mean over a pass) did not fall for so
-        many steps.
+        The fit stops when the smoothed cost of batches (for "hals" the mean over a pass) has not fallen
+        for this many steps. None switches the rule off.
     max_iter : int, default=200
-        Most passes over X.
+        Largest number of passes over X.
     alpha_W : float, default=0.0
-        Weight of W's penalties, multiplied by n_features.
+        Weight of the penalties on W. It is multiplied by the number of features.
     alpha_H : float or "same", default="same"
-        Weight of H's penalties, multiplied by the number of samples in the batch.
+        Weight of the penalties on H. It is multiplied by the number of samples in the batch. "same" means
+        `alpha_W`.
     l1_ratio : float, default=0.0
-        Share of the L1 penalty, 0 to 1; the rest is L2.
+        Share of the L1 norm in the penalties, between 0 and 1. The rest is the squared L2 norm.
     forget_factor : float, default=0.7
-        What remains of the past after one pass over X; in `partial_fit` after one call, for "hals" after
-        `batch_size` rows. "hals" also lets rows count less that were seen before H was known, but not
-        in a `fit` that begins with a fit of a sample.
+        Weight of earlier batches after one pass over X; in `partial_fit` after one call, for "hals" after
+        `batch_size` rows. "hals" also gives less weight to the rows that were seen while H was hardly
+        known, except in a `fit` that begins with a fit of a sample.
     fresh_restarts : bool, default=False
-        Whether to solve for each batch's rows of W afresh in every step.
+        Whether the rows of W of a batch are solved for anew in every step.
     fresh_restarts_max_iter : int, default=30
-        Most updates of solving afresh, for "mu".
+        Largest number of updates of rows that are solved for anew, for "mu".
     transform_max_iter : int or None, default=None
-        Most updates of a row in `transform`; None is `max_iter`, for "hals" at least 200.
+        Largest number of updates of a row in `transform`. None means `max_iter`, for "hals" at least 200.
     random_state : int, RandomState or None, default=None
-        Draws random starts, the start of the randomised SVD and, for "hals", the batches of `fit`.
+        Seed, or generator, of random starts, of the randomised SVD and, for "hals", of the batches of
+        `fit`. None uses numpy's global generator.
     verbose : int, default=0
-        Whether to print progress, in scikit-learn's lines.
+        Whether to print the progress of the fit, in the format of scikit-learn.
     solver : {"mu", "hals"}, default="mu"
-        Multiplicative updates as scikit-learn's, for any loss, or online coordinate descent [2]_, for
-        the Frobenius norm only. Their memories differ: to change it after `partial_fit` begins anew,
-        from the components as they are.
+        Algorithm. "mu" makes the multiplicative updates of scikit-learn, for any loss. "hals" is online
+        coordinate descent [2]_, for the Frobenius norm only. If it is changed after `partial_fit`, the
+        next call begins with the components as they are, and without the sums over earlier batches.
     device : {None, "auto", "cpu"}, default=None
-        Where to compute: on the CPU, the GPU has no mini-batches.
+        Where to compute. All three mean the CPU.
     dtype : {None, numpy.float32, numpy.float64}, default=None
-        Compute type, as for `NMF`.
+        Type of the computations and of the factors. None means float32 for X of type float32, float16,
+        bool and integers of up to 16 bits, and float64 for all other types.
     n_jobs : int or None, default=None
-        Threads, as for `NMF`.
+        Number of threads. −1 means all processors, None as many as the limits of BLAS, OpenMP, joblib and
+        the processors allow. Results have the same bits for any number.
     max_time : float or None, default=None
-        Seconds after which no further step begins.
+        Seconds from the call after which no further step begins. None means no limit.
     callback : callable or None, default=None
-        Called after each step, as for `NMF`; ``iteration`` counts steps, ``loss`` is the cost per
-        sample of the batch, and ``kkt`` is NaN.
+        Called after each step as that of `NMF` after each iteration. Its ``iteration`` counts steps,
+        ``loss`` is the cost per sample of the batch, and ``kkt`` is NaN.
 
     Attributes
     ----------

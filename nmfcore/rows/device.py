@@ -123,7 +123,7 @@ class DeviceRows(Rows):
         return max(64, BLOCK_BYTES // max(1, m * self.stored.itemsize) // 64 * 64)
 
     def blocks(self) -> Iterator[tuple[int, int, cuda_ops.Block]]:
-        """(first row, last row, block), in order; a streamed block is gone when the next but one is asked for."""
+        """Yield (first row, last row, block), in order; the next block but one is written over a streamed one."""
         n = self.shape[0]
         if not self.streamed:
             yield 0, n, cuda_ops.cut(self.X, (0, n))
@@ -252,7 +252,7 @@ class DeviceRows(Rows):
         return dict(kept)
 
     def digest(self) -> str:
-        """Return a digest of all stored numbers at their places; those on the device come to the host in parts."""
+        """Return a digest of all stored numbers at their places; a resident X is copied to the host in parts."""
         n, m = self.shape
         if self.sparse:
             data, indices, indptr = (self.backend.to_numpy(A) for A in (self.X.data, self.X.indices, self.X.indptr))

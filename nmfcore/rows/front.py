@@ -23,7 +23,7 @@ READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *
 
 
 class Checks(Protocol):
-    """What an estimator checks of an X before it is computed on, in the words of scikit-learn."""
+    """What an estimator checks of an X before anything is computed, with the errors of scikit-learn."""
 
     whom: str  # what the error for negative values says that X was passed to
     spreads: bool  # whether a Dask array is computed on where it is if there is a cluster; else it is loaded
@@ -68,7 +68,7 @@ def stand_in(X: Any) -> np.ndarray:
 
 
 def is_lazy(X: Any) -> bool:
-    """Return whether X is a Dask array, whose codes are computed when they are asked for."""
+    """Return whether X is a Dask array, whose codes are a Dask array that is computed later."""
     return cluster.is_dask(X)
 
 
@@ -117,7 +117,7 @@ def open(
     TypeError
         If the checks refuse an X on disk.
     DeviceError
-        If a GPU is asked for and none works.
+        If `device` names a GPU and it does not work.
     MemoryError
         If a Dask array has to be loaded and does not fit.
     """
@@ -201,7 +201,7 @@ def _on_device(X: Any, checks: Checks) -> Any:
 
 
 def mapped_lazily(X: Any, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
-    """Return function(rows) of a Dask array, block by block when they are asked for.
+    """Return function(rows) of a Dask array as a Dask array, to be computed block by block.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from .state import RowState
 from .sums import LaneSums, Named, Shapes
 from .threads import effective_threads, run_all
 
-LANES = 64  # at most so many accumulators
+LANES = 64  # largest number of accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
 # A sparse X of fewer rows per column is kept transposed too, once the sums over its rows outgrow the first-level cache.
 # Measured, one thread, ms per iteration of "cd" with Xᵀ | with sums scattered: 5,000 × 5,000 (1 %, float64, k = 10)
@@ -33,18 +33,18 @@ LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a fe
 # 20,000 × 2,000 (6 %, k = 10) 19 | 18, float32 (1 %) k = 10 3.6 | 2.9, k = 30 6.9 | 8.4; 50,000 × 500 (6 %, float32,
 # k = 30) 28 | 17.
 GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
-ROW_WORK = 1e4  # what a row costs, however few its numbers: in flops of dense X, like all of this
+ROW_WORK = 1e4  # cost of a row of a sparse X in addition to that of its numbers, in flops of a dense X
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
-BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
+BLOCK_WORK = 2e9  # flops per visit, which Ctrl-C may have to wait for
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
 
 
 class _Plan(NamedTuple):
     lanes: list[list[tuple[int, int, Any]]]  # per lane its blocks, in order: first row, last row, block
-    gathers: bool  # sums over rows come from the transposed matrix
+    gathers: bool  # whether sums over rows are made from the transposed matrix
 
 
-def _nobody() -> None:
+def _none() -> None:
     return None
 
 
@@ -60,7 +60,7 @@ class MemoryRows(Rows):
     n_jobs : int or None
         Threads, see `effective_threads`.
     lane_work : float or None
-        Flops that make a lane, which is visited in one go; None is the usual number, and visits of the usual size.
+        Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
     loaded_from: Callable[[Array], Any] | None = None  # makes what X was from row-aligned results
@@ -79,7 +79,7 @@ class MemoryRows(Rows):
         self._sums = LaneSums()
         self._opening: Opening | None = None
         self._transposed: MemoryRows | None = None
-        self._transpose_of: Callable[[], MemoryRows | None] = _nobody
+        self._transpose_of: Callable[[], MemoryRows | None] = _none
         self._digests: dict[int, int] = {}  # of the blocks, by their first rows
         self._view: Rows | None = None  # these rows in a unit in which they are best read
 
@@ -105,7 +105,7 @@ class MemoryRows(Rows):
         view.power = power
         view.dtype = self.dtype if dtype is None else np.dtype(dtype)
         view._plans, view._opening, view._transposed, view._view = {}, None, None, None
-        view._transpose_of = _nobody
+        view._transpose_of = _none
         return view
 
     def rows_like(self, F: Array) -> MemoryRows:
@@ -309,9 +309,9 @@ def without_duplicates(X: Any, dtype: Any) -> Any:
     Returns
     -------
     X : CSR matrix or array
-        X itself where each row's columns increase, else a copy whose do.
+        X itself if the columns of every row increase, else a copy in which they do.
     """
-    if copy.copy(X).has_canonical_format:  # scipy notes the answer on the object that was asked: not on the caller's
+    if copy.copy(X).has_canonical_format:  # a copy, on which scipy stores the answer
         return X
     data = X.data.astype(np.promote_types(X.dtype, dtype))
     X = type(X)((data, X.indices.copy(), X.indptr.copy()), shape=X.shape)

@@ -27,9 +27,9 @@ class Opening(NamedTuple):
 
     @property
     def level(self) -> int:
-        """The p for which the root mean square of X is 4^p to 4^(p + 1), more or less; 0 if that cannot be told.
+        """The p for which the root mean square of X is about 4^p to 4^(p + 1); 0 if that is not known.
 
-        Exactly q more for 4^q·X. Taken from the mean where Σx² has left the range of float64.
+        For 4^q·X it is larger by q exactly. It is taken from the mean where Σx² has left the range of float64.
         """
         if _LEAST < self.squares < _MOST and 0 < self.total < math.inf:
             return math.frexp(self.squares * (self.mean / self.total))[1] // 4

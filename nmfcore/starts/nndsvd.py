@@ -24,7 +24,7 @@ CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
 def initialize(
     data: Rows, n_components: int, init: str | None = None, random_state: Any = None, unit: float = 1.0
 ) -> tuple[Array, Array]:
-    """Nonnegative factors to begin with.
+    """Return nonnegative factors for the start of a fit.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def initialize(
     Raises
     ------
     ValueError
-        If an NNDSVD is asked for with k > min(n, m).
+        If `init` is an NNDSVD and k > min(n, m).
     """
     n, m = data.shape
     if init is None:
@@ -92,7 +92,9 @@ def _filled(rng: np.random.RandomState, F: Array, mean: float) -> Array:
 def nndsvd(
     data: Rows, U: Array, S: Array, Vt: Array, cut_off: float = CUT_OFF, fill: float = 0.0
 ) -> tuple[Array, Array]:
-    """Take the nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
+    """Return W and H from the nonnegative parts of singular triplets.
+
+    Of each pair of vectors the positive or the negative parts are taken, whichever have the larger product of norms.
 
     Parameters
     ----------
@@ -159,7 +161,7 @@ def _signed_parts(U: Array, signs: Array, norms: Array, factors: Array, cut_off:
 
 
 def spectral_start(data: Rows, k: int, random_state: Any = None) -> tuple[Array, Array]:
-    """NNDSVD for those who do not need scikit-learn's very numbers, from the cheaper of two decompositions.
+    """Return an NNDSVD from the cheaper of two decompositions, whose numbers are not those of scikit-learn.
 
     The Gram matrix XᵀX takes nm² multiplications in one pass, and another pass for U; a subspace iteration of two
     steps, of which a start for a fit notices nothing, takes five passes of nm(k + 10).

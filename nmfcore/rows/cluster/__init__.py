@@ -104,7 +104,7 @@ def on_cluster(X: Array, address: str) -> Iterator[Any]:
     X : ndarray of shape (n, m)
         Sent to the workers in blocks whose number depends on its shape only.
     address : str
-        Of the scheduler, as it says when it starts: "tcp://host:8786".
+        Address of the scheduler, which it prints when it starts, for example "tcp://host:8786".
 
     Yields
     ------
@@ -178,7 +178,7 @@ def load(X: Any) -> Any:
     MemoryError
         If it would take more than half of this machine's memory.
     ValueError
-        If it has another shape than it says.
+        If the computed array has another shape than X declares.
     """
     held, memory = X.nbytes, memory_of_machine() or inf
     if isfinite(held) and held > memory * ROOM:
@@ -247,7 +247,7 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     ------
     ValueError
         If the heights of chunks are unknown; as soon as the blocks are computed on, if one of them has another shape or
-        type than the array says.
+        type than the array declares.
     RuntimeError
         If there is no client, or its cluster stays empty.
     """

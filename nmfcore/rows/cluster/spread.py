@@ -24,7 +24,7 @@ from .workers import Cluster, Held, Node, Values
 
 
 class Spread:
-    """A row-aligned array whose blocks are on the workers; never written, so that a copy is the array itself.
+    """A row-aligned array whose blocks are on the workers. It is never written, so a copy is the array itself.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Spread:
         self.dtype = np.dtype(dtype)
 
     def copy(self) -> Spread:
-        """Return the array itself: nobody writes it."""
+        """Return the array itself, which is never written."""
         return self
 
     def astype(self, dtype: Any, copy: bool = True) -> Spread:
@@ -60,7 +60,7 @@ class Spread:
         return self.map(tasks.multiplied, factor, width=self.shape[1], dtype=self.dtype)
 
     def sum(self, axis: int | None = None, dtype: Any = None) -> Any:
-        """Return Σ, or Σ of each column (axis 0), in float64; NaN once the cluster is gone."""
+        """Return Σ, or Σ of each column (axis 0), in float64; NaN if the cluster has failed."""
         total = self.sums(tasks.sum_of, axis)["sum"] if self.cluster.failure is None else np.full(1, np.nan)
         return float(total[0]) if axis is None else total
 
@@ -73,7 +73,7 @@ class Spread:
         return _step(self.cluster, function, arguments, (self, *others)).sums()
 
     def gather(self) -> list[Any]:
-        """Bring the blocks here."""
+        """Return the blocks, brought to this machine."""
         cluster = self.cluster
 
         def fetch() -> list[Any]:
@@ -142,7 +142,7 @@ class Spread:
 
 
 class _Unfilled:
-    """What np.empty_like of a `Spread` is, until it becomes a buffer of a state."""
+    """The result of np.empty_like of a `Spread`, until it becomes an array of a state."""
 
     def __init__(self, like: Spread):
         self.like = like
@@ -189,7 +189,7 @@ class SpreadState:
         self.whole, self.names = whole, names
 
     def part(self) -> None:
-        """Do nothing: this state has no twin."""
+        """Do nothing, as this state has no twin."""
 
     @property
     def arrays(self) -> dict[str, Spread]:
@@ -202,7 +202,7 @@ class SpreadState:
 
 
 class _Backend:
-    """The CPU's operations for what is here, and those on row-aligned arrays for what is not."""
+    """The operations of the CPU, and those of them that also take row-aligned arrays on the workers."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(cpu, name)
@@ -264,7 +264,7 @@ class DaskRows(Rows):
         return _step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
 
     def _spread(self, F: Any) -> Spread:
-        """F of n rows, which may be here: then its blocks are sent to the workers."""
+        """Return a row-aligned F on the workers; the blocks of one that is here are sent to them."""
         if isinstance(F, Spread):
             return F
         cluster = self.cluster

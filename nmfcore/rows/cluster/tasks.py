@@ -27,7 +27,7 @@ LANE_WORK = 8e9  # flops of a block that make a lane: blocks are shared out alre
 
 
 class _Lease:
-    """Memory that goes back when nobody looks at it any more."""
+    """Memory that returns to its `Buffers` when the last array over it is deleted."""
 
     def __init__(self, memory: Array, buffers: Buffers):
         self.memory, self.buffers = memory, buffers
@@ -38,7 +38,7 @@ class _Lease:
 
 
 class Buffers:
-    """Memory of states that are gone, for the next ones: never more than those there are take.
+    """Memory of deleted states, which is used for new ones; never more than the existing states occupy.
 
     A nanny has malloc give back to the system whatever is freed (MALLOC_TRIM_THRESHOLD_), and the pages of every new W
     would be paid for once more: a tenth of a pass.
@@ -50,7 +50,7 @@ class Buffers:
         self.free: list[Array] = []
 
     def empty_like(self, A: Array) -> Array:
-        """Return an array of A's shape and type whose numbers are anything."""
+        """Return an array of A's shape and type with arbitrary contents."""
         with self.lock:
             fit = next((i for i, memory in enumerate(self.free) if memory.nbytes == A.nbytes), None)
             memory = np.empty(A.nbytes, np.uint8) if fit is None else self.free.pop(fit)
@@ -59,7 +59,7 @@ class Buffers:
         return np.asarray(_Lease(memory, self)).view(A.dtype).reshape(A.shape)
 
     def take_back(self, memory: Array) -> None:
-        """Keep memory for later, or let go of some."""
+        """Keep memory for later, and release what exceeds the limit."""
         with self.lock:
             self.leased -= memory.nbytes
             self.free.append(memory)
@@ -112,7 +112,7 @@ class Block:
 
 
 class Sums:
-    """Sums of blocks added up in a tree over their numbers, whatever parts of it come from elsewhere."""
+    """Sums of blocks, added up in a tree over the numbers of the blocks, of which branches may be sums already."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[int, int, dict[str, Array]]] = []  # first number, how many (2^i), their sum
@@ -137,7 +137,7 @@ class Sums:
 
 
 class Declared(NamedTuple):
-    """What a Dask array says that a block is. Kernels read memory by it."""
+    """Shape and type that a Dask array declares for a block; kernels read memory by them."""
 
     number: int  # among the row chunks of X
     first: int  # row
@@ -205,7 +205,7 @@ def without_sums(pair: Any) -> tuple[list[Any], None]:
 
 
 def second(pair: Any) -> Any:
-    """Return what stands beside the values, to be fetched without them."""
+    """Return the second element of a pair, to be fetched without the values."""
     return pair[1]
 
 
@@ -215,7 +215,7 @@ def picked(pair: Any, number: int, name: str) -> Any:
 
 
 def fetched(pair: Any, number: int, name: str) -> Any:
-    """Return one block to be sent to where there may be no GPU."""
+    """Return one block on the host, to be sent to a machine that may have no GPU."""
     return cuda.to_host(picked(pair, number, name))
 
 
@@ -274,7 +274,7 @@ def zeros(height: int, extra: Any, width: int, dtype: Any) -> Any:
 
 
 def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
-    """Put buffers together to a state; `empty` names those that nobody reads before they are written."""
+    """Put arrays together to a state; those that `empty` names are written before they are read."""
     *given, names, empty = parts
     arrays = {name: rows.backend.asarray(F) for name, F in zip(names, given, strict=True)}
     return arrays | {name: rows.backend.xp.empty_like(arrays[like]) for name, like in empty}, None
