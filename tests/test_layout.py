@@ -535,7 +535,7 @@ def test_fastmath_is_defined_once():
 )
 def test_fastmath_checker_catches_a_planted_fault(tmp_path, second):
     first = "FASTMATH = {'nsz', 'arcp'}\nOPTIONS = {'fastmath': FASTMATH}\nEXACT = {'nsz'}"
-    assert fastmath_faults(plant(tmp_path, {"backends/cpu_kernels.py": first})) == []
+    assert fastmath_faults(plant(tmp_path, {"backends/kernels/_decorators.py": first})) == []
     assert fastmath_faults(plant(tmp_path, {"solve.py": second})) != []
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..backends import backend_for, cpu, cuda, cuda_ops
+from ..backends import backend_of, cpu, cuda
+from ..backends.operations import merge_worst
 from ..loop import solve
 from ..objective import divergence
 from ..rows.device import as_device_rows
@@ -142,7 +143,7 @@ class Sums:
 
 
 _HOW: dict[str, Callable[[Array, Array], Array]] = {
-    "worst": cpu.merge_worst, "most": np.maximum, "least": np.minimum,
+    "worst": merge_worst, "most": np.maximum, "least": np.minimum,
 }  # fmt: skip
 
 
@@ -247,11 +248,6 @@ def sum_of_sums(places: Sequence[tuple[int, int]], *parts: Any) -> Any:
     for (first, count), part in zip(places, parts, strict=True):
         sums.add(first, count, part)
     return sums.total()
-
-
-def backend_of(F: Any) -> Any:
-    """Return the operations that work where F is."""
-    return backend_for(F) if cuda.kind_of(F) is None else cuda_ops
 
 
 def _writable(backend: Any, orders: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..backends import backend_for
+from ..backends import cpu
 from .opening import Opening, digest_of
 from .state import RowState
 from .sums import _Scratch
@@ -81,7 +81,7 @@ class Rows:
         self.n_jobs = n_jobs
         self.shape: tuple[int, int] = X.shape
         self.sparse = sparse.issparse(X)
-        self.backend = backend_for(X)
+        self.backend = cpu
         self._plans: dict[int, _Plan] = {}
         self._scratch = _Scratch()
         self._opening: Opening | None = None
@@ -431,12 +431,11 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | No
     -------
     rows : Rows
     """
-    backend = backend_for(X)
     if sparse.issparse(X):
         if X.format != "csr":
             X = X.tocsr()
         X = summed(X, dtype)
-        if not backend.stored_as_is(X.data.dtype):
+        if not cpu.stored_as_is(X.data.dtype):
             X = X.astype(dtype)
         if X.indptr.dtype != X.indices.dtype:
             X = X.copy()
@@ -444,6 +443,6 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | No
             X.indices = X.indices.astype(np.int64)
     else:
         X = np.asarray(X)
-        if not backend.stored_as_is(X.dtype):
+        if not cpu.stored_as_is(X.dtype):
             X = X.astype(dtype)
     return Rows(X, dtype, n_jobs, lane_work)

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from nmfcore.da_emulator import module
+from cuda_emulator import module
 from scipy import sparse
 
 __all__ = [

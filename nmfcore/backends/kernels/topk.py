@@ -5,34 +5,17 @@ comparing whole vectors, computed again in float64 from the stored numbers, and 
 win, and in which order, therefore depends on the float64 scores alone.
 """
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ._simd import _broadcast, _data, _element, _load, out_of_line
-from .cpu_kernels import (  # fmt: skip
-    ALIGN,
-    ENTRY,
-    GRAIN,
-    INNER,
-    aligned,
-    at,
-    bounds,
-    depth_of,
-    lanes_of,
-    leading,
-    load_tile,
-    longest_row,
-    number,
-    pad_rows,
-    product,
-    round_up,
-    size_of,
-    sparse_rows_times,
-    widen_rows,
-)
+from ._decorators import inner, kernel
+from ._simd import GRAIN, _broadcast, _data, _element, _load, out_of_line
+from .arguments import Block
+from .buffers import ALIGN, aligned, lanes_of, leading, pad_rows, round_up
+from .product import depth_of, product, sparse_rows_times
+from .reading import at, bounds, load_tile, longest_row, number, size_of, widen_rows
 
 SCANNED = 64  # rows of a tile of `scan_pass`
 SLACK = 1e-9  # more than rounding in float64 moves a cosine
@@ -55,21 +38,21 @@ def above(typingctx, c, first, scale, limits, start):
     return signature, codegen
 
 
-@numba.njit(**INNER)
-def load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row):
+@inner
+def load_row(x, i, row):
     """Row i of X in float64; of CSR the stored numbers only. Returns how many."""
     out_of_line()
-    if indptr:
-        begin, length = bounds(indptr, wide, i)
+    if x.indptr:
+        begin, length = bounds(x.indptr, x.wide, i)
         for p in range(length):
-            row[p] = number(address + (begin + p) * size_of(code), code)
+            row[p] = number(x.address + (begin + p) * size_of(x.code), x.code)
         return length
-    start, zero, one = address + i * row_stride, np.intp(0), np.intp(1)
-    widen_rows(start, code, zero, column_stride, one, m, row, zero, one)
-    return m
+    start, zero, one = x.address + i * x.row_stride, np.intp(0), np.intp(1)
+    widen_rows(start, x.code, zero, x.column_stride, one, x.columns, row, zero, one)
+    return x.columns
 
 
-@numba.njit(**INNER)
+@inner
 def dot(a, b, n):
     """Sum over a·b, always by this one piece of code: the same rows give the same bits."""
     out_of_line()
@@ -79,7 +62,7 @@ def dot(a, b, n):
     return total
 
 
-@numba.njit(**INNER)
+@inner
 def sparse_dot(values, query, indices, wide, begin, n):
     """Do the same for the stored numbers of a CSR row."""
     out_of_line()
@@ -89,22 +72,23 @@ def sparse_dot(values, query, indices, wide, begin, n):
     return total
 
 
-@numba.njit(**ENTRY)
-def squares_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height, out):
+@kernel
+def squares_pass(block, out):
     """out[i] = Σ x_ij² of every row."""
-    row = np.empty(max(m, 1))
-    for i in range(n):
-        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+    x = Block(*block)
+    row = np.empty(max(x.columns, 1))
+    for i in range(x.rows):
+        length = load_row(x, i, row)
         out[i] = dot(row, row, length)
 
 
-@numba.njit(**INNER)
+@inner
 def sinks(score, i, other, j):
     """Whether (score, row i) comes after (other, row j): by score, and by number among equals."""
     return score < other or (score == other and i > j)
 
 
-@numba.njit(**INNER)
+@inner
 def keep(scores, rows, count, score, i):
     """Put (score, i) into a heap whose root is the last of its entries; of a full one the root goes. Returns count."""
     out_of_line()
@@ -133,20 +117,20 @@ def keep(scores, rows, count, score, i):
     return count
 
 
-@numba.njit(**INNER)
-def score_of(row, length, square, query, query_square, indptr, indices, wide, i):
+@inner
+def score_of(x, i, row, length, square, query, query_square):
     """Cosine of row i, as `load_row` gave it, and a query; 0 if either is all zeros."""
     both = square * query_square
     if not both > 0:
         return 0.0
-    if indptr:
-        product = sparse_dot(row, query, indices, wide, bounds(indptr, wide, i)[0], length)
+    if x.indptr:
+        product = sparse_dot(row, query, x.indices, x.wide, bounds(x.indptr, x.wide, i)[0], length)
     else:
         product = dot(row, query, length)
     return min(max(product / np.sqrt(both), -1.0), 1.0)
 
 
-@numba.njit(**INNER)
+@inner
 def wanted(excluded, j, i):
     """Whether query j may find row i."""
     free = True
@@ -155,7 +139,7 @@ def wanted(excluded, j, i):
     return free
 
 
-@numba.njit(**INNER)
+@inner
 def product_of(tile, begin, query, n):
     """Sum of tile[begin + j]·query[j], near enough to tell which rows are worth `score_of`."""
     x, y, total = tile[begin : begin + n], query[:n], 0.0
@@ -164,7 +148,7 @@ def product_of(tile, begin, query, n):
     return total
 
 
-@numba.njit(**INNER)
+@inner
 def limit_of(last, query_square, most, margin):
     """Return what an approximate score must exceed if `last` is the least of k that are there.
 
@@ -174,12 +158,12 @@ def limit_of(last, query_square, most, margin):
     return np.inf if last >= (most if query_square > 0 else 0.0) else last - margin
 
 
-@numba.njit(**ENTRY)
-def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-              first, squares, queries, query_squares, sign, most, floor, allowed, excluded,
-              counts, best, found):  # fmt: skip
+@kernel
+def scan_pass(block, first, squares, contest):
     """Do what `nearest_pass` does, for a few queries, without products before."""
-    p, k = best.shape
+    x = Block(*block)
+    queries, query_squares, sign, most, floor, allowed, excluded, counts, best, found = contest
+    n, m, (p, k) = x.rows, x.columns, best.shape
     ld = round_up(m, ALIGN)  # whole vectors: the terms left over would cost more than the zeros
     tile, row, query = np.zeros(SCANNED * ld), np.empty(max(m, 1)), np.zeros((p, ld))
     for j in range(p):
@@ -189,22 +173,23 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
     limits = np.full(p, floor - SLACK)
     for i0 in range(0, n, SCANNED):
         rows = min(SCANNED, n - i0)
-        if not indptr:
-            widen_rows(address + i0 * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
+        if not x.indptr:
+            start = x.address + i0 * x.row_stride
+            widen_rows(start, x.code, x.row_stride, x.column_stride, rows, m, tile, ld, np.intp(1))
         for r in range(rows):
             i = i0 + r
             length = -1
             for j in range(p):
                 if squares[i] > 0:
-                    if not indptr and product_of(tile, r * ld, query[j], ld) < limits[j] * np.sqrt(squares[i]):
+                    if not x.indptr and product_of(tile, r * ld, query[j], ld) < limits[j] * np.sqrt(squares[i]):
                         continue
                 elif limits[j] > 0:
                     continue
                 if (allowed.size and not allowed[first + i]) or not wanted(excluded, j, first + i):
                     continue
                 if length < 0:
-                    length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                score = sign * score_of(row, length, squares[i], queries[j], query_squares[j], indptr, indices, wide, i)
+                    length = load_row(x, i, row)
+                score = sign * score_of(x, i, row, length, squares[i], queries[j], query_squares[j])
                 if score < floor:
                     continue
                 counts[j] = keep(best[j], found[j], counts[j], score, first + i)
@@ -212,10 +197,8 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
                     limits[j] = max(limits[j], limit_of(best[j, 0], query_squares[j], most, SLACK))
 
 
-@numba.njit(**ENTRY)
-def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                 first, Qt, squares, queries, query_squares, sign, most, floor, margin, allowed, excluded,
-                 limits, counts, best, found):  # fmt: skip
+@kernel
+def nearest_pass(block, first, Qt, squares, contest):
     """Let n rows of the database, the first of number `first`, compete for the best k of every query of a panel.
 
     Qt (m × P, P in whole vectors): sign·query / |query| in the compute type, whose products with `height` rows at a
@@ -226,24 +209,25 @@ def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide
     limits (P): what a score must exceed to be worth a second look; of padding +inf. counts, best and found (p × k):
     the heaps, of sign·cosine.
     """
-    p, k = best.shape
-    width, sparse, size, ld = Qt.shape[1], indptr != 0, Qt.itemsize, leading(m)
+    x = Block(*block)
+    queries, query_squares, sign, most, floor, margin, allowed, excluded, limits, counts, best, found = contest
+    n, m, (p, k) = x.rows, x.columns, best.shape
+    width, sparse, size, ld = Qt.shape[1], x.indptr != 0, Qt.itemsize, leading(m)
     lanes = lanes_of(Qt)
-    height = round_up(height, ALIGN)
+    height = round_up(x.height, ALIGN)
     of_tile, of_Q = 0 if sparse else height * ld, round_up(m, ALIGN) * width
     memory = aligned(of_tile + of_Q + height * width + 3 * ALIGN, Qt)
     tile, Qp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     scores = Qp[of_Q:]
     pad_rows(Qt, np.intp(0), m, Qp, width)
-    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, Qt)
+    run = aligned(max(1, longest_row(x)) if sparse else 0, Qt)
     row, one, none = np.empty(max(m, 1)), limits.dtype.type(1), np.zeros((0, 0))
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         if sparse:
-            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Qp, width, scores, run, none)
+            sparse_rows_times(x, i0, rows, Qp, width, scores, run, none)
         else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip
+            load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
             product(tile, ld, np.intp(1), Qp, width, scores, width, round_up(rows, GRAIN), m, width, depth_of(m, size))
         for r in range(rows):
             i = i0 + r
@@ -261,8 +245,8 @@ def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide
                     if not wanted(excluded, j, first + i):
                         continue
                     if length < 0:
-                        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                    score = sign * score_of(row, length, square, queries[j], query_squares[j], indptr, indices, wide, i)
+                        length = load_row(x, i, row)
+                    score = sign * score_of(x, i, row, length, square, queries[j], query_squares[j])
                     if score < floor:
                         continue
                     counts[j] = keep(best[j], found[j], counts[j], score, first + i)
