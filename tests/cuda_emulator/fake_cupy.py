@@ -30,8 +30,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from cuda_emulator import module
 from scipy import sparse
+
+from . import module
 
 __all__ = [
     "CUDARuntimeError", "Device", "DeviceReadError", "Event", "HostArrayError", "OutOfMemoryError", "RawKernel",
