@@ -206,7 +206,7 @@ def descend(
     """
     beginning = tuple(begin) if begin is not None else _at_F(F.dtype) if delta else None
     penalty, descent = (float(l1), float(l2)), (order, sweeps, tol, delta)
-    kernels().frobenius_pass(tuple(block), F, beginning, Ht, G, penalty, descent, out, XtF, FtF, stats)
+    kernels().frobenius_pass(tuple(block), F, beginning, Ht, G, penalty, descent, None, out, XtF, FtF, stats)
 
 
 def multiply(
@@ -217,7 +217,7 @@ def multiply(
     XtF += Xᵀ·out and FtF += outᵀ·out; those of no rows are left out.
     """
     penalty = (float(l1), float(l2))
-    kernels().frobenius_pass(tuple(block), F, _at_F(F.dtype), Ht, G, penalty, None, out, XtF, FtF, stats)
+    kernels().frobenius_pass(tuple(block), F, None, Ht, G, penalty, None, 1, out, XtF, FtF, stats)
 
 
 def sweep(
@@ -242,13 +242,15 @@ def sweep(
     beginning = _at_F(F.dtype, conjugate) if delta else None
     penalty, descent = (float(l1), float(l2)), (order, sweeps, 0.0, delta)
     none = _constants(F.dtype)[0]
-    kernels().frobenius_pass(_without_columns(len(F)), F, beginning, none, G, penalty, descent, out, C, FtF, stats)
+    block = _without_columns(len(F))
+    kernels().frobenius_pass(block, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats)
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
     block, none = _without_columns(len(F)), _constants(F.dtype)[0]
-    kernels().frobenius_pass(block, F, _at_F(F.dtype), none, G, (float(l1), float(l2)), None, out, C, FtF, stats)
+    penalty = (float(l1), float(l2))
+    kernels().frobenius_pass(block, F, None, none, G, penalty, None, 1, out, C, FtF, stats)
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:

@@ -1,10 +1,10 @@
-"""The CUDA backend: the operations of `cpu`, on arrays that live on a device.
+"""The CUDA backend: the operations of `Backend` on arrays that lie on a device.
 
-Same names, same signatures, same meaning; a block holds device arrays instead of addresses. Everything is queued on the
-current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_rows`.
+A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, `to_numpy`
+and `worst_rows` wait for the device.
 
-Kernels are compiled a family at a time (CuPy keeps them on disk), for the types and the width that a fit needs. How a
-launch is cut (`plan_…`) depends on shapes only, never on the card: sums have the same bits everywhere.
+Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
+launch is cut (`plan_…`) depends on shapes only, not on the device, so that sums have the same bits on each.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ Array = Any  # cupy.ndarray
 
 THREADS = 128
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # of the tiles of a product; see the kernels
-HEIGHT, WIDTH = 32, 32  # of those of WH
-BLOCKS = 528  # what a launch should have at least: four for each multiprocessor of an H100 or H200
+HEIGHT, WIDTH = 32, 32  # of the tiles of WH
+BLOCKS = 528  # least blocks of a launch: four for each multiprocessor of an H100 or H200
 RESIDENT = {32: 528, 64: 396}  # blocks at once of the tensor kernels, by their width: see BLOCKS_AT_ONCE there
-TENSOR_FROM = 25  # components from which on arithmetic holds the products up
+TENSOR_FROM = 25  # components from which on arithmetic, not memory, limits the speed of products
 PARTS_BYTES = 64 << 20  # most memory for partial sums
 CHUNK = 256  # rows of a block of `multiply`
 CODERS = 2048  # blocks of `code_rows`
-SHARED = 48 << 10  # of a block, without asking for more
-SHARED_MOST = 98 << 10  # that every processor from sm_80 on grants
+SHARED = 48 << 10  # shared memory of a block by default
+SHARED_MOST = 98 << 10  # shared memory that a block may have on every processor from sm_80 on
 GRID_X, GRID_YZ = 2**31 - 1, 65535
 
 xp: Any  # cupy, imported when the first array is made
@@ -123,7 +123,7 @@ def cut(X: Any, rows: tuple[int, int], height: int = 0) -> Block:
 @functools.cache
 def _source(name: str = "cuda_kernels.cu") -> str:
     text = (resources.files(__package__) / name).read_text(encoding="utf-8")
-    # CuPy writes it to a file in the locale's encoding; signs beyond ASCII are in comments only.
+    # CuPy writes the source to a file in the locale's encoding; only comments have characters beyond ASCII.
     return "".join(sign if sign.isascii() else "_" for sign in text)
 
 
@@ -140,7 +140,7 @@ def _has_tf32(device: int) -> bool:
 
 
 def _on_tensor_cores(X: Array, F: Array) -> bool:
-    """Whether the products of dense X with a factor of F's width are those of cuda_tensor.cu."""
+    """Return whether products of dense X with a factor of F's width are computed by cuda_tensor.cu."""
     return (
         F.shape[1] >= TENSOR_FROM
         and F.dtype == np.float32
@@ -168,7 +168,7 @@ def _ctype(dtype: np.dtype) -> str:
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, shared: int = 0) -> None:
-    """Queue a kernel of THREADS threads a block; arguments: arrays, None, or numpy scalars of the very types."""
+    """Queue a kernel of THREADS threads a block; arguments are arrays, None, or numpy scalars of the exact types."""
     if min(grid) < 1:
         return
     if grid[0] > GRID_X or any(size > GRID_YZ for size in grid[1:]):
@@ -188,14 +188,15 @@ def _i64(value: int) -> np.int64:
 
 
 def tile_width(k: int) -> int:
-    """Columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k; wider factors take several tiles."""
+    """Return the columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k, or 64 for wider factors."""
     return next((width for width in (8, 16, 32) if k <= width), 64)
 
 
 def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 0) -> tuple[int, int]:
-    """Rows per chunk of a sum over rows, and how many chunks: enough blocks to fill a card, within PARTS_BYTES.
+    """Return the rows per chunk of a sum over rows and the number of chunks: enough to fill a device, in PARTS_BYTES.
 
-    With `resident`, the blocks that run at the same time: as many chunks as leave the least of the last round idle.
+    `resident` is the number of blocks that run at the same time; with it, as many chunks as leave the least of the
+    last round idle.
     """
     tiles = -(-max(m, 1) // columns) * -(-k // tile_width(k))
     most = min(-(-(resident or BLOCKS) // tiles) * (2 if resident else 1),
@@ -209,10 +210,10 @@ def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 
 
 
 def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
-    """Coordinates per lane and lanes per row of a sweep, whether the Gram matrix is shared, and the shared bytes.
+    """Return the coordinates per lane and lanes per row of a sweep, whether G is in shared memory, and its bytes.
 
-    Up to 16 components a row is one thread's; beyond that several lanes share it, so that it stays in registers. A
-    lane's coordinates are unrolled, in the square: 32 of them took 5 s to compile, where 8 take 0.8.
+    With up to 16 components a row belongs to one thread; beyond that, several lanes share it, so that it stays in
+    registers. A lane's coordinates are unrolled in two nested loops: 32 of them take 5 s to compile, 8 take 0.8 s.
     """
     if k <= 16:
         lanes, each = 1, 8 if k <= 8 else 16
@@ -230,7 +231,7 @@ def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
 
 
 def plan_across(k: int) -> int:
-    """Threads side by side in a row of `multiply`: a power of two."""
+    """Return the threads side by side in a row of `multiply`: a power of two."""
     across = 1
     while across < min(k, THREADS):
         across *= 2
@@ -252,7 +253,7 @@ def _add_stats(parts: Array, stats: Array, length: int, count: int) -> None:
 
 
 def _leading(X: Array) -> int:
-    """Numbers from one row of X to the next."""
+    """Return how many numbers lie from one row of X to the next."""
     return X.strides[0] // X.itemsize if X.shape[0] > 1 else X.shape[1]
 
 
@@ -260,7 +261,7 @@ def opening(block: Block, dtype: np.dtype) -> Array:
     """Return [minimum, count of non-finite values, Σx, Σx²] of the stored numbers, in float64."""
     xp, X = cuda.cupy(), block.X
     rows, columns, ld = block.rows, block.columns, 0
-    if block.indptr is not None:  # the stored numbers of the whole matrix, a sparse X is one block: as rows of 4,096
+    if block.indptr is not None:  # a sparse X is one block: its stored numbers, as rows of 4,096
         out = xp.array([np.inf, 0.0, 0.0, 0.0])
         whole = X.size // 4096 * 4096
         for part, shape in ((X[:whole], (whole // 4096, 4096)), (X[whole:], (1, X.size - whole))):
@@ -729,7 +730,7 @@ def squares(block: Block, out: Array) -> None:
 
 
 def plan_runs(q: int, n: int, k: int, width: int) -> tuple[int, int]:
-    """Rows per run of the database, and how many runs: enough blocks for a card, each with its own heaps."""
+    """Return the rows per run of the database and the number of runs: enough to fill a device, each with its heaps."""
     blocks = -(-q // (THREADS * (2 if width <= 16 else 1)))
     runs = max(1, min(-(-2 * BLOCKS // blocks), -(-n // 1024), PARTS_BYTES // (16 * max(q * k, 1)), GRID_YZ))
     chunk = max(1, -(-n // runs))

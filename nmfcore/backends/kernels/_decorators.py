@@ -10,13 +10,13 @@ from typing import Any
 
 import numba
 
-from ._caching import CACHE, KernelCompiler
+from ._caching import CACHE, KernelCompiler, PartCompiler
 
 # No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 COMMON = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Literal arguments of these functions are wrapped (np.intp(1)): Numba would compile a copy for each value.
-INNER = COMMON | {"fastmath": set(FASTMATH), "no_cpython_wrapper": True}
+INNER = COMMON | {"fastmath": set(FASTMATH), "no_cpython_wrapper": True, "pipeline_class": PartCompiler}
 INLINED = INNER | {"forceinline": True}
 # For arithmetic on bits, where (x + c) − c is not x: LLVM may fuse, but not reorder.
 EXACT = INLINED | {"fastmath": {"contract"}}

@@ -28,7 +28,7 @@ BLOCK = 384  # columns of WH that stay in the second-level cache with its powers
 
 @inner
 def form_ratios(S, X, Q, first, m, beta):
-    """One row: S = WH becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (β ≠ 1), with scikit-learn's floors under WH."""
+    """Turn S = WH of one row into X ⊙ WH^(β−2), and Q into WH^(β−1) (β ≠ 1), with scikit-learn's floors under WH."""
     out_of_line()
     floor = S.dtype.type(EPSILON)
     s, x = S[first : first + m], X[first : first + m]
@@ -63,7 +63,10 @@ def form_ratios(S, X, Q, first, m, beta):
 
 @inner
 def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
-    """`form_ratios` for a strip and one of the five β that `fused_terms` knows; stored: S becomes WH^(β−1)."""
+    """Turn S = WH of a strip into X ⊙ WH^(β−2), and Q into WH^(β−1); with `stored` (CSR), S into WH^(β−1).
+
+    For β = 1, 0, ½, 1½ and 3 only.
+    """
     floor = S.dtype.type(EPSILON)
     if stored:
         if beta == 0:
@@ -88,7 +91,7 @@ def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
 
 @inner
 def add_product(S, ld, H, kp, rows, terms, T, N, begin):
-    """N (+)= S·H; of the first block of terms `begin` is set."""
+    """Add S·H to N; with `begin`, for the first block of terms, write it."""
     out_of_line()
     product(S, ld, np.intp(1), H, kp, T, kp, rows, terms, kp, np.intp(DEPTH))
     for i in range(rows * kp):
@@ -97,10 +100,11 @@ def add_product(S, ld, H, kp, rows, terms, T, N, begin):
 
 @inner
 def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing):
-    """Numerators (dense X only) and denominators for a tile: of F into Np, Dp, or (summing) of Ht, added to Ns, Ds.
+    """Write the numerators (dense X only) and denominators of F for a tile to Np and Dp.
 
-    In blocks of columns, so that WH and its powers stay in the second-level cache whatever m is; within a block each
-    strip of three vectors' width is turned into X ⊙ WH^(β−2) and WH^(β−1) while it is in the first-level cache.
+    With `summing`, those of Ht are added to Ns and Ds instead. WH is formed in blocks of columns, so that it stays in
+    the second-level cache with its powers whatever m is. Within a block, each strip of three vectors' width is turned
+    into X ⊙ WH^(β−2) and WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
     """
     out_of_line()
     Fp, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers
@@ -126,7 +130,7 @@ def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing
 
 @inner
 def sparse_weights(x, indices, wide, begin, length, f, Htp, kp, values, beta):
-    """x_p becomes x_p·(f·h_p)^(β−2) over the stored numbers of a row, with scikit-learn's floor."""
+    """Turn the stored numbers x_p of a row into x_p·(f·h_p)^(β−2), with scikit-learn's floor."""
     out_of_line()
     zero = f.dtype.type(0)
     for p in range(length):
@@ -142,7 +146,7 @@ def sparse_weights(x, indices, wide, begin, length, f, Htp, kp, values, beta):
 
 @inner
 def row_divergence(S, X, s0, x0, m, beta):
-    """D_β(x | s) of one row in float64, with scikit-learn's floors: terms of x only where x > ε, s at least ε there."""
+    """Return D_β(x | s) of one row in float64, with scikit-learn's floors: x ≤ ε counts as 0, and s is at least ε."""
     out_of_line()
     total, floor = 0.0, np.float64(EPSILON)
     s_row, x_row = S[s0 : s0 + m], X[x0 : x0 + m]
@@ -174,7 +178,7 @@ def row_divergence(S, X, s0, x0, m, beta):
 
 @inner
 def form_powers(S, first, m, beta):
-    """One row: S = WH becomes WH^(β−1), with scikit-learn's floor."""
+    """Turn S = WH of one row into WH^(β−1), with scikit-learn's floor."""
     out_of_line()
     floor, s = S.dtype.type(EPSILON), S[first : first + m]
     if beta < 1:
@@ -185,7 +189,7 @@ def form_powers(S, first, m, beta):
 
 @inner
 def sparse_row_divergence(x, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta):
-    """D_β of a CSR row, β = 1 or 2: what the zeros add comes from sums of H."""
+    """Return D_β of a CSR row for β = 1 or 2; the share of the zeros comes from sums of H."""
     out_of_line()
     total = 0.0
     for p in range(length):
@@ -226,11 +230,12 @@ def column_sums(Ht):
 
 @kernel
 def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, losses):
-    """n rows of X, once: the multiplicative update of F, then the sums of the update of Ht.
+    """Work through n rows of X once: the multiplicative update of F, then the sums of the update of Ht.
 
-    N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F (β = 1: D[0] += column sums of F) with the new F; empty N: left out.
-    update: KEEP leaves F as it is, RENEW updates it, NUMERATOR (CSR, β = 1) only writes N_F to out.
-    measure = 1 writes D_β of each row, at the incoming pair, to `losses`.
+    rule = (β, γ, floor), penalty = (l1, l2). update: KEEP leaves F as it is, RENEW writes the new F to out, NUMERATOR
+    (CSR, β = 1) writes N_F to out and does nothing else. Then N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F with the
+    new F (β = 1: D[0] += column sums of F), unless N has no rows. measure = 1 writes D_β of each row, at the given
+    pair, to `losses`.
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, Ht.shape[1]
@@ -351,7 +356,7 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
 
 @kernel
 def sparse_residual_pass(block, F, Ht, losses):
-    """½ Σ (x_i − f_i·H)² of CSR rows, into losses: the trace form, from the stored numbers. Other β: `beta_pass`."""
+    """Write ½ Σ (x_i − f_i·H)² of CSR rows to losses: in the trace form, from the stored numbers."""
     x = Block(*block)
     m, k = x.columns, Ht.shape[1]
     kp = round_up(k, lanes_of(F))

@@ -16,7 +16,7 @@ ALIGN = 16  # a multiple of every register tile's height: tiles and columns are 
 
 @inner
 def aligned(size, like):
-    """Uninitialised flat buffer of like's type that begins on a cache line (a split load costs a second access)."""
+    """Return an uninitialised flat buffer of like's type that begins on a cache line: a split load costs twice."""
     out_of_line()
     spare = 64 // like.itemsize
     buffer = np.empty(size + 2 * spare, like.dtype)
@@ -26,7 +26,7 @@ def aligned(size, like):
 
 @inner
 def clear(buffer, first, last):
-    """buffer[first:last] = 0 (Numba's own assignment to a slice takes longer to compile than all this file's loops)."""
+    """Set buffer[first:last] to 0. Numba's own assignment to a slice takes longer to compile than all loops here."""
     out_of_line()
     for i in range(first, last):
         buffer[i] = 0
@@ -34,7 +34,7 @@ def clear(buffer, first, last):
 
 @inner
 def zeros(size, like):
-    """Flat buffer of zeros that begins on a cache line."""
+    """Return a flat buffer of zeros that begins on a cache line."""
     buffer = aligned(size, like)
     clear(buffer, np.intp(0), size)
     return buffer
@@ -54,14 +54,14 @@ def lanes_of(like):
 
 @inner
 def leading(m):
-    """Row length of a tile of m columns: an odd number of 16-element lines, so that rows do not share cache sets."""
+    """Return the row length of a tile of m columns: an odd number of lines, so that rows share no cache set."""
     ld = round_up(m, ALIGN)
     return ld + ALIGN if ld // ALIGN % 2 == 0 else ld
 
 
 @inner
 def pad_rows(F, lo, rows, out, ld):
-    """Rows lo … lo+rows of F, with zeros up to row length ld."""
+    """Copy rows lo … lo+rows of F to `out`, each with zeros up to row length ld."""
     out_of_line()
     for i in range(rows):
         pad_row(F, lo + i, out, i * ld, ld)
@@ -69,10 +69,10 @@ def pad_rows(F, lo, rows, out, ld):
 
 @inner
 def copy_rows(Fp, ld, rows, out, first):
-    """Undo `pad_rows`: rows of length ld, zero beyond out's columns, to rows first … of out. Returns their sum."""
+    """Copy rows of length ld, zero beyond out's columns, to rows first … of `out`. Returns the sum of their numbers."""
     out_of_line()
     k = out.shape[1]
-    # Masked stores are slow (20 cycles on Zen 4): rows that others follow are stored with their padding, which the next
+    # Masked stores are slow (20 cycles on Zen 4): a row that others follow is stored with its padding, which the next
     # row overwrites.
     followed = max(rows * k - ld + k, 0) // max(k, 1)
     for i in range(followed):
@@ -87,7 +87,7 @@ def copy_rows(Fp, ld, rows, out, first):
 
 @inner
 def pad_transposed(F, out, ld):
-    """Fᵀ as a flat k × ld buffer, with zeros beyond F's rows."""
+    """Copy Fᵀ to a flat k × ld buffer, with zeros beyond F's rows."""
     out_of_line()
     n, k = F.shape
     for t in range(k):

@@ -14,10 +14,11 @@ from .reading import load_tile, longest_row, widen_sparse_row
 
 @kernel
 def code_pass(block, Ht, rule, penalty, stop, out, stats):
-    """Multiplicative updates of each row of F alone, H fixed, until the row has settled (transform).
+    """Write F after multiplicative updates of each row alone, with H fixed, until the row has settled, to out.
 
-    A row starts at √(mean of the row / k). by_step = 0: every 10 iterations the row's e = √(2 D_β) is compared, and the
-    row is done when e fell by less than tol × its first value; by_step = 1: done when ‖Δf‖ ≤ tol·‖f‖.
+    rule = (β, γ, floor), penalty = (l1, l2), stop = (tol, max_iter, by_step). A row starts at √(mean of the row / k).
+    With by_step = 0 its e = √(2 D_β) is computed every 10 iterations, and the row has settled when e has fallen by less
+    than tol × its first value; with by_step = 1, when ‖Δf‖ ≤ tol·‖f‖.
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, Ht.shape[1]

@@ -32,11 +32,12 @@ from .reading import STORED, load_tile, longest_row
 
 @inner
 def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, square):
-    """Conjugate gradients on the free entries (w > 0) of rows that still move, in place.
+    """Take up to `iterations` conjugate gradient steps on the free entries (w > 0) of rows that still move, in place.
 
-    Where G is ill-conditioned, sweeps take hundreds of steps to what these find in about k. Preconditioned by the
-    diagonal; a step ends at the bound that it meets first, and the direction is begun anew. A row rests once the square
-    of its residual is at most `square` × the first. Component-major, as `sweep_rows` turns them.
+    Where G is ill-conditioned, a point that takes hundreds of sweeps is found in about k of these steps. G is
+    preconditioned by its diagonal. A step ends at the first bound that it meets, and the next direction is the
+    gradient again. A row rests once the square of its residual is at most `square` × that at the beginning. W and C
+    are component-major, as in `sweep_rows`.
     """
     out_of_line()
     size = kp * width
@@ -44,7 +45,7 @@ def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, squar
     rho, first, length = rest[:width], rest[width : 2 * width], rest[2 * width : 3 * width]
     bound, renewed = rest[3 * width : 4 * width], rest[4 * width : 5 * width]
     zero, one, far = W.dtype.type(0), W.dtype.type(1), W.dtype.type(np.inf)
-    near = W.dtype.type(1e-6)  # of a number: what is left of it where a step ends at a bound
+    near = W.dtype.type(1e-6)  # an entry that a step reduces to this share of itself has met its bound
     for b in range(width):
         rho[b] = zero
     for t in range(k):
@@ -100,13 +101,15 @@ def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, squar
 
 @inner
 def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
-    """Coordinate descent on the rows of F, in place: up to `sweeps` sweeps, each row until it has settled.
+    """Coordinate descent on the rows of F, in place: each row until it has settled, with at most `sweeps` sweeps.
 
-    min over f ≥ 0 of ½ fᵀGf − (c − l1)ᵀf for each row f, G with the L2 penalty on its diagonal. A row is settled, and
-    frozen from then on, once its violation Σ_t |projected gradient| is at most tol × that of its first sweep; with
-    `delta` > 0 once the square of its step is below delta² × that of its first. After every fourth sweep come as many
-    as `conjugate` steps of `conjugate_steps` for the rows that still move.
-    Rows are turned component-major, four vectors of them at a time: then every step is a broadcast and a
+    For each row f, ½ fᵀGf − (c − l1)ᵀf is minimised over f ≥ 0; G has the L2 penalty on its diagonal. `descent` is
+    (order of the components, sweeps, tol, delta). A row has settled, and is frozen from then on, once its violation
+    Σ_t |projected gradient| is at most tol × that of its first sweep; with delta > 0, once the square of its step is
+    below delta² × that of its first. After every fourth sweep, rows that still move take up to `conjugate` steps of
+    `conjugate_steps`.
+
+    Rows are transposed to component-major order, four vectors of rows at a time: each step is then a broadcast and a
     multiply-add, and no step needs a sum across a vector.
     """
     out_of_line()
@@ -207,27 +210,27 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
 
 
 @inner
-def extrapolate(Fp, before, lo, rows, scale, momentum, Bp, kp):
-    """F ← max(0, B + momentum·(B − before·scale)) in place, B = F·scale kept beside."""
+def extrapolate(Fp, before, lo, rows, scale, weight, Bp, kp):
+    """F ← max(0, B + weight·(B − before·scale)) in place, B = F·scale into Bp."""
     out_of_line()
-    k, beta, zero = scale.size // 2, Fp.dtype.type(momentum), Fp.dtype.type(0)
+    k, w, zero = scale.size // 2, Fp.dtype.type(weight), Fp.dtype.type(0)
     for i in range(rows):
         f, b, old = Fp[i * kp : i * kp + kp], Bp[i * kp : i * kp + kp], before[lo + i]
         for t in range(kp):
             b[t] = zero
-        if momentum == 0:  # the buffer of what was before may never have been written
+        if weight == 0:  # `before` may never have been written
             for t in range(k):
                 b[t] = f[t] * scale[t]
                 f[t] = b[t]
         else:
             for t in range(k):
                 b[t] = f[t] * scale[t]
-                f[t] = max(b[t] + beta * (b[t] - old[t] * scale[k + t]), zero)
+                f[t] = max(b[t] + w * (b[t] - old[t] * scale[k + t]), zero)
 
 
 @inner
 def subtract_from(Fp, Bp, Cp, l1, size):
-    """B ← D = F − B in place. Returns ⟨C − l1, D⟩ in float64, as if padding were zero in C: there D is."""
+    """B ← D = F − B in place. Returns ⟨C − l1, D⟩ in float64; padding adds nothing, as D is 0 there."""
     out_of_line()
     f, b, c, cross = Fp[:size], Bp[:size], Cp[:size], 0.0
     for i in range(size):
@@ -238,18 +241,22 @@ def subtract_from(Fp, Bp, Cp, l1, size):
 
 
 @kernel
-def frobenius_pass(block, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats):
-    """n rows of X, once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
+def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats):
+    """Work through n rows of X once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
-    With an order of the components `sweep_rows`; with None F ⊙ C / (F·G), and then `moving` is not None: so that
-    Numba compiles neither into the kernel of the other. XtF and FtF of no rows are left out (transform). For Ht of no
-    rows C is given, in XtF: the step of the small factor, with stats[CROSS] += ⟨C, F⟩, stats[SQUARE] += ⟨G, FᵀF⟩.
+    The new rows are those of `sweep_rows` with descent = (order, sweeps, tol, delta), or, with multiply = 1,
+    F ⊙ C / (F·G + l1 + l2·F) with penalty = (l1, l2); the other of the two is None. XtF and FtF of no rows are left
+    out. Where Ht has no rows, C is given in XtF: this is the step of the small factor, and stats[CROSS] += ⟨C, F⟩,
+    stats[SQUARE] += ⟨G, FᵀF⟩.
 
-    With moving = (before, scale, momentum, FtD, conjugate), scale k numbers for F and k for `before`, the sweeps start
-    from max(0, B + momentum·(B − before·scale)), B = F·scale, instead of from F. With the step D = F − B of the new F
-    from B, FtD (2k × k, or none) += [FᵀD; DᵀD] and stats[CROSS] += ⟨C − l1, D⟩: by how much the loss falls from B to F
-    follows from these without cancellation. None (or a scale of no numbers, which spares a kernel of its own) leaves
-    all this out; of `conjugate`, see `sweep_rows`.
+    begin: None, or the fields of a `Beginning`. With a scale of 2k numbers, the sweeps begin at
+    max(0, B + weight·(B − before·scale)), B = F·scale, instead of at F. For the step D = F − B of the new F from B,
+    FtD += [FᵀD; DᵀD], if it has rows, and stats[CROSS] += ⟨C − l1, D⟩: the decrease of the loss from B to F follows
+    from these without cancellation. With a scale of no numbers, of the beginning only `conjugate` counts, for which
+    see `sweep_rows`; this spares small fits a kernel of its own.
+
+    `begin`, `descent` and `multiply` are tested for None one by one: Numba leaves out the code behind such a test
+    where the argument is None, and only there.
     """
     x = Block(*block)
     n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
@@ -260,10 +267,10 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stat
     height = round_up(min(x.height, n), step)
     hold = held_back(x.code, size, m, not sparse and not given)
     well = hold >= 0 and x.code == 10 and lies_well(x)
-    # One piece of memory: asking for each buffer on its own took a tenth of the time of small data.
+    # One piece of memory for all buffers: allocating each on its own took a tenth of the time of a small fit.
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
-    of_D = 0 if descent is not None and begin is None else of_F
+    of_D = 0 if multiply is None and begin is None else of_F
     of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 9) * step
     memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
@@ -283,7 +290,7 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stat
         hess[t] = G[t, t] + l2
         if descent is not None:
             Gp[t * kp + t] += l2
-    i0 = np.intp(0)  # a literal would have Numba compile a copy of every inner function for it
+    i0 = np.intp(0)  # for a literal Numba would compile a copy of every inner function
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
@@ -308,12 +315,11 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stat
             if scale.size:
                 extrapolate(Fp, before, i0, rows, scale, weight, Bp, kp)
                 clear(Bp, rows * kp, padded * kp)
-        if descent is None:
-            if begin is not None:  # Numba drops what is behind a test of None only where the argument is None
-                product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
-                one, zero = np.float64(1.0), np.float64(0.0)
-                multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, (l1, l2), one, zero, hess, stats)
-        else:
+        if multiply is not None:
+            product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
+            one, zero = np.float64(1.0), np.float64(0.0)
+            multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, (l1, l2), one, zero, hess, stats)
+        if descent is not None:
             conjugate = None if begin is None else begin[4]
             sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats)
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)

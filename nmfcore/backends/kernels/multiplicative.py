@@ -13,7 +13,7 @@ EPSILON = np.finfo(np.float32).eps  # scikit-learn's floor for WH and for denomi
 
 @inner
 def multiply_rows(Fp, Np, Dp, kp, first, rows, k, penalty, gamma, floor, hess, stats):
-    """F ← F ⊙ (N / (D + l1 + l2·F))^γ in place, and the parts of the KKT residual (∇ = denominator − numerator).
+    """F ← F ⊙ (N / (D + l1 + l2·F))^γ in place, with the parts of the KKT residual (∇ = denominator − numerator).
 
     With `hess` (β = 2: the diagonal of the Gram): stats[KKT] += Σ hess_t s², s = f − max(0, f − ∇/hess_t).
     Without: stats[VIOLATION] += Σ|f·∇|, stats[KKT] += Σ f·N, and by column, from stats[STATS] on, Σ f and
@@ -54,7 +54,7 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, penalty, gamma, floor, hess, s
 
 @kernel
 def multiply_pass(F, N, D, penalty, gamma, floor, out, stats):
-    """`multiply_rows` for given terms (float64, D of one row: the same for all): the step of the small factor."""
+    """Write F ⊙ (N / (D + l1 + l2·F))^γ to out, for given N and D in float64; D of one row serves all rows of F."""
     n, k = F.shape
     kp = round_up(k, lanes_of(F))
     Fp, Np, Dp, none = aligned(kp, F), aligned(kp, F), aligned(kp, F), np.zeros(0)

@@ -18,7 +18,7 @@ MAGIC = 6755399441055744.0  # 1.5 · 2^52: adding it rounds a small double to an
 
 @exact
 def logarithm(x):
-    """Natural logarithm of a positive normal double, to about 2 ulp: 2·artanh((m − 1)/(m + 1)) + e·ln 2."""
+    """Return the logarithm of a positive normal double, to about 2 ulp: 2·artanh((m − 1)/(m + 1)) + e·ln 2."""
     bits = bits_of_double(x)
     # the exponent, counted so that the mantissa m lies in [√½, √2)
     exponent = (bits - np.int64(0x3FE6A09E667F3BCD)) >> 52
@@ -41,7 +41,7 @@ def logarithm(x):
 
 @exact
 def exponential(y):
-    """e^y; below −708 it is zero, above 709 infinity."""
+    """Return e^y: zero for y below −708, infinity above 709."""
     y = min(max(y, -745.0), 710.0)
     shifted = y * (1.0 / LN2) + MAGIC
     n = shifted - MAGIC
@@ -68,7 +68,7 @@ def exponential(y):
 
 @exact
 def power(x, p):
-    """x^p for x ≥ 0; 0^p is 0 for p > 0 and infinity for p < 0. Subnormal x counts as zero."""
+    """Return x^p for x ≥ 0; 0^p is 0 for p > 0 and infinity for p < 0. Subnormal x counts as zero."""
     value = exponential(p * logarithm(max(x, 2.2250738585072014e-308)))
     if x < 2.2250738585072014e-308:
         value = 0.0 if p > 0 else np.inf
@@ -88,7 +88,7 @@ def inverse_root(x):
 
 @inner
 def raise_to(s, p):
-    """s ← s^p. Powers of halves by √ and products (no more roundings than the exact chain has)."""
+    """Raise s to the power p in place. Multiples of ½ up to 4 are made of roots and products."""
     out_of_line()
     n, one = s.size, s.dtype.type(1)
     twice = int(2 * p)

@@ -31,9 +31,9 @@ DEPTH_ROWS = 64  # terms per partial product of Xᵀ·F, which lie a page apart:
 
 @inner
 def depth_of(m, size):
-    """Terms per partial product of X·Ht: of long rows a strip of Ht stays in the first-level cache.
+    """Return the terms per partial product of X·Ht: for long rows a strip of Ht then stays in the first-level cache.
 
-    A function of (m, type) only, whether the tile was copied or not: it decides how sums are rounded.
+    They decide how sums are rounded, and so depend on m and the type only, not on whether the tile was copied.
     """
     return m if size == 8 and m <= LONG else np.intp(DEPTH)
 
@@ -42,8 +42,8 @@ def depth_of(m, size):
 def rows_of_tile(i0, n, height, hold):
     """Return how many rows the tile that begins at row i0 has.
 
-    With hold ≥ 0 (see `held_back`) the last tile is cut in two: whole register tiles, which may be multiplied where
-    they lie, and the few rows that are left, which are copied.
+    With hold ≥ 0 (see `held_back`) the last tile is cut in two: whole register tiles, which may be multiplied in place,
+    and the few rows that are left, which are copied.
     """
     rows = min(height, n - i0)
     if hold >= 0:
@@ -55,12 +55,11 @@ def rows_of_tile(i0, n, height, hold):
 
 @inner
 def held_back(code, size, m, dense):
-    """Return how many rows must follow those that are multiplied where they lie; −1 where X is always copied.
+    """Return how many rows must follow those that are multiplied in place; −1 where X is always copied.
 
-    float64 X is as large as its tile: rows that are not too long are not copied. Register tiles read beyond the end of
-    a row, up to a multiple of GRAIN: into the rows that follow. Measured on 70,000 × 784, two threads: 59 → 50 ms at
-    k = 15, 120 → 105 at 45; for float32, whose copy is cheaper, nothing. Asking for the next tile ahead of time:
-    nothing either. A function of shape and types only, as it decides how sums are rounded.
+    Rows of float64 X are not copied into a tile unless they are long: on 70,000 × 784 an iteration takes 15 % less time
+    (for float32 it makes no difference). Register tiles read past the end of a row, up to a multiple of GRAIN, into the
+    rows that follow. The result decides how sums are rounded, and so depends on shape and types only.
     """
     if dense and size == 8 and code & 255 == 10 and 0 < m <= LONG:
         return (round_up(m, GRAIN) - 1) // m
@@ -69,14 +68,14 @@ def held_back(code, size, m, dense):
 
 @inner
 def lies_well(x):
-    """Whether register tiles can read float64 rows where they lie."""
+    """Return whether register tiles can read the float64 rows of a block in place."""
     apart = x.row_stride
     return x.column_stride == 8 and apart >= 8 * x.columns and apart % 8 == 0 and x.address % 8 == 0
 
 
 @inner
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
-    """c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows in multiples of GRAIN, columns in whole vectors."""
+    """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
     out_of_line()
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
@@ -107,7 +106,7 @@ def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
 
 @inner
 def add_rows(c, ldc, out):
-    """out (float64, compact) += c (padded)."""
+    """Add the padded rows of c to out (float64, not padded)."""
     out_of_line()
     rows, k = out.shape
     for j in range(rows):
@@ -118,7 +117,7 @@ def add_rows(c, ldc, out):
 
 @inner
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
-    """XtF += tileᵀ·F; the tile's own product in the compute type, the sum in float64."""
+    """Add tileᵀ·F to XtF: the product of the tile is of the compute type, the sum of float64."""
     out_of_line()
     product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
     add_rows(c, kp, XtF)
@@ -126,7 +125,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
 
 @inner
 def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
-    """`accumulate_products` into a flat padded float64 buffer, which `add_rows` adds to XtF once per call."""
+    """Add tileᵀ·F to a flat padded buffer of float64, which the kernel adds to its output at the end."""
     out_of_line()
     columns = round_up(m, ALIGN)
     product(tile, np.intp(1), ld, Fp, kp, c, kp, columns, rows, kp, np.intp(DEPTH_ROWS))
@@ -136,7 +135,7 @@ def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
 
 @inner
 def accumulate_gram(Fp, kp, rows, c, FtF):
-    """FtF += FᵀF."""
+    """Add FᵀF to FtF."""
     out_of_line()
     product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], GRAIN), rows, kp, np.intp(DEPTH))
     add_rows(c, kp, FtF)
@@ -144,7 +143,7 @@ def accumulate_gram(Fp, kp, rows, c, FtF):
 
 @inner
 def gram(Ht, out):
-    """out = HtᵀHt in float64."""
+    """Write HtᵀHt to out, in float64."""
     m, k = Ht.shape
     kp = round_up(k, lanes_of(Ht))
     height = 256
@@ -156,9 +155,12 @@ def gram(Ht, out):
         accumulate_gram(Fp, kp, rows, c, out)
 
 
+# The next two are inlined, and take offsets instead of slices: for a short row a call costs more than the products.
+
+
 @inlined
 def gather_row(x, x0, indices, wide, begin, length, Htp, kp, out, first):
-    """out[first : first + kp] = Σ_p x[x0 + p] · Ht[column_p, :], column_p from number `begin` on."""
+    """Write out[first : first + kp] = Σ_p x[x0 + p] · Ht[column_p, :]; column_p is column number begin + p of X."""
     lanes = lanes_of(out)
     left, t = kp // lanes, 0
     while left:
@@ -175,7 +177,7 @@ def gather_row(x, x0, indices, wide, begin, length, Htp, kp, out, first):
 
 @inlined
 def scatter_row(x, x0, indices, wide, begin, length, Fp, first, kp, k, sums):
-    """sums[column_p, :k] += x[x0 + p] · Fp[first : first + k]; float64, rows of sums of length kp."""
+    """Add x[x0 + p] · Fp[first : first + k] to sums[column_p, :k], for each p (float64, rows of length kp)."""
     lanes = lanes_of(sums)
     left, t = round_up(k, lanes) // lanes, 0
     while left:
@@ -192,24 +194,24 @@ def scatter_row(x, x0, indices, wide, begin, length, Fp, first, kp, k, sums):
 
 @inner
 def sparse_sum(x, indices, wide, begin, length, Htp, kp, out):
-    """out = Σ_p x_p · Ht[column_p, :] over the stored numbers of one row."""
+    """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of one row to out."""
     out_of_line()
     gather_row(x, np.intp(0), indices, wide, begin, length, Htp, kp, out, np.intp(0))
 
 
 @inner
 def sparse_scatter(x, indices, wide, begin, length, f, kp, k, sums):
-    """sums[column_p, :k] += x_p · f over the stored numbers of one row."""
+    """Add x_p · f to sums[column_p, :k], for the stored numbers x_p of one row."""
     out_of_line()
     scatter_row(x, np.intp(0), indices, wide, begin, length, f, np.intp(0), kp, k, sums)
 
 
 @inner
 def sparse_rows_times(x, lo, rows, Htp, kp, C, run, exact):
-    """C[i, :] = Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i.
+    """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i to row i of C.
 
-    Into `exact` instead, if it has rows: its row lo + i is of float64, the sum of runs of DEPTH terms in the compute
-    type.
+    If `exact` has rows, the sums go to its row lo + i instead: in float64, from partial sums of DEPTH terms in the
+    compute type.
     """
     out_of_line()
     last, first, k, whole = np.intp(0), np.intp(0), exact.shape[1], exact.shape[0] == 0
@@ -238,7 +240,7 @@ def sparse_rows_times(x, lo, rows, Htp, kp, C, run, exact):
 
 @inner
 def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
-    """sums[column_p, :k] += x_p · F[i, :]; float64 throughout, rows of sums of length kp."""
+    """Add x_p · F[i, :] to sums[column_p, :k], for the stored numbers x_p of each row lo + i; float64 throughout."""
     out_of_line()
     last, first = np.intp(0), np.intp(0)
     for i in range(rows):
@@ -250,7 +252,7 @@ def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
 
 @inner
 def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
-    """Σ (x − f·Ht)² over a tile, WH formed in S (row length mp); half of it by row into out[first:], if it has rows."""
+    """Return Σ (x − f·Ht)² over a tile; half of it goes to out[first:] by row, if out has rows. WH is formed in S."""
     out_of_line()
     product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
     total = 0.0
@@ -267,14 +269,15 @@ def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
 
 @kernel
 def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
-    """n rows of X, once, F left as it is.
+    """Work through n rows of X once and leave F as it is; the rule says what is computed.
 
-    OPENING: stats = [min, number of non-finite values, Σx, Σx²] over the stored numbers (CSR: without the zeros).
-    PRODUCT: out = X·Ht; of CSR X into XtF instead, if it has rows. ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF, of which
-    those of no rows are left out (the Gram of F alone: an X of no columns). RESIDUAL (dense X): stats[0] +=
-    Σ (x − f·Ht)², and half of it by row into out, if it has rows. One kernel for all of these, because every further
-    one costs each cold start the better part of a second;
-    without the sweep, which mu does not need.
+    OPENING: stats = [minimum, count of non-finite values, Σx, Σx²] of the stored numbers.
+    PRODUCT: out = X·Ht; for CSR X, XtF = X·Ht instead, if it has rows.
+    ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF; those of no rows are left out.
+    RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it goes to out by row, if it has rows.
+
+    These are one kernel because each further kernel adds the better part of a second to the first fit after an
+    installation.
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, F.shape[1]
@@ -299,7 +302,7 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
         stats[0] = np.inf
         for i in range(1, 4):
             stats[i] = 0
-    i0 = np.intp(0)  # a literal would have Numba compile a copy of every inner function for it
+    i0 = np.intp(0)  # for a literal Numba would compile a copy of every inner function
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         tile, at_x = copied, ld

@@ -31,7 +31,7 @@ STORED = 2048  # numbers of short CSR rows that are widened in one go
 
 @inner
 def half(address):
-    """Widen a float16 by its bits (LLVM calls a library function where the processor has no conversion)."""
+    """Widen a float16 by its bits: LLVM calls a library function where the processor has no conversion."""
     bits = np.uint32(read_u16(address, 0))
     magnitude = np.uint32(bits & np.uint32(0x7FFF))
     value = float_of_bits(np.uint32(magnitude << np.uint32(13))) * np.float32(2.0**112)
@@ -42,7 +42,7 @@ def half(address):
 
 @inner
 def number(address, code):
-    """One number of X, of any storage type (a code without a power)."""
+    """Return one number of X, of the storage type with this code (without a power), in float64."""
     if code == 0:
         return np.float64(read_u8(address, 0))
     if code == 1:
@@ -79,7 +79,7 @@ def size_of(code):
 
 @inner
 def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
-    """rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step] in the compute type."""
+    """Widen rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step]."""
     out_of_line()
     vectors = step == 1 and stride == size_of(code)
     stored, power = code & 255, code >> 8
@@ -95,7 +95,7 @@ def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
 
 @inner
 def widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, step, vectors):
-    """`widen_rows` of 4^power·X: multiplied before it is narrowed, and by a number of the compute type where it can."""
+    """Widen numbers of 4^power·X, as `widen_rows` does. They are rounded after the multiplication."""
     out_of_line()
     factor = double_of_bits(np.int64(1023 + 2 * power) << 52)
     vectors = vectors and abs(power) <= 60 and not (stored == 10 and out.itemsize == 4)
@@ -112,7 +112,7 @@ def widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, s
 
 @inner
 def widen(address, code, n, out):
-    """n numbers of X, side by side, into out: the stored numbers of a CSR row."""
+    """Widen n numbers of X that lie side by side into `out`."""
     size = size_of(code)
     widen_rows(address, code, np.intp(0), size, np.intp(1), n, out, np.intp(0), np.intp(1))
 
@@ -127,7 +127,7 @@ def at(address, wide, i):
 
 @inner
 def bounds(indptr, wide, i):
-    """Find the first stored number of CSR row i, and how many there are."""
+    """Return the number of the first stored number of CSR row i, and how many the row has."""
     begin = at(indptr, wide, i)
     return begin, at(indptr, wide, i + 1) - begin
 
@@ -152,7 +152,10 @@ def widen_sparse_row(x, i, run):
 
 @inner
 def widen_stored(x, lo, rows, i, run):
-    """Widen CSR rows lo + i … of a tile, as many as there is room for, one at least → the first number, the next i."""
+    """Widen CSR rows lo + i … of a tile into `run`: as many as it has room for, one at least.
+
+    Returns the number of the first stored number, and the i of the first row that was not widened.
+    """
     out_of_line()
     begin, last = at(x.indptr, x.wide, lo + i), i + 1
     end = at(x.indptr, x.wide, lo + last)
@@ -165,7 +168,7 @@ def widen_stored(x, lo, rows, i, run):
 
 @inner
 def load_tile(x, lo, rows, padded, tile, ld, run):
-    """Rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
+    """Widen rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
     out_of_line()
     m = x.columns
     if x.indptr:
@@ -175,8 +178,9 @@ def load_tile(x, lo, rows, padded, tile, ld, run):
             for p in range(length):  # += : a matrix with duplicate entries means their sum
                 tile[i * ld + at(x.indices, x.wide, begin + p)] += run[p]
         return
-    start, beyond = x.address + lo * x.row_stride, round_up(m, ALIGN) - m  # beyond: what register tiles read past a row
-    for i in range(rows if beyond else 0):  # first, because the vectors reach into the next row
+    start = x.address + lo * x.row_stride
+    beyond = round_up(m, ALIGN) - m  # numbers that register tiles read past the end of a row
+    for i in range(rows if beyond else 0):  # cleared first, because the vectors reach into the next row
         for j in range(0, beyond, lanes_of(tile)):
             clear_vector(tile, i * ld + m + j)
     if x.column_stride == size_of(x.code) or rows == 1:
@@ -188,7 +192,7 @@ def load_tile(x, lo, rows, padded, tile, ld, run):
 
 @inner
 def opening_row(x, first, length, out):
-    """Add some numbers to [min, number of non-finite values, Σx, Σx²]."""
+    """Update out = [minimum, count of non-finite values, Σx, Σx²] with `length` numbers."""
     out_of_line()
     row = x[first : first + length]
     least, bad, total, squares = out[0], 0.0, 0.0, 0.0
@@ -206,7 +210,7 @@ def opening_row(x, first, length, out):
 
 @inner
 def sparse_opening(x, lo, rows, run, out):
-    """`opening_row` for the stored numbers of CSR rows."""
+    """Update out = [minimum, count of non-finite values, Σx, Σx²] with the stored numbers of CSR rows."""
     out_of_line()
     for i in range(rows):
         _, length = widen_sparse_row(x, lo + i, run)

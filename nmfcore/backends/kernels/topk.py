@@ -23,7 +23,7 @@ SLACK = 1e-9  # more than rounding in float64 moves a cosine
 
 @intrinsic
 def above(typingctx, c, first, scale, limits, start):
-    """Bit l of the result: c[first + l]·scale > limits[start + l], for a whole vector."""
+    """Return an integer whose bit l is set where c[first + l]·scale > limits[start + l], for a whole vector."""
     signature = types.int64(c, types.intp, c.dtype, limits, types.intp)
 
     def codegen(context, builder, sig, args):
@@ -40,7 +40,7 @@ def above(typingctx, c, first, scale, limits, start):
 
 @inner
 def load_row(x, i, row):
-    """Row i of X in float64; of CSR the stored numbers only. Returns how many."""
+    """Copy row i of X to `row` in float64, for CSR its stored numbers only. Returns how many numbers these are."""
     out_of_line()
     if x.indptr:
         begin, length = bounds(x.indptr, x.wide, i)
@@ -54,7 +54,7 @@ def load_row(x, i, row):
 
 @inner
 def dot(a, b, n):
-    """Sum over a·b, always by this one piece of code: the same rows give the same bits."""
+    """Return Σ a_j·b_j. Every score is computed here, so that the same rows give the same bits."""
     out_of_line()
     x, y, total = a[:n], b[:n], 0.0
     for j in range(x.size):
@@ -64,7 +64,7 @@ def dot(a, b, n):
 
 @inner
 def sparse_dot(values, query, indices, wide, begin, n):
-    """Do the same for the stored numbers of a CSR row."""
+    """Return the product of a query and a CSR row, whose stored numbers are `values`."""
     out_of_line()
     total = 0.0
     for p in range(n):
@@ -74,7 +74,7 @@ def sparse_dot(values, query, indices, wide, begin, n):
 
 @kernel
 def squares_pass(block, out):
-    """out[i] = Σ x_ij² of every row."""
+    """Write Σ x_ij² of every row to out."""
     x = Block(*block)
     row = np.empty(max(x.columns, 1))
     for i in range(x.rows):
@@ -84,13 +84,13 @@ def squares_pass(block, out):
 
 @inner
 def sinks(score, i, other, j):
-    """Whether (score, row i) comes after (other, row j): by score, and by number among equals."""
+    """Return whether (score, row i) ranks below (other, row j): by score, and by row number among equal scores."""
     return score < other or (score == other and i > j)
 
 
 @inner
 def keep(scores, rows, count, score, i):
-    """Put (score, i) into a heap whose root is the last of its entries; of a full one the root goes. Returns count."""
+    """Put (score, i) into a heap with the lowest entry at the root, which a full heap drops. Returns the new count."""
     out_of_line()
     k = scores.size
     if count < k:  # climb from the end
@@ -119,7 +119,7 @@ def keep(scores, rows, count, score, i):
 
 @inner
 def score_of(x, i, row, length, square, query, query_square):
-    """Cosine of row i, as `load_row` gave it, and a query; 0 if either is all zeros."""
+    """Return the cosine of a query and row i, as `load_row` copied it; 0 if either is all zeros."""
     both = square * query_square
     if not both > 0:
         return 0.0
@@ -132,7 +132,7 @@ def score_of(x, i, row, length, square, query, query_square):
 
 @inner
 def wanted(excluded, j, i):
-    """Whether query j may find row i."""
+    """Return whether row i is not excluded for query j."""
     free = True
     for e in range(excluded.shape[1]):
         free &= excluded[j, e] != i
@@ -141,7 +141,7 @@ def wanted(excluded, j, i):
 
 @inner
 def product_of(tile, begin, query, n):
-    """Sum of tile[begin + j]·query[j], near enough to tell which rows are worth `score_of`."""
+    """Return Σ tile[begin + j]·query[j]: an approximate score, from which follows whether `score_of` is needed."""
     x, y, total = tile[begin : begin + n], query[:n], 0.0
     for j in range(x.size):
         total += x[j] * y[j]
@@ -150,17 +150,22 @@ def product_of(tile, begin, query, n):
 
 @inner
 def limit_of(last, query_square, most, margin):
-    """Return what an approximate score must exceed if `last` is the least of k that are there.
+    """Return what the approximate score of a further row must exceed, where `last` is the lowest of k in the heap.
 
-    Rows to come have higher numbers and lose against equals: nothing can win any more where all have the most there is,
-    which is 0 for a query of zeros. Without this, rows orthogonal to a query would all be looked at again.
+    Further rows have higher numbers and lose against equal scores. So none can enter any more once `last` is the
+    highest possible score, `most` (0 for a query of zeros). Otherwise the scores of all rows that are orthogonal to a
+    query would be computed again.
     """
     return np.inf if last >= (most if query_square > 0 else 0.0) else last - margin
 
 
 @kernel
 def scan_pass(block, first, squares, contest):
-    """Do what `nearest_pass` does, for a few queries, without products before."""
+    """Enter n rows of the database, the first of number `first`, among the best k of each of a few queries.
+
+    contest = (queries, query_squares, sign, most, floor, allowed, excluded, counts, best, found), as in
+    `nearest_pass`. Approximate scores are computed row by row, instead of as products of tiles.
+    """
     x = Block(*block)
     queries, query_squares, sign, most, floor, allowed, excluded, counts, best, found = contest
     n, m, (p, k) = x.rows, x.columns, best.shape
@@ -199,15 +204,20 @@ def scan_pass(block, first, squares, contest):
 
 @kernel
 def nearest_pass(block, first, Qt, squares, contest):
-    """Let n rows of the database, the first of number `first`, compete for the best k of every query of a panel.
+    """Enter n rows of the database, the first of number `first`, among the best k of each query of a panel.
 
-    Qt (m × P, P in whole vectors): sign·query / |query| in the compute type, whose products with `height` rows at a
-    time stay in the nearest cache until they are looked at; |error| of a cosine ≤ margin.
-    queries (p × m) and the two squares: float64. sign = −1 looks for the least; most: what no sign·cosine exceeds;
-    floor: sign·cosine must reach it.
-    allowed: a byte per row of the database, or none; excluded (p × e): numbers of rows a query does not want.
-    limits (P): what a score must exceed to be worth a second look; of padding +inf. counts, best and found (p × k):
-    the heaps, of sign·cosine.
+    Qt (m × P, P in whole vectors) is sign·query / |query| in the compute type. Its products with `height` rows at a
+    time stay in the first-level cache until they are compared. contest is a tuple of:
+
+    queries (p × m), query_squares (p) : the queries and the squares of their norms, float64
+    sign : 1 for the largest cosines, −1 for the smallest
+    most, floor : upper bound of sign·cosine; the least sign·cosine that is entered
+    margin : bound of the error of an approximate cosine
+    allowed, excluded (p × e) : a byte per row of the database, or none; numbers of rows that a query must not find
+    limits (P) : what the approximate score must exceed for the exact one to be computed; +inf for padding
+    counts (p), best, found (p × k) : the heaps of sign·cosine and row numbers
+
+    squares holds the squares of the norms of the rows.
     """
     x = Block(*block)
     queries, query_squares, sign, most, floor, margin, allowed, excluded, limits, counts, best, found = contest
