@@ -131,7 +131,7 @@ def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
 
 @functools.cache
 def _at_F(dtype: np.dtype, conjugate: int = 0) -> tuple[Any, ...]:
-    """Return the `Beginning` at F itself: for the kernel that takes a beginning, where it is compiled anyway."""
+    """Return the fields of the `Beginning` at F itself, where a kernel with one is compiled in any case."""
     return tuple(Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)), conjugate))
 
 
@@ -140,7 +140,7 @@ def _run(block: Block, F: Array, Ht: Array, rule: int, out: Array, XtF: Array, F
 
 
 def _without_columns(rows: int) -> tuple[int, ...]:
-    """Return a block of an X of no columns, for steps on F alone."""
+    """Return the fields of a `Block` of an X of no columns, for steps on F alone."""
     return (0, 10, 0, 8, 0, 0, 0, rows, 0, 256)
 
 
@@ -263,7 +263,7 @@ def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
         losses = np.empty(block.rows)
         kernels().sparse_residual_pass(tuple(block), F, Ht, losses)
         return float(losses.sum())
-    # the kernel of the updates, which fits with these β have compiled anyway
+    # the kernel of the updates, which fits with these β compile in any case
     nothing, stats = np.zeros((0, F.shape[1])), np.zeros(STATS + 2 * F.shape[1])
     return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
 
@@ -339,21 +339,9 @@ def multiply_given(
 
 def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
     """Write (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows to out: with Xᵀ, the sums of the KL update of H."""
-    zero, nothing = F.dtype.type(0), np.zeros((0, F.shape[1]))
-    kernels().beta_pass(
-        tuple(block),
-        F,
-        Ht,
-        (1.0, 1.0, 0.0),
-        (zero, zero),
-        NUMERATOR,
-        0,
-        out,
-        nothing,
-        nothing,
-        np.zeros(STATS),
-        np.zeros(0),
-    )
+    rule, penalty = (1.0, 1.0, 0.0), (F.dtype.type(0), F.dtype.type(0))
+    nothing, stats, losses = np.zeros((0, F.shape[1])), np.zeros(STATS), np.zeros(0)
+    kernels().beta_pass(tuple(block), F, Ht, rule, penalty, NUMERATOR, 0, out, nothing, nothing, stats, losses)
 
 
 def code(
@@ -376,12 +364,9 @@ def code(
     `by_step`, when ‖Δf‖ ≤ tol·‖f‖.
     """
     c = Ht.dtype.type
-    rule, penalty, stop = (
-        (float(beta), float(gamma), float(floor)),
-        (c(l1), c(l2)),
-        (float(tol), max_iter, int(by_step)),
-    )
-    kernels().code_pass((*block[:-1], _beta_height(block.columns, Ht.dtype)), Ht, rule, penalty, stop, out, stats)
+    height = _beta_height(block.columns, Ht.dtype)
+    rule, stop = (float(beta), float(gamma), float(floor)), (float(tol), max_iter, int(by_step))
+    kernels().code_pass((*block[:-1], height), Ht, rule, (c(l1), c(l2)), stop, out, stats)
 
 
 # ---- cosine search ---------------------------------------------------------------------------------------------------
