@@ -5,8 +5,12 @@ A leaf: it imports scikit-learn and joblib and none of nmfcore.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from types import ModuleType
 from typing import Any
 
 import joblib
@@ -23,6 +27,8 @@ __all__ = [
     "InverseTransformMixin",
     "Options",
     "StrOptions",
+    "after_import",
+    "assumes_finite",
     "check_parameters",
     "clone_parametrized",
     "fit_context",
@@ -31,6 +37,49 @@ __all__ = [
 ]
 
 VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+
+
+class _Watch(MetaPathFinder):
+    """Finds one module as the finders after it do, and calls a function with it once it has been imported."""
+
+    def __init__(self, name: str, function: Callable[[ModuleType], Any]):
+        self.name, self.function = name, function
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        loader = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def then_call(module: ModuleType) -> None:
+                execute(module)
+                self.function(module)
+
+            loader.exec_module = then_call  # type: ignore[method-assign]
+        return spec
+
+
+def after_import(name: str, function: Callable[[ModuleType], Any]) -> None:
+    """Call a function with a module: at once if the module has been imported, else when it is imported.
+
+    Parameters
+    ----------
+    name : str
+        Of the module.
+    function : callable
+    """
+    if name in sys.modules:
+        function(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Watch(name, function))
+
+
+def assumes_finite() -> bool:
+    """Return whether scikit-learn's configuration says that X holds finite numbers only."""
+    return bool(sklearn.get_config()["assume_finite"])
 
 
 def check_parameters(estimator: Any) -> None:
@@ -125,7 +174,7 @@ class FitTasks:
     Parameters
     ----------
     estimator : estimator
-        Whose callbacks are told.
+        Estimator whose callbacks are called.
     X : array-like
         What is being fitted.
     most : int
@@ -155,7 +204,7 @@ class FitTasks:
         Returns
         -------
         stop : bool
-            Whether a callback wants the fit to end here.
+            Whether a callback ends the fit.
         """
         if not self.active:
             return False

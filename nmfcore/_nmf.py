@@ -10,17 +10,35 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_non_negative
 
+from ._typing import Array
+from .estimators._base import BaseNMF as _BaseNMF
+from .estimators._validation import check_factor as _check_init
+from .loop.solve import code, factorize
+from .objective import EPSILON, Penalties, divergence
 from .objective import beta_of as _beta_loss_to_float
-from .objective import divergence
 from .rows.memory import as_rows
+from .solvers import SOLVERS
 from .starts.nndsvd import CUT_OFF, initialize
 
-Array = NDArray[Any]
-
+__all__ = [
+    "EPSILON",
+    "_BaseNMF",
+    "_beta_divergence",
+    "_beta_loss_to_float",
+    "_check_init",
+    "_fit_coordinate_descent",
+    "_initialize_nmf",
+    "_multiplicative_update_h",
+    "_multiplicative_update_w",
+    "_special_sparse_dot",
+    "_update_coordinate_descent",
+    "norm",
+    "trace_dot",
+]
 
 _INITS = (None, "random", "nndsvd", "nndsvda", "nndsvdar")
 
@@ -86,3 +104,107 @@ def _initialize_nmf(
     dtype = np.float32 if X.dtype == np.float32 else np.float64
     W, Ht = initialize(as_rows(X, dtype), n_components, init, random_state)
     return W, np.ascontiguousarray(Ht.T)
+
+
+# ---- one update, and the fit that is made of them; W and H are written where scikit-learn writes them
+
+
+def _update_coordinate_descent(
+    X: Any, W: Array, Ht: Array, l1_reg: float, l2_reg: float, shuffle: bool, random_state: Any
+) -> float:
+    """Sweep over the columns of W once, in place, and return Σ |projected gradient|; X may be transposed."""
+    data = as_rows(X, W.dtype)
+    solver = SOLVERS["cd"](Penalties(l1_reg, 0.0, l2_reg, 0.0), shuffle=random_state if shuffle else None)
+    small = solver.start(data, np.ascontiguousarray(Ht))
+    state = data.state(**solver.rows(np.ascontiguousarray(W)))
+    after, sums = data.reduce(solver.visit, state, solver.fix(small), solver.sums, solver.gather, solver.gathered)
+    W[...] = after["W"]
+    return float(sums["stats"][data.backend.VIOLATION])
+
+
+def _fit_coordinate_descent(
+    X: Any,
+    W: Array,
+    H: Array,
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    l1_reg_W: float = 0,
+    l1_reg_H: float = 0,
+    l2_reg_W: float = 0,
+    l2_reg_H: float = 0,
+    update_H: bool = True,
+    verbose: int = 0,
+    shuffle: bool = False,
+    random_state: Any = None,
+) -> tuple[Array, Array, int]:
+    """Return W, H and the number of iterations of coordinate descent from a start, which is not written."""
+    rng = check_random_state(random_state) if shuffle else None
+    penalties = Penalties(l1_reg_W, l1_reg_H, l2_reg_W, l2_reg_H)
+    solver, data = SOLVERS["cd"](penalties, shuffle=rng), as_rows(X, W.dtype)
+    W, Ht = np.ascontiguousarray(W), np.ascontiguousarray(H.T)
+    if not update_H:
+        coded = code(data, solver, Ht, tol=tol, max_iter=max_iter)
+        return coded.W, Ht.T, coded.n_iter
+    found = factorize(data, solver, W, Ht, tol=tol, max_iter=max_iter, verbose=verbose, measure=False)
+    if found.interruption is not None:
+        found.interruption.again()
+    return found.W, found.Ht.T, found.n_iter
+
+
+def _mu(beta_loss: Any, gamma: float, penalties: Penalties) -> Any:
+    solver = SOLVERS["mu"](penalties, beta=float(_beta_loss_to_float(beta_loss)))
+    solver.gamma = gamma
+    return solver
+
+
+def _multiplicative_update_w(
+    X: Any,
+    W: Array,
+    H: Array,
+    beta_loss: Any,
+    l1_reg_W: float,
+    l2_reg_W: float,
+    gamma: float,
+    H_sum: Any = None,
+    HHt: Any = None,
+    XHt: Any = None,
+    update_H: bool = True,
+) -> tuple[Array, Any, Any, Any]:
+    """Update W once, in place, and return it with ΣH, HHᵀ and X·Hᵀ where scikit-learn makes them."""
+    data, Ht = as_rows(X, W.dtype), np.ascontiguousarray(H.T, W.dtype)
+    solver = _mu(beta_loss, gamma, Penalties(l1_reg_W, 0.0, l2_reg_W, 0.0))
+    W[...] = solver.update_rows(data, np.ascontiguousarray(W), Ht)
+    if solver.beta == 2:
+        HHt = H @ H.T if HHt is None else HHt
+        XHt = data.products(Ht) if XHt is None and not update_H else XHt
+    elif solver.beta == 1 and H_sum is None:
+        H_sum = H.sum(axis=1)
+    return W, H_sum, HHt, XHt
+
+
+def _multiplicative_update_h(
+    X: Any,
+    W: Array,
+    H: Array,
+    beta_loss: Any,
+    l1_reg_H: float,
+    l2_reg_H: float,
+    gamma: float,
+    A: Any = None,
+    B: Any = None,
+    rho: Any = None,
+) -> Array:
+    """Update H once, in place, and return it; with the sums A and B of mini-batches, return A / B of the new sums."""
+    data, Ht = as_rows(X, H.dtype), np.ascontiguousarray(H.T)
+    solver = _mu(beta_loss, gamma, Penalties())
+    numerator, denominator = (F.T for F in solver.column_terms(data, np.ascontiguousarray(W, H.dtype), Ht))
+    denominator = denominator + l1_reg_H + l2_reg_H * H
+    denominator[denominator == 0] = EPSILON
+    if A is None or B is None:
+        H *= ((numerator / denominator) ** gamma).astype(H.dtype, copy=False)
+        return H
+    A *= rho
+    B *= rho
+    A += numerator * H ** (1 / gamma)
+    B += denominator
+    return (A / B) ** gamma

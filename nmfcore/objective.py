@@ -11,12 +11,11 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ._typing import Array
 
 if TYPE_CHECKING:
-    from .rows.memory import Rows
-
-Array = NDArray[Any]
+    from .rows.base import Rows
 
 
 class Penalties(NamedTuple):
@@ -83,17 +82,15 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
         Terms of X where X > 1.2e-7, WH at least 1.2e-7 there, as in scikit-learn. CSR with β = 2 uses the trace form
         per row, which cancels near an exact fit.
     """
-    if hasattr(data, "divergence"):  # X and W are on other machines
-        return data.divergence(W, Ht, beta)
-    backend = data.backend
-    W, Ht = backend.asarray(W), backend.asarray(Ht)
-    parts = backend.xp.zeros(len(data.plan(Ht.shape[1]).lanes))
+    _, sums = data.each_block(
+        _measure, {"W": W}, (data.backend.asarray(Ht), beta), width=Ht.shape[1], sums={"D": (1,)}, out={}, verify=True
+    )
+    return float(data.read_sums(sums["D"])[0][0])
 
-    def measure(lane: int, lo: int, hi: int, block: Any) -> None:
-        parts[lane] += backend.divergence(block, W[lo:hi], Ht, beta)
 
-    data.visit_last(measure, Ht.shape[1])
-    return float(parts.sum())
+def _measure(backend: Any, block: Any, rows: Any, arguments: tuple[Array, float], after: Any, sums: Any) -> None:
+    Ht, beta = arguments
+    sums["D"] += backend.divergence(block, rows["W"], Ht, beta)
 
 
 def kkt_frobenius(weighed_steps: float, squares_X: float) -> float:

@@ -1,6 +1,6 @@
-"""X in a unit of its own: NMF of c·X is c times NMF of X, and the numbers of a fit stay where they can be trusted.
+"""The unit in which a fit reads X. NMF of c·X is c times NMF of X; a good unit keeps all numbers in range.
 
-An X whose root mean square is far from 1 is read as 4^p·X (`data.Rows.scaled`), and its factors are 2^p·W and 2^p·H:
+An X whose root mean square is far from 1 is read as 4^p·X (`Rows.scaled`), and its factors are 2^p·W and 2^p·H:
 exact powers of two, that are taken out again where results leave the fit. An X of ordinary scale is read as it is.
 """
 
@@ -19,12 +19,12 @@ Array = Any
 # Powers of two that the root mean square of X may be away from 1 and be read as it is, by the bytes of the compute
 # type: products of a few such numbers and their squares stay well within it.
 COMFORT = {4: 20, 8: 100}
-# A penalty that is larger leaves nothing of a factor whose unit is about 1, and its square is a number.
+# A larger penalty makes a factor zero whose numbers are about 1; the square of this one is still finite.
 _MOST = {4: 1e18, 8: 1e150}
 
 
 def comfortable(data: Any) -> Any:
-    """Return X as it is best read: these very rows, or `scaled` ones.
+    """Return X in the unit in which it is best read: the same rows, or `scaled` ones.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ def comfortable(data: Any) -> Any:
     view : Rows
         The same X, `power` of it chosen. Kept with `data`.
     """
-    view = vars(data).get("_view")
-    if view is None:
-        view = _comfortable(data)
-        if view is not data:
-            data._view = view
+    if data._view is not None:
+        return data._view
+    view = _comfortable(data)
+    if view is not data:  # an object that holds itself would stay until the garbage collector runs
+        data._view = view
     return view
 
 
@@ -70,8 +70,6 @@ def times(A: Array, power: int) -> Array:
     """Return 2^power·A of an array or number; A itself where the power is 0."""
     if power == 0:
         return A
-    if hasattr(A, "times"):  # on other machines
-        return A.times(power)
     with np.errstate(all="ignore"):  # a result that no number of its type can be is 0 or infinite
         while power:
             step = max(-100, min(100, power))
@@ -101,7 +99,7 @@ def squeezed(penalties: Penalties, power: int, power_H: int, dtype: Any) -> Pena
 
 
 def power_of_H(view: Any, Ht: Array, free: bool) -> int:
-    """Return the power of two by which a given H is best read beside `view`.
+    """Return the power of two by which a given H is multiplied where X is read as `view`.
 
     Parameters
     ----------
@@ -122,7 +120,7 @@ def power_of_H(view: Any, Ht: Array, free: bool) -> int:
 
 
 def within_reach(F: Array, power: int, dtype: Any) -> bool:
-    """Whether a given factor (None: of nobody) times 2^power is not too large to be squared and added up."""
+    """Return whether 2^power times a factor can be squared and added up in the type; True if there is no factor."""
     return F is None or math.frexp(float(np.max(F)))[1] + power <= COMFORT[np.dtype(dtype).itemsize]
 
 
@@ -144,10 +142,8 @@ def history(given: dict[str, Array], power: int) -> dict[str, Array]:
 
 
 def share_left(view: Any, W: Array, Ht: Array) -> float:
-    """Return ΣWH / ΣX of a pair in the unit of X; W on other machines: an upper bound."""
+    """Return ΣWH / ΣX of a pair in the unit of X."""
     with np.errstate(all="ignore"):
-        of_W, of_H = (
-            F.sum(dtype=np.float64) if hasattr(F, "times") else F.sum(axis=0, dtype=np.float64) for F in (W, Ht)
-        )
+        of_W, of_H = (F.sum(axis=0, dtype=np.float64) for F in (W, Ht))
         mass = float((times(of_W, view.power) * times(of_H, view.power)).sum())
         return mass / view.opening().total

@@ -13,6 +13,7 @@ from scipy import sparse
 import nmfcore
 from nmfcore import NMF, MiniBatchNMF, cli, images
 from nmfcore.backends import cuda
+from nmfcore.estimators._validation import Checks
 
 
 class Foreign:
@@ -210,13 +211,22 @@ def test_only_cupy_can_tell_where_a_bare_interface_lives(stub):
         cuda.resolve("cuda:0", Bare())
 
 
-def test_auto_takes_the_cpu_for_what_the_gpu_lacks(stub):
+def test_auto_takes_the_cpu_for_what_the_gpu_lacks(stub, monkeypatch):
     X = sparse.random(20, 6, 0.5, "csr", random_state=0)
-    assert NMF(2, device="auto")._number(X) == 0
-    assert NMF(2, device="auto", solver="mu", beta_loss=1)._number(X) == 0
-    assert NMF(2, device="auto", solver="mu", beta_loss=0.5)._number(X) is None
-    assert NMF(2, device="auto", solver="mu", beta_loss=0.5)._number(X.toarray()) == 0
-    assert NMF(2, device="cuda", solver="mu", beta_loss=0.5)._number(X) == 0  # and raises later
+
+    def place(X, **settings):
+        chosen = []
+        with monkeypatch.context() as patched:
+            patched.setattr(Checks, "place", lambda self, what, device: chosen.append(device) or 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                NMF(2, **settings).fit(X)
+        return chosen
+
+    assert place(X, device="auto") == [True]
+    assert place(X, device="auto", solver="mu", beta_loss=1) == [True]
+    assert place(X, device="auto", solver="mu", beta_loss=0.5) == [False]
+    assert place(X.toarray(), device="auto", solver="mu", beta_loss=0.5) == [True]
+    assert place(X, device="cuda", solver="mu", beta_loss=0.5) == [True]  # and raises later
 
 
 def test_whose_array_it_is():

@@ -21,7 +21,8 @@ import distributed as dd
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
-from nmfcore.distributed import as_dask_rows, cluster, tasks, using
+from nmfcore.rows.cluster import as_dask_rows, tasks, using
+from nmfcore.rows.cluster import workers as cluster
 from nmfcore.rows.memory import as_rows
 from nmfcore.starts.nndsvd import initialize
 
@@ -302,6 +303,25 @@ def test_without_a_cluster_dask_computes_and_memory_fits():
     assert np.array_equal(online.fit(in_chunks()).components_, online.fit(X).components_)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("estimator", [NMF, MiniBatchNMF])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_rows_of_results_of_a_dask_array_are_a_dask_array(estimator, unknown):
+    chunks = in_chunks()
+    if unknown:  # Dask does not know how many rows a mask leaves
+        chunks = chunks[chunks.sum(axis=1) >= 0]
+    estimated = estimator(K, max_iter=2, tol=0, random_state=0)
+    expected = estimator(K, max_iter=2, tol=0, random_state=0).fit_transform(X)
+    W = estimated.fit_transform(chunks)
+    assert isinstance(W, da.Array) and np.array_equal(W.compute(), expected)
+    codes = estimated.transform(chunks)
+    assert isinstance(codes, da.Array) and np.array_equal(codes.compute(), estimated.transform(X))
+    assert isinstance(estimated.inverse_transform(codes), da.Array)
+    assert estimated.score(chunks) == estimated.score(X)
+    framed = estimated.set_output(transform="pandas").transform(chunks)
+    assert type(framed).__name__ == "DataFrame" and np.array_equal(framed.to_numpy(), estimated.transform(X))
+
+
 def test_the_command_line_computes_on_a_cluster(client, tmp_path):
     pytest.importorskip("typer", reason="the extra 'app' is not installed")
     from nmfcore import cli, load
@@ -479,7 +499,7 @@ def test_orders_that_the_workers_cannot_take_are_told_in_one_sentence(client, wo
     send = cluster.Cluster.send
 
     def worse(self, value, home=None):
-        if isinstance(value, tasks.Order) and value.function is tasks.one_pass:
+        if isinstance(value, tasks.Order) and value.function is tasks.each_block:
             value = value._replace(arguments=(*value.arguments, OnlyHere(there)))
         return send(self, value, home)
 
@@ -705,7 +725,8 @@ def test_tasks_are_pure(rng):
     W, Ht = rng.random((ROWS, K)).astype(np.float32), rng.random((COLUMNS, K)).astype(np.float32)
     orders = solver.fix(solver.start(rows, Ht))
     state = {"W": W, "before": W + 1}
-    order = tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None, ()), (None, None), (np.float32, 1))
+    keywords = {"width": K, "sums": solver.sums, "out": None, "gather": None, "gathered": ()}
+    order = tasks.Order(tasks.each_block, (None, solver.visit, orders, keywords), (None, None), (np.float32, 1))
     group = ([tasks.Block(X)], None), ([state], None)
     kept = {name: a.copy() for name, a in state.items()}
     (one, sums), (other, again) = (tasks.visit_group(order, (ROWS,), None, *group) for _ in range(2))

@@ -15,7 +15,6 @@ import weakref
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.engine import SearchEngine
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
@@ -23,8 +22,11 @@ from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
 from nmfcore.estimators import minibatch_nmf, nmf
 from nmfcore.images import InputError, cached_images
 from nmfcore.loop import solve
-from nmfcore.rows import disk
+from nmfcore.rows import disk, sums
 from nmfcore.rows import memory as data
+from nmfcore.rows import threads as pool
+from nmfcore.rows.threads import run_all
+from nmfcore.search.engine import SearchEngine
 from nmfcore.solvers import SOLVERS
 from nmfcore.starts import samples as warm_start
 
@@ -296,15 +298,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path, monkey
 def test_one_pool_for_all(monkeypatch):
     made = []
 
-    class Slow(data.ThreadPoolExecutor):
+    class Slow(pool.ThreadPoolExecutor):
         def __init__(self, *arguments, **settings):
             made.append(self)
             time.sleep(0.05)
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(data, "ThreadPoolExecutor", Slow)
-    monkeypatch.setattr(data, "_pool", None)
-    threads = [threading.Thread(target=data.run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
+    monkeypatch.setattr(pool, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(pool, "_pool", None)
+    threads = [threading.Thread(target=run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -323,7 +325,7 @@ def test_where_no_thread_can_be_started_the_calling_thread_does_the_work(disk, m
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(data, "_pool", None)
+    monkeypatch.setattr(pool, "_pool", None)
     monkeypatch.setattr(threading.Thread, "start", start)
     np.testing.assert_array_equal(model(**settings).fit(source).components_, expected)
 
@@ -336,8 +338,8 @@ def test_a_helper_that_was_queued_in_vain_does_nothing_later(monkeypatch):
             late.append(task)
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(data, "_shared_pool", Pool)
-    data.run_all(seen.append, 5, 3)
+    monkeypatch.setattr(pool, "_shared_pool", Pool)
+    run_all(seen.append, 5, 3)
     assert seen == [0, 1, 2, 3, 4]
     late[0]()
     assert seen == [0, 1, 2, 3, 4]
@@ -359,9 +361,9 @@ def test_ctrl_c_between_submitting_and_working_awaits_the_helpers(monkeypatch):
         assert go_on.wait(10)
         running.remove(number)
 
-    monkeypatch.setattr(data, "_shared_pool", Pool)
+    monkeypatch.setattr(pool, "_shared_pool", Pool)
     with pytest.raises(KeyboardInterrupt):
-        data.run_all(task, 5, 2)
+        run_all(task, 5, 2)
     assert running == []
 
 
@@ -761,9 +763,9 @@ def test_a_crash_leaves_a_cache_that_is_made_anew(cats):
 def test_lanes_are_added_up_as_they_end_with_the_bits_of_all_at_once(lanes):
     rng = np.random.default_rng(lanes)
     whole = rng.standard_normal((lanes, 37)) * 10.0 ** rng.integers(-8, 8, (lanes, 1))
-    expected = data._add_pairwise(whole.copy())
+    expected = sums._add_pairwise(whole.copy())
     for order in (np.arange(lanes), rng.permutation(lanes)):
-        few = data.FewScratch()
+        few = sums.FewSums()
         few.clear({"a": (5, 7), "worst": (2, 1)}, [2] * lanes)
         for lane in order:
             for part in range(2):
@@ -780,7 +782,7 @@ def test_few_accumulators_of_an_X_on_disk_are_there_at_a_time(n_jobs, tmp_path):
     A = np.random.default_rng(0).integers(0, 255, (60000, 400), dtype=np.uint8)
     np.save(tmp_path / "x.npy", A)
     few = disk.StoredRows(disk.source_of(tmp_path / "x.npy"), np.float32, n_jobs)
-    all_, F = data.Rows(A, np.float32, n_jobs), np.random.default_rng(1).random((60000, 64), np.float32)
+    all_, F = data.MemoryRows(A, np.float32, n_jobs), np.random.default_rng(1).random((60000, 64), np.float32)
     lanes = len(all_.plan(64).lanes)
     assert lanes > 16
     shapes = {"XtW": (400, 64)}
@@ -793,6 +795,6 @@ def test_few_accumulators_of_an_X_on_disk_are_there_at_a_time(n_jobs, tmp_path):
 
     found, expected = (rows.reduce(visit, rows.state(W=F), Orders, shapes)[1]["XtW"] for rows in (few, all_))
     np.testing.assert_array_equal(found, expected)
-    assert few._scratch.made <= 2 * n_jobs + 7 < lanes
+    assert few._sums.made <= 2 * n_jobs + 7 < lanes
     np.testing.assert_array_equal(few.transposed_products(F), all_.transposed_products(F))
     np.testing.assert_array_equal(few.gram(), all_.gram())

@@ -376,7 +376,7 @@ def test_the_spectral_start_keeps_small_singular_values(dtype, shape, smallest):
         assert np.abs(U.T.astype(float) @ U - np.eye(k)).max() < 1e-4
         assert np.abs(Vt.astype(float) @ Vt.T - np.eye(k)).max() < 1e-4
         assert (S > 0).all()
-        W, H = initialization.nndsvd(U, S, Vt)
+        W, H = initialization.nndsvd(data, U, S, Vt)
         assert (W.max(axis=0) > 0).all()
         assert (H.max(axis=1) > 0).all()
         if smallest >= 1e-3:

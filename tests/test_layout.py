@@ -2,7 +2,7 @@
 
 DESIGN: imports point rightward only,
 
-    cli → pages → search → plots → analysis → images → models → estimators → minibatch → distributed → starts →
+    cli → pages → search → plots → analysis → images → models → estimators → minibatch → starts →
     loop → solvers → scale → objective → rows → backends
 """
 
@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 # line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
     "__main__ → cli → nmfcore → pages → search → plots → analysis → images → models → _nmf → estimators → minibatch "
-    "→ distributed → starts → loop → solvers → scale → objective → rows → backends → _files → _compat → _typing"
+    "→ starts → loop → solvers → scale → objective → rows → backends → _files → _compat → _typing"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -40,8 +40,8 @@ RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")
 ONLY_IN = {
     "cupy": {"backends/cuda.py"},
     "cupyx": {"backends/cuda.py"},
-    "dask": {"distributed/__init__.py", "distributed/cluster.py", "distributed/rows.py"},
-    "distributed": {"distributed/__init__.py", "distributed/cluster.py"},
+    "dask": {"rows/cluster/__init__.py", "rows/cluster/spread.py"},
+    "distributed": {"rows/cluster/__init__.py", "rows/cluster/workers.py"},
     "h5py": {"rows/disk/paths.py"},
     "zarr": {"rows/disk/paths.py"},
     "starlette": {"pages/serve/app.py"},
@@ -162,7 +162,7 @@ PLANTED = {
     "estimators/nmf.py": ("from . import models\nfrom .. import save", "up from estimators to models"),
     "loop/solve.py": ("import nmfcore", "up from loop to nmfcore"),
     "backends/cpu.py": ("import cupy", "for ['backends/cuda.py']"),
-    "estimators.py": ("import dask.array as da", "for ['distributed/__init__.py', "),
+    "estimators.py": ("import dask.array as da", "for ['rows/cluster/__init__.py', "),
     "_nmf.py": ("def f():\n    from sklearn.decomposition import _nmf", "nobody"),
     "search/cosine.py": ("import importlib\nimportlib.import_module('nmfcore.cli')", "up from"),
     "images/sources.py": ("from sklearn import decomposition", "nobody"),
@@ -189,7 +189,7 @@ def test_checker_lets_the_right_arrows_pass(tmp_path):
             "solvers/cd.py": "from typing import TYPE_CHECKING\nfrom ..objective import penalty\n"
             "from . import shared\nif TYPE_CHECKING:\n    from ..rows import Blocks",
             "backends/cuda.py": "import cupy as cp\nfrom cupyx import jit\nfrom . import shared",
-            "distributed/cluster.py": "def f():\n    import dask\n    from ..rows import Blocks",
+            "rows/cluster/spread.py": "def f():\n    import dask\n    from ..memory import Blocks",
             "_compat.py": "import sklearn\nfrom sklearn.utils import validation",
         },
     )

@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF
-from nmfcore.minibatch.multiplicative import descent as online
-from nmfcore.minibatch.multiplicative import multiplicative as minibatch
+from nmfcore.minibatch import descent as online
+from nmfcore.minibatch import multiplicative as minibatch
 from nmfcore.objective import Penalties
 from nmfcore.rows.memory import as_rows
 

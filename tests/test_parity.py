@@ -331,6 +331,8 @@ def test_transform_is_scikit_learns_of_each_row_alone(cls, solver, beta, tol, fo
         parameters["solver"] = solver
     estimator, X = fitted(ours, cls, form, beta, **parameters)
     their_estimator, _ = fitted(theirs, cls, form, beta, **parameters)
+    if cls == "MiniBatchNMF":  # whose rule is over a batch: a row alone settles as well with half of tol
+        their_estimator.set_params(tol=tol / 2)
     rows = [i for i in range(0, 12) if reference.dense(X[[i]]).any()]
     found = quiet(estimator.transform, X[rows])
     expected = [quiet(their_estimator.transform, X[[i]]) for i in rows]

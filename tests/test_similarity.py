@@ -8,12 +8,12 @@ import pytest
 import reference as ref
 from hypothesis import given
 from hypothesis import strategies as st
-from nmfcore.search.engine.cosine import CosineIndex, IndexFileError, cosine_topk, reconstruction_space
 from scipy import sparse
 
 from nmfcore._files import replacing
 from nmfcore.rows import memory as data
-from nmfcore.search.engine import cosine as similarity
+from nmfcore.search import cosine as similarity
+from nmfcore.search.cosine import CosineIndex, IndexFileError, cosine_topk, reconstruction_space
 
 STORED = ["uint8", "int64", "float16", "float32", "float64"]
 

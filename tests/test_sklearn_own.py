@@ -26,10 +26,6 @@ INAPPLICABLE = {
         "itself: its batches X[j : j + 10] are not those of fit, and with copies of H it fails "
         "there too. test_parity.py::test_minibatch_partial_fit_is_fit is the test it means to be."
     ),
-    "test_mbnmf_inverse_transform": (
-        "transform, and the last coding pass of fit, stop per row (defect g). Its 1e-2 is met by "
-        "0.00993 with the rule over the batch and missed by 0.01116 with the same rule per row."
-    ),
 }
 
 # What must not be delegated; the plugin reports what it made raise.

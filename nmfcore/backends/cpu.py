@@ -31,9 +31,10 @@ from .operations import (
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kernels", "kl_numerators",
-    "multiply", "multiply_beta", "multiply_given", "nearest", "opening", "products", "read", "scale", "scan",
-    "squares", "stored_as_is", "sweep", "tile_height", "to_numpy", "topk_kernels", "worst_rows", "xp",
+    "add_gram", "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kernels",
+    "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products",
+    "read", "scale", "scan", "squares", "stored_as_is", "sweep", "tile_height", "to_numpy", "topk_kernels",
+    "worst_rows", "xp",
 ]  # fmt: skip
 
 xp = np
@@ -55,6 +56,7 @@ def topk_kernels() -> ModuleType:
     return topk
 
 
+_DTYPES = {stored.code: dtype for dtype, stored in reversed(STORED_TYPES.items())}  # bool is read as uint8
 _FUSED = (1, 0, 0.5, 1.5, 3)  # the β whose ratios `beta_pass` forms tile by tile behind the product
 
 
@@ -388,3 +390,32 @@ def nearest(block: Block, first: int, Qt: Array, squares: Array, *contest: Any) 
 def scan(block: Block, first: int, squares: Array, *contest: Any) -> None:
     """Enter the rows of a block among the best k of each of a few queries, row by row; see `scan_pass`."""
     topk_kernels().scan_pass(tuple(block), first, squares, contest)
+
+
+def numbers(block: Block) -> Array:
+    """Return the stored numbers of a block where they lie, read-only: r × m, of CSR rows one after another."""
+    dtype = _DTYPES[block.code & 255]
+    if block.indptr:
+        bounds = _at(block.indptr, np.dtype(np.int64 if block.wide else np.int32), (block.rows + 1,), None)
+        first, last = int(bounds[0]), int(bounds[-1])
+        return _at(block.address + first * dtype.itemsize, dtype, (last - first,), None)
+    return _at(block.address, dtype, (block.rows, block.columns), (block.row_stride, block.column_stride))
+
+
+def _at(address: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> Array:
+    """Return a read-only array over memory that the caller keeps alive."""
+    if not all(shape):
+        return np.zeros(shape, dtype)
+    interface = {"version": 3, "data": (address, True), "typestr": dtype.str, "shape": shape, "strides": strides}
+    return np.asarray(type("Memory", (), {"__array_interface__": interface})())
+
+
+def add_gram(block: Block, dtype: np.dtype, XtX: Array) -> None:
+    """Add XᵀX of a dense block to XtX (m × m, float64), from a few rows at a time in the compute type."""
+    X, power, few = numbers(block), block.code >> 8, 256
+    for first in range(0, block.rows, few):
+        part = X[first : first + few]
+        if power:
+            part = np.asarray(part, np.float64) * 4.0**power
+        address = block.address + first * block.row_stride
+        add_products(block._replace(address=address, rows=len(part)), asarray(np.asarray(part, dtype)), XtX)

@@ -34,9 +34,9 @@ from .operations import (
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators", "multiply",
-    "multiply_beta", "multiply_given", "nearest", "opening", "products", "read", "scale", "sparse_beta", "squares",
-    "stored_as_is", "sweep", "to_numpy", "worst_rows", "xp",
+    "add_gram", "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators",
+    "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products", "read", "scale",
+    "sparse_beta", "squares", "stored_as_is", "sweep", "to_numpy", "worst_rows", "xp",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
@@ -797,3 +797,16 @@ def _select(
                     of_rows[lo:hi], _i64(hi - lo), _i64(m), _i64(lo), own, of_queries[j0:j1], _i32(j1 - j0),
                     _i32(j1 - j0), _i32(k), *limits, allowed, excluded[j0:j1], _i32(excluded.shape[1]),
                     best[j0:j1], found[j0:j1], counts[j0:j1])  # fmt: skip
+
+
+def numbers(block: Block) -> Array:
+    """Return the stored numbers of a block: r × m, of CSR rows one after another."""
+    if block.indptr is None:
+        return block.X
+    first, last = (int(block.indptr[at]) for at in (0, -1))
+    return block.X[first:last]
+
+
+def add_gram(block: Block, dtype: np.dtype, XtX: Array) -> None:
+    """Add XᵀX of a dense block, which is converted to the compute type as a whole, to XtX (m × m, float64)."""
+    add_products(block, block.X.astype(dtype), XtX)

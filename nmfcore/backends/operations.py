@@ -37,7 +37,7 @@ class StoredType(NamedTuple):
 
 # The types that kernels read where they lie. X of any other type is converted to the first of them, as scikit-learn
 # does, and the order of the others is of no account.
-STORED_TYPES = {
+STORED_TYPES: dict[np.dtype[Any], StoredType] = {
     np.dtype("float64"): StoredType(10, "double"),
     np.dtype("float32"): StoredType(9, "float"),
     np.dtype("float16"): StoredType(8, "unsigned short"),
@@ -121,6 +121,12 @@ class Backend(Protocol):
 
     def add_products(self, block: Any, F: Array, XtF: Array) -> None:
         """Add Xᵀ·F to XtF."""
+
+    def numbers(self, block: Any) -> Array:
+        """Return the stored numbers of a block: r × m, of CSR rows one after another."""
+
+    def add_gram(self, block: Any, dtype: np.dtype, XtX: Array) -> None:
+        """Add XᵀX of a dense block to XtX (m × m, float64)."""
 
     def inner(self, A: Array, B: Array) -> Number:
         """Return ⟨A, B⟩."""

@@ -17,7 +17,7 @@ def spread(pictures: "Pictures", scheduler: str | None) -> Iterator[Any]:
     if scheduler is None:
         yield pictures.matrix
         return
-    from ..distributed import on_cluster
+    from ..rows.cluster import on_cluster
 
     try:
         with on_cluster(pictures.matrix, scheduler) as there:

@@ -1,4 +1,4 @@
-"""What `NMF` and `MiniBatchNMF` share: X read, starts made, results kept."""
+"""What `NMF` and `MiniBatchNMF` share: opening X, making starts, keeping results."""
 
 from __future__ import annotations
 
@@ -6,43 +6,27 @@ import copy
 import math
 import warnings
 from abc import ABC
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import check_is_fitted, check_non_negative
+from sklearn.utils.validation import check_is_fitted
 
-from .. import _compat, distributed, scale
+from .. import _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
+from .._typing import Array
 from ..backends import cuda
 from ..loop.solve import Coded, Solution, code
 from ..objective import EPSILON, Penalties, beta_of, divergence
-from ..rows import disk
-from ..rows.device import as_device_rows
-from ..rows.memory import Rows, as_rows
+from ..rows import Rows
 from ..solvers import SOLVERS
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
-from ._validation import (
-    Output,
-    check_factor,
-    not_of_dask,
-    raise_not_finite,
-    stand_in,
-    validated,
-    validated_on_cluster,
-    validated_on_device,
-)
-
-Array = NDArray[Any]
+from ._validation import Checks, Output, check_factor, not_of_dask
 
 _EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
 # Sizes of a factor's numbers: below, a cut-off at 1e-6 may remove all of an NNDSVD; above, the mean of X drowns them.
@@ -91,25 +75,25 @@ class BaseNMF(
         "callback": [callable, None],
     }
     __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
-    _reads_disk = True
-    memory: Any = None
 
-    n_components: Any
-    init: Any
-    solver: str
-    beta_loss: Any
-    tol: float
-    max_iter: int
-    random_state: Any
-    alpha_W: float
-    alpha_H: Any
-    l1_ratio: float
-    verbose: int
-    device: str | None
-    dtype: Any
-    n_jobs: int | None
-    max_time: float | None
-    callback: Any
+    # Parameters of a subclass whose __init__ does not have all of ours.
+    n_components: Any = "auto"
+    init: Any = None
+    solver: str = "cd"
+    beta_loss: Any = "frobenius"
+    tol: float = 1e-4
+    max_iter: int = 200
+    random_state: Any = None
+    alpha_W: float = 0.0
+    alpha_H: Any = "same"
+    l1_ratio: float = 0.0
+    verbose: int = 0
+    device: str | None = None
+    dtype: Any = None
+    n_jobs: int | None = None
+    max_time: float | None = None
+    callback: Any = None
+    memory: Any = None
     _n_components: Any
     _beta_loss: Any
 
@@ -151,15 +135,17 @@ class BaseNMF(
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
-        if distributed.is_dask(X):
+        if rows.is_lazy(X):
             not_of_dask(out=out)
             check_is_fitted(self)
-            validated(stand_in(X), estimator=self, reset=False)
-            return distributed.transform(self, X, self._compute_type(X))
-        with self._place(X):
-            output = Output(out)
-            data, W, _ = self._transform(X, output)
-            return output.filled(data.give_back(W))
+            self._checks(self._negative_at_transform, reset=False).array(rows.stand_in(X))
+            dtype = rows.compute_type(X.dtype, self.dtype)
+            return rows.mapped_lazily(X, self._to_be_sent().transform, self.components_.shape[0], dtype)
+        output = Output(out)
+        with np.errstate(under="ignore"), self._open_fitted(X) as data:
+            output.check(data, self.components_.shape[0])
+            coded, _ = self._code(data, self.components_)
+            return output.filled(data.rows_to_caller(coded.W))
 
     def score(self, X, y=None):
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
@@ -176,8 +162,8 @@ class BaseNMF(
         score : float
             −D_β(X | transform(X) · ``components_``) / n_samples.
         """
-        with self._place(X):
-            data, W, Ht = self._transform(X)
+        with np.errstate(under="ignore"), self._open_fitted(X) as data:
+            (W, _, _), Ht = self._code(data, self.components_)
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
             W, Ht = scale.times(W, 2 * view.power - power_H), scale.times(Ht, power_H)
@@ -212,7 +198,9 @@ class BaseNMF(
     def __sklearn_clone__(self):
         bare = copy.copy(self)
         bare.callback = None
-        return _compat.clone_parametrized(bare).set_params(callback=self.callback)
+        new = _compat.clone_parametrized(bare)
+        new.callback = self.callback
+        return new
 
     def __getstate__(self):
         state = dict(super().__getstate__())
@@ -223,86 +211,41 @@ class BaseNMF(
                 stacklevel=2,
             )
             state["callback"] = None
-        if "components_" in state:  # who reads it may have no GPU, and needs none: they go where X is
+        if "components_" in state:  # the machine that reads them may have no GPU; they are moved to where X is
             state["components_"] = cuda.to_host(state["components_"])
         return state
 
     # ---- what goes in --------------------------------------------------------------------------
 
-    def _read(self, X: Any, whom: str, **check: Any) -> tuple[Any, Rows]:
-        """Validate X and look through it once; `whom` complains of negative values."""
-        X = disk.source_of(X)
-        if isinstance(X, disk.Source):
-            return self._read_stored(X, whom, **check)
-        given, kind, number = X, cuda.kind_of(X), self._number(X)
-        spread = self._spreads and distributed.is_dask(X)
-        if distributed.is_dask(X) and not spread:
-            X = distributed.load(X)
-        if spread:
-            X = validated_on_cluster(X, **check)
-        else:
-            X = validated(X, **check) if kind is None else validated_on_device(X, **check)
-        dtype = self._compute_type(X)
-        data: Any
-        if spread:
-            data = distributed.as_dask_rows(X, dtype, self.n_jobs)
-        elif number is None:
-            data = as_rows(X, dtype, self.n_jobs)
-        else:
-            data = as_device_rows(given if kind else X, np.dtype(dtype))
-        opening = data.opening()
-        if not opening.finite:
-            seen = X
-            if kind is not None:
-                values = X.data if hasattr(X, "tocsr") else X
-                seen = np.array([np.nan if bool((values != values).any()) else np.inf])
-            elif spread:
-                seen = data.not_finite()
-            raise_not_finite(seen, data.dtype, check.get("estimator"))
-        if opening.minimum < 0:
-            check_non_negative(np.array([[opening.minimum]]), whom)
-        return X, data
+    def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
+        """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
+        return Checks(self if named else None, whom, reset)
 
-    def _read_stored(self, X: disk.Source, whom: str, **check: Any) -> tuple[disk.Source, Rows]:
-        """Do the same for an X that is not in memory: scikit-learn checks a stand-in that takes none."""
-        if not self._reads_disk:
-            raise TypeError(
-                f"{type(self).__name__} takes X in memory or as a numpy.memmap, not {X.what}: use NMF, or give batches "
-                "of rows to partial_fit."
-            )
-        if self._number(X) is not None and self.device != "auto":
-            raise ValueError(
-                f"device={self.device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not "
-                f"{X.what}: open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
-            )
-        validated(np.broadcast_to(np.zeros((), X.dtype), X.shape), **check)
-        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
-        dtype = self.dtype or (np.float32 if small else np.float64)
-        data = disk.StoredRows(X, dtype, self.n_jobs, self.memory, whom)
-        data.digested = getattr(self, "checkpoint", None) is not None and check.get("reset", True)
-        data.opening()
-        return X, data
+    def _open(self, X: Any, checks: Checks) -> Rows:
+        """Return X as blocks of rows, checked."""
+        return rows.open(
+            X,
+            checks=checks,
+            dtype=self.dtype,
+            device=self.device,
+            sparse_on_device=beta_of(self.beta_loss) in (1, 2),  # the CPU has kernels for every loss
+            n_jobs=self.n_jobs,
+            memory=self.memory,
+            digested=checks.reset and getattr(self, "checkpoint", None) is not None,
+        )
 
-    _spreads = False  # whether Dask arrays are computed on where they are
+    def _open_fitted(self, X: Any) -> Rows:
+        """Return X as blocks of rows, for an estimator that is fitted."""
+        check_is_fitted(self)
+        return self._open(X, self._checks(self._negative_at_transform, reset=False))
 
-    def _compute_type(self, X: Any) -> Any:
-        small = X.dtype.itemsize <= 2 or X.dtype == np.float32
-        return np.dtype(self.dtype or (np.float32 if small else np.float64))
-
-    def _number(self, X: Any) -> int | None:
-        """Return the number of the device to compute on; None is the CPU."""
-        number = cuda.resolve(self.device, X)
-        if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
-            return number if beta_of(self.beta_loss) in (1, 2) else None
-        return number
-
-    @contextmanager
-    def _place(self, X: Any) -> Iterator[None]:
-        """Compute where X is, whatever numpy's caller has asked for: a product that underflows is zero."""
-        number = None if distributed.is_dask(X) else self._number(X)
-        where: Any = nullcontext() if number is None else cuda.context(number)
-        with distributed.session() if distributed.is_dask(X) else where, np.errstate(under="ignore"):
-            yield
+    def _to_be_sent(self) -> Any:
+        """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""
+        light = copy.copy(self)
+        light.callback = None
+        light.n_jobs = 1 if self.n_jobs is None else self.n_jobs
+        light.__dict__.pop("feature_names_in_", None)
+        return light
 
     def _resolve(self, n_features: int) -> tuple[Any, Any]:
         """Return k (or "auto") and β as the parameters have them now."""
@@ -331,7 +274,7 @@ class BaseNMF(
             )
 
     def _seen(self, data: Rows, beta: float, *given: Any) -> Rows:
-        """Return X as a fit reads it, in a unit of its own; `given`: the factors of a custom start."""
+        """Return X in the unit in which a fit reads it; `given` are the factors of a custom start."""
         if beta != 2:  # the floors of these losses are absolute numbers
             return data
         view = scale.comfortable(data)
@@ -342,7 +285,7 @@ class BaseNMF(
         return view
 
     def _seen_by(self, data: Rows, Ht: Array, beta: float) -> tuple[Rows, int]:
-        """Return X as it is read beside a given H, and the power of two that belongs to H."""
+        """Return X in the unit that suits it and a given H, and the power of two by which H is multiplied."""
         if beta != 2:
             return data, 0
         view = scale.comfortable(data)
@@ -350,11 +293,11 @@ class BaseNMF(
             return data, 0
         return view, scale.power_of_H(view, Ht, free=self.solver != "mu")
 
-    def _coded(self, data: Rows, Ht: Array, beta: float, **limits: Any) -> Coded:
+    def _coded(self, data: Rows, Ht: Array, beta: float, tol: float, **limits: Any) -> Coded:
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
         penalties = scale.squeezed(self._penalties(data.shape), view.power, power_H, data.dtype)
-        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=self.tol, **limits)
+        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=tol, **limits)
         return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
 
     def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:
@@ -376,26 +319,32 @@ class BaseNMF(
         return self.solver == "hals" and self.init in (None, "auto")
 
     def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
-        """Check a factor that the user gave → as an array, and its type if it came with one."""
+        """Return a factor of the caller as a checked array, and its type if it had one."""
         if cuda.kind_of(F) is not None:  # small, and checked once: on the host
             F = cuda.to_host(F)
         return check_factor(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
-    def _check_types(self, X: Any, data: Rows, **types: Any) -> None:
-        """Ask for factors of X's type; small types of X, and `dtype`, go with either float type."""
-        allowed = [data.dtype]
-        if self.dtype is not None or X.dtype.itemsize <= 2:
-            allowed = [np.dtype(np.float32), np.dtype(np.float64)]
+    def _check_types(self, data: Rows, **types: Any) -> None:
+        """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
+
+        With `dtype`, and where X is computed on in float32, either type of float is cast.
+        """
         given = {name: dtype for name, dtype in types.items() if dtype is not None}
+        floats = [np.dtype(np.float32), np.dtype(np.float64)]
+        allowed = floats if self.dtype is not None or data.dtype == np.float32 else [data.dtype]
         if any(dtype not in allowed for dtype in given.values()):
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
-            raise TypeError(f"{' and '.join(given)} should have the same dtype as X. Got {got}.")
+            casts = " and ".join(f"{name}.astype('{data.dtype}')" for name, each in given.items() if each != data.dtype)
+            raise TypeError(
+                f"{' and '.join(given)} should have the same dtype as X. Got {got}. X.dtype = {data.given_dtype}: give "
+                f"{casts}."
+            )
 
-    def _start(self, X: Any, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
-        """Check or make the factors to begin with → W and Ht in the compute type."""
+    def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
+        """Return W and Ht of the start in the compute type, checked if they are given."""
         n, m = data.shape
         if self.init == "custom":
-            return self._custom_start(X, data, W, H)
+            return self._custom_start(data, W, H)
         if W is not None or H is not None:
             warnings.warn(
                 "When init!='custom', provided W or H are ignored. Set  init='custom' to use them as initialization.",
@@ -416,14 +365,14 @@ class BaseNMF(
         return W, Ht
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
-        """Return the start of hals' own."""
+        """Return the start "auto" of "hals"."""
 
         def solver_for(rows: int, **options: Any) -> Any:
             return self._solver(self._penalties((rows, data.shape[1]), data), self._beta_loss, **options)
 
         return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
-    def _custom_start(self, X: Any, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+    def _custom_start(self, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
         n, m = data.shape
         if W is None and H is None:
             raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
@@ -436,7 +385,7 @@ class BaseNMF(
             W, type_W = self._factor(W, (n, self._n_components), "W")
             if self._n_components == "auto":
                 self._n_components = W.shape[1]
-        self._check_types(X, data, H=type_H, W=type_W)
+        self._check_types(data, H=type_H, W=type_W)
         if W is not None:
             W = scale.times(np.ascontiguousarray(W, data.dtype), data.power)
         if H is not None:
@@ -453,21 +402,12 @@ class BaseNMF(
 
     # ---- what comes out ------------------------------------------------------------------------
 
-    def _transform(self, X: Any, output: Output | None = None) -> tuple[Rows, Array, Array]:
-        """Return X as rows, its codes and Ht. Touches no attribute."""
-        check_is_fitted(self)
-        X, data = self._read(X, self._negative_at_transform, estimator=self, reset=False)
-        if output is not None:
-            output.check(data, self.components_.shape[0])
-        coded, Ht = self._code(data, self.components_)
-        return data, coded.W, Ht
-
     def _times(self, W: Any) -> Any:
         """Return W · components_, where W lives."""
         return cuda.times(W, self.components_)
 
     def _watch(self, tasks: _compat.FitTasks) -> Any:
-        """Return the one function that the loop calls, None if nobody wants to know."""
+        """Return the function that the loop calls after each iteration, or None."""
         function = self.callback
         if function is None and not tasks.active:
             return None
@@ -511,7 +451,7 @@ class BaseNMF(
             )
 
     def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
-        """Warn of an NNDSVD beside whose zeros' filling its own numbers, of that size in the unit of X, are nothing."""
+        """Warn if an NNDSVD is out of proportion to what fills its zeros; `size`: of its numbers, in the unit of X."""
         mean = data.opening().mean * 2.0**-data.power
         rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
         if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
@@ -531,7 +471,7 @@ class BaseNMF(
             )
 
     def _warn_if_empty(self, view: Rows, W: Array, Ht: Array) -> None:
-        """Warn of a fit of which nothing is left; the pair is in the unit of X."""
+        """Warn if W and H are zero or not finite; the pair is in the unit of X."""
         if not view.opening().total:
             return
         share, (n, m) = scale.share_left(view, W, Ht), view.shape
@@ -570,7 +510,7 @@ def maximum_reached(max_iter: int) -> str:
     return f"Maximum number of iterations {max_iter} reached. Increase it to improve convergence."
 
 
-def nothing(W: Array, Ht: Array, solver: str) -> Solution:
+def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
     """Return the factorisation of an X that is all zeros."""
     violation = math.nan if solver == "mu" else 0.0
     return Solution(

@@ -1,4 +1,4 @@
-"""What X may be, how scikit-learn checks it, and where W is to go."""
+"""What estimators check of X, W and H, in the words of scikit-learn, and where W is written."""
 
 from __future__ import annotations
 
@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_non_negative, validate_data
 
-from .. import distributed
+from .. import _compat
 from .._files import replacing
-from ..backends import cuda
-from ..rows import disk
-from ..rows.memory import Rows
-
-Array = NDArray[Any]
-
-_SMALL = ("uint8", "int8", "uint16", "int16", "bool", "float16")
-_WIDE = ("int32", "uint32", "int64", "uint64")
-# Read where they lie; anything else becomes float64, as in scikit-learn.
-READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *_WIDE)]
+from .._typing import Array
+from ..rows import Rows
+from ..rows.disk import Folder
+from ..rows.front import READ_AS_THEY_ARE
 
 
 class Output:
@@ -56,7 +48,7 @@ class Output:
             self.folder = Path(out.filename).parent
 
     def check(self, data: Rows, k: Any) -> None:
-        """Refuse an array of another shape before anything is computed; say where buffers are to lie."""
+        """Raise ValueError if W of X does not fit; have row-aligned arrays lie in the folder of a file."""
         n = data.shape[0]
         if self.out is not None and data.backend.xp is not np:
             raise ValueError("out is for X on the CPU: leave it out, W is on the device.")
@@ -65,10 +57,10 @@ class Output:
         if isinstance(self.out, np.ndarray) and not np.can_cast(data.dtype, self.out.dtype, "same_kind"):
             raise ValueError(f"out holds {self.out.dtype}, which cannot hold W: give an array of {data.dtype}.")
         if self.folder is not None:
-            data.folder = disk.Folder(self.folder)
+            data.folder = Folder(self.folder)
 
     def filled(self, W: Any) -> Any:
-        """Return W where it is to be."""
+        """Write W where it belongs, and return it."""
         if self.path is not None:
             with replacing(self.path) as file:
                 np.lib.format.write_array(file, W, allow_pickle=False)
@@ -94,6 +86,7 @@ def check_factor(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
 
 
 def not_of_dask(**given: Any) -> None:
+    """Raise ValueError if one of these arguments is given: they are for an X that is no Dask array."""
     for name, value in given.items():
         if value is not None:
             raise ValueError(
@@ -102,50 +95,56 @@ def not_of_dask(**given: Any) -> None:
             )
 
 
-def stand_in(X: Any) -> Any:
-    """Return an array of the shape and type of X that takes no memory, for scikit-learn to check."""
-    return np.broadcast_to(np.zeros((), X.dtype), X.shape)
+class Checks:
+    """What `nmfcore.rows.open` checks of an X for an estimator.
 
+    Parameters
+    ----------
+    estimator : estimator or None
+        Gets ``n_features_in_`` and ``feature_names_in_``, or is compared with what it has; named in errors. None: X is
+        checked alone.
+    whom : str
+        What the error for negative values says that X was passed to.
+    reset : bool
+        Whether the estimator gets its attributes anew.
+    spreads, devices : bool
+        See `nmfcore.rows.Checks`.
+    """
 
-def validated_on_cluster(X: Any, estimator: Any = None, reset: bool = True) -> Any:
-    """Return a Dask array in a type that the workers read."""
-    distributed.check(X)
-    validated(stand_in(X), estimator, reset)
-    return X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)
+    def __init__(self, estimator: Any, whom: str, reset: bool, spreads: bool = True, devices: bool = True):
+        self.estimator, self.whom, self.reset = estimator, whom, reset
+        self.spreads, self.devices = spreads, devices
 
+    def array(self, X: Any) -> Any:
+        """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""
+        if self.estimator is None:
+            check = partial(check_array, X)
+        else:
+            check = partial(validate_data, self.estimator, X, reset=self.reset)
+        check = partial(check, accept_sparse=("csr", "csc"), dtype=READ_AS_THEY_ARE)
+        try:
+            X = check(ensure_all_finite=False)
+        except ValueError:
+            check()  # with finiteness in its place: the first error of scikit-learn is ours
+            raise
+        return X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)  # mixed data frames come out as objects
 
-def validated_on_device(X: Any, estimator: Any = None, reset: bool = True) -> Any:
-    """Return an X on a device as CuPy's; scikit-learn checks a stand-in of its shape and type that takes no memory."""
-    X = cuda.adopt(X)
-    if X.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported\n{X.dtype}\n")
-    if X.dtype not in READ_AS_THEY_ARE:
-        raise ValueError(f"X on a device has dtype {X.dtype}: give bool, integers, or floats of 16, 32 or 64 bits.")
-    validated(stand_in(X) if len(X.shape) == 2 else cuda.to_host(X), estimator, reset)  # else it will be quoted
-    return X
+    def place(self, what: str | None, device: bool) -> None:
+        """Raise if X cannot be computed on where it is: NMF computes anywhere."""
 
+    def not_finite(self, nan: bool, dtype: np.dtype) -> None:
+        """Raise scikit-learn's error for an X with NaN or infinity, which it words for an array that has some.
 
-def validated(X: Any, estimator: Any = None, reset: bool = True) -> Any:
-    """Return X as scikit-learn checks it, in its own type; finiteness is left to the opening."""
-    if estimator is None:
-        check = partial(check_array, X)
-    else:
-        check = partial(validate_data, estimator, X, reset=reset)
-    check = partial(check, accept_sparse=("csr", "csc"), dtype=READ_AS_THEY_ARE)
-    try:
-        X = check(ensure_all_finite=False)
-    except ValueError:
-        check()  # with finiteness in its place: scikit-learn's first complaint is ours
-        raise
-    # Mixed frames may come out as objects.
-    return X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)
+        With ``sklearn.config_context(assume_finite=True)`` nothing is raised, and results are not finite either.
+        """
+        if _compat.assumes_finite():
+            return
+        name = None if self.estimator is None else type(self.estimator).__name__
+        found = np.array([np.nan if nan else np.inf], dtype)
+        assert_all_finite(found, estimator_name=name, input_name="X" if name else "")
+        raise AssertionError("scikit-learn accepts an array that is not finite")
 
-
-def raise_not_finite(X: Any, dtype: np.dtype, estimator: Any) -> NoReturn:
-    """Raise scikit-learn's error for an X with NaN or infinity in it."""
-    values = X.data if sparse.issparse(X) else X
-    if values.dtype == np.float16:  # scikit-learn would have widened it
-        values = values[~np.isfinite(values)].astype(np.float64)
-    name = None if estimator is None else type(estimator).__name__
-    assert_all_finite(values, estimator_name=name, input_name="X" if name else "")
-    raise ValueError(f"Input X contains infinity or a value too large for {dtype!r}.")
+    def negative(self) -> NoReturn:
+        """Raise scikit-learn's error for an X with negative values."""
+        check_non_negative(np.array([[-1.0]]), self.whom)
+        raise AssertionError("scikit-learn accepts an array with negative values")

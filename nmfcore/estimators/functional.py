@@ -6,6 +6,8 @@ import time
 import warnings
 from os import PathLike
 
+import numpy as np
+
 from .. import _compat
 from ..loop.checkpoint import held
 from .nmf import NMF
@@ -64,67 +66,69 @@ def non_negative_factorization(
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
         Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
     W : array-like of shape (n_samples, n_components), default=None
-        Where to begin, for ``init="custom"``. Never written.
+        Start of W, for ``init="custom"``. Not written.
     H : array-like of shape (n_components, n_features), default=None
-        Where to begin, for ``init="custom"``; the fixed H for ``update_H=False``. Never written.
+        Start of H, for ``init="custom"``; with ``update_H=False`` the H that is kept. Not written.
     n_components : int, "auto" or None, default="auto"
-        k, see `NMF`.
+        Number of components, see `NMF`.
     init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"} or None, default=None
-        Where to begin, see `NMF`.
+        Start of the fit, see `NMF`.
     update_H : bool, default=True
-        False solves for W with H fixed, every row alone, as `NMF.transform`.
+        Whether H is learned. If False, W is solved for with the given H, every row by itself, as
+        `NMF.transform` does.
     solver : {"cd", "hals", "mu"}, default="cd"
-        See `NMF`.
+        Algorithm, see `NMF`.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
-        β, see `NMF`.
+        The loss, see `NMF`.
     tol : float, default=1e-4
-        Of the stop rule, see `NMF`.
+        Tolerance of the stop rule, see `NMF`.
     max_iter : int, default=200
-        Most iterations.
+        Largest number of iterations.
     alpha_W : float, default=0.0
-        Weight of W's penalties, multiplied by n_features.
+        Weight of the penalties on W. It is multiplied by the number of features.
     alpha_H : float or "same", default="same"
-        Weight of H's penalties, multiplied by n_samples.
+        Weight of the penalties on H. It is multiplied by the number of samples. "same" means `alpha_W`.
     l1_ratio : float, default=0.0
-        Share of the L1 penalty, 0 to 1; the rest is L2.
+        Share of the L1 norm in the penalties, between 0 and 1. The rest is the squared L2 norm.
     random_state : int, RandomState or None, default=None
-        See `NMF`.
+        Seed, or generator, of everything that is drawn, see `NMF`.
     verbose : int, default=0
-        Whether to print progress, in scikit-learn's lines.
+        Whether to print the progress of the fit, in the format of scikit-learn.
     shuffle : bool, default=False
-        See `NMF`.
+        Whether "cd" and "hals" go through the components in a random order, see `NMF`.
     extrapolate : bool, default=False
-        See `NMF`.
-    device : {None, "auto", "cpu"}, default=None
-        See `NMF`.
+        Whether "mu" takes its steps from points ahead of W and H, see `NMF`.
+    device : {None, "cpu", "cuda", "cuda:1", …, "auto"}, default=None
+        Where to compute, see `NMF`.
     dtype : {None, numpy.float32, numpy.float64}, default=None
-        Compute type, see `NMF`.
+        Type of the computations and of the factors, see `NMF`.
     n_jobs : int or None, default=None
-        Threads, see `NMF`.
+        Number of threads, see `NMF`.
     max_time : float or None, default=None
-        Seconds after which no further iteration begins, see `NMF`; not for ``update_H=False``.
+        Seconds from the call after which no further iteration begins, see `NMF`. It is refused with
+        ``update_H=False``.
     callback : callable or None, default=None
-        See `NMF`; not for ``update_H=False``.
+        Called after each iteration, see `NMF`. It is refused with ``update_H=False``.
     memory : int, str or None, default=None
-        See `NMF`.
+        How much of an X on disk may be in memory at a time, see `NMF`.
     checkpoint : path-like or None, default=None
-        See `NMF`; not for ``update_H=False``.
+        File that stores the state of the fit, see `NMF`. It is refused with ``update_H=False``.
     checkpoint_every : float, default=600
-        See `NMF`.
+        Seconds between two writings of `checkpoint`.
 
     Returns
     -------
     W : ndarray of shape (n_samples, n_components), float32 or float64
     H : ndarray of shape (n_components, n_features), float32 or float64
     n_iter : int
-        Iterations; for ``update_H=False`` those of the row that took most.
+        Number of iterations; with ``update_H=False`` that of the row which took most.
 
     Raises
     ------
     ValueError
-        For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
+        If a parameter is invalid, or if X, W or H has a wrong shape, or negative or missing values.
     TypeError
-        For W or H of another type than X.
+        If W or H is float32 and X is computed on in float64.
 
     References
     ----------
@@ -171,8 +175,8 @@ def non_negative_factorization(
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
-    with estimator._place(X), held(checkpoint):
-        X, data = estimator._read(X, "NMF initialization")
+    checks = estimator._checks("NMF initialization", reset=True, named=False)
+    with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
         if not update_H:
             if W is not None:
                 warnings.warn(
@@ -180,12 +184,12 @@ def non_negative_factorization(
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            coded, Ht = estimator._code(data, H, X)
-            return data.give_back(coded.W), data.give_back(Ht).T, coded.n_iter
+            coded, Ht = estimator._code(data, H, given=True)
+            return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter)
-        solution, view, kept = estimator._factorize(X, data, W, H, tasks, begun)
+        solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()
         estimator._warn(solution, view)
         estimator._over(solution, kept)
-        return data.give_back(solution.W), data.give_back(solution.Ht).T, solution.n_iter
+        return data.rows_to_caller(solution.W), data.to_caller(solution.Ht).T, solution.n_iter

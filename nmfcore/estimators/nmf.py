@@ -10,29 +10,30 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from .. import _compat, distributed, scale
+from .. import _compat, rows, scale
 from .._compat import Interval, StrOptions
+from .._typing import Array
 from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.solve import Coded, Solution, factorize
 from ..objective import beta_of
-from ..rows.memory import Rows
+from ..rows import Rows
 from ..solvers import SOLVERS, ExtrapolatedUpdate
 from ..starts.samples import sample_rows
-from ._base import BaseNMF, maximum_reached, nothing
+from ._base import BaseNMF, maximum_reached, zero_solution
 from ._validation import Output, not_of_dask
 
 __all__ = ["NMF"]
 
-Array = NDArray[Any]
-
-_EARLY_TOL = 1e-3  # a user who asks for more than this ...
-_EARLY_FALL = 1e-3  # ... is told when the last iteration still brought more than that,
-_EXACT = 1e-6  # unless ‖X − WH‖² / ‖X‖² is below this: what is left of a nearly exact fit falls for ever
+# A "cd" fit that has converged warns if all three hold: its tol is at most _EARLY_TOL, its loss fell by more than
+# _EARLY_FALL of itself in the last iteration, and ‖X − WH‖² / ‖X‖² is above _EXACT (a nearly exact fit falls for ever).
+_EARLY_TOL = 1e-3
+_EARLY_FALL = 1e-3
+_EXACT = 1e-6
+# Parameters that a fit may be continued with other values of.
 _NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose")
 
 
@@ -53,98 +54,111 @@ class NMF(BaseNMF):
     Parameters
     ----------
     n_components : int, "auto" or None, default="auto"
-        k. "auto": that of a custom H, else n_features. None: n_features.
+        Number of components, k. With "auto" it is that of a given W or H, and otherwise the number
+        of features. None means the number of features.
     init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom", "auto"} or None, default=None
-        Where to begin. None is "nndsvda" for k ≤ min(n_samples, n_features), else "random"; for
-        "hals" it is "auto": fits of row samples drawn from `random_state` where X is tall, NNDSVD
-        elsewhere. "custom" takes W and H from the call; if one is missing, it is solved for.
+        Start of the fit. "random" draws both factors. "nndsvd" takes the nonnegative parts of the
+        leading singular vectors of X [5]_; "nndsvda" replaces their zeros by the mean of X,
+        "nndsvdar" by small random numbers. "custom" uses the W and H that are passed to the fit,
+        and solves for the one that is missing. "auto", for "hals" only, begins with fits of samples
+        of the rows where X is tall, and with "nndsvd" elsewhere. None means "auto" for "hals"; for
+        "cd" and "mu" it means "nndsvda" where k ≤ min(n_samples, n_features), else "random".
     solver : {"cd", "hals", "mu"}, default="cd"
-        Coordinate descent as scikit-learn's, or accelerated and extrapolated (both Frobenius
-        only), or multiplicative updates (any loss).
+        Algorithm. "cd" is the coordinate descent of scikit-learn [1]_, and "hals" is accelerated and
+        extrapolated coordinate descent [3]_, [4]_; both minimise the Frobenius norm only. "mu" makes
+        multiplicative updates [2]_, for any loss.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
-        β: 2, 1, 0, or any real number. For β ≤ 0 X must have no zeros.
+        The loss :math:`D_\beta`: its name, or β, which is 2, 1 and 0 for the three names. For β ≤ 0
+        X must not contain zeros.
     tol : float, default=1e-4
-        "cd" stops when the sum of projected gradients is at most `tol` of the first iteration's;
-        "mu" when √(2 D_β) fell by less than `tol` of its first value in 10 iterations (0: never);
-        "hals" when the relative error √(2 loss) / ‖X‖ fell by less than `tol`, relatively, in 10
-        passes, or when `kkt_residual_` is at most ``tol / 10``, or when steps in the compute type
-        lower the loss no more (0: never).
+        Tolerance of the stop rule. "cd" stops when the sum of the projected gradients is at most
+        `tol` times that of the first iteration; "mu" when √(2 D_β) has fallen by less than `tol`
+        times its first value in 10 iterations; "hals" when the relative error √(2 loss) / ‖X‖ has
+        fallen by less than `tol` times itself in 10 passes, when `kkt_residual_` is at most
+        ``tol / 10``, or when steps in the compute type lower the loss no further. With 0, "mu" and
+        "hals" make all iterations.
     max_iter : int, default=200
-        Most iterations, each one pass over X; those of "auto" over its samples are not counted.
+        Largest number of iterations, each of which is one pass over X. The iterations over samples
+        in the start "auto" are not counted.
     random_state : int, RandomState or None, default=None
-        Draws random starts, the start of the randomised SVD, and the order of `shuffle`.
+        Seed, or generator, of random starts, of the randomised SVD, of the samples of "auto" and of
+        `shuffle`. None uses numpy's global generator.
     alpha_W : float, default=0.0
-        Weight of W's penalties, multiplied by n_features.
+        Weight of the penalties on W. It is multiplied by the number of features.
     alpha_H : float or "same", default="same"
-        Weight of H's penalties, multiplied by n_samples.
+        Weight of the penalties on H. It is multiplied by the number of samples. "same" means
+        `alpha_W`.
     l1_ratio : float, default=0.0
-        Share of the L1 penalty, 0 to 1; the rest is L2.
+        Share of the L1 norm in the penalties, between 0 and 1. The rest is the squared L2 norm.
     verbose : int, default=0
-        Whether to print progress, in scikit-learn's lines.
+        Whether to print the progress of the fit, in the format of scikit-learn.
     shuffle : bool, default=False
-        Whether "cd" and "hals" draw the order of components anew for every step of a fit.
+        Whether "cd" and "hals" go through the components in a new random order in every iteration.
     extrapolate : bool, default=False
-        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_. The
-        loss of 50 plain iterations was reached in 29 to 32, that of 200 in 50 to 104, and it still
-        never rises. Keeps W of the iteration before, and for β < 2 the best W, beside the one that changes.
-        Not for `transform`.
+        Whether "mu" with 1 ≤ β ≤ 2 takes its steps from points ahead of W and H [6]_, which saves
+        iterations: the loss of 50 plain ones was reached in 29 to 32, that of 200 in 50 to 104. The
+        loss of accepted iterations does not rise. The fit also keeps the W of the iteration before
+        and, for β < 2, the best W. It has no effect on `transform`.
     device : {None, "cpu", "cuda", "cuda:1", …, "auto"}, default=None
-        Where to compute. None follows X: an array of CuPy, torch or any other library on a GPU is
-        factorised there, and results are of its kind; host data on the CPU. "cuda" computes host
-        data on a GPU, and fails with the reason where none works; "auto" then takes the CPU.
+        Where to compute. None computes where X is: on the GPU for arrays of CuPy, torch or another
+        library that are on one, with results of the same kind, and on the CPU for all other X.
+        "cuda" computes an X in host memory on a GPU, and raises an error if none works; "auto" uses
+        the CPU then.
     dtype : {None, numpy.float32, numpy.float64}, default=None
-        Compute type. None: float64 for float64 and integers of 32 bits and more, float32 for
-        float32, integers of up to 16 bits, bool and float16.
+        Type of the computations and of the factors. None means float32 for X of type float32,
+        float16, bool and integers of up to 16 bits, and float64 for all other types.
     n_jobs : int or None, default=None
-        Threads; −1 for all processors, None for what BLAS, OMP, joblib and the processors allow.
-        Results have the same bits for any number.
+        Number of threads. −1 means all processors, None as many as the limits of BLAS, OpenMP,
+        joblib and the processors allow. Results have the same bits for any number.
     max_time : float or None, default=None
-        Seconds from the call, after which no further iteration begins; one is made in any case. A start from
-        samples of the rows ends at that time, too; another start is made to its end.
+        Seconds from the call after which no further iteration begins; at least one is made. The
+        start "auto" ends at that time, too; other starts are made to their end. None means no limit.
     callback : callable or None, default=None
-        Called after each iteration with an object that has ``iteration``, ``loss``, ``kkt``,
-        ``seconds`` and ``factors()``, which copies W and H; returning True ends the fit.
+        Called after each accepted iteration with an object that has the attributes ``iteration``,
+        ``loss``, ``kkt`` and ``seconds``, and a method ``factors()`` that returns copies of W and H.
+        The fit ends if it returns True.
     memory : int, str or None, default=None
-        How much of an X on disk may be in memory at a time, in bytes or as "2GB"; None is "512MB".
-        It decides how far a thread reads ahead, never the result. W and H come on top, and sums of
-        H's size in float64: two for each thread, and up to seven. Without effect on X in memory and
-        on a ``numpy.memmap``, of which the system keeps what it can.
+        How much of an X on disk may be in memory at a time, in bytes or as text such as "2GB". None
+        means "512MB". It limits how far a thread reads ahead, and does not change the result. W, H
+        and sums of the size of H come in addition, in float64: two for each thread, and up to seven.
+        It has no effect on an X in memory, nor on a ``numpy.memmap``, which the operating system
+        keeps in memory as far as it can.
     checkpoint : path-like or None, default=None
-        File in which a fit is kept while it runs. A fit that finds one goes on from it, and ends
-        with the same bits as if it had never stopped; X and all parameters that matter to them
-        must be the same (of a Dask array its row chunks, too), else ValueError. X is known by its
-        sums and a digest of all its numbers, of a Dask array by its sums alone. The file is written
-        after Ctrl-C, too, and where `max_time` or, with `tol` > 0, `max_iter` ended the fit, which
-        goes on from it with more of them; it is removed when a fit has come to another end and its
-        results are safe. One fit at a time may use it. That of a Dask array holds W, which comes here
-        block by block.
+        File that stores the state of the fit while it runs. If it exists, the fit continues from it
+        and ends with the same bits as if it had not been interrupted. It must come from the same X
+        and the same parameters, except those that do not change the result (and, for a Dask array,
+        from the same row chunks); otherwise ValueError is raised. X is compared by its sums and by a
+        digest of its numbers, a Dask array by its sums. The file is also written after Ctrl-C, and
+        when `max_time` or, with `tol` > 0, `max_iter` ends the fit, which can then be continued with
+        a larger limit. It is removed when the fit ends otherwise and its results are safe. Only one
+        fit at a time can use a file. Of a Dask array, W is brought to this machine for it.
     checkpoint_every : float, default=600
-        Seconds from one writing of `checkpoint` to the next.
+        Seconds between two writings of `checkpoint`.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features), float32 or float64
-        H.
+        The factor H.
     n_components_ : int
-        k.
+        Number of components.
     reconstruction_err_ : float
-        √(2 D_β(X | WH)) without penalties, of the W of the fit.
+        √(2 D_β(X | WH)) of the fitted factors, without penalties.
     n_iter_ : int
-        Iterations; for "hals" passes over X, those included that were rejected.
+        Number of iterations; for "hals" number of passes over X, rejected ones included.
     n_features_in_ : int
-        Features seen in `fit`.
+        Number of features of the fitted X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, if X had names that are all strings.
+        Names of the features, defined if X has names that are all strings.
     converged_ : bool
         Whether the stop rule was met.
     stop_reason_ : str
-        Why the fit ended, and which rule it was.
-    history_ : dict of str to ndarray of shape (n_iter_,), float64
-        "loss" (objective with penalties; for "mu" with β ≠ 2 where its rule looks, NaN between),
-        "violation" (sum of projected gradients, NaN for "mu") and "seconds" of each iteration; for
-        "hals" of each pass that was accepted.
+        Why the fit ended, in one sentence.
+    history_ : dict of str to ndarray, float64
+        "loss", the objective with penalties (for "mu" with β ≠ 2 it is known every 10 iterations,
+        and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds".
+        One entry for each iteration, for "hals" for each accepted pass.
     kkt_residual_ : float
-        Distance from a stationary point: 0 at one.
+        Distance from a stationary point, which is 0 at one.
 
     See Also
     --------
@@ -190,9 +204,11 @@ class NMF(BaseNMF):
     }
     _negative_at_transform = "X in NMF"
 
-    @property
-    def _spreads(self) -> bool:  # type: ignore[override]
-        return distributed.client_of() is not None
+    # Parameters of a subclass whose __init__ does not have all of ours.
+    shuffle: bool = False
+    extrapolate: bool = False
+    checkpoint: Any = None
+    checkpoint_every: float = 600
 
     def __init__(
         self,
@@ -248,23 +264,25 @@ class NMF(BaseNMF):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole. Or a
+            Non-negative numbers of any real type, dense, CSR or CSC; X is not copied as a whole. Or a
             matrix on disk, of which a few blocks of rows are in memory at a time: a
             ``numpy.memmap``, the path of a ``.npy`` file, an h5py dataset, a Zarr array, the path
-            of either ("file.h5::name"), or a stream of row blocks (`RowBlocks`). It is read once
-            for each iteration, once before and once after; the result has the bits of one from
-            memory.
+            of either ("file.h5::name"), or a stream of row blocks (`RowBlocks`). It is read once in
+            every iteration, once before and once after the fit, and several times by the start (an
+            NNDSVD reads it up to 16 times, "auto" up to 7 times). The result has the bits of a fit
+            from memory. Or a Dask array, whose rows of W are returned as one.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
-            Where to begin, for ``init="custom"``; of X's type. Never written.
+            Start of W, for ``init="custom"``. Not written. Of the type of X, or float64 for an X
+            that is computed on in float32.
         H : array-like of shape (n_components, n_features), default=None
-            Where to begin, for ``init="custom"``; of X's type. Never written.
+            Start of H, for ``init="custom"``, as W.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
-            Where W is to go if not into memory. A path: a ``.npy`` file, which must not exist yet;
-            it is written when the fit ends, and returned memory-mapped; W, and what the solver keeps
-            beside it, lie in nameless files in its folder while the fit runs. An array is filled
-            and returned; of a ``numpy.memmap`` the folder serves in the same way.
+            Where W is written instead of into memory. A path is that of a new ``.npy`` file, which is
+            written at the end of the fit and returned as a memory map; during the fit, W and the
+            other row-aligned arrays of the solver lie in nameless files in its folder. An array is
+            filled and returned; if it is a ``numpy.memmap``, its folder is used in the same way.
 
         Returns
         -------
@@ -273,30 +291,60 @@ class NMF(BaseNMF):
         Raises
         ------
         ValueError
-            For parameters, X, W or H that make no sense: wrong shapes, negative or missing values
-            (of an X on disk after the first look through it, with the row), or a checkpoint of
-            another fit.
+            If a parameter is invalid, if X, W or H has a wrong shape, or negative or missing values
+            (for an X on disk after the first pass over it, with the row and column), or if the
+            checkpoint is that of another fit.
         TypeError
-            For W or H of another type than X.
+            If W or H is float32 and X is computed on in float64.
         """
-        if distributed.is_dask(X):
+        if rows.is_lazy(X):
             not_of_dask(out=out)
-        if distributed.is_dask(X) and distributed.client_of() is None:
-            return distributed.as_given(self.fit_transform(distributed.load(X), W=W, H=H), X)
         begun = time.perf_counter()
-        with self._place(X), held(self.checkpoint):
+        with held(self.checkpoint), np.errstate(under="ignore"):
             output = Output(out)
-            X, data = self._read(X, "NMF initialization", estimator=self, reset=True)
-            output.check(data, self._resolve(data.shape[1])[0])
-            tasks = _compat.FitTasks(self, X, self.max_iter)
-            solution, view, checkpoint = self._factorize(X, data, W, H, tasks, begun)
-            loss, kkt = solution.divergence, solution.kkt
-            self._keep(solution, data.give_back(solution.Ht), solution.n_iter, loss, kkt, view.power)
-            W = output.filled(data.give_back(solution.W))
-            self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
-            tasks.close()
-            self._over(solution, checkpoint)
-            return W
+            with self._open(X, self._checks("NMF initialization", reset=True)) as data:
+                output.check(data, self._resolve(data.shape[1])[0])
+                tasks = _compat.FitTasks(self, X, self.max_iter)
+                solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
+                self._keep(
+                    solution,
+                    data.to_caller(solution.Ht),
+                    solution.n_iter,
+                    solution.divergence,
+                    solution.kkt,
+                    view.power,
+                )
+                W = output.filled(data.rows_to_caller(solution.W))
+                self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
+                tasks.close()
+                self._over(solution, checkpoint)
+                return W
+
+    def _fit_transform(
+        self, X: Any, y: Any = None, W: Any = None, H: Any = None, update_H: bool = True
+    ) -> tuple[Any, Any, int]:
+        """Return W, H and the number of iterations: a private method of scikit-learn's NMF that others call.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : Ignored
+        W : array-like of shape (n_samples, n_components), default=None
+        H : array-like of shape (n_components, n_features), default=None
+        update_H : bool, default=True
+            Whether H is learned, and the estimator fitted; else H is given, and only W is solved for.
+
+        Returns
+        -------
+        W : ndarray of shape (n_samples, n_components)
+        H : ndarray of shape (n_components, n_features)
+        n_iter : int
+        """
+        if update_H:
+            return self.fit_transform(X, W=W, H=H), self.components_, self.n_iter_
+        with np.errstate(under="ignore"), self._open(X, self._checks("NMF initialization", reset=False)) as data:
+            coded, Ht = self._code(data, H, given=True)
+            return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
 
     def _check_solver(self, warn: bool) -> None:
         if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
@@ -323,7 +371,7 @@ class NMF(BaseNMF):
             )
 
     def _factorize(
-        self, X: Any, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
+        self, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
     ) -> tuple[Solution, Rows, Checkpoint | None]:
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1])
@@ -333,13 +381,13 @@ class NMF(BaseNMF):
         data = self._seen(data, self._beta_loss, W, H)
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
-            W, Ht = self._start(X, data, W, H, begun)
+            W, Ht = self._start(data, W, H, begun)
         else:  # only the loop may hold W, so that its memory is free when the loop drops it
             W, Ht = None, kept.Ht
             self._check_passes(checkpoint)
         del kept
         if data.opening().total == 0:
-            return nothing(W, Ht, self.solver), data, checkpoint
+            return zero_solution(W, Ht, self.solver), data, checkpoint
         penalties = self._penalties(data.shape, data)
         if self.extrapolate:
             solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
@@ -391,9 +439,8 @@ class NMF(BaseNMF):
         identity = {name: _written(value) for name, value in settings.items()}
         identity["dtype"] = str(data.dtype)  # what None stands for
         identity["device"] = data.backend.__name__.rpartition(".")[-1]
-        identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.X.dtype)
-        cluster = getattr(data, "cluster", None)
-        identity["blocks of X"] = "of its own" if cluster is None else data.cut  # type: ignore[attr-defined]
+        identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.given_dtype)
+        identity["blocks of X"] = data.cut
         opening = data.opening()
         identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
         identity["contents of X"] = data.digest()
@@ -401,10 +448,8 @@ class NMF(BaseNMF):
             for name, F in (("W", W), ("H", H)):
                 numbers = None if F is None else np.ascontiguousarray(cuda.to_host(F))
                 identity[f"the start {name}"] = "None" if numbers is None else f"{zlib.crc32(numbers.tobytes()):08x}"
-        mapped = cluster is not None or getattr(data, "folder", None) is not None
-        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, mapped)
-        if cluster is not None:
-            cluster.checkpoint = checkpoint
+        checkpoint = Checkpoint(self.checkpoint, self.checkpoint_every, identity, not data.state_in_memory)
+        data.keep_in(checkpoint)
         return checkpoint
 
     def _warn(self, solution: Solution, data: Rows) -> None:
@@ -417,26 +462,25 @@ class NMF(BaseNMF):
         early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
-            # Advice that cannot be followed is none: the solver is named once it is there.
-            other = ', or use solver="hals", whose rule does not depend on the start' if "hals" in SOLVERS else ""
             warnings.warn(
                 f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
-                f"the rule compares with the first iteration, which the start made large. Decrease tol{other}.",
+                f"the rule compares with the first iteration, which the start made large. Decrease tol, or use "
+                'solver="hals", whose rule does not depend on the start.',
                 ConvergenceWarning,
                 stacklevel=3,
             )
 
-    def _code(self, data: Rows, H: Any, X: Any = None) -> tuple[Coded, Array]:
-        """Solve for W with H fixed; given X, H must have its type."""
+    def _code(self, data: Rows, H: Any, given: bool = False) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
         k, beta = self._resolve(data.shape[1])
-        self._check_solver(warn=X is not None)
+        self._check_solver(warn=given)
         self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.shape[1]), "H")
-        if X is not None:
-            self._check_types(X, data, H=dtype)
+        if given:
+            self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
-        coded = self._coded(data, Ht, beta, max_iter=self.max_iter)
+        coded = self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter)
         if coded.unsettled and self.tol > 0:
             rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
             message = f"{maximum_reached(self.max_iter)} {rows}"
@@ -445,7 +489,7 @@ class NMF(BaseNMF):
 
 
 def _written(value: Any) -> str:
-    """Return a parameter as text that tells whether it is the same."""
+    """Return a parameter as text, by which two values of it are compared."""
     if isinstance(value, np.generic):
         value = value.item()
     return f"a {type(value).__name__}" if isinstance(value, np.random.RandomState) else repr(value)

@@ -378,7 +378,7 @@ def factorize(
                 reason = rule.after(report, done)
                 if callback is not None:
                     report.loss = known
-                    progress = Progress(done, report, seconds[-1], (after["W"], new.Ht), data.give_back)
+                    progress = Progress(done, report, seconds[-1], (after["W"], new.Ht), data.to_caller)
                     if callback(progress) is True and not reason:
                         reason = "the callback asked for it"
                         break
@@ -487,17 +487,20 @@ def code(data: Rows, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_st
     coded : Coded
         All sweeps of a block happen in one visit: X is read once.
     """
-    if hasattr(data, "code"):  # X is on other machines
-        return data.code(solver, Ht, tol=tol, max_iter=max_iter, by_step=by_step)
     orders = solver.fix(solver.start(data, data.backend.asarray(Ht)))
-    backend, k = data.backend, Ht.shape[1]
-    out = data.new_rows(k)
-    stats = backend.xp.zeros((len(data.plan(k).lanes), backend.STATS + 2 * k))
+    arguments = (solver, orders, tol, max_iter, by_step)
+    after, sums = data.each_block(
+        _code_block, {}, arguments, width=Ht.shape[1], sums={"most": (1,), "unsettled": (1,)},
+        out={"W": Ht.shape[1]}, verify=True,
+    )  # fmt: skip
+    (most,), (unsettled,) = data.read_sums(sums["most"], sums["unsettled"])
+    return Coded(after["W"], max(1, int(most)), int(unsettled))
 
-    def visit(lane: int, lo: int, hi: int, block: Any) -> None:
-        solver.code(backend, block, orders, tol, max_iter, by_step, out[lo:hi], stats[lane])
 
-    data.visit_last(visit, k)
-    stats = backend.to_numpy(stats)
-    most = int(stats[:, backend.SWEEPS].max())
-    return Coded(out, max(1, most), int(stats[:, backend.UNSETTLED].sum()))
+def _code_block(backend: Any, block: Any, rows: Any, arguments: tuple[Any, ...], after: Any, sums: Any) -> None:
+    solver, orders, tol, max_iter, by_step = arguments
+    stats = backend.xp.zeros(backend.STATS + 2 * orders.width)
+    solver.code(backend, block, orders, tol, max_iter, by_step, after["W"], stats)
+    sweeps = stats[backend.SWEEPS : backend.SWEEPS + 1]
+    sums["most"][:] = backend.xp.maximum(sums["most"], sweeps)
+    sums["unsettled"] += stats[backend.UNSETTLED]

@@ -103,7 +103,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0
     slices = [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
     if not sparse.issparse(X):
         batches = [as_rows(X[rows], dtype, n_jobs, LANE_WORK).scaled(power) for rows in slices]
-        return slices, [batch.in_turn_with(batches[0]) for batch in batches]
+        return slices, [batch.sharing_sums(batches[0]) for batch in batches]
     X = X.tocsr()
     batches = []
     for rows in slices:
@@ -112,7 +112,7 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0
         shape = (rows.stop - rows.start, X.shape[1])
         batch = type(X)((parts[0], parts[1], parts[2] - first), shape=shape, copy=False)
         batches.append(as_rows(batch, dtype, n_jobs, LANE_WORK).scaled(power))
-    return slices, [batch.in_turn_with(batches[0]) for batch in batches]
+    return slices, [batch.sharing_sums(batches[0]) for batch in batches]
 
 
 class Gathered(Sequence["Rows"]):
@@ -129,7 +129,7 @@ class Gathered(Sequence["Rows"]):
         batch = as_rows(self.X[self.parts[number]], self.dtype, self.n_jobs, LANE_WORK).scaled(self.power)
         if self.first is None:  # of no rows: it only holds the accumulators
             self.first = as_rows(self.X[:0], self.dtype, self.n_jobs, LANE_WORK)
-        return batch.in_turn_with(self.first)
+        return batch.sharing_sums(self.first)
 
 
 def cut_shuffled(

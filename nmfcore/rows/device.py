@@ -1,4 +1,4 @@
-"""X on a device, or streamed to it, as blocks of rows: the face of `data.Rows` for the CUDA backend.
+"""X on a device, or streamed to it, as blocks of rows for the CUDA backend.
 
 A resident X is one block, and everything is queued on the current stream without waiting for it. An X larger than the
 card stays in host memory (or a file) and passes through two device buffers, a block at a time: while the device works
@@ -8,16 +8,17 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from ..backends import cuda, cuda_ops
-from .memory import Visit
-from .opening import Opening, digest_of
+from .base import Function, Gather, Rows
+from .opening import digest_of
 from .state import RowState
+from .sums import NEUTRAL, Named, Shapes
 
 Array = Any  # cupy.ndarray
 
@@ -44,12 +45,7 @@ class CSR(NamedTuple):
         return self.data.dtype
 
 
-class _Plan(NamedTuple):
-    lanes: list[list[tuple[int, int, Any]]]  # one lane, whose blocks a visit gets one after another
-    gathers: bool
-
-
-class DeviceRows:
+class DeviceRows(Rows):
     """X as blocks of rows for the CUDA backend.
 
     Parameters
@@ -68,8 +64,7 @@ class DeviceRows:
 
     threads = 1
     n_jobs = None
-    in_memory = True
-    folder = None
+    number = 0  # of the device
 
     def __init__(
         self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None
@@ -80,18 +75,15 @@ class DeviceRows:
         self.sparse = isinstance(X, CSR)
         self.streamed = isinstance(X, np.ndarray)
         self.stored = _stored_type(X.dtype, dtype)
+        self.given_dtype = np.dtype(X.dtype)
         self.backend = cuda_ops
         self.kind = kind
         self._xt = transposed
         self._sums: dict[str, Array] = {}
-        self._opening: Opening | None = None
         self._buffers: _Buffers | None = None
-        self._view: DeviceRows | None = None  # see `data.Rows`
-
-    power = 0
 
     def scaled(self, power: int, dtype: Any = None) -> DeviceRows:
-        """Return the same X as 4^power·X; see `data.Rows.scaled`.
+        """Return the same X as 4^power·X; see `Rows.scaled`.
 
         A resident X is there twice then, a streamed one is multiplied where it passes through.
         """
@@ -112,6 +104,14 @@ class DeviceRows:
         view.power = power
         return view
 
+    def __enter__(self) -> DeviceRows:
+        self._place = cuda.context(self.number)
+        self._place.__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._place.__exit__(*failure)
+
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
     @property
@@ -123,7 +123,7 @@ class DeviceRows:
         return max(64, BLOCK_BYTES // max(1, m * self.stored.itemsize) // 64 * 64)
 
     def blocks(self) -> Iterator[tuple[int, int, cuda_ops.Block]]:
-        """(first row, last row, block), in order; a streamed block is gone when the next but one is asked for."""
+        """Yield (first row, last row, block), in order; the next block but one is written over a streamed one."""
         n = self.shape[0]
         if not self.streamed:
             yield 0, n, cuda_ops.cut(self.X, (0, n))
@@ -132,20 +132,9 @@ class DeviceRows:
             self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored, self.power)
         yield from self._buffers.stream(self.X)
 
-    def plan(self, width: int) -> _Plan:
-        """Say that there is one lane, and that sums over the rows of a sparse X come from Xᵀ."""
-        return _Plan([[(0, self.shape[0], None)]], self.sparse)
-
-    def visit_all(self, visit: Any, width: int) -> None:
-        """visit(0, first row, last row, block) for every block, in order."""
-        for lo, hi, block in self.blocks():
-            visit(0, lo, hi, block)
-
-    visit_last = visit_all  # X is the process's own
-
     @property
     def entries(self) -> int:
-        """How many numbers of X are stored: of sparse X the entries."""
+        """Number of stored numbers of X: n·m, of a sparse X fewer."""
         return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
 
     def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
@@ -170,7 +159,7 @@ class DeviceRows:
         part.power = self.power
         return part
 
-    def beside(self, F: Array) -> DeviceRows:
+    def rows_like(self, F: Array) -> DeviceRows:
         """Return a dense matrix on the device as rows, for products with it."""
         return DeviceRows(F, self.dtype)
 
@@ -179,15 +168,15 @@ class DeviceRows:
         return cuda.cupy().zeros((self.shape[0], width), self.dtype)
 
     def state(self, **arrays: Array) -> RowState:
-        """Return row-aligned buffers on the device as `reduce` takes them."""
+        """Return row-aligned arrays on the device as a state that passes go through."""
         return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
 
     def copied(self, W: Array) -> Array:
         """Return a copy of W on the device."""
         return W.copy()
 
-    def give_back(self, A: Any) -> Any:
-        """Return an array as the caller is to have it: numpy for host X, else on the device."""
+    def to_caller(self, A: Any) -> Any:
+        """Return an array of results as the kind that X was: numpy for an X on the host, else on the device."""
         return cuda.give_back(A, self.kind)
 
     def check_loss(self, beta: float) -> None:
@@ -211,31 +200,43 @@ class DeviceRows:
     # ---- passes ----------------------------------------------------------------------------------------------------
 
     def map_rows(self, visit: Any, rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
-        """visit(0, rows, *sums) over the rows of a small factor, in one go → the sums."""
+        """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
         whole = [cuda.cupy().zeros(shape) for shape in shapes]
         visit(0, rows, *whole)
         return whole
 
-    def reduce(
-        self, visit: Visit, state: RowState, orders: Any, sums: dict[str, tuple[int, ...]],
-        gather: Visit | None = None, gathered: tuple[str, ...] = (),
-    ) -> tuple[RowState, dict[str, Array]]:  # fmt: skip
-        """One pass; see `data.Rows.reduce`. The sums stay on the device."""
-        after = state.twin
+    def each_block(
+        self,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+        verify: bool = False,
+    ) -> tuple[RowState, Named]:
+        """Apply a function to every block of rows, see `Rows.each_block`. Arrays and sums stay on the device."""
+        before = rows if isinstance(rows, RowState) else self.state(**rows)
         if not self.sparse:
             gather = None
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
-        total = self._cleared(sums | large)
+        if out is None:
+            after, total = before.twin, self._cleared(sums | large)
+        else:
+            after = self.state(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
+            total = {name: _neutral(name, shape) for name, shape in (sums | large).items()}
         for lo, hi, block in self.blocks():
-            whole = hi - lo == self.shape[0]
-            visit(
-                self.backend, block, state if whole else state.rows(lo, hi), orders,
-                after if whole else after.rows(lo, hi), total,
-            )  # fmt: skip
+            if hi - lo == self.shape[0]:
+                function(self.backend, block, before, arguments, after, total)
+            else:
+                function(self.backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), total)
         if gather:
             total = total | {name: cuda.cupy().zeros(sums[name]) for name in large}
             for lo, hi, block in self.T.blocks():
-                gather(self.backend, block, after, orders, lo, hi, total)
+                gather(self.backend, block, after, arguments, lo, hi, total)
         return after, total
 
     def _cleared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -245,26 +246,13 @@ class DeviceRows:
             buffer = self._sums.get(name)
             if buffer is None or buffer.shape != shape:
                 buffer = cuda.cupy().empty(shape)
-            buffer.fill(0.0)
+            buffer.fill(NEUTRAL.get(name, 0.0))
             kept[name] = buffer
         self._sums = kept
         return dict(kept)
 
-    def opening(self) -> Opening:
-        """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
-        if self._opening is None:
-            n, m = self.shape
-            seen = [cuda_ops.opening(block, self.dtype) for _, _, block in self.blocks()]
-            parts = np.array(cuda_ops.read(*seen)).reshape(-1, 4)
-            least = float(parts[:, 0].min())
-            if self.sparse and self.X.nnz < n * m:
-                least = min(least, 0.0)
-            bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
-            self._opening = Opening(least, not bad, total, squares, total / (n * m))
-        return self._opening
-
     def digest(self) -> str:
-        """Return a digest of all stored numbers at their places; those on the device come to the host in parts."""
+        """Return a digest of all stored numbers at their places; a resident X is copied to the host in parts."""
         n, m = self.shape
         if self.sparse:
             data, indices, indptr = (self.backend.to_numpy(A) for A in (self.X.data, self.X.indices, self.X.indptr))
@@ -273,32 +261,9 @@ class DeviceRows:
         parts = [self.X[first : first + rows] for first in range(0, n, rows)]
         return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
-    def products(self, Ht: Any) -> Array:
-        """X·Ht of shape (n, k), in the compute type, on the device."""
-        Ht = cuda_ops.asarray(Ht)
-        out = cuda.cupy().empty((self.shape[0], Ht.shape[1]), self.dtype)
-        self.visit_all(lambda lane, lo, hi, block: cuda_ops.products(block, Ht, out[lo:hi]), Ht.shape[1])
-        return out
 
-    def transposed_products(self, F: Any) -> Array:
-        """Xᵀ·F of shape (m, k), float64, on the device."""
-        F = cuda_ops.asarray(F)
-        if self.sparse:
-            return self.T.products(F).astype(np.float64)
-        out = cuda.cupy().zeros((self.shape[1], F.shape[1]))
-        self.visit_all(lambda lane, lo, hi, block: cuda_ops.add_products(block, F[lo:hi], out), F.shape[1])
-        return out
-
-    def gram(self) -> Array:
-        """XᵀX of shape (m, m), float64, of dense X."""
-        m = self.shape[1]
-        out = cuda.cupy().zeros((m, m))
-
-        def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            cuda_ops.add_products(block, block.X.astype(self.dtype), out)
-
-        self.visit_all(add, m)
-        return out
+def _neutral(name: str, shape: tuple[int, ...]) -> Array:
+    return cuda.cupy().full(shape, NEUTRAL[name]) if name in NEUTRAL else cuda.cupy().zeros(shape)
 
 
 class _Buffers:

@@ -1,9 +1,6 @@
-"""Row blocks of X: where they live, how they are cut, and who visits them.
+"""X in the memory of this process, or in a memory map, as blocks of rows.
 
-``reduce`` hands every block of rows to a *visit*, a pure function (block, its rows of the state, orders) → (next rows,
-sums), and adds the sums up. It is all a solver ever sees of X. How X is cut is a function of its shape, of the number
-of components and of the types only, and sums are added in a fixed order: results have the same bits for any number of
-threads. Threads belong here and nowhere else.
+X is cut into lanes, which threads visit side by side, and lanes into blocks, which are visited in order.
 """
 
 from __future__ import annotations
@@ -13,21 +10,22 @@ import functools
 import itertools
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from .._typing import Array
 from ..backends import cpu
+from .base import LOOK_WIDTH, Function, Gather
+from .base import Rows as Rows
 from .opening import Opening, digest_of
 from .state import RowState
-from .sums import _Scratch
+from .sums import LaneSums, Named, Shapes
 from .threads import effective_threads, run_all
 
-Array = NDArray[Any]
-LANES = 64  # at most so many accumulators
+LANES = 64  # largest number of accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
 # A sparse X of fewer rows per column is kept transposed too, once the sums over its rows outgrow the first-level cache.
 # Measured, one thread, ms per iteration of "cd" with Xᵀ | with sums scattered: 5,000 × 5,000 (1 %, float64, k = 10)
@@ -35,26 +33,22 @@ LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a fe
 # 20,000 × 2,000 (6 %, k = 10) 19 | 18, float32 (1 %) k = 10 3.6 | 2.9, k = 30 6.9 | 8.4; 50,000 × 500 (6 %, float32,
 # k = 30) 28 | 17.
 GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
-ROW_WORK = 1e4  # what a row costs, however few its numbers: in flops of dense X, like all of this
+ROW_WORK = 1e4  # cost of a row of a sparse X in addition to that of its numbers, in flops of a dense X
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
-BLOCK_WORK = 2e9  # flops per visit: what Ctrl-C may have to wait for
-_NO_FACTOR = 8  # columns: the cut of a pass that only looks
+BLOCK_WORK = 2e9  # flops per visit, which Ctrl-C may have to wait for
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
 
 
 class _Plan(NamedTuple):
     lanes: list[list[tuple[int, int, Any]]]  # per lane its blocks, in order: first row, last row, block
-    gathers: bool  # sums over rows come from the transposed matrix
+    gathers: bool  # whether sums over rows are made from the transposed matrix
 
 
-Visit = Callable[..., None]
-
-
-def _nobody() -> None:
+def _none() -> None:
     return None
 
 
-class Rows:
+class MemoryRows(Rows):
     """X in host memory or a memory map, dense or CSR, as blocks of rows.
 
     Parameters
@@ -66,12 +60,10 @@ class Rows:
     n_jobs : int or None
         Threads, see `effective_threads`.
     lane_work : float or None
-        Flops that make a lane, which is visited in one go; None is the usual number, and visits of the usual size.
+        Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
-    power = 0  # X is read as 4^power·X
-    in_memory = True  # a row may be had at any time, at no price
-    folder: Any = None  # makes row-aligned buffers that are no anonymous memory, see `disk.Folder`
+    loaded_from: Callable[[Array], Any] | None = None  # makes what X was from row-aligned results
 
     def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
@@ -81,88 +73,87 @@ class Rows:
         self.n_jobs = n_jobs
         self.shape: tuple[int, int] = X.shape
         self.sparse = sparse.issparse(X)
+        self.given_dtype = X.dtype
         self.backend = cpu
         self._plans: dict[int, _Plan] = {}
-        self._scratch = _Scratch()
+        self._sums = LaneSums()
         self._opening: Opening | None = None
-        self._transposed: Rows | None = None
-        self._transpose_of: Callable[[], Rows | None] = _nobody
+        self._transposed: MemoryRows | None = None
+        self._transpose_of: Callable[[], MemoryRows | None] = _none
         self._digests: dict[int, int] = {}  # of the blocks, by their first rows
         self._view: Rows | None = None  # these rows in a unit in which they are best read
 
     @functools.cached_property
-    def threads(self) -> int:
-        """How many threads visits may use."""
+    def threads(self) -> int:  # type: ignore[override]
+        """Number of threads that visit blocks."""
         return effective_threads(self.n_jobs)
 
     @property
     def entries(self) -> int:
-        """How many numbers of X are stored: of sparse X the entries."""
+        """Number of stored numbers of X: n·m, of a sparse X fewer."""
         return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
-        return Rows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
+        return MemoryRows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
 
     def scaled(self, power: int, dtype: Any = None) -> Any:
-        """Return the same X read as 4^power·X, and in another compute type: these rows, or others with the same X.
-
-        Never visited at the same time as these. An exact power of two, taken into each number where it is read.
-        """
+        """Return the same X read as 4^power·X, see `Rows.scaled`: these rows, or others with the same X."""
         if power == self.power and dtype is None:
             return self
         view = copy.copy(self)
         view.power = power
         view.dtype = self.dtype if dtype is None else np.dtype(dtype)
         view._plans, view._opening, view._transposed, view._view = {}, None, None, None
-        view._transpose_of = _nobody
+        view._transpose_of = _none
         return view
 
-    def beside(self, F: Array) -> Rows:
-        """Return a small or row-aligned dense matrix in memory as rows, for products with it."""
-        return Rows(F, self.dtype, self.n_jobs)
+    def rows_like(self, F: Array) -> MemoryRows:
+        """Return a row-aligned or small dense matrix as rows, for products with it."""
+        return MemoryRows(F, self.dtype, self.n_jobs)
 
     def new_rows(self, width: int) -> Array:
-        """Return zeros of shape (n, width) in the compute type, where row-aligned buffers are kept."""
+        """Return zeros of shape (n, width) in the compute type, in memory or in the folder."""
         if self.folder is not None:
             return self.folder.zeros((self.shape[0], width), self.dtype)
         return np.zeros((self.shape[0], width), self.dtype)
 
     def copied(self, W: Array) -> Array:
-        """Return a copy of W, where row-aligned buffers are kept."""
+        """Return a copy of W, in memory or in the folder."""
         new = self.new_rows(W.shape[1])
         new[:] = W
         return new
 
     def state(self, **arrays: Array) -> RowState:
-        """Return row-aligned buffers as `reduce` takes them."""
+        """Return row-aligned arrays as a state that passes go through."""
         if self.folder is None:
             return RowState(**arrays)
         state = RowState(**{name: self.folder.kept(array) for name, array in arrays.items()})
         state.empty_like = self.folder.empty_like
         return state
 
-    def in_turn_with(self, other: Rows) -> Rows:
-        """Return these rows, made to share the accumulators of others, which are never visited at the same time."""
-        self._scratch = other._scratch
+    def sharing_sums(self, other: MemoryRows) -> MemoryRows:
+        """Return these rows, after making them use the accumulators of others that are never visited meanwhile."""
+        self._sums = other._sums
         return self
 
-    def give_back(self, A: Array) -> Array:
-        """Return an array as the caller is to have it."""
+    def to_caller(self, A: Array) -> Any:
+        """Return an array of results as it is."""
         return A
 
-    def check_loss(self, beta: float) -> None:
-        """Raise if the backend has no kernels for this X and β: the CPU has them all."""
+    def rows_to_caller(self, W: Array) -> Any:
+        """Return a row-aligned array of results as it is, or as the Dask array that X was before it was loaded."""
+        return W if self.loaded_from is None else self.loaded_from(W)
 
     @property
-    def T(self) -> Rows:
-        """Xᵀ as rows; a sparse X is kept transposed as CSR too, a dense one is read by columns."""
+    def T(self) -> MemoryRows:
+        """Xᵀ as rows: of a sparse X a CSR matrix of its own, which is kept; a dense X is read by columns."""
         original = self._transpose_of()
         if original is not None:
             return original
         if self._transposed is None:
             Xt = self.X.T.tocsr() if self.sparse else self.X.T
-            self._transposed = Rows(Xt, self.dtype, self.n_jobs).scaled(self.power)
+            self._transposed = MemoryRows(Xt, self.dtype, self.n_jobs).scaled(self.power)
             self._transposed._transpose_of = weakref.ref(self)  # two that hold each other would stay in memory
         return self._transposed
 
@@ -219,14 +210,14 @@ class Rows:
 
         run_all(task, len(lanes), self.threads if len(lanes) > 1 else 1)
 
-    def visit_last(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
-        """Do what `visit_all` does, and raise if X is no more what it was in the `opening`: see `disk.StoredRows`."""
+    def visit_verified(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+        """Call `visit` as `visit_all` does, and raise if an X outside of memory has changed since the opening pass."""
         self.visit_all(visit, width)
 
     def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
-        """visit(lo, hi, *sums) over tiles of a small factor's rows, in the same pool → the sums added up.
+        """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, see `Rows.map_rows`.
 
-        The small factor is cut by its own size only, so its bits do not depend on the number of threads.
+        The factor is cut by its own size only, so its bits do not depend on the number of threads.
         """
         if self.sparse:
             work += rows * ROW_WORK / 2
@@ -243,153 +234,69 @@ class Rows:
                 total += more
         return sums[0]
 
-    def reduce(
+    def each_block(
         self,
-        visit: Visit,
-        state: RowState,
-        orders: Any,
-        sums: dict[str, tuple[int, ...]],
-        gather: Visit | None = None,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
         gathered: tuple[str, ...] = (),
-    ) -> tuple[RowState, dict[str, Array]]:
-        """One pass: visit(backend, block, rows, orders, after, sums) for every block.
-
-        Parameters
-        ----------
-        visit : callable
-            Pure: reads the block and its rows of the state, writes its rows of the twin, adds to sums.
-        state : RowState
-            The accepted rows. Never written.
-        orders : object
-            k-sized instructions, `orders.width` the number of columns of the factors.
-        sums : dict of str to shape
-            Named float64 sums. "worst" is not added up: the tables of all lanes (see `worst_rows` of a backend) are
-            returned as one, the largest first.
-        gather : callable or None
-            gather(backend, block of Xᵀ, after, orders, lo, hi, sums): rows lo … hi of the sums over rows, from the
-            transposed matrix. Used where an accumulator per lane would outweigh a sparse X.
-        gathered : tuple of str
-            Names of the sums that `gather` makes, of m rows each; visits get them without rows then.
-
-        Returns
-        -------
-        after : RowState
-            The state's twin. The caller commits it, or goes on with the old state.
-        sums : dict of str to ndarray of float64
-            Valid until the next pass.
-        """
-        plan, after = self.plan(orders.width), state.twin
+        verify: bool = False,
+    ) -> tuple[RowState, Named]:
+        """Apply a function to every block of rows, see `Rows.each_block`."""
+        plan, backend = self.plan(width), self.backend
+        before = rows if isinstance(rows, RowState) else RowState(**{k: backend.asarray(F) for k, F in rows.items()})
+        if out is None:
+            after, accumulators = before.twin, self._sums
+        else:  # accumulators of its own: those of the passes of a fit keep their memory
+            after = RowState(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
+            accumulators = type(self._sums)()
         if not plan.gathers:
             gather = None
         small = self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
         if small and gather is None:  # no pool, no slices
-            total = self._scratch.cleared(sums, 1)[0]
-            visit(self.backend, plan.lanes[0][0][2], state, orders, after, total)
+            total = accumulators.cleared(sums, 1)[0]
+            function(backend, plan.lanes[0][0][2], before, arguments, after, total)
             return after, total
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
-        scratch = self._scratch
-        scratch.clear(sums | large, [len(lane) for lane in plan.lanes])
+        accumulators.clear(sums | large, [len(lane) for lane in plan.lanes])
 
         def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
-            visit(self.backend, block, state.rows(lo, hi), orders, after.rows(lo, hi), scratch[lane])
-            scratch.ended(lane)
+            function(backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), accumulators[lane])
+            accumulators.ended(lane)
 
-        self.visit_all(on_block, orders.width)
-        total = scratch.total()
+        (self.visit_verified if verify else self.visit_all)(on_block, width)
+        total = accumulators.total()
         if gather:
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
 
             def on_columns(lane: int, lo: int, hi: int, block: Any) -> None:
-                gather_rows(self.backend, block, after, orders, lo, hi, total)
+                gather_rows(backend, block, after, arguments, lo, hi, total)
 
-            self.T.visit_all(on_columns, orders.width)
+            self.T.visit_all(on_columns, width)
         return after, total
-
-    def _look(self, lo: int, hi: int, block: Any) -> Array:
-        """[min, non-finite values, Σx, Σx²] of a block."""
-        return self.backend.opening(block, self.dtype)
-
-    def opening(self) -> Opening:
-        """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
-        if self._opening is None:
-            n, m = self.shape
-            parts = np.zeros((len(self.plan(_NO_FACTOR).lanes), 4))
-            parts[:, 0] = np.inf
-
-            def look(lane: int, lo: int, hi: int, block: Any) -> None:
-                seen = self._look(lo, hi, block)
-                parts[lane, 0] = min(parts[lane, 0], seen[0])
-                parts[lane, 1:] += seen[1:]
-
-            self.visit_all(look, _NO_FACTOR)
-            least = float(parts[:, 0].min())
-            if self.sparse and self.X.nnz < n * m:
-                least = min(least, 0.0)
-            bad, total, squares = (float(part) for part in parts[:, 1:].sum(axis=0))
-            self._opening = Opening(least, not bad, total, squares, total / (n * m))
-        return self._opening
 
     def digest(self) -> str:
         """Return a digest of all stored numbers at their places: CRC-32 of the blocks of rows of the opening pass.
 
         It is the same for X in memory, in a memory map and on disk. X on disk is read once more, unless the digests
-        were made in the opening pass (`disk.StoredRows.digested`).
+        were made in the opening pass (`StoredRows.digested`).
         """
         if not self._digests:
 
             def look(lane: int, lo: int, hi: int, block: Any) -> None:
                 self._digests[lo] = digest_of(self.held(lo, hi))
 
-            self.visit_all(look, _NO_FACTOR)
+            self.visit_all(look, LOOK_WIDTH)
         return f"{zlib.crc32(repr(sorted(self._digests.items())).encode()):08x}"
 
-    def products(self, Ht: Array) -> Array:
-        """X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
-        out, Ht = np.empty((self.shape[0], Ht.shape[1]), self.dtype), self.backend.asarray(Ht)
-        self.visit_all(lambda lane, lo, hi, block: self.backend.products(block, Ht, out[lo:hi]), Ht.shape[1])
-        return out
 
-    def transposed_products(self, F: Array) -> Array:
-        """Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
-        m, k = self.shape[1], F.shape[1]
-        plan, F = self.plan(k), self.backend.asarray(F)
-        if plan.gathers:
-            return self.T.products(F).astype(np.float64)
-        scratch = type(self._scratch)()
-        scratch.clear({"sum": (m, k)}, [len(lane) for lane in plan.lanes])
-
-        def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            self.backend.add_products(block, F[lo:hi], scratch[lane]["sum"])
-            scratch.ended(lane)
-
-        self.visit_all(add, k)
-        return scratch.total()["sum"]
-
-    def gram(self) -> Array:
-        """XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
-        m, few = self.shape[1], 256
-        plan = self.plan(m)
-        scratch = type(self._scratch)()
-        scratch.clear({"sum": (m, m)}, [len(lane) for lane in plan.lanes])
-
-        def add(lane: int, lo: int, hi: int, block: Any) -> None:
-            X = self.held(lo, hi)
-            for first in range(0, hi - lo, few):
-                last = min(first + few, hi - lo)
-                part = X[first:last]
-                if self.power:
-                    part = np.asarray(part, np.float64) * 4.0**self.power
-                rows = self.backend.asarray(np.asarray(part, self.dtype))
-                cut = self.backend.cut(X, (first, last), block.height, self.power)
-                self.backend.add_products(cut, rows, scratch[lane]["sum"])
-            scratch.ended(lane)
-
-        self.visit_all(add, m)
-        return scratch.total()["sum"]
-
-
-def summed(X: Any, dtype: Any) -> Any:
+def without_duplicates(X: Any, dtype: Any) -> Any:
     """CSR with one number for each entry: those that are stored several times are added up.
 
     Parameters
@@ -402,9 +309,9 @@ def summed(X: Any, dtype: Any) -> Any:
     Returns
     -------
     X : CSR matrix or array
-        X itself where each row's columns increase, else a copy whose do.
+        X itself if the columns of every row increase, else a copy in which they do.
     """
-    if copy.copy(X).has_canonical_format:  # scipy notes the answer on the object that was asked: not on the caller's
+    if copy.copy(X).has_canonical_format:  # a copy, on which scipy stores the answer
         return X
     data = X.data.astype(np.promote_types(X.dtype, dtype))
     X = type(X)((data, X.indices.copy(), X.indptr.copy()), shape=X.shape)
@@ -412,29 +319,29 @@ def summed(X: Any, dtype: Any) -> Any:
     return X
 
 
-def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None) -> Rows:
+def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None) -> MemoryRows:
     """X as row blocks.
 
     Parameters
     ----------
     X : ndarray, memmap, CSR or CSC matrix or array, of shape (n, m), any real numeric dtype
         Validated; never copied, but for CSC (converted to CSR once), CSR with entries stored more than once or out of
-        order (see `summed`), and byte orders or types that no processor reads.
+        order (see `without_duplicates`), and byte orders or types that no processor reads.
     dtype : numpy.float32 or numpy.float64
         Compute type.
     n_jobs : int or None
         Threads.
     lane_work : float or None
-        See `Rows`.
+        See `MemoryRows`.
 
     Returns
     -------
-    rows : Rows
+    rows : MemoryRows
     """
     if sparse.issparse(X):
         if X.format != "csr":
             X = X.tocsr()
-        X = summed(X, dtype)
+        X = without_duplicates(X, dtype)
         if not cpu.stored_as_is(X.data.dtype):
             X = X.astype(dtype)
         if X.indptr.dtype != X.indices.dtype:
@@ -445,4 +352,4 @@ def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | No
         X = np.asarray(X)
         if not cpu.stored_as_is(X.dtype):
             X = X.astype(dtype)
-    return Rows(X, dtype, n_jobs, lane_work)
+    return MemoryRows(X, dtype, n_jobs, lane_work)

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from .._typing import Array
+from .state import RowState
+
 _LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
 _FARTHEST = 500  # 4^500 and 4^−500, and their product with any mean square, are numbers
 
 
 class Opening(NamedTuple):
-    """What one pass over X tells before anything is changed."""
+    """Sums over the whole of X, found by one pass before a fit."""
 
     minimum: float
     finite: bool
@@ -24,15 +27,52 @@ class Opening(NamedTuple):
 
     @property
     def level(self) -> int:
-        """The p for which the root mean square of X is 4^p to 4^(p + 1), more or less; 0 if that cannot be told.
+        """The p for which the root mean square of X is about 4^p to 4^(p + 1); 0 if that is not known.
 
-        Exactly q more for 4^q·X. Taken from the mean where Σx² has left the range of float64.
+        For 4^q·X it is larger by q exactly. It is taken from the mean where Σx² has left the range of float64.
         """
         if _LEAST < self.squares < _MOST and 0 < self.total < math.inf:
             return math.frexp(self.squares * (self.mean / self.total))[1] // 4
         if 0 < self.total < math.inf:
             return math.frexp(self.mean)[1] // 2
         return _FARTHEST if self.total == math.inf else 0
+
+
+OPENING_SUMS: dict[str, tuple[int, ...]] = {"least": (1,), "rest": (3,)}
+
+
+def look_through(
+    backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: dict[str, Array]
+) -> None:
+    """Add what a block holds to the sums of the opening: its smallest number, and [non-finite numbers, Σx, Σx²].
+
+    Parameters
+    ----------
+    backend : Backend
+    block : Block
+    rows, after : RowState
+        Not used.
+    dtype : numpy.dtype
+        Compute type.
+    sums : dict of str to ndarray
+        Of the shapes `OPENING_SUMS`.
+    """
+    seen = backend.opening(block, dtype)
+    sums["least"][:] = backend.xp.minimum(sums["least"], seen[:1])
+    sums["rest"] += seen[1:]
+
+
+def count_not_finite(
+    backend: Any, block: Any, rows: RowState, arguments: None, after: RowState, sums: dict[str, Array]
+) -> None:
+    """Add 1 to the sum "nan" if a block holds NaN, and to "infinite" if it holds an infinite number.
+
+    The parameters are those of `look_through`.
+    """
+    numbers = backend.numbers(block)
+    if numbers.dtype.kind == "f":
+        sums["nan"] += bool((numbers != numbers).any())
+        sums["infinite"] += bool((abs(numbers) == math.inf).any())
 
 
 def digest_of(X: Any) -> int:

@@ -26,7 +26,7 @@ if hasattr(os, "register_at_fork"):  # a child has no threads; its first visit m
 
 
 def _shared_pool() -> ThreadPoolExecutor:
-    """One pool for the process, shared by concurrent fits. Its tasks never wait for one another."""
+    """Return the pool of the process, which concurrent fits share. Its tasks never wait for one another."""
     global _pool
     with _making:
         if _pool is None:
@@ -35,7 +35,7 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 
 def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
-    """task(0) … task(count − 1), by the calling thread and up to threads − 1 of the pool's.
+    """Run task(0) … task(count − 1), by the calling thread and up to threads − 1 threads of the pool.
 
     After an exception, KeyboardInterrupt in the calling thread included, no further task begins, those under way are
     awaited, and the first exception is raised. Where no thread can be had (a limit of the system; the main thread has
@@ -89,7 +89,7 @@ def run_all(task: Callable[[int], None], count: int, threads: int) -> None:
                 while busy:
                     change.wait()
             break
-        except BaseException as failure:  # Ctrl-C while waiting: nobody may write to our buffers once we leave
+        except BaseException as failure:  # Ctrl-C while waiting: helpers may still write to the buffers
             failures.append(failure)
     try:
         if failures:
@@ -106,10 +106,11 @@ def _blas() -> Any:
 
 
 def effective_threads(n_jobs: int | None) -> int:
-    """Threads that a fit may use.
+    """Return the number of threads that a fit may use.
 
-    None: the least of joblib's count of processors (which knows affinity and containers), the limits in force on BLAS
-    (threadpoolctl), on OMP and Numba (environment), and an active ``joblib.parallel_config``. −1: all processors.
+    None means the smallest of: joblib's count of processors, which respects affinity and containers; the limits of BLAS
+    that are in force (threadpoolctl); those of OMP and Numba in the environment; an active ``joblib.parallel_config``.
+    −1 means all processors.
     """
     if n_jobs == 0:
         msg = "n_jobs = 0 has no meaning: give a number of threads, -1 for all processors, or None."

@@ -25,7 +25,7 @@ from scipy import sparse
 from .._files import mapped, replacing
 from ..backends import cuda
 from ..rows.device import as_device_rows
-from ..rows.memory import Rows, as_rows, summed
+from ..rows.memory import MemoryRows, as_rows, without_duplicates
 from ..rows.threads import run_all
 
 __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
@@ -494,7 +494,7 @@ class _Rows:
         self.n_jobs, self.what = n_jobs, what
         self.X = _checked(X, what)
         self.shape: tuple[int, int] = self.X.shape
-        self.data: Rows = as_rows(self.X, np.float64, n_jobs)
+        self.data: MemoryRows = as_rows(self.X, np.float64, n_jobs)
         self.X = self.data.X
         if squares is None:
             squares = self._squares()
@@ -537,7 +537,7 @@ def _length(X: Any) -> int:
 def _checked(X: Any, what: str) -> Any:
     """X as rows of real numbers: an ndarray, or CSR without duplicate entries."""
     if sparse.issparse(X):
-        X = summed(X.tocsr(), np.float64)
+        X = without_duplicates(X.tocsr(), np.float64)
     else:
         X = np.asarray(X)
         if X.dtype == object:
@@ -661,7 +661,7 @@ def _panels(
     bounds = [n * i // runs for i in range(runs + 1)]
     step = max(STRIP, BLOCK // panel // STRIP * STRIP)
     best, found = np.full((runs, q, k), -np.inf), np.full((runs, q, k), -1, np.int64)
-    data = Rows(database.X, dtype)
+    data = MemoryRows(database.X, dtype)
     longest = int(np.diff(database.X.indptr).max()) if sparse.issparse(database.X) else 0
     margin = _margin(m, dtype, longest)
     needed = k + excluded.shape[1]  # so many groups' best rows hold k that a query may find

@@ -273,7 +273,7 @@ class MultiplicativeUpdate(Solver):
 
     def _denominator(self, data: Rows, Ht: Array, WtW: Array) -> Array:
         """H·WᵀW, by the backend's own product: the threads that BLAS wakes for it slow down the passes after it."""
-        return data.beside(Ht).products(WtW.astype(data.dtype)).astype(np.float64)
+        return data.rows_like(Ht).products(WtW.astype(data.dtype)).astype(np.float64)
 
     def column_terms(self, data: Rows, W: Array, Ht: Array) -> tuple[Array, Array]:
         """Numerator and denominator of the update of Ht, float64, before penalties.

@@ -10,15 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from .._typing import Array
 from .svd import OVERSAMPLES, gram_svd, randomized_svd, subspace_svd
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
-
-Array = NDArray[Any]
+    from ..rows.base import Rows
 
 CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
 
@@ -26,7 +24,7 @@ CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
 def initialize(
     data: Rows, n_components: int, init: str | None = None, random_state: Any = None, unit: float = 1.0
 ) -> tuple[Array, Array]:
-    """Nonnegative factors to begin with.
+    """Return nonnegative factors for the start of a fit.
 
     Parameters
     ----------
@@ -52,7 +50,7 @@ def initialize(
     Raises
     ------
     ValueError
-        If an NNDSVD is asked for with k > min(n, m).
+        If `init` is an NNDSVD and k > min(n, m).
     """
     n, m = data.shape
     if init is None:
@@ -60,83 +58,110 @@ def initialize(
     if init != "random" and n_components > min(n, m):
         msg = f"init = '{init}' can only be used when n_components <= min(n_samples, n_features)"
         raise ValueError(msg)
-    if hasattr(data, "initialize") and (init == "random" or n >= m):  # n-sized factors are on other machines
-        return data.initialize(n_components, init, random_state, unit)
     mean = data.opening().mean
     if init == "random":
-        return _random(data, n_components, mean, random_state)
+        rng, scale = check_random_state(random_state), np.sqrt(mean / n_components)
+        H = _half_normal(rng, n_components, m, scale, data.dtype)  # before W
+        W = data.drawn(_half_normal, rng, n_components, scale, data.dtype, width=n_components)
+        return W, np.ascontiguousarray(H.T)
     U, S, Vt = randomized_svd(data, n_components, random_state)
-    W, H = nndsvd(U, S, Vt, CUT_OFF * unit)
     mean /= unit
-    if init == "nndsvda":
-        W[W == 0] = mean
-        H[H == 0] = mean
-    elif init == "nndsvdar":
+    W, H = nndsvd(data, U, S, Vt, CUT_OFF * unit, fill=mean if init == "nndsvda" else 0.0)
+    if init == "nndsvdar":
         rng = check_random_state(random_state)
-        for F in (W, H):
-            zeros = F == 0
-            F[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
-    return np.ascontiguousarray(W), np.ascontiguousarray(H.T)
-
-
-def _random(data: Rows, k: int, mean: float, random_state: Any) -> tuple[Array, Array]:
-    n, m = data.shape
-    rng = check_random_state(random_state)
-    scale = np.sqrt(mean / k)
-
-    def draw(rows: int, columns: int) -> Array:
-        drawn = scale * rng.standard_normal(size=(rows, columns)).astype(data.dtype, copy=False)
-        drawn = drawn.astype(data.dtype, copy=False)
-        return np.abs(drawn, out=drawn)
-
-    H = draw(k, m)  # before W
-    step = max(1, (1 << 17) // k)  # W bit by bit: the numbers come in float64
-    W = np.empty((n, k), data.dtype) if data.folder is None else data.new_rows(k)
-    for lo in range(0, n, step):
-        W[lo : lo + step] = draw(min(step, n - lo), k)
+        W = data.drawn(_filled, rng, mean, width=n_components, given=W)
+        H = _filled(rng, H, mean)
     return W, np.ascontiguousarray(H.T)
 
 
-def nndsvd(U: Array, S: Array, Vt: Array, cut_off: float = CUT_OFF) -> tuple[Array, Array]:
-    """Take the nonnegative parts of singular triplets: of each pair, the signs whose parts weigh more.
+def _half_normal(rng: np.random.RandomState, rows: int, columns: int, scale: float, dtype: np.dtype) -> Array:
+    """Draw |scale · N(0, 1)| of shape (rows, columns)."""
+    drawn = scale * rng.standard_normal(size=(rows, columns)).astype(dtype, copy=False)
+    drawn = drawn.astype(dtype, copy=False)
+    return np.abs(drawn, out=drawn)
+
+
+def _filled(rng: np.random.RandomState, F: Array, mean: float) -> Array:
+    """Return F with small random numbers, below 1/100 of the mean for the most part, in place of its zeros."""
+    F = np.array(F)
+    zeros = F == 0
+    F[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
+    return F
+
+
+def nndsvd(
+    data: Rows, U: Array, S: Array, Vt: Array, cut_off: float = CUT_OFF, fill: float = 0.0
+) -> tuple[Array, Array]:
+    """Return W and H from the nonnegative parts of singular triplets.
+
+    Of each pair of vectors the positive or the negative parts are taken, whichever have the larger product of norms.
 
     Parameters
     ----------
+    data : Rows
+        X, to which the rows of U belong.
     U : ndarray of shape (n, k)
     S : ndarray of shape (k,)
     Vt : ndarray of shape (k, m)
-    cut_off : float
+    cut_off : float, default=1e-6
+        Smaller entries of W and H become zero.
+    fill : float, default=0.0
+        What zeros are replaced by.
 
     Returns
     -------
     W : ndarray of shape (n, k)
     H : ndarray of shape (k, m)
-        Entries below the cut-off are zero.
     """
-    W, H = np.zeros_like(U), np.zeros_like(Vt)
+    dtype = S.dtype.type
+    squares = data.summed(_squares_of_parts, U)  # of the positive and of the negative parts of each column
+    signs, norms, factors = np.ones_like(S), np.ones_like(S), np.zeros_like(S)
+    H = np.zeros_like(Vt)
     # The leading triplet of a nonnegative matrix has one sign.
-    W[:, 0] = np.sqrt(S[0]) * np.abs(U[:, 0])
+    factors[0] = np.sqrt(S[0])
     H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
     for j in range(1, S.size):
-        u, v = U[:, j], Vt[j]
         parts = []
-        for sign in (1, -1):
-            up, vp = np.maximum(sign * u, 0), np.maximum(sign * v, 0)
-            nu, nv = np.sqrt(np.dot(up, up)), np.sqrt(np.dot(vp, vp))
-            parts.append((nu * nv, up, nu, vp, nv))
-        weight, up, nu, vp, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
+        for sign, square in zip((1, -1), squares[:, j], strict=True):
+            vp = np.maximum(sign * Vt[j], 0)
+            nu, nv = np.sqrt(dtype(square)), np.sqrt(np.dot(vp, vp))
+            parts.append((nu * nv, sign, nu, vp, nv))
+        weight, sign, nu, vp, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
         if weight == 0:  # a singular value of zero with one-signed vectors: nothing to begin with
             continue
-        factor = np.sqrt(S[j] * weight)
-        W[:, j] = factor * (up / nu)
-        H[j] = factor * (vp / nv)
-    W[np.less(W, cut_off)] = 0
+        signs[j], norms[j], factors[j] = sign, nu, np.sqrt(S[j] * weight)
+        H[j] = factors[j] * (vp / nv)
+    W = data.mapped(_signed_parts, U, signs, norms, factors, cut_off, fill, width=S.size)
     H[np.less(H, cut_off)] = 0
+    if fill:
+        H[H == 0] = fill
     return W, H
 
 
+def _squares_of_parts(U: Array) -> Array:
+    """Return Σ of squares of the positive and of the negative numbers of each column, of shape (2, k)."""
+    sums = np.zeros((2, U.shape[1]))
+    for j in range(U.shape[1]):
+        for row, sign in enumerate((1, -1)):
+            part = np.maximum(sign * U[:, j], 0)
+            sums[row, j] = np.dot(part, part)
+    return sums
+
+
+def _signed_parts(U: Array, signs: Array, norms: Array, factors: Array, cut_off: float, fill: float) -> Array:
+    """Return W of an NNDSVD: of each column of U the part of one sign, divided by its norm and multiplied."""
+    W = np.zeros_like(U)
+    W[:, 0] = factors[0] * np.abs(U[:, 0])
+    for j in range(1, U.shape[1]):
+        W[:, j] = factors[j] * (np.maximum(signs[j] * U[:, j], 0) / norms[j])
+    W[np.less(W, cut_off)] = 0
+    if fill:
+        W[W == 0] = fill
+    return W
+
+
 def spectral_start(data: Rows, k: int, random_state: Any = None) -> tuple[Array, Array]:
-    """NNDSVD for those who do not need scikit-learn's very numbers, from the cheaper of two decompositions.
+    """Return an NNDSVD from the cheaper of two decompositions, whose numbers are not those of scikit-learn.
 
     The Gram matrix XᵀX takes nm² multiplications in one pass, and another pass for U; a subspace iteration of two
     steps, of which a start for a fit notices nothing, takes five passes of nm(k + 10).
@@ -161,5 +186,5 @@ def spectral_start(data: Rows, k: int, random_state: Any = None) -> tuple[Array,
         U, S, Vt = gram_svd(data, k)
     else:
         U, S, Vt = subspace_svd(data, k, random_state)
-    W, H = nndsvd(U, S, Vt, CUT_OFF * 2.0 ** data.opening().level)  # in no unit
-    return np.ascontiguousarray(W), np.ascontiguousarray(H.T)
+    W, H = nndsvd(data, U, S, Vt, CUT_OFF * 2.0 ** data.opening().level)  # free of the unit of X
+    return W, np.ascontiguousarray(H.T)

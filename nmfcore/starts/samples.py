@@ -112,7 +112,7 @@ def warm_start(
 
 
 def _checked(solution: Solution) -> Solution:
-    """Raise what interrupted a fit: the samples' factors are of no use to anybody yet."""
+    """Return a fit of a sample; if it was interrupted, raise the exception, as its factors are of no use."""
     if solution.interruption is not None:
         solution.interruption.again()
     return solution

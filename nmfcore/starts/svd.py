@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 from sklearn.utils import check_random_state
 
-if TYPE_CHECKING:
-    from ..rows.memory import Rows
+from .._typing import Array
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from ..rows.base import Rows
 
 OVERSAMPLES = 10
 _ROUNDS = 4  # of orthogonalisation at most: each gains half the digits of the compute type
@@ -71,11 +70,12 @@ def subspace_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, A
 
 
 def _ritz(data: Rows, Q: Array, k: int) -> tuple[Array, Array, Array]:
-    """Leading k singular triplets of X within the span of Q (m × w, orthonormal columns): one pass."""
+    """Return the leading k singular triplets of X within the span of Q (m × w, orthonormal columns): one pass."""
     host = data.backend.to_numpy
     U, T = _orthonormal(data, data.products(Q))  # X·Q = U·T
     A, S, Bt = linalg.svd(T, check_finite=False)
-    U = host(_times(data, U, A[:, :k]))
+    U = _times(data, U, A[:, :k])
+    U = host(U) if data.local else U
     return U, S[:k].astype(data.dtype), np.ascontiguousarray(host(_times(data, Q, Bt[:k].T)).T)
 
 
@@ -106,8 +106,8 @@ def _orthonormal(data: Rows, Y: Array) -> tuple[Array, Array]:
 
 
 def _times(data: Rows, Y: Array, E: Array) -> Array:
-    """Y·E by the backend's own product, in the compute type."""
-    return data.beside(Y).products(np.ascontiguousarray(E, data.dtype))
+    """Return Y·E by the backend's own product, in the compute type."""
+    return data.rows_like(Y).products(np.ascontiguousarray(E, data.dtype))
 
 
 def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
@@ -131,10 +131,12 @@ def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array,
     n, m = data.shape
     powers = 7 if k < 0.1 * min(n, m) else 4  # of two passes over X each
     flip = n < m  # the shorter side carries the subspace
+    whole = data.local or flip  # whether the longer factor is an array of this process, too
     host = data.backend.to_numpy
 
     def products(F: Array) -> Array:
-        return host(data.products(F))
+        XF = data.products(F)
+        return host(XF) if whole else XF
 
     def transposed(F: Array) -> Array:
         return host(data.transposed_products(F).astype(data.dtype, copy=False))
@@ -143,21 +145,19 @@ def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array,
     width = k + OVERSAMPLES
     Q = rng.normal(size=(n if flip else m, width)).astype(data.dtype, copy=False)
 
-    def lower(A: Array) -> Array:  # an LU factor spans the same space as QR's at half the price
+    def basis(A: Array) -> Array:
+        """Return columns that span the same space: an LU factor does at half the price of QR's."""
         return np.ascontiguousarray(linalg.lu(A, permute_l=True, check_finite=False)[0], data.dtype)
 
     for _ in range(powers):
-        Q = lower(times(Q))
-        Q = lower(back(Q))
-    Q, _ = linalg.qr(times(Q), mode="economic", check_finite=False)
-    B = back(np.ascontiguousarray(Q)).T
+        Y = times(Q)
+        Q = basis(back(basis(Y) if whole else _orthonormal(data, Y)[0]))
+    Y = times(Q)
+    Q = linalg.qr(Y, mode="economic", check_finite=False)[0] if whole else _orthonormal(data, Y)[0]
+    B = back(np.ascontiguousarray(Q) if whole else Q).T
     small, S, Vt = linalg.svd(B, full_matrices=False, check_finite=False, lapack_driver="gesdd")
-    U = Q @ small
-    U, S, Vt = U[:, :k], S[:k], Vt[:k]
+    U = (Q @ small)[:, :k] if whole else _times(data, Q, small[:, :k])
+    S, Vt = S[:k].astype(data.dtype, copy=False), Vt[:k]
     if flip:
         U, Vt = Vt.T, U.T
-    return (
-        np.ascontiguousarray(U, data.dtype),
-        S.astype(data.dtype, copy=False),
-        np.ascontiguousarray(Vt, data.dtype),
-    )
+    return (np.ascontiguousarray(U, data.dtype) if whole else U), S, np.ascontiguousarray(Vt, data.dtype)

@@ -10,9 +10,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..memory import Rows
-from ..opening import digest_of
-from ..sums import FewScratch
+from ...backends import cpu
+from ..base import Function
+from ..memory import MemoryRows
+from ..opening import digest_of, look_through
+from ..state import RowState
+from ..sums import FewSums, Named
 from ..threads import run_all
 from .sources import SLACK, Array, Read, Source
 
@@ -53,7 +56,7 @@ def parse_bytes(size: int | str) -> int:
     return count
 
 
-class StoredRows(Rows):
+class StoredRows(MemoryRows):
     """X outside of memory as blocks of rows.
 
     Parameters
@@ -67,7 +70,7 @@ class StoredRows(Rows):
         Bytes of X that may be in memory at a time, see `parse_bytes`; None is `MEMORY`. One block of rows may be in any
         case. A sequential source is visited by one thread where two lanes of it, each 1/64 of X or less, do not fit.
     whom : str
-        Who complains of negative values.
+        What the error for negative values says that X was passed to.
     """
 
     in_memory = False
@@ -78,20 +81,20 @@ class StoredRows(Rows):
     ):
         super().__init__(X, dtype, n_jobs)
         self.memory = parse_bytes(memory or MEMORY)
-        self._scratch = FewScratch()
+        self._sums = FewSums()
         self.whom = whom
         self._held: dict[int, Array] = {}  # by their first row: blocks that are being visited
         self._buffers: list[Array] = []  # kept between passes
 
     @property
-    def T(self) -> Rows:
+    def T(self) -> MemoryRows:
         """Raise: columns cannot be read."""
         msg = "X is not in memory and its columns cannot be solved for: give H, or W and H, for init='custom'."
         raise ValueError(msg)
 
-    def take(self, rows: Array, n_jobs: int | None) -> Rows:
+    def take(self, rows: Array, n_jobs: int | None) -> MemoryRows:
         """Return a copy of some rows (increasing numbers), in memory."""
-        return Rows(self.X.take(rows), self.dtype, n_jobs).scaled(self.power)
+        return MemoryRows(self.X.take(rows), self.dtype, n_jobs).scaled(self.power)
 
     def held(self, lo: int, hi: int) -> Array:
         """Rows lo … hi as an array, while they are visited."""
@@ -110,16 +113,16 @@ class StoredRows(Rows):
         threads = min(self.threads, len(lanes))
         _Pass(self, visit, lanes, threads, slots, size).run()
 
-    def visit_last(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
-        """Do what `visit_all` does, and raise if Σx or Σx² are not those of the `opening`.
+    def visit_verified(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+        """Call `visit` as `visit_all` does, and raise if Σx or Σx² are not those of the opening pass.
 
-        A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. Not asked in
-        every pass, because it reads the numbers of every block twice.
+        A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. This is not done
+        in every pass, because it reads the numbers of every block twice.
         """
         opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
 
         def look_and_visit(lane: int, lo: int, hi: int, block: Any) -> None:
-            parts[lane] += super(StoredRows, self)._look(lo, hi, block)
+            parts[lane] += cpu.opening(block, self.dtype)
             visit(lane, lo, hi, block)
 
         self.visit_all(look_and_visit, width)
@@ -131,18 +134,24 @@ class StoredRows(Rows):
                 )
                 raise RuntimeError(msg)
 
-    def _look(self, lo: int, hi: int, block: Any) -> Array:
-        """[min, non-finite values, Σx, Σx²] of a block; raise at once if some are not allowed."""
-        seen = super()._look(lo, hi, block)
-        if seen[1]:
-            self._complain(lo, lambda rows: ~np.isfinite(rows.astype(self.dtype)))
-        if seen[0] < 0:
-            self._complain(lo, lambda rows: rows < 0)
-        if self.digested:
-            self._digests[lo] = digest_of(self.held(lo, hi))
-        return seen
+    @property
+    def _look(self) -> Function:
+        return self._look_and_refuse
 
-    def _complain(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
+    def _look_and_refuse(
+        self, backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
+    ) -> None:
+        """Add to the sums of the opening, see `look_through`; raise at once if a number is not allowed."""
+        bad, least = float(sums["rest"][0]), float(sums["least"][0])
+        look_through(backend, block, rows, dtype, after, sums)
+        if sums["rest"][0] != bad:
+            self._refuse(rows.first, lambda X: ~np.isfinite(X.astype(self.dtype)))
+        if sums["least"][0] < min(least, 0):
+            self._refuse(rows.first, lambda X: X < 0)
+        if self.digested:
+            self._digests[rows.first] = digest_of(self.held(rows.first, rows.first + block.rows))
+
+    def _refuse(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
         """Name the first place in a block where a number is wrong."""
         X = self._held[lo]
         for first in range(0, len(X), 256):
@@ -159,7 +168,7 @@ class StoredRows(Rows):
                 else:
                     msg = f"Input X contains infinity or a value too large for {self.dtype!r}: {value} in {where}"
                 raise ValueError(msg)
-        raise AssertionError("a block changed while it was looked at")
+        raise AssertionError("a block changed while it was being read")
 
 
 class _Pass:

@@ -1,8 +1,8 @@
-"""Who has what on a cluster, how it was made, and how to make it again.
+"""Which worker holds which values, how they were made, and how they are made again.
 
-What is lost with a worker is made again. Dask loads X again from its graph; rows of W and of the solver's state are
-made by the orders that made them, from the last copy that another worker holds of them. Every `copy_every` passes all
-are copied, and orders before the copies are forgotten, here and by the scheduler.
+Values that are lost with a worker are made again. Dask loads X again from its graph. Rows of W and of the state of the
+solver are made by repeating the orders that made them, from the last copy on another worker. Every `copy_every` passes
+all of them are copied, and earlier orders are deleted, here and at the scheduler.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..._typing import Array
 from . import tasks
 from .tasks import Order
-
-Array = NDArray[Any]
 
 FAN = 8  # sums that a task adds up
 POLL = 0.5  # seconds between looks at who is still there
@@ -67,7 +65,7 @@ class Node:
 
 
 class Values:
-    """The values of a node on the workers, as long as anybody here refers to them."""
+    """The values of a node on the workers, which are kept while this object exists."""
 
     def __init__(self, node: Node, held: list[Held]):
         self.node, self.held = node, held
@@ -112,7 +110,7 @@ class Cluster:
         return future
 
     def hand_out(self, future: Any) -> Any:
-        """Return a future that `close` is to leave alone."""
+        """Return a future that `close` does not release any more."""
         self._futures.discard(future)
         return future
 
@@ -159,7 +157,7 @@ class Cluster:
         return self.failure
 
     def look(self) -> None:
-        """Raise `Lost` if a home is gone; lose patience if there is no worker at all."""
+        """Raise `Lost` if a home has left the cluster, RuntimeError if there has been no worker for too long."""
         there = self.workers()
         if there:
             self._empty_since = inf
@@ -184,7 +182,7 @@ class Cluster:
                 # seven passes' states stayed on the workers until the garbage collector came by.
                 late.__traceback__ = None
             except CANCELLED:
-                self.workers()  # or is it the scheduler that is gone?
+                self.workers()  # raises if the scheduler does not answer either
                 raise Lost from None
             if future.status == "error":
                 self._raise(future)
@@ -250,7 +248,7 @@ class Cluster:
         return Held(self.submit(what, tasks.visit_group, order, heights, extras, *parents, home=home), home)
 
     def source(self, make: Callable[[int], Held]) -> Values:
-        """Values that come from outside: make(group) puts them on the group's home."""
+        """Return values that are sent from here: make(group) puts them on the home of the group."""
         node = Node(None, source=make)
         values = Values(node, [make(group) for group in range(len(self.heights))])
         self._known.add(values)
@@ -260,7 +258,7 @@ class Cluster:
         """Return the sums of a step, of all groups."""
         size = 1 << (len(self.heights) - 1).bit_length()
         sums = self.safely(lambda: self.fetch(self._tree(values.held, 0, size)))
-        # What comes over a wire lies anywhere, and scipy's lu refuses numbers that are not aligned.
+        # Arrays from the network need not be aligned, and scipy's lu refuses such arrays.
         return {name: np.require(part, requirements="A") for name, part in sums.items()}
 
     def _tree(self, held: list[Held], first: int, size: int) -> Any:
@@ -307,7 +305,7 @@ class Cluster:
         if not node.passes or node.passes % self.copy_every or node.copies or node.copying:
             return
         there = self.workers()
-        if len(there) < 2:  # nobody to copy to, and the past must not grow for ever
+        if len(there) < 2:  # no worker to copy to; the chain of orders must not grow without end
             node.cut()
             return
         used = dict.fromkeys(there, 0.0)
@@ -326,7 +324,7 @@ class Cluster:
                 continue
 
     def _recover(self) -> None:
-        """Give blocks whose worker is gone another home, and have made again what was lost with it."""
+        """Give the blocks of lost workers other homes, and submit again what was lost with them."""
         while not (there := self.workers()):
             self.look()
             time.sleep(POLL)
@@ -360,7 +358,7 @@ class Cluster:
                 self._heal(values.node, group, lives, done, sent)
 
     def _heal(self, node: Node, group: int, lives: Any, done: Any, sent: Any) -> Held:
-        """Return a node's values of a group, made again if they are gone."""
+        """Return the values of a node for a group, made again if they were lost."""
         at = (id(node), group)
         if at in done:
             return done[at]
@@ -403,7 +401,7 @@ class Cluster:
         return f"{first:,} … {first + sum(self.heights[group]) - 1:,}"
 
     def close(self) -> None:
-        """Let go of everything on the cluster but what was handed out."""
+        """Release everything on the cluster except what was handed out."""
         for future in [*self._futures, *self.chunks]:
             future.release()
         for node in _ancestors([values.node for values in self._known]):

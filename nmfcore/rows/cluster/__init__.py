@@ -1,8 +1,8 @@
-"""X as a Dask array on a cluster: the face of `data.Rows` whose blocks, and rows of W, stay on the workers.
+"""X as a Dask array on a cluster, as blocks of rows that stay on the workers.
 
-A step sends an order (a function and k-sized arguments) to the workers; a task for each group of blocks applies it to
-the group's X and state, as pure as a visit is, and makes new values that stay where they are and sums that travel. Sums
-are added up in a tree over the numbers of the blocks. A block is a `data.Rows` of its own and the tree knows nothing of
+A step sends an order (a function and k-sized arguments) to the workers. A task for each group of blocks applies it to
+the group's X and state and makes new values, which stay where they are, and sums, which travel and are added up in a
+tree over the numbers of the blocks. Every block is read as rows in memory are, and the tree does not depend on the
 workers, so the bits of a result depend on how X is cut into row chunks and on nothing else: not on how many workers
 there are, how many threads they have, which of them die, or what is finished first. A fit in memory cuts X elsewhere
 and agrees to rounding.
@@ -15,27 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import copy
 import itertools
-import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
+from ..._typing import Array
+from ..machine import memory_of_machine
 from . import tasks
-from .cluster import POLL, Cluster, Held
-from .rows import DaskRows, Spread
+from .spread import DaskRows, Spread
+from .workers import POLL, Cluster, Held
 
-__all__ = ["as_dask_rows", "client_of", "is_dask", "load", "session", "transform", "using"]
-
-Array = NDArray[Any]
+__all__ = ["as_dask_rows", "client_of", "is_dask", "load", "on_cluster", "using"]
 
 COPY_EVERY = 25  # passes between copies of the workers' state, each of which costs about one pass where cores are few
 # Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
@@ -52,7 +48,6 @@ class _Settings(NamedTuple):
 
 
 _settings: contextvars.ContextVar[_Settings | None] = contextvars.ContextVar("nmfcore_dask", default=None)
-_opened_here: contextvars.ContextVar[list[Cluster] | None] = contextvars.ContextVar("nmfcore_clusters", default=None)
 
 
 @contextlib.contextmanager
@@ -81,7 +76,7 @@ def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]
     >>> import dask.array as da
     >>> from distributed import Client
     >>> from nmfcore import NMF
-    >>> from nmfcore.distributed import using
+    >>> from nmfcore.rows.cluster import using
     >>> X = da.random.default_rng(0).random((200, 8), chunks=(50, 8))
     >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
     ...     with using(client, copy_every=5):
@@ -109,7 +104,7 @@ def on_cluster(X: Array, address: str) -> Iterator[Any]:
     X : ndarray of shape (n, m)
         Sent to the workers in blocks whose number depends on its shape only.
     address : str
-        Of the scheduler, as it says when it starts: "tcp://host:8786".
+        Address of the scheduler, which it prints when it starts, for example "tcp://host:8786".
 
     Yields
     ------
@@ -133,24 +128,6 @@ def on_cluster(X: Array, address: str) -> Iterator[Any]:
     with client, using(client), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # it is the data, and it is sent once
         yield client.persist(da.from_array(X, chunks=(rows, m)))
-
-
-@contextlib.contextmanager
-def session() -> Iterator[None]:
-    """Let go of what a call has put on the cluster, however it ends; results that were handed out stay.
-
-    Yields
-    ------
-    None
-    """
-    clusters: list[Cluster] = []
-    token = _opened_here.set(clusters)
-    try:
-        yield
-    finally:
-        _opened_here.reset(token)
-        for cluster in clusters:
-            cluster.close()
 
 
 def is_dask(X: Any) -> bool:
@@ -201,12 +178,12 @@ def load(X: Any) -> Any:
     MemoryError
         If it would take more than half of this machine's memory.
     ValueError
-        If it has another shape than it says.
+        If the computed array has another shape than X declares.
     """
-    held, room = X.nbytes, _memory() * ROOM
-    if isfinite(held) and held > room:
+    held, memory = X.nbytes, memory_of_machine() or inf
+    if isfinite(held) and held > memory * ROOM:
         msg = (
-            f"X has {held / 1e9:.1f} GB, more than half of this machine's {_memory() / 1e9:.1f} GB, and there is no "
+            f"X has {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB, and there is no "
             "cluster to hold it: start one, client = distributed.Client(…), and call again."
         )
         raise MemoryError(msg)
@@ -215,13 +192,6 @@ def load(X: Any) -> Any:
         msg = f"The blocks of the Dask array X have shape {whole.shape} together, but it is declared as {X.shape}."
         raise ValueError(msg)
     return whole
-
-
-def _memory() -> float:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
 
 
 def as_given(W: Array, X: Any) -> Any:
@@ -277,7 +247,7 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     ------
     ValueError
         If the heights of chunks are unknown; as soon as the blocks are computed on, if one of them has another shape or
-        type than the array says.
+        type than the array declares.
     RuntimeError
         If there is no client, or its cluster stays empty.
     """
@@ -289,9 +259,15 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
     cluster = Cluster(client, [], 1, settings.copy_every)
-    opened = _opened_here.get()
-    if opened is not None:
-        opened.append(cluster)
+    try:
+        return _loaded(cluster, X, np.dtype(dtype), n_jobs)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def _loaded(cluster: Cluster, X: Any, dtype: np.dtype, n_jobs: int | None) -> DaskRows:
+    client = cluster.client
     cluster.chunks = _persisted(client, X)
     held_sparse, firsts = hasattr(X._meta, "tocsr"), itertools.accumulate(X.chunks[0], initial=0)
     blocks = [
@@ -349,34 +325,3 @@ def _homes(groups: list[list[Any]], client: Any, there: dict[str, int]) -> list[
         share[most] -= 1
         homes.append(most)
     return homes
-
-
-def transform(model: Any, X: Any, dtype: Any) -> Any:
-    """Return the codes of a Dask array, block by block when they are asked for.
-
-    Parameters
-    ----------
-    model : NMF or MiniBatchNMF
-        Fitted.
-    X : dask.array.Array of shape (n, m)
-    dtype : numpy.dtype
-        Compute type.
-
-    Returns
-    -------
-    W : dask.array.Array of shape (n, k)
-        Not computed yet. Every row is solved for alone, so it is what `transform` of X in memory gives, bit for bit.
-    """
-    if X.numblocks[1] > 1:
-        X = X.rechunk({1: -1})
-    light = copy.copy(model)
-    light.callback = None
-    light.n_jobs = 1 if model.n_jobs is None else model.n_jobs  # Dask's threads are the ones that share the work
-    light.__dict__.pop("feature_names_in_", None)
-    k = model.components_.shape[0]
-    meta = np.empty((0, 0), dtype) if sparse.issparse(X._meta) else X._meta.astype(dtype)
-    return X.map_blocks(_coded, light, k, np.dtype(dtype), chunks=(X.chunks[0], (k,)), dtype=dtype, meta=meta)
-
-
-def _coded(block: Any, model: Any, k: int, dtype: Any) -> Any:
-    return model.transform(block) if block.shape[0] else np.empty((0, k), dtype)

@@ -1,4 +1,4 @@
-"""X on a cluster with the face of `data.Rows`, and row-aligned arrays whose blocks are on the workers."""
+"""X on a cluster as blocks of rows, and row-aligned arrays whose blocks are on the workers."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ import copy
 import functools
 import itertools
 import zlib
-from collections.abc import Iterator
-from math import sqrt
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import linalg, sparse
-from sklearn.utils import check_random_state
+from scipy import sparse
 
-from ..backends import cpu
-from ..loop import solve
-from ..rows.memory import Rows, as_rows
-from ..rows.opening import Opening
-from ..rows.threads import effective_threads
-from ..starts.nndsvd import CUT_OFF
-from ..starts.svd import OVERSAMPLES
+from ..._typing import Array
+from ...backends import cpu
+from ..base import Function, Gather, Rows
+from ..memory import MemoryRows, as_rows
+from ..sums import Named, Shapes
+from ..threads import effective_threads
 from . import tasks
-from .cluster import Cluster, Held, Node, Values
-
-Array = NDArray[Any]
+from .workers import Cluster, Held, Node, Values
 
 
 class Spread:
-    """A row-aligned array whose blocks are on the workers; never written, so that a copy is the array itself.
+    """A row-aligned array whose blocks are on the workers. It is never written, so a copy is the array itself.
 
     Parameters
     ----------
@@ -51,7 +46,7 @@ class Spread:
         self.dtype = np.dtype(dtype)
 
     def copy(self) -> Spread:
-        """Return the array itself: nobody writes it."""
+        """Return the array itself, which is never written."""
         return self
 
     def astype(self, dtype: Any, copy: bool = True) -> Spread:
@@ -60,13 +55,14 @@ class Spread:
             return self
         return self.map(tasks.as_type, np.dtype(dtype), width=self.shape[1], dtype=dtype)
 
-    def times(self, power: int) -> Spread:
-        """Return 2^power times it."""
-        return self.map(tasks.times_power, power, width=self.shape[1], dtype=self.dtype)
+    def __mul__(self, factor: Any) -> Spread:
+        """Return it multiplied by a number."""
+        return self.map(tasks.multiplied, factor, width=self.shape[1], dtype=self.dtype)
 
-    def sum(self, dtype: Any = None) -> float:
-        """Return Σ in float64; NaN once the cluster is gone."""
-        return float(self.sums(tasks.sum_of)["sum"][0]) if self.cluster.failure is None else np.nan
+    def sum(self, axis: int | None = None, dtype: Any = None) -> Any:
+        """Return Σ, or Σ of each column (axis 0), in float64; NaN if the cluster has failed."""
+        total = self.sums(tasks.sum_of, axis)["sum"] if self.cluster.failure is None else np.full(1, np.nan)
+        return float(total[0]) if axis is None else total
 
     def map(self, function: Any, *arguments: Any, width: int, dtype: Any, others: tuple[Spread, ...] = ()) -> Spread:
         """Apply function(height, extra, block, *others, *arguments) → ({"F": …}, None) to every block."""
@@ -77,7 +73,7 @@ class Spread:
         return _step(self.cluster, function, arguments, (self, *others)).sums()
 
     def gather(self) -> list[Any]:
-        """Bring the blocks here."""
+        """Return the blocks, brought to this machine."""
         cluster = self.cluster
 
         def fetch() -> list[Any]:
@@ -146,7 +142,7 @@ class Spread:
 
 
 class _Unfilled:
-    """What np.empty_like of a `Spread` is, until it becomes a buffer of a state."""
+    """The result of np.empty_like of a `Spread`, until it becomes an array of a state."""
 
     def __init__(self, like: Spread):
         self.like = like
@@ -179,7 +175,7 @@ def _zeros_like(cluster: Cluster, width: int, dtype: Any) -> Spread:
 
 
 class SpreadState:
-    """Row-aligned buffers of a solver on the workers; what `data.RowState` is in memory.
+    """Row-aligned buffers of a solver on the workers; what `RowState` is in memory.
 
     Parameters
     ----------
@@ -193,7 +189,7 @@ class SpreadState:
         self.whole, self.names = whole, names
 
     def part(self) -> None:
-        """Do nothing: this state has no twin."""
+        """Do nothing, as this state has no twin."""
 
     @property
     def arrays(self) -> dict[str, Spread]:
@@ -206,7 +202,7 @@ class SpreadState:
 
 
 class _Backend:
-    """The CPU's operations for what is here, and those on row-aligned arrays for what is not."""
+    """The operations of the CPU, and those of them that also take row-aligned arrays on the workers."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(cpu, name)
@@ -221,7 +217,7 @@ class _Backend:
         return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F, B)
 
 
-class DaskRows:
+class DaskRows(Rows):
     """X on the workers of a cluster, as blocks of rows.
 
     Parameters
@@ -236,28 +232,39 @@ class DaskRows:
         Whether blocks are CSR matrices.
     """
 
+    in_memory = False
+    local = False
+
     def __init__(self, X: Spread, dtype: Any, n_jobs: int | None = None, sparse: bool = False):
         self.X, self.dtype, self.n_jobs, self.sparse = X, np.dtype(dtype), n_jobs, sparse
         self.shape: tuple[int, int] = X.shape
         self.cluster = X.cluster
         self.backend: Any = _Backend()
         self.threads = effective_threads(n_jobs)
-        self._seen: Opening | None = None
-        self._view: DaskRows | None = None  # see `data.Rows`
+        self.given_dtype = X.dtype
 
-    power = 0
-    map_rows = Rows.map_rows
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release what the call has put on the cluster; results that were handed out stay."""
+        self.cluster.close()
 
-    def beside(self, F: Any) -> Any:
+    def keep_in(self, checkpoint: Any) -> None:
+        """Record where a fit is kept, for errors that say from where it can be continued."""
+        self.cluster.checkpoint = checkpoint
+
+    map_rows = MemoryRows.map_rows
+
+    def rows_like(self, F: Any) -> Any:
         """Return a row-aligned matrix on the workers, or a small one here, as rows, for products with it."""
-        return (DaskRows if isinstance(F, Spread) else Rows)(F, self.dtype, self.n_jobs)
+        return (DaskRows if isinstance(F, Spread) else MemoryRows)(F, self.dtype, self.n_jobs)
 
     def _step(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = (), **options: Any) -> _Step:
         rows_of = (self.dtype, self.cluster.n_jobs, self.power)
         return _step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
 
     def _spread(self, F: Any) -> Spread:
-        """F of n rows, which may be here: then its blocks are sent to the workers."""
+        """Return a row-aligned F on the workers; the blocks of one that is here are sent to them."""
         if isinstance(F, Spread):
             return F
         cluster = self.cluster
@@ -273,24 +280,21 @@ class DaskRows:
         return Spread(cluster, cluster.safely(lambda: cluster.source(make)), "F", F.shape[1], F.dtype)
 
     def scaled(self, power: int, dtype: Any = None) -> DaskRows:
-        """Return the same X read as 4^power·X; see `data.Rows.scaled`."""
+        """Return the same X read as 4^power·X; see `Rows.scaled`."""
         if power == self.power and dtype is None:
             return self
         view = copy.copy(self)
         view.power, view.dtype = power, self.dtype if dtype is None else np.dtype(dtype)
-        view._seen = view._view = None
+        view._opening = view._view = None
         return view
 
-    in_memory = False  # see `data.Rows`
-    folder = None
-
     @property
-    def cut(self) -> str:
-        """What the bits of a fit depend on, beside X: its row chunks."""
+    def cut(self) -> str:  # type: ignore[override]
+        """What the bits of a fit depend on beside X: its row chunks."""
         heights = [height for group in self.cluster.heights for height in group]
         return f"{len(heights)} row chunks ({zlib.crc32(repr(heights).encode()):08x})"
 
-    def new_rows(self, width: int) -> Spread:
+    def new_rows(self, width: int) -> Any:
         """Return n × width zeros on the workers, in the compute type."""
         return _zeros_like(self.cluster, width, self.dtype)
 
@@ -298,8 +302,8 @@ class DaskRows:
         """Return W itself: what is on the workers is never written."""
         return W
 
-    def state(self, **arrays: Any) -> SpreadState:
-        """Return row-aligned buffers as `reduce` takes them."""
+    def state(self, **arrays: Any) -> Any:
+        """Return row-aligned arrays as a state that passes go through."""
         given = {name: self._spread(A) for name, A in arrays.items() if not isinstance(A, _Unfilled)}
         names = tuple(given)
         empty = tuple((name, names[0]) for name, A in arrays.items() if isinstance(A, _Unfilled))
@@ -307,12 +311,9 @@ class DaskRows:
         whole = self._step(tasks.new_state, names, empty, others=tuple(given.values())).named(None, width, self.dtype)
         return SpreadState(whole, tuple(arrays))
 
-    def give_back(self, A: Any) -> Any:
-        """Return an array as the caller is to have it: of n rows as a Dask array."""
+    def to_caller(self, A: Any) -> Any:
+        """Return an array of n rows as a Dask array, any other as it is."""
         return A.to_dask() if isinstance(A, Spread) else A
-
-    def check_loss(self, beta: float) -> None:
-        """Raise nothing: the CPU has all kernels, and a GPU's will say what they lack."""
 
     @property
     def T(self) -> Any:
@@ -322,10 +323,12 @@ class DaskRows:
             "give H as well."
         )
 
-    @property
-    def entries(self) -> int:
-        """How many numbers of X are stored; 0 for sparse X, whose entries are not counted."""
-        return 0 if self.sparse else self.shape[0] * self.shape[1]
+    @functools.cached_property
+    def entries(self) -> int:  # type: ignore[override]
+        """Number of stored numbers of X: n·m, of a sparse X fewer."""
+        if not self.sparse:
+            return self.shape[0] * self.shape[1]
+        return int(self.scaled(0)._step(tasks.stored).sums()["entries"][0])
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), here."""
@@ -342,125 +345,62 @@ class DaskRows:
         whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
         return as_rows(whole, self.dtype, n_jobs).scaled(self.power)
 
-    def reduce(
-        self, visit: Any, state: Any, orders: Any, sums: dict[str, tuple[int, ...]], gather: Any = None,
+    def each_block(
+        self,
+        function: Function,
+        rows: Any,
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
         gathered: tuple[str, ...] = (),
-    ) -> tuple[SpreadState, dict[str, Array]]:  # fmt: skip
-        """One pass; see `data.Rows.reduce`. The new rows stay on the workers, the sums come here."""
-        before = state.whole
-        self.cluster.protect(before.values)
-        passes = before.values.node.passes + 1
-        step = self._step(tasks.one_pass, visit, orders, sums, gather, gathered, others=(before,), passes=passes)
-        return SpreadState(step.named(None, before.shape[1], self.dtype), state.names), step.sums()
+        verify: bool = False,
+    ) -> tuple[Any, Named]:
+        """Apply a function to every block of rows, see `Rows.each_block`.
 
-    def opening(self) -> Opening:
-        """Minimum, finiteness, Σx and Σx² in one pass (cached)."""
-        if self._seen is None:
-            sums = self._step(tasks.look).sums()
-            bad, total, squares = sums["rest"].tolist()
-            self._seen = Opening(
-                float(sums["least"][0]), not bad, total, squares, total / (self.shape[0] * self.shape[1])
-            )
-        return self._seen
+        The rows that are written stay on the workers, the sums come here.
+        """
+        keywords = {"width": width, "sums": sums, "out": out, "gather": gather, "gathered": gathered}
+        names: tuple[str, ...] | None = None
+        others: tuple[Spread, ...] = ()
+        if isinstance(rows, SpreadState):
+            others = (rows.whole,)
+        else:
+            names, others = tuple(rows), tuple(self._spread(F) for F in rows.values())
+        passes = 0
+        if out is None:
+            self.cluster.protect(others[0].values)
+            passes = others[0].values.node.passes + 1
+        step = self._step(tasks.each_block, names, function, arguments, keywords, others=others, passes=passes)
+        after = rows
+        if out is None:
+            after = SpreadState(step.named(None, others[0].shape[1], self.dtype), rows.names)
+        elif out:
+            after = SpreadState(step.named(None, max(out.values()), self.dtype), tuple(out))
+        return after, step.sums() if sums else {}
+
+    def mapped(self, function: Callable[..., Array], F: Any, *arguments: Any, width: int) -> Any:
+        """Return function(rows of F, *arguments), which has `width` columns, on the workers."""
+        if not isinstance(F, Spread):  # made here, where X has few rows
+            return function(F, *arguments)
+        return F.map(tasks.mapped, function, arguments, width=width, dtype=self.dtype)
+
+    def summed(self, function: Callable[..., Array], F: Any, *arguments: Any) -> Array:
+        """Return the sum of function(rows of F, *arguments) over the blocks."""
+        return F.sums(tasks.summed, function, arguments)["sum"] if isinstance(F, Spread) else function(F, *arguments)
+
+    def drawn(
+        self, function: Callable[..., Array], rng: np.random.RandomState, *arguments: Any, width: int,
+        given: Any = None,
+    ) -> Any:  # fmt: skip
+        """Return rows drawn on the workers, block after block, from one generator; see `Rows.drawn`."""
+        if isinstance(given, np.ndarray):
+            return function(rng, given, *arguments)
+        values = self.cluster.draw(function, arguments, rng, None if given is None else given.values)
+        return Spread(self.cluster, values, "F", width, self.dtype)
 
     def digest(self) -> str:
-        """Return nothing: X is known by its sums and its chunks."""
+        """Return "": X is identified by its sums and its chunks."""
         return ""
-
-    def not_finite(self) -> Array:
-        """Return an array with what X holds that is not finite, for the error that says so."""
-        return np.array([np.nan if self._step(tasks.has_nan).sums()["nan"][0] else np.inf])
-
-    def products(self, Ht: Array) -> Spread:
-        """X·Ht of shape (n, k), in the compute type, on the workers."""
-        return self._step(tasks.products, np.asarray(Ht)).named("F", Ht.shape[1], self.dtype)
-
-    def transposed_products(self, F: Any) -> Array:
-        """Xᵀ·F of shape (m, k), float64."""
-        return self._step(tasks.transposed_products, others=(self._spread(F),)).sums()["sum"]
-
-    def gram(self) -> Array:
-        """XᵀX of shape (m, m), float64, of dense X."""
-        return self._step(tasks.gram_of_X).sums()["sum"]
-
-    def divergence(self, W: Any, Ht: Array, beta: float) -> float:
-        """D_β(X | WH), see `objective.divergence`; NaN once the cluster is gone."""
-        if self.cluster.failure is not None:
-            return np.nan
-        return float(self._step(tasks.divergence_of, Ht, beta, others=(self._spread(W),)).sums()["sum"][0])
-
-    def code(self, solver: Any, Ht: Array, *, tol: float, max_iter: int, by_step: bool) -> solve.Coded:
-        """Rows of W for a fixed H, each solved for alone, see `solve.code`."""
-        step = self._step(tasks.codes, solver, Ht, tol, max_iter, by_step)
-        sums = step.sums()
-        W = step.named("F", Ht.shape[1], self.dtype)
-        return solve.Coded(W, int(sums["most"][0]), int(sums["unsettled"][0]))  # type: ignore[arg-type]
-
-    # ---- starts
-
-    def initialize(self, k: int, init: str, random_state: Any, unit: float = 1.0) -> tuple[Spread, Array]:
-        """Make factors to begin with as `initialization.initialize` does, W on the workers; n ≥ m for NNDSVD."""
-        mean, rng = self.opening().mean, check_random_state(random_state)
-        if init == "random":
-            scale = np.sqrt(mean / k)
-            H = scale * rng.standard_normal(size=(k, self.shape[1])).astype(self.dtype, copy=False)
-            drawn = self.cluster.draw(tasks.normal, (k, scale, self.dtype), rng)
-            W = Spread(self.cluster, drawn, "F", k, self.dtype)
-            return W, np.ascontiguousarray(np.abs(H.astype(self.dtype, copy=False)).T)
-        U, S, Vt = self._svd(k, rng)
-        cut_off, mean = CUT_OFF * unit, mean / unit
-        signs, scales, H = _nndsvd_parts(np.sqrt(U.sums(tasks.squares_of_parts)["sum"]), S, Vt, cut_off)
-        fill = mean if init == "nndsvda" else 0.0
-        W = U.map(tasks.signed_parts, signs, scales, fill, cut_off, width=k, dtype=self.dtype)
-        if init == "nndsvda":
-            H[H == 0] = mean
-        elif init == "nndsvdar":
-            rng = check_random_state(random_state)
-            W = Spread(self.cluster, self.cluster.draw(tasks.fill_zeros, (mean,), rng, W.values), "F", k, self.dtype)
-            zeros = H == 0
-            H[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
-        return W, np.ascontiguousarray(H.T)
-
-    def _svd(self, k: int, rng: Any) -> tuple[Spread, Array, Array]:
-        """Find triplets in the subspaces of `initialization.randomized_svd`, tall ones made orthonormal by Grams."""
-        (n, m), width = self.shape, k + OVERSAMPLES
-        Q = rng.normal(size=(m, width)).astype(self.dtype, copy=False)
-        for _ in range(7 if k < 0.1 * min(n, m) else 4):
-            back = self.transposed_products(self._orthonormal(self.products(Q)))
-            aligned = np.require(back, requirements="A")  # what the network has brought need not be
-            Q = linalg.lu(aligned, permute_l=True, check_finite=False)[0]
-            Q = np.ascontiguousarray(Q, self.dtype)
-        Y = self._orthonormal(self._orthonormal(self.products(Q)))
-        B = self.transposed_products(Y).T
-        small, S, Vt = linalg.svd(B, full_matrices=False, check_finite=False, lapack_driver="gesdd")
-        U = Y.map(tasks.times_small, np.ascontiguousarray(small[:, :k]), width=k, dtype=self.dtype)
-        return U, S[:k].astype(self.dtype), np.ascontiguousarray(Vt[:k], self.dtype)
-
-    def _orthonormal(self, Y: Spread) -> Spread:
-        """Columns that span what those of Y span; zero where the Gram matrix cannot tell a direction from nothing."""
-        values, E = linalg.eigh(self.backend.gram(Y))
-        sigma = np.sqrt(np.maximum(values, 0))
-        tiny = sigma <= sigma[-1] * sqrt(np.finfo(self.dtype).eps)
-        T = np.where(tiny, 0.0, E / np.where(tiny, 1.0, sigma))
-        return Y.map(tasks.times_small, np.ascontiguousarray(T), width=T.shape[1], dtype=self.dtype)
-
-
-def _nndsvd_parts(norms_U: Array, S: Array, Vt: Array, cut_off: float) -> tuple[Array, Array, Array]:
-    """H of an NNDSVD, and by which sign and scale columns of U become W; see `initialization.nndsvd`."""
-    signs, scales, H = np.ones_like(S), np.zeros_like(S), np.zeros_like(Vt)
-    scales[0] = np.sqrt(S[0])
-    H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
-    for j in range(1, S.size):
-        parts = []
-        for nu, sign in zip(norms_U[:, j], (1, -1), strict=True):
-            vp = np.maximum(sign * Vt[j], 0)
-            nv = np.sqrt(np.dot(vp, vp))
-            parts.append((nu * nv, sign, nu, vp, nv))
-        weight, sign, nu, vp, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
-        if weight == 0:
-            continue
-        factor = np.sqrt(S[j] * weight)
-        signs[j], scales[j] = sign, factor / nu
-        H[j] = factor * (vp / nv)
-    H[np.less(H, cut_off)] = 0
-    return signs, scales, H

@@ -14,26 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from ..backends import backend_of, cpu, cuda
-from ..backends.operations import merge_worst
-from ..loop import solve
-from ..objective import divergence
-from ..rows.device import as_device_rows
-from ..rows.memory import as_rows
-from ..rows.state import RowState
-from ..scale import times
-
-Array = NDArray[Any]
-
+from ..._typing import Array
+from ...backends import backend_of, cpu, cuda
+from ..device import as_device_rows
+from ..memory import as_rows
+from ..state import RowState
+from ..sums import combined
 
 LANE_WORK = 8e9  # flops of a block that make a lane: blocks are shared out already
 
 
 class _Lease:
-    """Memory that goes back when nobody looks at it any more."""
+    """Memory that returns to its `Buffers` when the last array over it is deleted."""
 
     def __init__(self, memory: Array, buffers: Buffers):
         self.memory, self.buffers = memory, buffers
@@ -44,7 +38,7 @@ class _Lease:
 
 
 class Buffers:
-    """Memory of states that are gone, for the next ones: never more than those there are take.
+    """Memory of deleted states, which is used for new ones; never more than the existing states occupy.
 
     A nanny has malloc give back to the system whatever is freed (MALLOC_TRIM_THRESHOLD_), and the pages of every new W
     would be paid for once more: a tenth of a pass.
@@ -56,7 +50,7 @@ class Buffers:
         self.free: list[Array] = []
 
     def empty_like(self, A: Array) -> Array:
-        """Return an array of A's shape and type whose numbers are anything."""
+        """Return an array of A's shape and type with arbitrary contents."""
         with self.lock:
             fit = next((i for i, memory in enumerate(self.free) if memory.nbytes == A.nbytes), None)
             memory = np.empty(A.nbytes, np.uint8) if fit is None else self.free.pop(fit)
@@ -65,7 +59,7 @@ class Buffers:
         return np.asarray(_Lease(memory, self)).view(A.dtype).reshape(A.shape)
 
     def take_back(self, memory: Array) -> None:
-        """Keep memory for later, or let go of some."""
+        """Keep memory for later, and release what exceeds the limit."""
         with self.lock:
             self.leased -= memory.nbytes
             self.free.append(memory)
@@ -118,7 +112,7 @@ class Block:
 
 
 class Sums:
-    """Sums of blocks added up in a tree over their numbers, whatever parts of it come from elsewhere."""
+    """Sums of blocks, added up in a tree over the numbers of the blocks, of which branches may be sums already."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[int, int, dict[str, Array]]] = []  # first number, how many (2^i), their sum
@@ -129,7 +123,7 @@ class Sums:
             if (first // count) % 2 == 0:  # neighbours, but not siblings
                 break
             first, _, before = self.stack.pop()
-            sums, count = _added(before, sums), 2 * count
+            sums, count = combined(before, sums), 2 * count
         self.stack.append((first, count, sums))
 
     def total(self) -> dict[str, Array] | None:
@@ -138,21 +132,12 @@ class Sums:
             return None
         *rest, (_, _, sums) = self.stack
         for _, _, before in reversed(rest):
-            sums = _added(before, sums)
+            sums = combined(before, sums)
         return sums
 
 
-_HOW: dict[str, Callable[[Array, Array], Array]] = {
-    "worst": merge_worst, "most": np.maximum, "least": np.minimum,
-}  # fmt: skip
-
-
-def _added(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
-    return {name: _HOW.get(name, np.add)(a[name], b[name]) for name in a}
-
-
 class Declared(NamedTuple):
-    """What a Dask array says that a block is. Kernels read memory by it."""
+    """Shape and type that a Dask array declares for a block; kernels read memory by them."""
 
     number: int  # among the row chunks of X
     first: int  # row
@@ -220,7 +205,7 @@ def without_sums(pair: Any) -> tuple[list[Any], None]:
 
 
 def second(pair: Any) -> Any:
-    """Return what stands beside the values, to be fetched without them."""
+    """Return the second element of a pair, to be fetched without the values."""
     return pair[1]
 
 
@@ -230,7 +215,7 @@ def picked(pair: Any, number: int, name: str) -> Any:
 
 
 def fetched(pair: Any, number: int, name: str) -> Any:
-    """Return one block to be sent to where there may be no GPU."""
+    """Return one block on the host, to be sent to a machine that may have no GPU."""
     return cuda.to_host(picked(pair, number, name))
 
 
@@ -250,15 +235,29 @@ def sum_of_sums(places: Sequence[tuple[int, int]], *parts: Any) -> Any:
     return sums.total()
 
 
-def _writable(backend: Any, orders: Any) -> Any:
-    """Orders as the kernels take them: what has travelled is read-only, and factors go where X is."""
-    changed = {}
-    for field in dataclasses.fields(orders):
-        value = getattr(orders, field.name)
-        if isinstance(value, np.ndarray):
-            place = backend if value.ndim == 2 else cpu
-            changed[field.name] = place.asarray(value)
-    return dataclasses.replace(orders, **changed)
+def arrived(backend: Any, value: Any) -> Any:
+    """Return arguments as functions of a pass take them: arrays that have travelled are read-only.
+
+    Parameters
+    ----------
+    backend : Backend
+        Factors, the arrays of two dimensions, go where X is; what is smaller stays on the host.
+    value : object
+        An array, or a tuple or dataclass that holds some; anything else is returned as it is.
+
+    Returns
+    -------
+    value : object
+    """
+    if isinstance(value, np.ndarray):
+        return (backend if value.ndim == 2 else cpu).asarray(value)
+    if isinstance(value, tuple):
+        made = [arrived(backend, each) for each in value]
+        return value._make(made) if hasattr(value, "_make") else tuple(made)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: arrived(backend, each) for name, each in fields.items()})
+    return value
 
 
 # The functions of orders: height of the block, its own extra, blocks of the parents, arguments.
@@ -270,50 +269,56 @@ def zeros(height: int, extra: Any, width: int, dtype: Any) -> Any:
 
 
 def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
-    """Put buffers together to a state; `empty` names those that nobody reads before they are written."""
+    """Put arrays together to a state; those that `empty` names are written before they are read."""
     *given, names, empty = parts
     arrays = {name: rows.backend.asarray(F) for name, F in zip(names, given, strict=True)}
     return arrays | {name: rows.backend.xp.empty_like(arrays[like]) for name, like in empty}, None
 
 
-def one_pass(
-    height: int, extra: Any, rows: Any, before: Any, visit: Any, orders: Any, sums: Any, gather: Any, gathered: Any
-) -> Any:
-    """Visit a block, see `Rows.reduce`: its state is read, and the next one is new."""
-    state = RowState(**{name: rows.backend.asarray(F) for name, F in before.items()})
-    if rows.backend.xp is np:
+def each_block(
+    height: int, extra: Any, rows: Any, *given: Any
+) -> tuple[dict[str, Any] | None, dict[str, Array] | None]:
+    """Apply the function of a pass to the blocks of one chunk, see `Rows.each_block`; what it makes is new.
+
+    Parameters
+    ----------
+    height : int
+    extra : None
+    rows : Rows
+        The chunk.
+    *given : object
+        Row-aligned arrays; their names, None for a state; function, arguments, and the keywords of `Rows.each_block`.
+
+    Returns
+    -------
+    arrays : dict of str to array, or None
+    sums : dict of str to ndarray, or None
+    """
+    *blocks, names, function, arguments, keywords = given
+    backend = rows.backend
+    arrays = blocks[0] if names is None else dict(zip(names, blocks, strict=True))
+    state = RowState(**{name: backend.asarray(F) for name, F in arrays.items()})
+    if backend.xp is np:
         state.empty_like = _buffers.empty_like
-    after, total = rows.reduce(visit, state, _writable(rows.backend, orders), sums, gather, gathered)
+    after, sums = rows.each_block(function, state, arrived(backend, arguments), **keywords)
     state.part()
-    return dict(after.arrays), {name: np.array(rows.backend.to_numpy(part)) for name, part in total.items()}
+    written = dict(after.arrays) if keywords["out"] is None or keywords["out"] else None
+    return written, {name: np.array(backend.to_numpy(part)) for name, part in sums.items()} or None
 
 
-def look(height: int, extra: Any, rows: Any) -> Any:
-    """Look through a block, see `Rows.opening`."""
-    seen = rows.opening()
-    rest = [not seen.finite, seen.total, seen.squares]
-    return None, {"least": np.array([seen.minimum]), "rest": np.array(rest, float)}
+def stored(height: int, extra: Any, rows: Any) -> Any:
+    """Count stored numbers."""
+    return None, {"entries": np.array([float(rows.entries)])}
 
 
-def has_nan(height: int, extra: Any, rows: Any) -> Any:
-    """Tell NaN from infinity."""
-    values = rows.backend.to_numpy(rows.X.data if rows.sparse else rows.X)
-    return None, {"nan": np.array([np.isnan(values).any()], float)}
+def mapped(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+    """Apply a function to rows of a row-aligned array, on the host."""
+    return {"F": function(cuda.to_host(F), *arguments)}, None
 
 
-def products(height: int, extra: Any, rows: Any, Ht: Array) -> Any:
-    """Make X·Ht."""
-    return {"F": rows.products(rows.backend.asarray(Ht))}, None
-
-
-def transposed_products(height: int, extra: Any, rows: Any, F: Any) -> Any:
-    """Sum Xᵀ·F."""
-    return None, {"sum": rows.backend.to_numpy(rows.transposed_products(rows.backend.asarray(F)))}
-
-
-def gram_of_X(height: int, extra: Any, rows: Any) -> Any:
-    """Sum XᵀX."""
-    return None, {"sum": rows.backend.to_numpy(rows.gram())}
+def summed(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+    """Sum a function of rows of a row-aligned array, on the host."""
+    return None, {"sum": function(cuda.to_host(F), *arguments)}
 
 
 def gram_of(height: int, extra: Any, F: Any) -> Any:
@@ -322,26 +327,14 @@ def gram_of(height: int, extra: Any, F: Any) -> Any:
     return None, {"sum": backend.to_numpy(backend.gram(backend.asarray(F)))}
 
 
-def divergence_of(height: int, extra: Any, rows: Any, W: Any, Ht: Array, beta: float) -> Any:
-    """Sum D_β(X | WH)."""
-    return None, {"sum": np.array([divergence(rows, W, rows.backend.asarray(Ht), beta)])}
-
-
-def codes(height: int, extra: Any, rows: Any, solver: Any, Ht: Array, tol: float, max_iter: int, by_step: bool) -> Any:
-    """Solve for rows alone, see `solve.code`."""
-    # `start` writes on the solver, which the tasks of a worker share
-    coded = solve.code(rows, copy.copy(solver), Ht, tol=tol, max_iter=max_iter, by_step=by_step)
-    return {"F": coded.W}, {"most": np.array([coded.n_iter]), "unsettled": np.array([coded.unsettled])}
-
-
 def inner_product(height: int, extra: Any, A: Any, B: Any) -> Any:
     """Sum A ⊙ B."""
     return None, {"sum": np.array([float(backend_of(A).inner(A, B))])}
 
 
-def sum_of(height: int, extra: Any, A: Any) -> Any:
-    """Sum A."""
-    return None, {"sum": np.array([float(A.sum(dtype=np.float64))])}
+def sum_of(height: int, extra: Any, A: Any, axis: int | None) -> Any:
+    """Sum A, or its columns."""
+    return None, {"sum": np.atleast_1d(backend_of(A).to_numpy(A.sum(axis=axis, dtype=np.float64)))}
 
 
 def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
@@ -349,9 +342,9 @@ def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
     return {"F": A.astype(dtype)}, None
 
 
-def times_power(height: int, extra: Any, A: Any, power: int) -> Any:
-    """Multiply by a power of two."""
-    return {"F": times(A, power)}, None
+def multiplied(height: int, extra: Any, A: Any, factor: Any) -> Any:
+    """Multiply by a number."""
+    return {"F": A * factor}, None
 
 
 def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
@@ -363,48 +356,11 @@ def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
     return {"F": part if sparse.issparse(part) else rows.backend.to_numpy(part)}, None
 
 
-def times_small(height: int, extra: Any, Y: Any, E: Array) -> Any:
-    """Make Y·E by the kernels, which wake no threads of BLAS."""
-    backend = backend_of(Y)
-    rows = Block(Y).rows(Y.dtype, 1)
-    return {"F": rows.products(backend.asarray(E.astype(Y.dtype)))}, None
-
-
-def squares_of_parts(height: int, extra: Any, U: Any) -> Any:
-    """Add up squares of the positive and of the negative parts of columns."""
-    host = backend_of(U).to_numpy(U).astype(np.float64)
-    return None, {"sum": np.array([np.square(np.maximum(sign * host, 0)).sum(axis=0) for sign in (1, -1)])}
-
-
-def signed_parts(height: int, extra: Any, U: Any, signs: Array, scales: Array, fill: float, cut_off: float) -> Any:
-    """Make W of an NNDSVD: of each column of U the part of one sign, scaled."""
-    xp = backend_of(U).xp
-    W = xp.maximum(U * xp.asarray(signs.astype(U.dtype)), 0) * xp.asarray(scales.astype(U.dtype))
-    W[:, 0] = xp.abs(U[:, 0]) * scales.astype(U.dtype)[0]
-    W[xp.less(W, cut_off)] = 0
-    if fill:
-        W[W == 0] = fill
-    return {"F": W}, None
-
-
 def drawn_again(height: int, rng: Any, *rest: Any) -> Any:
     """Draw a block once more, with the generator as the block before it left it."""
     *blocks, function, arguments = rest
-    return {"F": function(copy.deepcopy(rng), height, *blocks, *arguments)}, None
-
-
-def normal(rng: Any, height: int, k: int, scale: Any, dtype: Any) -> Array:
-    """Draw a random W."""
-    W = scale * rng.standard_normal(size=(height, k)).astype(dtype, copy=False)
-    return np.abs(W.astype(dtype, copy=False))
-
-
-def fill_zeros(rng: Any, height: int, W: Any, mean: float) -> Array:
-    """Fill the zeros of W for nndsvdar."""
-    W = np.array(backend_of(W).to_numpy(W))
-    zeros = W == 0
-    W[zeros] = abs(mean * rng.standard_normal(size=int(zeros.sum())) / 100)
-    return W
+    rows = cuda.to_host(blocks[0]) if blocks else height
+    return {"F": function(copy.deepcopy(rng), rows, *arguments)}, None
 
 
 def draw(function: Any, arguments: Any, heights: Sequence[int], rng: Any, *parents: Any) -> Any:
@@ -412,6 +368,6 @@ def draw(function: Any, arguments: Any, heights: Sequence[int], rng: Any, *paren
     made, states, rng = [], [], copy.deepcopy(rng)
     for number, height in enumerate(heights):
         states.append(copy.deepcopy(rng))
-        blocks = [parent[0][number]["F"] for parent in parents]
-        made.append({"F": function(rng, height, *blocks, *arguments)})
+        rows = cuda.to_host(parents[0][0][number]["F"]) if parents else height
+        made.append({"F": function(rng, rows, *arguments)})
     return made, [*states, rng]

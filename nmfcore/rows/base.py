@@ -1,0 +1,344 @@
+"""What every X offers to a fit, wherever it lies: blocks of rows, and passes over them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .._typing import Array
+from .opening import OPENING_SUMS, Opening, count_not_finite, look_through
+from .state import RowState
+from .sums import Named, Shapes
+
+# function(backend, block, rows, arguments, after, sums): reads a block of X and its rows of the row-aligned arrays in
+# `rows`, writes its rows of those in `after`, adds to `sums`. It does nothing else, so that a pass can be made again.
+Function = Callable[[Any, Any, RowState, Any, RowState, Named], None]
+# gather(backend, block of Xᵀ, after, arguments, lo, hi, sums): writes rows lo … hi of sums over the rows of X.
+Gather = Callable[[Any, Any, RowState, Any, int, int, Named], None]
+
+LOOK_WIDTH = 8  # the columns by which X is cut for a pass that uses no factor
+
+
+class Rows(ABC):
+    """X as blocks of rows.
+
+    A fit reads X by `each_block` only, which applies a pure function to every block and combines the sums that it
+    makes. How X is cut depends on its shape, the number of components and the types, and sums are combined in a fixed
+    order, so results have the same bits for any number of threads.
+
+    Attributes
+    ----------
+    X : object
+        What is read: an array, a CSR matrix, a source on disk, arrays on a device or on a cluster.
+    shape : tuple of (int, int)
+    dtype : numpy.dtype
+        Compute type, float32 or float64.
+    given_dtype : numpy.dtype
+        Type of the numbers of X as the caller gave it.
+    sparse : bool
+        Whether X is stored as CSR.
+    power : int
+        X is read as 4^power·X.
+    backend : Backend
+        The operations on a block.
+    in_memory : bool
+        Whether any rows can be had at any time without reading a file or a network.
+    local : bool
+        Whether row-aligned arrays are arrays of this process.
+    threads : int
+        Number of threads that visit blocks.
+    """
+
+    X: Any
+    shape: tuple[int, int]
+    dtype: np.dtype
+    given_dtype: np.dtype
+    sparse: bool
+    backend: Any
+    n_jobs: int | None
+    threads: int
+    power = 0
+    in_memory = True
+    local = True
+    cut = "of its own"  # what results depend on beside X: how the caller cut X
+    folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
+    _opening: Opening | None = None
+    _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
+
+    # ---- where X is computed on
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(  # noqa: B027
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release what the call keeps elsewhere; results that were handed out stay."""
+
+    def keep_in(self, checkpoint: Any) -> None:  # noqa: B027
+        """Record where a fit is kept, for errors that say from where it can be continued."""
+
+    @property
+    def state_in_memory(self) -> bool:
+        """Whether row-aligned arrays are in the memory of this process."""
+        return self.local and self.folder is None
+
+    # ---- the primitive
+
+    @abstractmethod
+    def each_block(
+        self,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+        verify: bool = False,
+    ) -> tuple[RowState, Named]:
+        """Apply a function to every block of rows: one pass over X.
+
+        Parameters
+        ----------
+        function : callable
+            function(backend, block, rows, arguments, after, sums), pure. On a cluster it runs on the workers, so it is
+            a function of a module or a method of an object that can be pickled.
+        rows : RowState or mapping of str to ndarray
+            Row-aligned arrays, by name; the function gets the rows of its block. Never written.
+        arguments : object
+            Given to the function as it is: arrays without a row for each row of X, numbers, a solver's orders.
+        width : int
+            Number of columns of the factors that the function uses, which decides how X is cut.
+        sums : dict of str to shape
+            Names and shapes of the float64 sums that the function adds to, see `nmfcore.rows.sums`.
+        out : mapping of str to int, default=None
+            Names and numbers of columns of new row-aligned arrays in the compute type that the function writes. None
+            means that it writes the twin of `rows`, as the passes of a fit do; an empty mapping that it writes no rows.
+        gather : callable, default=None
+            gather(backend, block of Xᵀ, after, arguments, lo, hi, sums) makes rows lo … hi of the sums `gathered` from
+            the transposed matrix. It is used where an accumulator for each lane would outweigh a sparse X.
+        gathered : tuple of str, default=()
+            Names of the sums that `gather` makes, of m rows each; the function gets them without rows then.
+        verify : bool, default=False
+            Whether to raise RuntimeError if an X outside of memory has changed since the opening pass.
+
+        Returns
+        -------
+        after : RowState
+            The arrays that were written; with an empty `out`, those that were given.
+        sums : dict of str to ndarray of float64
+            For ``out=None`` valid until the next such pass.
+        """
+
+    def reduce(
+        self, visit: Function, state: RowState, orders: Any, sums: Shapes, gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+    ) -> tuple[RowState, Named]:  # fmt: skip
+        """One pass of a fit: `each_block` from a state to its twin, which the caller commits or drops.
+
+        Parameters
+        ----------
+        visit : callable
+            See `each_block`.
+        state : RowState
+            The accepted rows. Never written.
+        orders : Orders
+            k-sized arguments; ``orders.width`` is the number of columns of the factors.
+        sums : dict of str to shape
+        gather : callable, default=None
+        gathered : tuple of str, default=()
+
+        Returns
+        -------
+        after : RowState
+            The twin of the state.
+        sums : dict of str to ndarray of float64
+            Valid until the next pass.
+        """
+        return self.each_block(visit, state, orders, width=orders.width, sums=sums, gather=gather, gathered=gathered)
+
+    # ---- passes that stand on it
+
+    def opening(self) -> Opening:
+        """Return minimum, finiteness, Σx and Σx², found by one pass (cached). A sparse X's minimum counts its zeros."""
+        if self._opening is None:
+            n, m = self.shape
+            _, sums = self.each_block(self._look, {}, self.dtype, width=LOOK_WIDTH, sums=OPENING_SUMS, out={})
+            least, (bad, total, squares) = self.read_sums(sums["least"], sums["rest"])
+            minimum = least[0] if not self.sparse or self.entries == n * m else min(least[0], 0.0)
+            self._opening = Opening(minimum, not bad, total, squares, total / (n * m))
+        return self._opening
+
+    @property
+    def _look(self) -> Function:
+        return look_through
+
+    def not_finite(self) -> tuple[bool, bool]:
+        """Return whether X holds NaN, and whether it holds an infinite number, found by one pass."""
+        shapes: Shapes = {"nan": (1,), "infinite": (1,)}
+        _, sums = self.each_block(count_not_finite, {}, None, width=LOOK_WIDTH, sums=shapes, out={})
+        (nan,), (infinite,) = self.read_sums(sums["nan"], sums["infinite"])
+        return nan > 0, infinite > 0
+
+    def read_sums(self, *sums: Array) -> list[Any]:
+        """Return sums as lists of Python's numbers; those on a device in one transfer."""
+        return list(self.backend.read(*sums))
+
+    def products(self, Ht: Array) -> Array:
+        """Return X·Ht of shape (n, k), in the compute type; Ht C-contiguous of shape (m, k)."""
+        k = Ht.shape[1]
+        after, _ = self.each_block(_multiply, {}, self.backend.asarray(Ht), width=k, sums={}, out={"XHt": k})
+        return after["XHt"]
+
+    def transposed_products(self, F: Array) -> Array:
+        """Return Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
+        m, k = self.shape[1], F.shape[1]
+        _, sums = self.each_block(
+            _add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={}, gather=_gather_products,
+            gathered=("XtF",),
+        )  # fmt: skip
+        return sums["XtF"]
+
+    def gram(self) -> Array:
+        """Return XᵀX of shape (m, m), float64, of dense X; exact for integers of 8 bits."""
+        m = self.shape[1]
+        _, sums = self.each_block(_add_gram, {}, self.dtype, width=m, sums={"XtX": (m, m)}, out={})
+        return sums["XtX"]
+
+    # ---- row-aligned arrays
+
+    @abstractmethod
+    def state(self, **arrays: Array) -> RowState:
+        """Return row-aligned arrays as a state that passes go through."""
+
+    @abstractmethod
+    def new_rows(self, width: int) -> Array:
+        """Return zeros of shape (n, width) in the compute type, where row-aligned arrays are kept."""
+
+    @abstractmethod
+    def copied(self, W: Array) -> Array:
+        """Return a copy of W, where row-aligned arrays are kept."""
+
+    @abstractmethod
+    def rows_like(self, F: Array) -> Rows:
+        """Return a row-aligned or small dense matrix as rows, for products with it."""
+
+    # Row-aligned arrays of a start, which are made on the host where X is local.
+
+    def mapped(self, function: Callable[..., Array], F: Array, *arguments: Any, width: int) -> Array:
+        """Return function(rows of F, *arguments), which has `width` columns, for all rows of a row-aligned F."""
+        return function(F, *arguments)
+
+    def summed(self, function: Callable[..., Array], F: Array, *arguments: Any) -> Array:
+        """Return the sum of function(rows of F, *arguments) over parts of a row-aligned F."""
+        return function(F, *arguments)
+
+    def drawn(
+        self, function: Callable[..., Array], rng: np.random.RandomState, *arguments: Any, width: int,
+        given: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return function(rng, rows, *arguments), drawn for some rows after others from one generator.
+
+        Parameters
+        ----------
+        function : callable
+            Returns an array of `width` columns; `rows` is how many rows it has, or the rows of `given`.
+        rng : RandomState
+            Left as if it had drawn all rows at once.
+        *arguments : object
+        width : int
+        given : ndarray of shape (n, width), default=None
+
+        Returns
+        -------
+        F : ndarray of shape (n, width)
+        """
+        n, step = self.shape[0], max(1, (1 << 17) // width)  # the generator makes numbers in float64
+        out = np.empty((n, width), self.dtype) if self.folder is None else self.new_rows(width)
+        for lo in range(0, n, step):
+            hi = min(lo + step, n)
+            out[lo:hi] = function(rng, hi - lo if given is None else given[lo:hi], *arguments)
+        return out
+
+    @abstractmethod
+    def to_caller(self, A: Array) -> Any:
+        """Return an array of results as the kind of array that X was."""
+
+    def rows_to_caller(self, W: Array) -> Any:
+        """Return a row-aligned array of results as the kind of array that X was."""
+        return self.to_caller(W)
+
+    # ---- X in other forms
+
+    @property
+    @abstractmethod
+    def entries(self) -> int:
+        """Number of stored numbers of X: n·m, of a sparse X fewer."""
+
+    @abstractmethod
+    def scaled(self, power: int, dtype: Any = None) -> Any:
+        """Return the same X read as 4^power·X, and in another compute type if one is given.
+
+        The two are never visited at the same time. An exact power of two is multiplied where a number is read.
+        """
+
+    @abstractmethod
+    def take(self, rows: Array, n_jobs: int | None) -> Rows:
+        """Return a copy of some rows (increasing numbers), in memory or on the device."""
+
+    @property
+    @abstractmethod
+    def T(self) -> Rows:
+        """Xᵀ as rows."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a digest of all stored numbers at their places, "" where there is none."""
+
+    def check_loss(self, beta: float) -> None:  # noqa: B027
+        """Raise ValueError if the backend has no kernels for this X and β."""
+
+    # ---- the small factor
+
+    @abstractmethod
+    def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, and return the sums added up.
+
+        Parameters
+        ----------
+        visit : callable
+        rows : int
+            Number of rows of the factor.
+        work : float
+            Flops, which decide into how many tiles the rows are cut.
+        shapes : tuple of shapes
+            Of the sums, float64.
+
+        Returns
+        -------
+        sums : list of ndarray
+        """
+
+
+def _multiply(backend: Any, block: Any, rows: RowState, Ht: Array, after: RowState, sums: Named) -> None:
+    backend.products(block, Ht, after["XHt"])
+
+
+def _add_products(backend: Any, block: Any, rows: RowState, arguments: None, after: RowState, sums: Named) -> None:
+    if len(sums["XtF"]):  # else they are gathered
+        backend.add_products(block, rows["F"], sums["XtF"])
+
+
+def _gather_products(backend: Any, block: Any, after: RowState, arguments: None, lo: int, hi: int, sums: Named) -> None:
+    backend.products(block, after["F"], sums["XtF"][lo:hi])
+
+
+def _add_gram(backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
+    backend.add_gram(block, dtype, sums["XtX"])

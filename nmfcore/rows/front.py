@@ -1,0 +1,227 @@
+"""The front door: what a caller's X is, where it lies and how it is computed on is decided here, and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from ..backends import cuda
+from . import cluster
+from .base import Rows
+from .device import as_device_rows
+from .disk import Source, StoredRows, source_of
+from .memory import as_rows
+
+_SMALL = ("uint8", "int8", "uint16", "int16", "bool", "float16")
+_WIDE = ("int32", "uint32", "int64", "uint64")
+# Types of numbers that stay what they are; an X of any other type becomes float64, as in scikit-learn.
+READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *_WIDE)]
+
+
+class Checks(Protocol):
+    """What an estimator checks of an X before anything is computed, with the errors of scikit-learn."""
+
+    whom: str  # what the error for negative values says that X was passed to
+    spreads: bool  # whether a Dask array is computed on where it is if there is a cluster; else it is loaded
+    devices: bool  # whether device="auto" may choose a GPU
+
+    def array(self, X: Any) -> Any:
+        """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
+
+    def place(self, what: str | None, device: bool) -> None:
+        """Raise if X cannot be computed on: `what` describes an X on disk, `device` is whether a GPU is to be used."""
+
+    def not_finite(self, nan: bool, dtype: np.dtype) -> None:
+        """Raise the error for an X with NaN, else for one with a value that is infinite or too large for the type."""
+
+    def negative(self) -> NoReturn:
+        """Raise the error for an X with negative values."""
+
+
+def compute_type(given: np.dtype, dtype: Any = None) -> np.dtype:
+    """Return the type that is computed in.
+
+    Parameters
+    ----------
+    given : numpy.dtype
+        Type of the numbers of X.
+    dtype : numpy.float32, numpy.float64, their names, or None
+        What the caller asks for. None is float32 for float32 and for types of at most 16 bits, else float64.
+
+    Returns
+    -------
+    dtype : numpy.dtype
+    """
+    small = given.itemsize <= 2 or given == np.float32
+    return np.dtype(dtype or (np.float32 if small else np.float64))
+
+
+def stand_in(X: Any) -> np.ndarray:
+    """Return an array of the shape and type of X that takes no memory, for checks that read no numbers."""
+    n, m = X.shape if len(X.shape) == 2 else (0, 0)
+    shape = X.shape if len(X.shape) != 2 or n == n else (1, m)  # a Dask array may not know its number of rows
+    return np.broadcast_to(np.zeros((), X.dtype), shape)
+
+
+def is_lazy(X: Any) -> bool:
+    """Return whether X is a Dask array, whose codes are a Dask array that is computed later."""
+    return cluster.is_dask(X)
+
+
+def open(
+    X: Any,
+    *,
+    checks: Checks,
+    dtype: Any = None,
+    device: str | None = None,
+    sparse_on_device: bool = True,
+    n_jobs: int | None = None,
+    memory: int | str | None = None,
+    digested: bool = False,
+) -> Rows:
+    """Return X as blocks of rows, checked, after one pass over it.
+
+    Parameters
+    ----------
+    X : object
+        An array of any order and strides, a data frame, a sparse matrix, a memory map; a path, an h5py dataset, a Zarr
+        array or a `RowBlocks` stream; a Dask array; a CuPy array, or an array of another library on a device.
+    checks : Checks
+        What else is checked, and how errors are worded.
+    dtype : numpy.float32, numpy.float64, their names, or None
+        Compute type, see `compute_type`.
+    device : None or str
+        Where an X in host memory is computed on, see `nmfcore.backends.cuda.resolve`.
+    sparse_on_device : bool, default=True
+        Whether ``device="auto"`` may choose a GPU for a sparse X.
+    n_jobs : int or None
+        Threads, see `effective_threads`.
+    memory : int, str or None
+        Budget for an X on disk, see `StoredRows`.
+    digested : bool, default=False
+        Whether the pass over an X on disk also makes the digest of its contents.
+
+    Returns
+    -------
+    rows : Rows
+        To be used as a context manager, which enters the device and releases what is kept on a cluster.
+
+    Raises
+    ------
+    ValueError
+        If X is no matrix of finite, nonnegative numbers, or `device` is none, or X lies elsewhere.
+    TypeError
+        If the checks refuse an X on disk.
+    DeviceError
+        If `device` names a GPU and it does not work.
+    MemoryError
+        If a Dask array has to be loaded and does not fit.
+    """
+    X, loaded_from = source_of(X), None
+    if isinstance(X, Source):
+        return _stored(X, checks, dtype, device, n_jobs, memory, digested)
+    number, kind = cuda.resolve(device, X), cuda.kind_of(X)
+    if device == "auto" and kind is None and not (checks.devices and (sparse_on_device or not sparse.issparse(X))):
+        number = None
+    checks.place(None, number is not None)
+    if cluster.is_dask(X):
+        if checks.spreads and cluster.client_of() is not None:
+            return _examined(_on_cluster(X, checks, dtype, n_jobs), checks)
+        loaded_from = partial(cluster.as_given, X=X)
+        X = cluster.load(X)
+    if number is None:
+        X = checks.array(X)
+        rows = as_rows(X, compute_type(X.dtype, dtype), n_jobs)
+        rows.given_dtype, rows.loaded_from = np.dtype(X.dtype), loaded_from
+        return _examined(rows, checks)
+    with cuda.context(number):
+        checked = checks.array(X) if kind is None else _on_device(X, checks)
+        made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype))
+        made.given_dtype, made.number = np.dtype(checked.dtype), number
+        return _examined(made, checks)
+
+
+def _examined(rows: Any, checks: Checks) -> Any:
+    """Return rows whose numbers are finite and nonnegative; raise if they are not."""
+    try:
+        opening = rows.opening()
+        if not opening.finite:
+            nan, infinite = rows.not_finite()
+            given = rows.given_dtype if rows.given_dtype.itemsize > 2 else np.dtype(np.float64)
+            checks.not_finite(nan, given if infinite else rows.dtype)
+        if opening.minimum < 0:
+            checks.negative()
+    except BaseException:
+        if not rows.local:
+            rows.__exit__(None, None, None)
+        raise
+    return rows
+
+
+def _stored(
+    X: Source, checks: Checks, dtype: Any, device: str | None, n_jobs: int | None, memory: Any, digested: bool
+) -> Rows:
+    """Return an X on disk as rows; errors for its numbers name the row and the column."""
+    checks.place(X.what, False)
+    if cuda.resolve(device, np.zeros(0)) is not None and device != "auto":
+        raise ValueError(
+            f"device={device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not {X.what}: open a "
+            ".npy file with numpy.load(path, mmap_mode='r'), or leave device out."
+        )
+    checks.array(stand_in(X))
+    rows = StoredRows(X, compute_type(X.dtype, dtype), n_jobs, memory, checks.whom)
+    rows.digested = digested
+    rows.opening()
+    return rows
+
+
+def _on_cluster(X: Any, checks: Checks, dtype: Any, n_jobs: int | None) -> Rows:
+    cluster.check(X)
+    checks.array(stand_in(X))
+    X = X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)
+    rows = cluster.as_dask_rows(X, compute_type(X.dtype, dtype), n_jobs)
+    rows.given_dtype = np.dtype(X.dtype)
+    return rows
+
+
+def _on_device(X: Any, checks: Checks) -> Any:
+    """Return an X on a device as CuPy's; a stand-in of its shape and type is checked."""
+    X = cuda.adopt(X)
+    if X.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported\n{X.dtype}\n")
+    if X.dtype not in READ_AS_THEY_ARE:
+        raise ValueError(f"X on a device has dtype {X.dtype}: give bool, integers, or floats of 16, 32 or 64 bits.")
+    # The error for another number of dimensions quotes the numbers.
+    checks.array(stand_in(X) if len(X.shape) == 2 else cuda.to_host(X))
+    return X
+
+
+def mapped_lazily(X: Any, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
+    """Return function(rows) of a Dask array as a Dask array, to be computed block by block.
+
+    Parameters
+    ----------
+    X : dask.array.Array of shape (n, m)
+    function : callable
+        Makes an array of `width` columns from some rows of X, on the worker that has them.
+    width : int
+    dtype : numpy.dtype
+
+    Returns
+    -------
+    W : dask.array.Array of shape (n, width)
+        Not computed yet.
+    """
+    if X.numblocks[1] > 1:
+        X = X.rechunk({1: -1})
+    meta = np.empty((0, 0), dtype) if sparse.issparse(X._meta) else X._meta.astype(dtype)
+    block = partial(_of_block, function=function, width=width, dtype=dtype)
+    return X.map_blocks(block, chunks=(X.chunks[0], (width,)), dtype=dtype, meta=meta)
+
+
+def _of_block(block: Any, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
+    return function(block) if block.shape[0] else np.empty((0, width), dtype)

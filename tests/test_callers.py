@@ -1,0 +1,158 @@
+"""What other libraries do with an NMF: subclass it, clone it, test its class, call its private names."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import sklearn
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.decomposition import _nmf as theirs
+
+from nmfcore import NMF, MiniBatchNMF, _nmf, non_negative_factorization
+
+RNG = np.random.default_rng(0)
+X = RNG.random((40, 12))
+W0, H0 = RNG.random((40, 4)), RNG.random((4, 12))
+FORMS = {"dense": X, "csr": sparse.csr_matrix(X * (X > 0.5)), "csc": sparse.csc_matrix(X * (X > 0.5))}
+
+
+# --- subclasses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("base", [NMF, MiniBatchNMF])
+def test_a_subclass_with_fewer_parameters_is_fitted_and_cloned(base):
+    class Topics(base):
+        def __init__(self, n_components=3, *, max_iter=30):
+            super().__init__(n_components, max_iter=max_iter, random_state=0, tol=0)
+
+    class Bare(base):
+        """Does not even call the __init__ of its base."""
+
+        def __init__(self, n_components=3):
+            self.n_components = n_components
+
+    for cls in (Topics, Bare):
+        model = cls(2)
+        copy = clone(model)
+        assert copy.get_params() == model.get_params() and copy.n_components == 2
+        assert copy.fit_transform(X).shape == copy.transform(X).shape == (40, 2)
+
+
+def test_a_clone_keeps_the_callback_of_a_subclass_that_has_one():
+    def callback(progress):
+        return True
+
+    assert clone(NMF(2, callback=callback)).callback is callback
+
+
+@pytest.mark.parametrize("order", ["nmfcore first", "scikit-learn first"])
+def test_ours_passes_for_scikit_learns_class(order):
+    imports = ["from nmfcore import NMF, MiniBatchNMF", "import sklearn.decomposition"]
+    script = "\n".join(imports if order == "nmfcore first" else imports[::-1])
+    script += textwrap.dedent(
+        """
+        assert isinstance(NMF(2), sklearn.decomposition.NMF)
+        assert isinstance(MiniBatchNMF(2), sklearn.decomposition.MiniBatchNMF)
+        assert not isinstance(NMF(2), sklearn.decomposition.MiniBatchNMF)
+        assert sklearn.decomposition.NMF is not NMF
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+# --- private names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("update_H", [True, False])
+def test_fit_transform_with_an_underscore(update_H):
+    options = {"init": "custom", "tol": 1e-6, "max_iter": 300}
+    W, H, n_iter = NMF(4, **options)._fit_transform(X, W=None if not update_H else W0, H=H0, update_H=update_H)
+    expected = non_negative_factorization(X, W=W0 if update_H else None, H=H0, update_H=update_H, **options)
+    np.testing.assert_array_equal(W, expected[0])
+    np.testing.assert_array_equal(H, expected[1])
+    assert n_iter == expected[2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_sweep_is_scikit_learns(form, shuffle):
+    ours, other = W0.copy(), W0.copy()
+    Ht = np.ascontiguousarray(H0.T)
+    found = _nmf._update_coordinate_descent(FORMS[form], ours, Ht, 0.1, 0.2, shuffle, np.random.RandomState(0))
+    expected = theirs._update_coordinate_descent(FORMS[form], other, Ht, 0.1, 0.2, shuffle, np.random.RandomState(0))
+    np.testing.assert_allclose(ours, other, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    ours, other = Ht.copy(), Ht.copy()  # of H by symmetry
+    _nmf._update_coordinate_descent(FORMS[form].T, ours, W0, 0.0, 0.0, False, None)
+    theirs._update_coordinate_descent(FORMS[form].T, other, W0, 0.0, 0.0, False, None)
+    np.testing.assert_allclose(ours, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_fit_of_sweeps_is_scikit_learns():
+    options = {"tol": 1e-3, "max_iter": 60, "l1_reg_W": 0.01, "l2_reg_H": 0.02}
+    W, H, n_iter = _nmf._fit_coordinate_descent(X, W0, H0, **options)
+    expected = theirs._fit_coordinate_descent(X, W0.copy(), H0.copy(), **options)
+    np.testing.assert_allclose(W, expected[0], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(H, expected[1], rtol=1e-8, atol=1e-10)
+    assert n_iter == expected[2]
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize("beta", [0, 0.5, 1, 1.5, 2, 3])
+def test_multiplicative_updates_are_scikit_learns(beta, form):
+    data = FORMS[form] + 0.1 if form == "dense" else FORMS[form]
+    if form == "csr" and beta <= 0:
+        pytest.skip("zeros of X with beta <= 0")
+    gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
+    found = _nmf._multiplicative_update_w(data, W0.copy(), H0, beta, 0.1, 0.2, gamma)
+    expected = theirs._multiplicative_update_w(data, W0.copy(), H0, beta, 0.1, 0.2, gamma)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
+    assert (found[2] is None) == (expected[2] is None) and (beta != 2 or np.allclose(found[2], expected[2]))
+    if beta == 1:  # scikit-learn adds the penalty to the sums that it returns
+        np.testing.assert_allclose(found[1], expected[1] - 0.1)
+    found = _nmf._multiplicative_update_h(data, W0, H0.copy(), beta, 0.1, 0.2, gamma)
+    expected = theirs._multiplicative_update_h(data, W0, H0.copy(), beta, 0.1, 0.2, gamma)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    A, B = np.ones((2, 4, 12))
+    found = _nmf._multiplicative_update_h(data, W0, H0.copy(), beta, 0.1, 0.2, gamma, A.copy(), B.copy(), 0.7)
+    expected = theirs._multiplicative_update_h(data, W0, H0.copy(), beta, 0.1, 0.2, gamma, A.copy(), B.copy(), 0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_the_private_base_class():
+    assert issubclass(NMF, _nmf._BaseNMF) and issubclass(MiniBatchNMF, _nmf._BaseNMF)
+
+
+# --- configuration, and types of factors --------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_assume_finite_leaves_finiteness_to_the_caller():
+    broken = X.copy()
+    broken[3, 3] = np.nan
+    with sklearn.config_context(assume_finite=True):
+        NMF(2, init="random", max_iter=2, random_state=0).fit(broken)
+    with pytest.raises(ValueError, match="contains NaN"):
+        NMF(2).fit(broken)
+
+
+@pytest.mark.parametrize("solver", ["cd", "mu", "hals"])
+def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
+    options = {"n_components": 4, "init": "custom", "solver": solver, "max_iter": 20, "tol": 0}
+    found = non_negative_factorization(X.astype(np.float32), W0, H0, **options)
+    expected = non_negative_factorization(X.astype(np.float32), W0.astype("f4"), H0.astype("f4"), **options)
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_factor_in_float32_is_refused_for_x_in_float64_with_both_types():
+    said = "H should have the same dtype as X. Got H.dtype = float32. X.dtype = float64: give H.astype('float64')."
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        non_negative_factorization(X, H=H0.astype("f4"), update_H=False)
