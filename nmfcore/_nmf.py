@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_non_negative
 
-from ._typing import Array
+from ._typing import Array, Matrix, Seed
 from .estimators._base import BaseNMF as _BaseNMF
 from .estimators._validation import check_factor as _check_init
 from .loop.solve import code, factorize
@@ -61,7 +61,7 @@ def trace_dot(X: Array, Y: Array) -> Any:
     return np.dot(X.ravel(), Y.ravel())
 
 
-def _beta_divergence(X: Any, W: Any, H: Any, beta: Any, square_root: bool = False) -> Any:
+def _beta_divergence(X: Matrix, W: Any, H: Any, beta: Any, square_root: bool = False) -> Any:
     """Return D_β(X | WH) or, with `square_root`, √(2 D_β); X, W, H may be scalars."""
     if not sparse.issparse(X):
         X = np.atleast_2d(X)
@@ -74,7 +74,7 @@ def _beta_divergence(X: Any, W: Any, H: Any, beta: Any, square_root: bool = Fals
     return np.sqrt(2 * max(result, np.float64(0))) if square_root else result
 
 
-def _special_sparse_dot(W: Array, H: Array, X: Any) -> Any:
+def _special_sparse_dot(W: Array, H: Array, X: Matrix) -> Any:
     """Return W·H; for sparse X only where X is not zero, as CSR."""
     if not sparse.issparse(X):
         return np.dot(W, H)
@@ -89,11 +89,11 @@ def _special_sparse_dot(W: Array, H: Array, X: Any) -> Any:
 
 
 def _initialize_nmf(
-    X: Any,
+    X: Matrix,
     n_components: int,
     init: str | None = None,
     eps: float = CUT_OFF,
-    random_state: Any = None,
+    random_state: Seed = None,
 ) -> tuple[Array, Array]:
     """Return W and H to begin with; see `nmfcore.starts.nndsvd.initialize`."""
     if init not in _INITS:
@@ -110,7 +110,7 @@ def _initialize_nmf(
 
 
 def _update_coordinate_descent(
-    X: Any, W: Array, Ht: Array, l1_reg: float, l2_reg: float, shuffle: bool, random_state: Any
+    X: Matrix, W: Array, Ht: Array, l1_reg: float, l2_reg: float, shuffle: bool, random_state: Seed
 ) -> float:
     """Sweep over the columns of W once, in place, and return Σ |projected gradient|; X may be transposed."""
     data = as_rows(X, W.dtype)
@@ -123,7 +123,7 @@ def _update_coordinate_descent(
 
 
 def _fit_coordinate_descent(
-    X: Any,
+    X: Matrix,
     W: Array,
     H: Array,
     tol: float = 1e-4,
@@ -135,7 +135,7 @@ def _fit_coordinate_descent(
     update_H: bool = True,
     verbose: int = 0,
     shuffle: bool = False,
-    random_state: Any = None,
+    random_state: Seed = None,
 ) -> tuple[Array, Array, int]:
     """Return W, H and the number of iterations of coordinate descent from a start, which is not written."""
     rng = check_random_state(random_state) if shuffle else None
@@ -158,7 +158,7 @@ def _mu(beta_loss: Any, gamma: float, penalties: Penalties) -> Any:
 
 
 def _multiplicative_update_w(
-    X: Any,
+    X: Matrix,
     W: Array,
     H: Array,
     beta_loss: Any,
@@ -183,7 +183,7 @@ def _multiplicative_update_w(
 
 
 def _multiplicative_update_h(
-    X: Any,
+    X: Matrix,
     W: Array,
     H: Array,
     beta_loss: Any,

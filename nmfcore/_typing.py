@@ -1,7 +1,17 @@
 """Types that many files name."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+
+# A type of numbers, as numpy takes it; None where the type of X decides.
+DType: TypeAlias = DTypeLike | None
+# An X as a caller gives it: array, sparse matrix, data frame, path, store, Dask array or array on a device.
+Matrix: TypeAlias = Any
+# What `random_state` may be.
+Seed: TypeAlias = int | np.random.RandomState | None
+
+__all__ = ["Array", "DType", "Matrix", "Seed"]

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ._typing import Array, DType
 from .objective import Penalties
 
-Array = Any
+if TYPE_CHECKING:
+    from .rows.base import Rows
+
+Numbers = TypeVar("Numbers")  # an array, or a number
 
 # Powers of two that the root mean square of X may be away from 1 and be read as it is, by the bytes of the compute
 # type: products of a few such numbers and their squares stay well within it.
@@ -23,7 +27,7 @@ COMFORT = {4: 20, 8: 100}
 _MOST = {4: 1e18, 8: 1e150}
 
 
-def comfortable(data: Any) -> Any:
+def comfortable(data: Rows) -> Rows:
     """Return X in the unit in which it is best read: the same rows, or `scaled` ones.
 
     Parameters
@@ -44,7 +48,7 @@ def comfortable(data: Any) -> Any:
     return view
 
 
-def _comfortable(data: Any) -> Any:
+def _comfortable(data: Rows) -> Rows:
     view, power = data, 0
     if not data.opening().total and data.dtype == np.float32 and data.X.dtype == np.float64:
         power = -data.scaled(0, np.float64).opening().level  # may be too small for float32, all of it
@@ -61,24 +65,23 @@ def _comfortable(data: Any) -> Any:
     return view
 
 
-def unit_of(view: Any) -> float:
+def unit_of(view: Rows) -> float:
     """Return the size of a factor's numbers, a power of two: the fourth root of the mean square of X as it is read."""
     return 2.0 ** view.opening().level
 
 
-def times(A: Array, power: int) -> Array:
+def times(A: Numbers, power: int) -> Numbers:
     """Return 2^power·A of an array or number; A itself where the power is 0."""
-    if power == 0:
-        return A
+    made: Any = A
     with np.errstate(all="ignore"):  # a result that no number of its type can be is 0 or infinite
         while power:
             step = max(-100, min(100, power))
-            A = A * (A.dtype.type(2.0**step) if hasattr(A, "dtype") else 2.0**step)
+            made = made * (made.dtype.type(2.0**step) if hasattr(made, "dtype") else 2.0**step)
             power -= step
-    return A
+    return made
 
 
-def squeezed(penalties: Penalties, power: int, power_H: int, dtype: Any) -> Penalties:
+def squeezed(penalties: Penalties, power: int, power_H: int, dtype: DType) -> Penalties:
     """Return the penalties of 4^power·X = W'H' with H' = 2^power_H·H that mean the same as these of X = WH.
 
     Parameters
@@ -98,7 +101,7 @@ def squeezed(penalties: Penalties, power: int, power_H: int, dtype: Any) -> Pena
     return Penalties(*(min(times(float(p), by), most) if by else p for p, by in zip(penalties, powers, strict=True)))
 
 
-def power_of_H(view: Any, Ht: Array, free: bool) -> int:
+def power_of_H(view: Rows, Ht: Array, free: bool) -> int:
     """Return the power of two by which a given H is multiplied where X is read as `view`.
 
     Parameters
@@ -119,7 +122,7 @@ def power_of_H(view: Any, Ht: Array, free: bool) -> int:
     return -exponent if abs(exponent) > far else 0
 
 
-def within_reach(F: Array, power: int, dtype: Any) -> bool:
+def within_reach(F: Array | None, power: int, dtype: DType) -> bool:
     """Return whether 2^power times a factor can be squared and added up in the type; True if there is no factor."""
     return F is None or math.frexp(float(np.max(F)))[1] + power <= COMFORT[np.dtype(dtype).itemsize]
 
@@ -141,7 +144,7 @@ def history(given: dict[str, Array], power: int) -> dict[str, Array]:
     return given | {"loss": times(given["loss"], -4 * power), "violation": times(given["violation"], -3 * power)}
 
 
-def share_left(view: Any, W: Array, Ht: Array) -> float:
+def share_left(view: Rows, W: Array, Ht: Array) -> float:
     """Return ΣWH / ΣX of a pair in the unit of X."""
     with np.errstate(all="ignore"):
         of_W, of_H = (F.sum(axis=0, dtype=np.float64) for F in (W, Ht))

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
-from .._typing import Array
+from .._typing import Array, DType, Matrix, Seed
 from ..backends import cuda
 from ..loop.solve import Coded, Solution, code
 from ..objective import EPSILON, Penalties, beta_of, divergence
@@ -83,13 +83,13 @@ class BaseNMF(
     beta_loss: Any = "frobenius"
     tol: float = 1e-4
     max_iter: int = 200
-    random_state: Any = None
+    random_state: Seed = None
     alpha_W: float = 0.0
     alpha_H: Any = "same"
     l1_ratio: float = 0.0
     verbose: int = 0
     device: str | None = None
-    dtype: Any = None
+    dtype: DType = None
     n_jobs: int | None = None
     max_time: float | None = None
     callback: Any = None
@@ -221,7 +221,7 @@ class BaseNMF(
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
         return Checks(self if named else None, whom, reset)
 
-    def _open(self, X: Any, checks: Checks) -> Rows:
+    def _open(self, X: Matrix, checks: Checks) -> Rows:
         """Return X as blocks of rows, checked."""
         return rows.open(
             X,
@@ -234,7 +234,7 @@ class BaseNMF(
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
         )
 
-    def _open_fitted(self, X: Any) -> Rows:
+    def _open_fitted(self, X: Matrix) -> Rows:
         """Return X as blocks of rows, for an estimator that is fitted."""
         check_is_fitted(self)
         return self._open(X, self._checks(self._negative_at_transform, reset=False))

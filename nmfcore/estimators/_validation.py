@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_non_negative, validate_data
 
 from .. import _compat
 from .._files import replacing
-from .._typing import Array
+from .._typing import Array, Matrix
 from ..rows import Rows
 from ..rows.disk import Folder
 from ..rows.front import READ_AS_THEY_ARE
@@ -115,7 +115,7 @@ class Checks:
         self.estimator, self.whom, self.reset = estimator, whom, reset
         self.spreads, self.devices = spreads, devices
 
-    def array(self, X: Any) -> Any:
+    def array(self, X: Matrix) -> Any:
         """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""
         if self.estimator is None:
             check = partial(check_array, X)

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 
 from .. import _compat, rows, scale
 from .._compat import Interval, StrOptions
-from .._typing import Array
+from .._typing import Array, Matrix
 from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.solve import Coded, Solution, factorize
@@ -321,7 +321,7 @@ class NMF(BaseNMF):
                 return W
 
     def _fit_transform(
-        self, X: Any, y: Any = None, W: Any = None, H: Any = None, update_H: bool = True
+        self, X: Matrix, y: Any = None, W: Any = None, H: Any = None, update_H: bool = True
     ) -> tuple[Any, Any, int]:
         """Return W, H and the number of iterations: a private method of scikit-learn's NMF that others call.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._typing import Array
+from .._typing import Array, DType, Matrix
 from .opening import OPENING_SUMS, Opening, count_not_finite, look_through
 from .state import RowState
 from .sums import Named, Shapes
@@ -53,7 +53,7 @@ class Rows(ABC):
         Number of threads that visit blocks.
     """
 
-    X: Any
+    X: Matrix
     shape: tuple[int, int]
     dtype: np.dtype
     given_dtype: np.dtype
@@ -283,7 +283,7 @@ class Rows(ABC):
         """Number of stored numbers of X: n·m, of a sparse X fewer."""
 
     @abstractmethod
-    def scaled(self, power: int, dtype: Any = None) -> Any:
+    def scaled(self, power: int, dtype: DType = None) -> Any:
         """Return the same X read as 4^power·X, and in another compute type if one is given.
 
         The two are never visited at the same time. An exact power of two is multiplied where a number is read.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from .._typing import DType, Matrix
 from ..backends import cuda, cuda_ops
 from .base import Function, Gather, Rows
 from .opening import digest_of
@@ -67,7 +68,12 @@ class DeviceRows(Rows):
     number = 0  # of the device
 
     def __init__(
-        self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None
+        self,
+        X: Matrix,
+        dtype: DType,
+        n_jobs: int | None = None,
+        transposed: CSR | None = None,
+        kind: str | None = None,
     ):
         self.X = X
         self.dtype = np.dtype(dtype)
@@ -82,7 +88,7 @@ class DeviceRows(Rows):
         self._sums: dict[str, Array] = {}
         self._buffers: _Buffers | None = None
 
-    def scaled(self, power: int, dtype: Any = None) -> DeviceRows:
+    def scaled(self, power: int, dtype: DType = None) -> DeviceRows:
         """Return the same X as 4^power·X; see `Rows.scaled`.
 
         A resident X is there twice then, a streamed one is multiplied where it passes through.
@@ -269,7 +275,7 @@ def _neutral(name: str, shape: tuple[int, ...]) -> Array:
 class _Buffers:
     """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
 
-    def __init__(self, rows: int, columns: int, dtype: Any, power: int = 0):
+    def __init__(self, rows: int, columns: int, dtype: DType, power: int = 0):
         xp = cuda.cupy()
         self.rows, self.power = rows, power
         self.pinned = [cuda.empty_pinned((rows, columns), dtype) for _ in range(2)]
@@ -298,7 +304,7 @@ class _Buffers:
             self.used[slot].record(work)
 
 
-def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
+def as_device_rows(X: Matrix, dtype: DType) -> DeviceRows:
     """X as row blocks for the current device.
 
     Parameters
@@ -366,19 +372,19 @@ def _upload(X: np.ndarray, stored: np.dtype) -> Array:
     return out
 
 
-def _upload_csr(X: Any) -> CSR:
+def _upload_csr(X: Matrix) -> CSR:
     xp = cuda.cupy()
     return CSR(xp.asarray(X.data), xp.asarray(X.indices.astype(np.int32, copy=False)),
                xp.asarray(X.indptr.astype(np.int32, copy=False)), tuple(X.shape))  # fmt: skip
 
 
-def _sparse_rows(X: Any, dtype: Any, kind: str | None) -> DeviceRows:
+def _sparse_rows(X: Matrix, dtype: DType, kind: str | None) -> DeviceRows:
     X = X.tocsr()
     if X.nnz >= 2**31:
         msg = f"X has {X.nnz:,} stored numbers; the GPU path takes fewer than 2³¹: use device='cpu' or parts of X."
         raise ValueError(msg)
     if not X.has_canonical_format:  # its numbers are read one by one
-        X = X.copy().astype(np.promote_types(X.dtype, dtype))
+        X = X.copy().astype(np.promote_types(X.dtype, np.dtype(dtype)))
         X.sum_duplicates()
     if not cuda_ops.stored_as_is(X.dtype) or X.dtype == np.float16:
         X = X.astype(dtype)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from scipy import sparse
 
+from .._typing import DType, Matrix
 from ..backends import cuda
 from . import cluster
 from .base import Rows
@@ -29,7 +30,7 @@ class Checks(Protocol):
     spreads: bool  # whether a Dask array is computed on where it is if there is a cluster; else it is loaded
     devices: bool  # whether device="auto" may choose a GPU
 
-    def array(self, X: Any) -> Any:
+    def array(self, X: Matrix) -> Any:
         """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
 
     def place(self, what: str | None, device: bool) -> None:
@@ -42,7 +43,7 @@ class Checks(Protocol):
         """Raise the error for an X with negative values."""
 
 
-def compute_type(given: np.dtype, dtype: Any = None) -> np.dtype:
+def compute_type(given: np.dtype, dtype: DType = None) -> np.dtype:
     """Return the type that is computed in.
 
     Parameters
@@ -60,23 +61,23 @@ def compute_type(given: np.dtype, dtype: Any = None) -> np.dtype:
     return np.dtype(dtype or (np.float32 if small else np.float64))
 
 
-def stand_in(X: Any) -> np.ndarray:
+def stand_in(X: Matrix) -> np.ndarray:
     """Return an array of the shape and type of X that takes no memory, for checks that read no numbers."""
     n, m = X.shape if len(X.shape) == 2 else (0, 0)
     shape = X.shape if len(X.shape) != 2 or n == n else (1, m)  # a Dask array may not know its number of rows
     return np.broadcast_to(np.zeros((), X.dtype), shape)
 
 
-def is_lazy(X: Any) -> bool:
+def is_lazy(X: Matrix) -> bool:
     """Return whether X is a Dask array, whose codes are a Dask array that is computed later."""
     return cluster.is_dask(X)
 
 
 def open(
-    X: Any,
+    X: Matrix,
     *,
     checks: Checks,
-    dtype: Any = None,
+    dtype: DType = None,
     device: str | None = None,
     sparse_on_device: bool = True,
     n_jobs: int | None = None,
@@ -163,7 +164,7 @@ def _examined(rows: Any, checks: Checks) -> Any:
 
 
 def _stored(
-    X: Source, checks: Checks, dtype: Any, device: str | None, n_jobs: int | None, memory: Any, digested: bool
+    X: Source, checks: Checks, dtype: DType, device: str | None, n_jobs: int | None, memory: Any, digested: bool
 ) -> Rows:
     """Return an X on disk as rows; errors for its numbers name the row and the column."""
     checks.place(X.what, False)
@@ -179,7 +180,7 @@ def _stored(
     return rows
 
 
-def _on_cluster(X: Any, checks: Checks, dtype: Any, n_jobs: int | None) -> Rows:
+def _on_cluster(X: Matrix, checks: Checks, dtype: DType, n_jobs: int | None) -> Rows:
     cluster.check(X)
     checks.array(stand_in(X))
     X = X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)
@@ -188,7 +189,7 @@ def _on_cluster(X: Any, checks: Checks, dtype: Any, n_jobs: int | None) -> Rows:
     return rows
 
 
-def _on_device(X: Any, checks: Checks) -> Any:
+def _on_device(X: Matrix, checks: Checks) -> Any:
     """Return an X on a device as CuPy's; a stand-in of its shape and type is checked."""
     X = cuda.adopt(X)
     if X.dtype.kind == "c":
@@ -200,7 +201,7 @@ def _on_device(X: Any, checks: Checks) -> Any:
     return X
 
 
-def mapped_lazily(X: Any, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
+def mapped_lazily(X: Matrix, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
     """Return function(rows) of a Dask array as a Dask array, to be computed block by block.
 
     Parameters

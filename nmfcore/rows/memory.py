@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .._typing import Array
+from .._typing import Array, DType, Matrix
 from ..backends import cpu
 from .base import LOOK_WIDTH, Function, Gather
 from .base import Rows as Rows
@@ -65,7 +65,7 @@ class MemoryRows(Rows):
 
     loaded_from: Callable[[Array], Any] | None = None  # makes what X was from row-aligned results
 
-    def __init__(self, X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None):
+    def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
         self.X = copy.copy(X) if sparse.issparse(X) else X
         self._lane_work = lane_work
@@ -97,7 +97,7 @@ class MemoryRows(Rows):
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return MemoryRows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
 
-    def scaled(self, power: int, dtype: Any = None) -> Any:
+    def scaled(self, power: int, dtype: DType = None) -> Any:
         """Return the same X read as 4^power·X, see `Rows.scaled`: these rows, or others with the same X."""
         if power == self.power and dtype is None:
             return self
@@ -296,7 +296,7 @@ class MemoryRows(Rows):
         return f"{zlib.crc32(repr(sorted(self._digests.items())).encode()):08x}"
 
 
-def without_duplicates(X: Any, dtype: Any) -> Any:
+def without_duplicates(X: Matrix, dtype: DType) -> Any:
     """CSR with one number for each entry: those that are stored several times are added up.
 
     Parameters
@@ -313,13 +313,13 @@ def without_duplicates(X: Any, dtype: Any) -> Any:
     """
     if copy.copy(X).has_canonical_format:  # a copy, on which scipy stores the answer
         return X
-    data = X.data.astype(np.promote_types(X.dtype, dtype))
+    data = X.data.astype(np.promote_types(X.dtype, np.dtype(dtype)))
     X = type(X)((data, X.indices.copy(), X.indptr.copy()), shape=X.shape)
     X.sum_duplicates()
     return X
 
 
-def as_rows(X: Any, dtype: Any, n_jobs: int | None = None, lane_work: float | None = None) -> MemoryRows:
+def as_rows(X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None) -> MemoryRows:
     """X as row blocks.
 
     Parameters

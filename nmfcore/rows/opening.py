@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .._typing import Array
+from .._typing import Array, Matrix
 from .state import RowState
 
 _LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
@@ -75,7 +75,7 @@ def count_not_finite(
         sums["infinite"] += bool((abs(numbers) == math.inf).any())
 
 
-def digest_of(X: Any) -> int:
+def digest_of(X: Matrix) -> int:
     """CRC-32 of the stored numbers of an array or a CSR matrix, row by row, and of the places of a sparse one's."""
     crc, at_once = 0, 1 << 20  # bytes
     if sparse.issparse(X):

@@ -7,12 +7,12 @@ with scikit-learn's constants and random numbers, over passes of row blocks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
 
-from .._typing import Array
+from .._typing import Array, Seed
 from .svd import OVERSAMPLES, gram_svd, randomized_svd, subspace_svd
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ CUT_OFF = 1e-6  # smaller entries of an NNDSVD start are zero
 
 
 def initialize(
-    data: Rows, n_components: int, init: str | None = None, random_state: Any = None, unit: float = 1.0
+    data: Rows, n_components: int, init: str | None = None, random_state: Seed = None, unit: float = 1.0
 ) -> tuple[Array, Array]:
     """Return nonnegative factors for the start of a fit.
 
@@ -160,7 +160,7 @@ def _signed_parts(U: Array, signs: Array, norms: Array, factors: Array, cut_off:
     return W
 
 
-def spectral_start(data: Rows, k: int, random_state: Any = None) -> tuple[Array, Array]:
+def spectral_start(data: Rows, k: int, random_state: Seed = None) -> tuple[Array, Array]:
     """Return an NNDSVD from the cheaper of two decompositions, whose numbers are not those of scikit-learn.
 
     The Gram matrix XᵀX takes nm² multiplications in one pass, and another pass for U; a subspace iteration of two

@@ -12,17 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from .._typing import Array, Seed
 from ..loop.solve import Solution, factorize
 from ..rows.threads import run_all
 from .nndsvd import initialize, spectral_start
 
 if TYPE_CHECKING:
     from ..rows.memory import Rows
-
-Array = NDArray[Any]
 
 # Measured on MNIST, k = 15, 12 seeds: worst final error / scikit-learn's, full passes that followed, price of the start
 # in full passes. 3 samples of 10,000 rows: 1.0011, 16, 23. 4 of 5,000: 1.0010, 17, 18; 6 of 5,000: 1.0005, 18, 27; 8 of
@@ -43,7 +41,7 @@ def sample_rows(n: int, m: int, k: int) -> int:
 
 
 def warm_start(
-    data: Rows, k: int, solver_for: Callable[..., Any], random_state: Any = None, *,
+    data: Rows, k: int, solver_for: Callable[..., Any], random_state: Seed = None, *,
     max_time: float | None = None, begun: float | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Nonnegative factors to begin with, from fits of row samples where X is tall, else from NNDSVD.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg
 from sklearn.utils import check_random_state
 
-from .._typing import Array
-
 if TYPE_CHECKING:
     from ..rows.base import Rows
+from .._typing import Array, Seed
 
 OVERSAMPLES = 10
 _ROUNDS = 4  # of orthogonalisation at most: each gains half the digits of the compute type
@@ -40,7 +39,7 @@ def gram_svd(data: Rows, k: int) -> tuple[Array, Array, Array]:
     return _ritz(data, data.backend.asarray(np.ascontiguousarray(V[:, ::-1], data.dtype)), k)
 
 
-def subspace_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
+def subspace_svd(data: Rows, k: int, random_state: Seed) -> tuple[Array, Array, Array]:
     """Find the leading k singular triplets well enough for a start: (XᵀX)² on a Gaussian block, then Rayleigh–Ritz.
 
     Orthonormal through Gram matrices, so that LAPACK sees nothing larger than (k + 10)²: where samples are prepared
@@ -110,7 +109,7 @@ def _times(data: Rows, Y: Array, E: Array) -> Array:
     return data.rows_like(Y).products(np.ascontiguousarray(E, data.dtype))
 
 
-def randomized_svd(data: Rows, k: int, random_state: Any) -> tuple[Array, Array, Array]:
+def randomized_svd(data: Rows, k: int, random_state: Seed) -> tuple[Array, Array, Array]:
     """Find the leading k singular triplets of X by subspace iteration from a Gaussian start.
 
     Parameters

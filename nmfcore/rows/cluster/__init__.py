@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._typing import Array
+from ..._typing import Array, DType, Matrix
 from ..machine import memory_of_machine
 from . import tasks
 from .spread import DaskRows, Spread
@@ -130,7 +130,7 @@ def on_cluster(X: Array, address: str) -> Iterator[Any]:
         yield client.persist(da.from_array(X, chunks=(rows, m)))
 
 
-def is_dask(X: Any) -> bool:
+def is_dask(X: Matrix) -> bool:
     """Return whether X is a Dask array; Dask is not imported to find out.
 
     Parameters
@@ -162,7 +162,7 @@ def client_of() -> Any:
     return chosen
 
 
-def load(X: Any) -> Any:
+def load(X: Matrix) -> Any:
     """Compute a Dask array with Dask's own scheduler, where there is no cluster.
 
     Parameters
@@ -194,7 +194,7 @@ def load(X: Any) -> Any:
     return whole
 
 
-def as_given(W: Array, X: Any) -> Any:
+def as_given(W: Array, X: Matrix) -> Any:
     """Return an array of n rows as a Dask array in the row chunks of X.
 
     Parameters
@@ -212,7 +212,7 @@ def as_given(W: Array, X: Any) -> Any:
     return da.from_array(W, chunks=(rows, (W.shape[1],)))
 
 
-def check(X: Any) -> None:
+def check(X: Matrix) -> None:
     """Raise if a Dask array cannot be read as blocks of rows.
 
     Parameters
@@ -227,7 +227,7 @@ def check(X: Any) -> None:
         raise ValueError(msg)
 
 
-def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
+def as_dask_rows(X: Matrix, dtype: DType, n_jobs: int | None = None) -> DaskRows:
     """X as blocks of rows on the current cluster: its row chunks, loaded once.
 
     Parameters
@@ -266,7 +266,7 @@ def as_dask_rows(X: Any, dtype: Any, n_jobs: int | None = None) -> DaskRows:
         raise
 
 
-def _loaded(cluster: Cluster, X: Any, dtype: np.dtype, n_jobs: int | None) -> DaskRows:
+def _loaded(cluster: Cluster, X: Matrix, dtype: np.dtype, n_jobs: int | None) -> DaskRows:
     client = cluster.client
     cluster.chunks = _persisted(client, X)
     held_sparse, firsts = hasattr(X._meta, "tocsr"), itertools.accumulate(X.chunks[0], initial=0)
@@ -305,7 +305,7 @@ def _loaded(cluster: Cluster, X: Any, dtype: np.dtype, n_jobs: int | None) -> Da
     return DaskRows(whole, dtype, n_jobs, held_sparse)
 
 
-def _persisted(client: Any, X: Any) -> list[Any]:
+def _persisted(client: Any, X: Matrix) -> list[Any]:
     """Load the chunks of X where Dask puts them → their futures, in order."""
     import distributed
 

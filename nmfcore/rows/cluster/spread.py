@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ..._typing import Array
+from ..._typing import Array, DType
 from ...backends import cpu
 from ..base import Function, Gather, Rows
 from ..memory import MemoryRows, as_rows
@@ -40,7 +40,7 @@ class Spread:
 
     ndim = 2
 
-    def __init__(self, cluster: Cluster, values: Any, name: str | None, width: int, dtype: Any):
+    def __init__(self, cluster: Cluster, values: Any, name: str | None, width: int, dtype: DType):
         self.cluster, self.values, self.name = cluster, values, name
         self.shape = (sum(map(sum, cluster.heights)), width)
         self.dtype = np.dtype(dtype)
@@ -49,7 +49,7 @@ class Spread:
         """Return the array itself, which is never written."""
         return self
 
-    def astype(self, dtype: Any, copy: bool = True) -> Spread:
+    def astype(self, dtype: DType, copy: bool = True) -> Spread:
         """Return it in another type."""
         if self.dtype == dtype:
             return self
@@ -59,12 +59,12 @@ class Spread:
         """Return it multiplied by a number."""
         return self.map(tasks.multiplied, factor, width=self.shape[1], dtype=self.dtype)
 
-    def sum(self, axis: int | None = None, dtype: Any = None) -> Any:
+    def sum(self, axis: int | None = None, dtype: DType = None) -> Any:
         """Return Σ, or Σ of each column (axis 0), in float64; NaN if the cluster has failed."""
         total = self.sums(tasks.sum_of, axis)["sum"] if self.cluster.failure is None else np.full(1, np.nan)
         return float(total[0]) if axis is None else total
 
-    def map(self, function: Any, *arguments: Any, width: int, dtype: Any, others: tuple[Spread, ...] = ()) -> Spread:
+    def map(self, function: Any, *arguments: Any, width: int, dtype: DType, others: tuple[Spread, ...] = ()) -> Spread:
         """Apply function(height, extra, block, *others, *arguments) → ({"F": …}, None) to every block."""
         return _step(self.cluster, function, arguments, (self, *others)).named("F", width, dtype)
 
@@ -154,7 +154,7 @@ class _Step(NamedTuple):
     cluster: Cluster
     values: Values
 
-    def named(self, name: str | None, width: int, dtype: Any) -> Spread:
+    def named(self, name: str | None, width: int, dtype: DType) -> Spread:
         return Spread(self.cluster, self.values, name, width, dtype)
 
     def sums(self) -> dict[str, Array]:
@@ -170,7 +170,7 @@ def _step(
     return _Step(cluster, cluster.safely(lambda: cluster.make(node, [parent.values for parent in parents])))
 
 
-def _zeros_like(cluster: Cluster, width: int, dtype: Any) -> Spread:
+def _zeros_like(cluster: Cluster, width: int, dtype: DType) -> Spread:
     return _step(cluster, tasks.zeros, (width, np.dtype(dtype)), ()).named("F", width, dtype)
 
 
@@ -235,7 +235,7 @@ class DaskRows(Rows):
     in_memory = False
     local = False
 
-    def __init__(self, X: Spread, dtype: Any, n_jobs: int | None = None, sparse: bool = False):
+    def __init__(self, X: Spread, dtype: DType, n_jobs: int | None = None, sparse: bool = False):
         self.X, self.dtype, self.n_jobs, self.sparse = X, np.dtype(dtype), n_jobs, sparse
         self.shape: tuple[int, int] = X.shape
         self.cluster = X.cluster
@@ -279,7 +279,7 @@ class DaskRows(Rows):
 
         return Spread(cluster, cluster.safely(lambda: cluster.source(make)), "F", F.shape[1], F.dtype)
 
-    def scaled(self, power: int, dtype: Any = None) -> DaskRows:
+    def scaled(self, power: int, dtype: DType = None) -> DaskRows:
         """Return the same X read as 4^power·X; see `Rows.scaled`."""
         if power == self.power and dtype is None:
             return self

@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ..._typing import Array
+from ..._typing import Array, DType, Matrix
 from ...backends import backend_of, cpu, cuda
+from ..base import Rows
 from ..device import as_device_rows
 from ..memory import as_rows
 from ..state import RowState
 from ..sums import combined
+
+# Row-aligned arrays that an order makes of a block, and its sums.
+Made = tuple[dict[str, Array] | None, dict[str, Array] | None]
 
 LANE_WORK = 8e9  # flops of a block that make a lane: blocks are shared out already
 
@@ -83,7 +87,7 @@ class Order(NamedTuple):
 class Block:
     """A block of X, and what visiting it has prepared, for one visit at a time; only X itself travels."""
 
-    def __init__(self, X: Any):
+    def __init__(self, X: Matrix):
         self.X = X
         self.lock = threading.Lock()
         self._rows: dict[str, Any] = {}
@@ -91,7 +95,7 @@ class Block:
     # Fewer lanes than in memory, and one visit each: blocks are shared out already, and memory that a visit frees goes
     # back to the system here (see `Buffers`), which cost a worker 15 % of a pass with the usual number of visits.
 
-    def rows(self, dtype: Any, n_jobs: int, power: int = 0) -> Any:
+    def rows(self, dtype: DType, n_jobs: int, power: int = 0) -> Any:
         """Return it as `Rows`, or `DeviceRows` for a block on a GPU; made once."""
         if (name := f"{dtype} {power}") not in self._rows:
             if power:
@@ -145,7 +149,7 @@ class Declared(NamedTuple):
     dtype: np.dtype
     sparse: bool
 
-    def check(self, X: Any) -> None:
+    def check(self, X: Matrix) -> None:
         """Raise if a block is something else."""
         found = (tuple(getattr(X, "shape", ())), getattr(X, "dtype", type(X).__name__), hasattr(X, "tocsr"))
         if found == (self.shape, self.dtype, self.sparse):
@@ -263,21 +267,19 @@ def arrived(backend: Any, value: Any) -> Any:
 # The functions of orders: height of the block, its own extra, blocks of the parents, arguments.
 
 
-def zeros(height: int, extra: Any, width: int, dtype: Any) -> Any:
+def zeros(height: int, extra: object, width: int, dtype: DType) -> Made:
     """Make zeros."""
     return {"F": np.zeros((height, width), dtype)}, None
 
 
-def new_state(height: int, extra: Any, rows: Any, *parts: Any) -> Any:
+def new_state(height: int, extra: object, rows: Rows, *parts: Any) -> Made:
     """Put arrays together to a state; those that `empty` names are written before they are read."""
     *given, names, empty = parts
     arrays = {name: rows.backend.asarray(F) for name, F in zip(names, given, strict=True)}
     return arrays | {name: rows.backend.xp.empty_like(arrays[like]) for name, like in empty}, None
 
 
-def each_block(
-    height: int, extra: Any, rows: Any, *given: Any
-) -> tuple[dict[str, Any] | None, dict[str, Array] | None]:
+def each_block(height: int, extra: object, rows: Rows, *given: Any) -> Made:
     """Apply the function of a pass to the blocks of one chunk, see `Rows.each_block`; what it makes is new.
 
     Parameters
@@ -306,48 +308,48 @@ def each_block(
     return written, {name: np.array(backend.to_numpy(part)) for name, part in sums.items()} or None
 
 
-def stored(height: int, extra: Any, rows: Any) -> Any:
+def stored(height: int, extra: object, rows: Rows) -> Made:
     """Count stored numbers."""
     return None, {"entries": np.array([float(rows.entries)])}
 
 
-def mapped(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+def mapped(height: int, extra: object, F: Array, function: Any, arguments: Any) -> Made:
     """Apply a function to rows of a row-aligned array, on the host."""
     return {"F": function(cuda.to_host(F), *arguments)}, None
 
 
-def summed(height: int, extra: Any, F: Any, function: Any, arguments: Any) -> Any:
+def summed(height: int, extra: object, F: Array, function: Any, arguments: Any) -> Made:
     """Sum a function of rows of a row-aligned array, on the host."""
     return None, {"sum": function(cuda.to_host(F), *arguments)}
 
 
-def gram_of(height: int, extra: Any, F: Any) -> Any:
+def gram_of(height: int, extra: object, F: Array) -> Made:
     """Sum FᵀF."""
     backend = backend_of(F)
     return None, {"sum": backend.to_numpy(backend.gram(backend.asarray(F)))}
 
 
-def inner_product(height: int, extra: Any, A: Any, B: Any) -> Any:
+def inner_product(height: int, extra: object, A: Array, B: Array) -> Made:
     """Sum A ⊙ B."""
     return None, {"sum": np.array([float(backend_of(A).inner(A, B))])}
 
 
-def sum_of(height: int, extra: Any, A: Any, axis: int | None) -> Any:
+def sum_of(height: int, extra: object, A: Array, axis: int | None) -> Made:
     """Sum A, or its columns."""
     return None, {"sum": np.atleast_1d(backend_of(A).to_numpy(A.sum(axis=axis, dtype=np.float64)))}
 
 
-def as_type(height: int, extra: Any, A: Any, dtype: Any) -> Any:
+def as_type(height: int, extra: object, A: Array, dtype: DType) -> Made:
     """Convert to another type."""
     return {"F": A.astype(dtype)}, None
 
 
-def multiplied(height: int, extra: Any, A: Any, factor: Any) -> Any:
+def multiplied(height: int, extra: object, A: Array, factor: Any) -> Made:
     """Multiply by a number."""
     return {"F": A * factor}, None
 
 
-def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
+def taken(height: int, rows_wanted: Array, rows: Rows) -> Made:
     """Copy some rows to the host."""
     part: Any = rows.take(rows_wanted, None).X
     if isinstance(part, tuple):  # CSR on a device
@@ -356,7 +358,7 @@ def taken(height: int, rows_wanted: Array, rows: Any) -> Any:
     return {"F": part if sparse.issparse(part) else rows.backend.to_numpy(part)}, None
 
 
-def drawn_again(height: int, rng: Any, *rest: Any) -> Any:
+def drawn_again(height: int, rng: Any, *rest: Any) -> Made:
     """Draw a block once more, with the generator as the block before it left it."""
     *blocks, function, arguments = rest
     rows = cuda.to_host(blocks[0]) if blocks else height
