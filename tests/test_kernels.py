@@ -260,7 +260,8 @@ def test_duplicate_entries_of_csr_count_together(rng):
 
 NARROW = """
 import numpy as np, os, sys
-from nmfcore.backends import cpu, _simd
+from nmfcore.backends import cpu
+from nmfcore.backends.kernels import _simd
 assert _simd.VECTOR_BYTES == int(sys.argv[1]), _simd.VECTOR_BYTES
 rng = np.random.default_rng(0)
 X, F, Ht = rng.integers(0, 255, (70, 45), dtype=np.uint8), rng.random((70, 19)), rng.random((45, 19))

@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 # line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
     "__main__ → cli → nmfcore → pages → search → plots → analysis → images → models → _nmf → estimators → minibatch "
-    "→ starts → loop → solvers → scale → objective → rows → backends → _files → _compat"
+    "→ starts → loop → solvers → scale → objective → rows → backends → _files → _compat → _typing"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -535,7 +535,7 @@ def test_fastmath_is_defined_once():
 )
 def test_fastmath_checker_catches_a_planted_fault(tmp_path, second):
     first = "FASTMATH = {'nsz', 'arcp'}\nOPTIONS = {'fastmath': FASTMATH}\nEXACT = {'nsz'}"
-    assert fastmath_faults(plant(tmp_path, {"backends/cpu_kernels.py": first})) == []
+    assert fastmath_faults(plant(tmp_path, {"backends/kernels/_decorators.py": first})) == []
     assert fastmath_faults(plant(tmp_path, {"solve.py": second})) != []
 
 

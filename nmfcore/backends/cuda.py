@@ -1,6 +1,6 @@
-"""The GPU's door: is there one, what lives on it, and how arrays of other libraries come in and go out.
+"""CuPy: which devices there are, what lies on them, and how arrays of other libraries come and go.
 
-The only file that imports CuPy, and only once somebody asks for a GPU.
+No other file imports CuPy, and this one does so only when a device is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INSTALL = "pip install 'nmfcore[gpu]'"
 
 
 class DeviceError(RuntimeError):
-    """A GPU was asked for, and there is none that works."""
+    """No GPU works where one is required."""
 
 
 def cupy() -> Any:
@@ -30,16 +30,16 @@ def cupy() -> Any:
 
 
 def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an uninitialised host array in pinned memory, from which copies run beside the device's work."""
+    """Return an uninitialised host array in pinned memory: copies from it run while the device computes."""
     return importlib.import_module("cupyx").empty_pinned(shape, dtype)
 
 
 def context(device: int) -> AbstractContextManager[Any]:
-    """Return the context in which arrays are made on this device."""
+    """Return a context manager within which new arrays lie on this device."""
     return cupy().cuda.Device(device)
 
 
-# ---- is there one ----------------------------------------------------------------------------------------------------
+# ---- which devices there are -----------------------------------------------------------------------------------------
 
 
 def probe(device: int = 0) -> str | None:
@@ -58,14 +58,14 @@ def _probed(device: int) -> str | None:
     try:
         count = xp.cuda.runtime.getDeviceCount()
     except Exception as error:
-        if "NoDevice" not in str(error):  # that is a driver which found nothing
+        if "NoDevice" not in str(error):  # a driver without a device raises this one
             said = " ".join(str(error).split())
             return f"CuPy {xp.__version__} finds no usable NVIDIA driver ({said}): install the driver for this card."
         count = 0
     if count <= device:
         seen = "no CUDA device is" if count == 0 else f"of CUDA devices only 0 to {count - 1} are"
         return f"{seen} visible to this process, cuda:{device} is not: look at CUDA_VISIBLE_DEVICES and nvidia-smi."
-    try:  # a card that is there may still refuse to work, or its libraries be missing
+    try:  # a device may be listed and still not work, or its libraries may be missing
         with xp.cuda.Device(device):
             ones = xp.ones((2, 2), np.float32)
             works = float((ones @ ones).sum()) == 8
@@ -75,14 +75,14 @@ def _probed(device: int) -> str | None:
 
 
 def _said(error: Exception) -> str:
-    """Return what an exception says on one line; of the page that CuPy makes of a failed import, the original error."""
+    """Return the message of an exception on one line; of CuPy's page on a failed import, the original error only."""
     text = " ".join(re.sub("={4,}", " ", str(error)).split())
     _, _, original = text.rpartition("Original error: ")
     return original if original != text else f"{type(error).__name__}: {text}"
 
 
 def describe(device: int = 0) -> str:
-    """Return the card's name, memory and CUDA version, or what is missing."""
+    """Return the device's name, memory and CUDA version, or a sentence on what is missing."""
     reason = probe(device)
     if reason is not None:
         return f"none: {reason}"
@@ -93,21 +93,21 @@ def describe(device: int = 0) -> str:
     return f"{name}, {memory:.0f} GB, CUDA {version // 1000}.{version % 1000 // 10}, CuPy {xp.__version__}"
 
 
-# ---- what is where ---------------------------------------------------------------------------------------------------
+# ---- where arrays lie ------------------------------------------------------------------------------------------------
 
 
 def kind_of(X: Any) -> str | None:
-    """Return whose array on a device X is; nothing is imported to find out.
+    """Return the library whose array on a device X is. No library is imported for this.
 
     Returns
     -------
     kind : str or None
-        "cupy", "cupyx", "torch"; of another library the module that makes its arrays from DLPack ("jax.numpy"), "cuda"
-        if it names none; None for host data.
+        "cupy", "cupyx" or "torch". For another library, the module that makes its arrays from DLPack ("jax.numpy"), or
+        "cuda" where there is none. None for data in host memory.
     """
     if isinstance(X, np.ndarray):
         return None
-    for cls in type(X).__mro__:  # a class of the user's own may be a tensor
+    for cls in type(X).__mro__:  # the class may be derived from a tensor's
         library = cls.__module__.partition(".")[0]
         if library in ("cupy", "cupyx"):
             return library
@@ -120,7 +120,7 @@ def kind_of(X: Any) -> str | None:
 
 
 def device_of(X: Any) -> int:
-    """Return the number of the device that X, an array on one, lives on."""
+    """Return the number of the device on which the array X lies."""
     if kind_of(X) == "torch":
         return int(X.device.index or 0)
     if kind_of(X) == "cupyx":
@@ -129,7 +129,7 @@ def device_of(X: Any) -> int:
         return int(X.__dlpack_device__()[1])
     if hasattr(X, "device") and hasattr(X.device, "id"):
         return int(X.device.id)
-    return 0 if probe(0) else int(cupy().asarray(X).device.id)  # only CuPy can tell, if it is there
+    return 0 if probe(0) else int(cupy().asarray(X).device.id)  # X itself does not name its device
 
 
 def resolve(device: Any, X: Any) -> int | None:
@@ -138,22 +138,22 @@ def resolve(device: Any, X: Any) -> int | None:
     Parameters
     ----------
     device : None or str
-        None follows X; "cpu"; "cuda", which is CuPy's current device, or "cuda:1"; "auto": a GPU if a usable one
-        answers.
+        None is where X lies, "cpu" the CPU, "cuda" CuPy's current device, "cuda:1" the device of that number, and
+        "auto" CuPy's current device if it works, else the CPU.
     X : array
-        What the caller gave.
+        The data as they were given.
 
     Returns
     -------
     number : int or None
-        Of the device; None is the CPU.
+        The number of the device; None is the CPU.
 
     Raises
     ------
     ValueError
-        If `device` is none of these, or X lives elsewhere.
+        If `device` is none of these, or X lies elsewhere.
     DeviceError
-        If a GPU was asked for and none works: it never falls back silently.
+        If a GPU is required and does not work. The CPU never takes its place silently.
     """
     kind = kind_of(X)
     if device is None and kind is None:
@@ -183,10 +183,10 @@ def resolve(device: Any, X: Any) -> int | None:
 
 
 def _current() -> int:
-    """Return CuPy's current device; 0 where CuPy is not in use, or does not know."""
+    """Return the number of CuPy's current device; 0 where CuPy is not in use or fails."""
     try:
         return int(sys.modules["cupy"].cuda.Device().id)
-    except Exception:  # `probe` will say what is wrong
+    except Exception:  # `probe` finds out what is wrong
         return 0
 
 
@@ -197,11 +197,11 @@ def _require(device: int, what: str) -> None:
         raise DeviceError(msg)
 
 
-# ---- in and out ------------------------------------------------------------------------------------------------------
+# ---- arrays of other libraries ---------------------------------------------------------------------------------------
 
 
 def adopt(X: Any) -> Any:
-    """Return an array on a device as CuPy's, without a copy: cupy.ndarray, or a cupyx sparse matrix."""
+    """Return an array on a device as a cupy.ndarray or a cupyx sparse matrix, without a copy; host data as they are."""
     kind = kind_of(X)
     if kind in (None, "cupy", "cupyx"):
         return X
@@ -214,7 +214,7 @@ def adopt(X: Any) -> Any:
 
 
 def times(W: Any, H: Any) -> Any:
-    """Return W·H where W lives: H, the components of a model, may have been learned elsewhere."""
+    """Return W·H where W lies. H, the components of a model, may lie elsewhere."""
     here, there = kind_of(W), kind_of(H)
     if here is None:
         return W @ (H if there is None else give_back(adopt(H), None))
@@ -224,7 +224,7 @@ def times(W: Any, H: Any) -> Any:
 
 
 def give_back(A: Array, kind: str | None) -> Any:
-    """Return an array of the device as the kind that X was (`kind_of`): numpy for host data; CuPy for "cuda"."""
+    """Return an array on a device as one of the given kind (see `kind_of`): numpy for None, CuPy for "cuda"."""
     if kind is None:
         return A if isinstance(A, np.ndarray) else cupy().asnumpy(A)
     A = cupy().asarray(A)
@@ -232,5 +232,5 @@ def give_back(A: Array, kind: str | None) -> Any:
 
 
 def to_host(A: Any) -> Any:
-    """Return A as numpy's array if it lives on a device; anything else is left alone."""
+    """Return A as a NumPy array if it lies on a device; anything else is returned as it is."""
     return A if kind_of(A) is None else give_back(adopt(A), None)

@@ -410,9 +410,10 @@ __device__ __forceinline__ FT coordinate_step(FT gradient, FT w, FT hess, FT inv
   return made;
 }
 
-template <class T>
+// With CROSSED, parts[CROSS] is ⟨C, out⟩; else 0.
+template <class T, bool CROSSED>
 __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double* G, const int* order, i64 n, int k, FT l1,
-                                           FT l2, int sweeps, double tol, FT delta, int cross_of, FT* out, double* parts,
+                                           FT l2, int sweeps, double tol, FT delta, FT* out, double* parts,
                                            const FT* arranged) {
   DYNAMIC_SHARED(double, shared);
   __shared__ double room[THREADS / 32];
@@ -436,14 +437,12 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   const i64 row = ((i64)blockIdx.x * THREADS + threadIdx.x) / L;
   const bool live = row < n;  // every lane stays for the shuffles
   FT w[KL], c[KL];
-  double start_cross = 0.0;
 #pragma unroll
   for (int i = 0; i < KL; ++i) {
     int p = i * L + lane;
     bool there = live && p < k;
     w[i] = there ? F[row * k + place[p]] : (FT)0;
     c[i] = there ? (FT)C[row * k + place[p]] : (FT)0;
-    start_cross += (double)c[i] * (double)w[i];
   }
   double violation = 0.0, kkt = 0.0, first = 0.0;
   FT limit = 0;
@@ -516,14 +515,14 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
     moving = moving && (delta > 0 ? moved > limit : !(now <= tol * first));
     if (!__any_sync(EVERY_LANE, moving)) break;
   }
-  double total = 0.0, end_cross = 0.0;
+  double total = 0.0, cross = 0.0;
 #pragma unroll
   for (int i = 0; i < KL; ++i) {
     int p = i * L + lane;
     if (live && p < k) {
       out[row * k + place[p]] = w[i];
       total += (double)w[i];
-      end_cross += (double)C[row * k + place[p]] * (double)w[i];  // not as rounded: the loss comes from it
+      if (CROSSED) cross += (double)C[row * k + place[p]] * (double)w[i];  // not c[i]: the loss needs C unrounded
     }
   }
   double* to = parts + (i64)blockIdx.x * STATS;
@@ -541,23 +540,22 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   sums[SWEEPS] = most;
   sums[UNSETTLED] = sum_block(leader && moving ? 1.0 : 0.0, room);
   sums[TOTAL] = sum_block(total, room);
-  sums[CROSS] = sum_block(cross_of == 0 ? 0.0 : cross_of == 1 ? start_cross : end_cross, room);
+  sums[CROSS] = CROSSED ? sum_block(cross, room) : 0.0;
   sums[SQUARE] = 0.0;
   if (threadIdx.x == 0)
     for (int i = 0; i < STATS; ++i) to[i] = sums[i];
 }
 
-// cross_of: what parts[CROSS] is, 1: ⟨C, F⟩, 2: ⟨C, out⟩, 0: nothing.
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
 sweep(const FT* F, const FT* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta,
-      int cross_of, FT* out, double* parts, const FT* arranged) {
-  sweep_rows<FT>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts, arranged);
+      FT* out, double* parts, const FT* arranged) {
+  sweep_rows<FT, false>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, parts, arranged);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
 sweep_given(const FT* F, const double* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol,
-            FT delta, int cross_of, FT* out, double* parts, const FT* arranged) {
-  sweep_rows<double>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, cross_of, out, parts, arranged);
+            FT delta, FT* out, double* parts, const FT* arranged) {
+  sweep_rows<double, true>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, parts, arranged);
 }
 #endif  // FAMILY_SWEEP
 

@@ -1,10 +1,10 @@
-"""The CUDA backend: the operations of `cpu`, on arrays that live on a device.
+"""The CUDA backend: the operations of `Backend` on arrays that lie on a device.
 
-Same names, same signatures, same meaning; a block holds device arrays instead of addresses. Everything is queued on the
-current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_rows`.
+A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, `to_numpy`
+and `worst_rows` wait for the device.
 
-Kernels are compiled a family at a time (CuPy keeps them on disk), for the types and the width that a fit needs. How a
-launch is cut (`plan_…`) depends on shapes only, never on the card: sums have the same bits everywhere.
+Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
+launch is cut (`plan_…`) depends on shapes only, not on the device, so that sums have the same bits on each.
 """
 
 from __future__ import annotations
@@ -17,38 +17,48 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import cuda
-from .cpu import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning, largest, merge_worst
+from .operations import (
+    CROSS,
+    KKT,
+    SQUARE,
+    STATS,
+    STORED_TYPES,
+    SWEEPS,
+    TOTAL,
+    UNSETTLED,
+    VIOLATION,
+    Beginning,
+    largest,
+    merge_worst,
+)
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "add_gram", "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators",
     "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products", "read", "scale",
-    "sparse_beta", "squares", "stored_as_is", "sweep", "to_numpy", "worst_rows",
+    "sparse_beta", "squares", "stored_as_is", "sweep", "to_numpy", "worst_rows", "xp",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
 
 THREADS = 128
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # of the tiles of a product; see the kernels
-HEIGHT, WIDTH = 32, 32  # of those of WH
-BLOCKS = 528  # what a launch should have at least: four for each multiprocessor of an H100 or H200
+HEIGHT, WIDTH = 32, 32  # of the tiles of WH
+BLOCKS = 528  # least blocks of a launch: four for each multiprocessor of an H100 or H200
 RESIDENT = {32: 528, 64: 396}  # blocks at once of the tensor kernels, by their width: see BLOCKS_AT_ONCE there
-TENSOR_FROM = 25  # components from which on arithmetic holds the products up
+TENSOR_FROM = 25  # components from which on arithmetic, not memory, limits the speed of products
 PARTS_BYTES = 64 << 20  # most memory for partial sums
 CHUNK = 256  # rows of a block of `multiply`
 CODERS = 2048  # blocks of `code_rows`
-SHARED = 48 << 10  # of a block, without asking for more
-SHARED_MOST = 98 << 10  # that every processor from sm_80 on grants
+SHARED = 48 << 10  # shared memory of a block by default
+SHARED_MOST = 98 << 10  # shared memory that a block may have on every processor from sm_80 on
 GRID_X, GRID_YZ = 2**31 - 1, 65535
 
-_STORED = {
-    "uint8": "unsigned char", "uint16": "unsigned short", "float16": "unsigned short",
-    "float32": "float", "float64": "double",
-}  # fmt: skip
+xp: Any  # cupy, imported when the first array is made
 
 
 def __getattr__(name: str) -> Any:
-    if name == "xp":  # the array module, imported when the first array is made
+    if name == "xp":
         return cuda.cupy()
     raise AttributeError(name)
 
@@ -62,12 +72,12 @@ def asarray(F: Any) -> Array:
 
 
 def to_numpy(A: Any) -> np.ndarray:
-    """Return A on the host: waits for the device."""
+    """Return A in host memory; this waits for what is queued on the device."""
     return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
 
 
 def read(*arrays: Any) -> list[Any]:
-    """Return the numbers of device arrays as Python lists (0-d: numbers), all in one transfer."""
+    """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
     xp = cuda.cupy()
     flat = xp.concatenate([xp.asarray(a).astype(np.float64).reshape(-1) for a in arrays]) if arrays else None
     numbers = [] if flat is None else xp.asnumpy(flat).tolist()
@@ -80,13 +90,13 @@ def read(*arrays: Any) -> list[Any]:
 
 
 def inner(A: Array, B: Array) -> Array:
-    """Return ⟨A, B⟩ in float64, 0-d: not read yet."""
+    """Return ⟨A, B⟩ in float64 (0-d)."""
     return (A.astype(np.float64) * B).sum()
 
 
 def stored_as_is(dtype: np.dtype) -> bool:
-    """Whether the kernels read numbers of this type where they lie."""
-    return dtype.isnative and dtype.name in _STORED
+    """Return whether the kernels read numbers of this type where they lie."""
+    return dtype in STORED_TYPES and STORED_TYPES[dtype].in_cuda is not None
 
 
 class Block(NamedTuple):
@@ -113,7 +123,7 @@ def cut(X: Any, rows: tuple[int, int], height: int = 0) -> Block:
 @functools.cache
 def _source(name: str = "cuda_kernels.cu") -> str:
     text = (resources.files(__package__) / name).read_text(encoding="utf-8")
-    # CuPy writes it to a file in the locale's encoding; signs beyond ASCII are in comments only.
+    # CuPy writes the source to a file in the locale's encoding; only comments have characters beyond ASCII.
     return "".join(sign if sign.isascii() else "_" for sign in text)
 
 
@@ -130,7 +140,7 @@ def _has_tf32(device: int) -> bool:
 
 
 def _on_tensor_cores(X: Array, F: Array) -> bool:
-    """Whether the products of dense X with a factor of F's width are those of cuda_tensor.cu."""
+    """Return whether products of dense X with a factor of F's width are computed by cuda_tensor.cu."""
     return (
         F.shape[1] >= TENSOR_FROM
         and F.dtype == np.float32
@@ -152,11 +162,13 @@ def _kernel(family: str, name: str, stored: np.dtype, compute: np.dtype, **sizes
 
 
 def _ctype(dtype: np.dtype) -> str:
-    return _STORED[dtype.name]
+    name = STORED_TYPES[dtype].in_cuda
+    assert name is not None  # X of another type is converted before it reaches a kernel
+    return name
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, shared: int = 0) -> None:
-    """Queue a kernel of THREADS threads a block; arguments: arrays, None, or numpy scalars of the very types."""
+    """Queue a kernel of THREADS threads a block; arguments are arrays, None, or numpy scalars of the exact types."""
     if min(grid) < 1:
         return
     if grid[0] > GRID_X or any(size > GRID_YZ for size in grid[1:]):
@@ -176,14 +188,15 @@ def _i64(value: int) -> np.int64:
 
 
 def tile_width(k: int) -> int:
-    """Columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k; wider factors take several tiles."""
+    """Return the columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k, or 64 for wider factors."""
     return next((width for width in (8, 16, 32) if k <= width), 64)
 
 
 def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 0) -> tuple[int, int]:
-    """Rows per chunk of a sum over rows, and how many chunks: enough blocks to fill a card, within PARTS_BYTES.
+    """Return the rows per chunk of a sum over rows and the number of chunks: enough to fill a device, in PARTS_BYTES.
 
-    With `resident`, the blocks that run at the same time: as many chunks as leave the least of the last round idle.
+    `resident` is the number of blocks that run at the same time; with it, as many chunks as leave the least of the
+    last round idle.
     """
     tiles = -(-max(m, 1) // columns) * -(-k // tile_width(k))
     most = min(-(-(resident or BLOCKS) // tiles) * (2 if resident else 1),
@@ -197,10 +210,10 @@ def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 
 
 
 def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
-    """Coordinates per lane and lanes per row of a sweep, whether the Gram matrix is shared, and the shared bytes.
+    """Return the coordinates per lane and lanes per row of a sweep, whether G is in shared memory, and its bytes.
 
-    Up to 16 components a row is one thread's; beyond that several lanes share it, so that it stays in registers. A
-    lane's coordinates are unrolled, in the square: 32 of them took 5 s to compile, where 8 take 0.8.
+    With up to 16 components a row belongs to one thread; beyond that, several lanes share it, so that it stays in
+    registers. A lane's coordinates are unrolled in two nested loops: 32 of them take 5 s to compile, 8 take 0.8 s.
     """
     if k <= 16:
         lanes, each = 1, 8 if k <= 8 else 16
@@ -218,7 +231,7 @@ def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
 
 
 def plan_across(k: int) -> int:
-    """Threads side by side in a row of `multiply`: a power of two."""
+    """Return the threads side by side in a row of `multiply`: a power of two."""
     across = 1
     while across < min(k, THREADS):
         across *= 2
@@ -229,7 +242,7 @@ def plan_across(k: int) -> int:
 
 
 def _add_parts(parts: Array, out: Array, length: int, count: int) -> None:
-    """out += the sum of `count` parts of `length` numbers, in their order."""
+    """Add `count` parts of `length` numbers to out, in their order."""
     kernel = _kernel("ROWS", "add_parts", np.dtype(np.float32), np.dtype(np.float32))
     _launch(kernel, (-(-length // THREADS),), parts, _i64(length), _i32(count), out)
 
@@ -240,15 +253,15 @@ def _add_stats(parts: Array, stats: Array, length: int, count: int) -> None:
 
 
 def _leading(X: Array) -> int:
-    """Numbers from one row of X to the next."""
+    """Return how many numbers lie from one row of X to the next."""
     return X.strides[0] // X.itemsize if X.shape[0] > 1 else X.shape[1]
 
 
 def opening(block: Block, dtype: np.dtype) -> Array:
-    """[min, non-finite values, Σx, Σx²] of the stored numbers, float64."""
+    """Return [minimum, count of non-finite values, Σx, Σx²] of the stored numbers, in float64."""
     xp, X = cuda.cupy(), block.X
     rows, columns, ld = block.rows, block.columns, 0
-    if block.indptr is not None:  # the stored numbers of the whole matrix, a sparse X is one block: as rows of 4,096
+    if block.indptr is not None:  # a sparse X is one block: its stored numbers, as rows of 4,096
         out = xp.array([np.inf, 0.0, 0.0, 0.0])
         whole = X.size // 4096 * 4096
         for part, shape in ((X[:whole], (whole // 4096, 4096)), (X[whole:], (1, X.size - whole))):
@@ -267,7 +280,7 @@ def opening(block: Block, dtype: np.dtype) -> Array:
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
-    """out (r × k) = X·Ht, of Ht's type or float64."""
+    """Write X·Ht to out (r × k), which is of Ht's type or float64."""
     if out.dtype != Ht.dtype:
         part = cuda.cupy().empty(out.shape, Ht.dtype)
         products(block, Ht, part)
@@ -289,7 +302,7 @@ def products(block: Block, Ht: Array, out: Array) -> None:
 
 
 def add_products(block: Block, F: Array, XtF: Array, exact: bool = False) -> None:
-    """XtF (m × k, float64) += Xᵀ·F; dense X (a sparse one has its transpose). exact: not on tensor cores."""
+    """Add Xᵀ·F to XtF (m × k, float64), for dense X; of sparse X the transpose is kept. `exact` avoids tensor cores."""
     n, m, k, X = block.rows, block.columns, F.shape[1], block.X
     if n == 0 or m == 0:
         return
@@ -309,12 +322,12 @@ def _as_block(F: Array) -> Block:
 
 
 def _add_gram(F: Array, B: Array, FtB: Array) -> None:
-    """FtB (k × k, float64) += Fᵀ·B: small, decides about losses, and symmetric for B = F."""
+    """Add Fᵀ·B to FtB (k × k, float64), not on tensor cores: losses depend on it."""
     add_products(_as_block(F), B, FtB, exact=True)
 
 
 def gram(F: Array, B: Array | None = None) -> Array:
-    """FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
+    """Return FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
     FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
     _add_gram(F, F if B is None else B, FtF)
     return FtF
@@ -328,7 +341,8 @@ def _natural_order(k: int, device: int) -> Array:
     return cuda.cupy().arange(k, dtype=np.int32)
 
 
-def _order(order: Any) -> Array:
+def _order(order: Array) -> Array:
+    """Return the order of components on the device; the natural one is kept there."""
     k = len(order)
     if k < 2 or (order[0] == 0 and order[-1] == k - 1 and bool(np.all(order[1:] > order[:-1]))):
         return _natural_order(k, cuda.cupy().cuda.Device().id)
@@ -336,10 +350,20 @@ def _order(order: Any) -> Array:
 
 
 def _sweep(
-    name: str, F: Array, C: Array, G: Array, l1: float, l2: float, order: Any, sweeps: int, tol: float, delta: float,
-    cross_of: int, out: Array, stats: Array,
-) -> None:  # fmt: skip
+    name: str,
+    F: Array,
+    C: Array,
+    G: Array,
+    penalty: tuple[float, float],
+    order: Array,
+    sweeps: int,
+    tol: float,
+    delta: float,
+    out: Array,
+    stats: Array,
+) -> None:
     n, k, c = F.shape[0], F.shape[1], F.dtype.type
+    l1, l2 = penalty
     each, lanes, shared, held = plan_sweep(k, F.itemsize)
     kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
     blocks = -(-n * lanes // THREADS)
@@ -351,7 +375,7 @@ def _sweep(
         _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(k), c(l2), arranged)
     _launch(
         kernel, (blocks,), F, C, G, places, _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps), np.float64(tol),
-        c(delta), _i32(cross_of), out, parts, arranged, shared=held,
+        c(delta), out, parts, arranged, shared=held,
     )  # fmt: skip
     if blocks:
         _add_stats(parts, stats, STATS, blocks)
@@ -364,7 +388,7 @@ def descend(
     G: Array,
     l1: float,
     l2: float,
-    order: Any,
+    order: Array,
     sweeps: int,
     tol: float,
     out: Array,
@@ -374,9 +398,11 @@ def descend(
     delta: float = 0.0,
     begin: Beginning | None = None,
 ) -> None:
-    """One pass of coordinate descent; see `cpu.descend`. A sparse X leaves XtF to its transpose.
+    """Write F after up to `sweeps` sweeps of coordinate descent on (X·Ht, G) to out, and add up the sums.
 
-    There are no kernels of conjugate gradients: rows take as many sweeps as they need, up to `sweeps`.
+    XtF += Xᵀ·out (dense X only) and FtF += outᵀ·out; those of no rows are left out. A row rests once its violation is
+    at most tol × that of its first sweep; with `delta` > 0, once its step is below delta × its first one. `begin` moves
+    the point at which the sweeps begin; its `conjugate` has no effect: there are no kernels of conjugate gradients.
     """
     xp = cuda.cupy()
     C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
@@ -390,7 +416,7 @@ def descend(
             kernel, (-(-F.size // THREADS),), F, begin.before, asarray(begin.scale), F.dtype.type(begin.weight),
             _i64(F.shape[0]), _i32(k), B, start,
         )  # fmt: skip
-    _sweep("sweep", start, C, G, l1, l2, order, sweeps, tol, delta, 0, out, stats)
+    _sweep("sweep", start, C, G, (l1, l2), order, sweeps, tol, delta, out, stats)
     if XtF.shape[0] and block.indptr is None:
         add_products(block, out, XtF)
     if FtF.shape[0]:
@@ -403,11 +429,25 @@ def descend(
 
 
 def sweep(
-    F: Array, G: Array, C: Array, l1: float, l2: float, order: Any, out: Array, FtF: Array, stats: Array,
-    sweeps: int = 1, delta: float = 0.0, conjugate: int = 0,
-) -> None:  # fmt: skip
-    """Sweeps on rows of F for given C (float64): the step of the small factor; see `cpu.sweep`."""
-    _sweep("sweep_given", F, C, G, l1, l2, order, sweeps, 0.0, delta, 2, out, stats)
+    F: Array,
+    G: Array,
+    C: Array,
+    l1: float,
+    l2: float,
+    order: Array,
+    out: Array,
+    FtF: Array,
+    stats: Array,
+    sweeps: int = 1,
+    delta: float = 0.0,
+    conjugate: int = 0,
+) -> None:
+    """Write F after sweeps of coordinate descent on given (C, G) to out: the step of the small factor.
+
+    C (r × k) is float64. FtF (k × k, zeros) becomes outᵀ·out, stats[CROSS] += ⟨C, out⟩ and stats[SQUARE] += ⟨G, FtF⟩,
+    which are what the loss needs. `conjugate` has no effect: there are no kernels of conjugate gradients.
+    """
+    _sweep("sweep_given", F, C, G, (l1, l2), order, sweeps, 0.0, delta, out, stats)
     _add_gram(out, out, FtF)
     stats[SQUARE] += inner(G, FtF)
 
@@ -445,7 +485,10 @@ def _times_gram(F: Array, G: Array) -> Array:
 def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
-    """Do the multiplicative update of the Frobenius loss: out = F ⊙ X·Ht / (F·G + l1 + l2·F); see `cpu.multiply`."""
+    """Write F ⊙ X·Ht / (F·G + l1 + l2·F), the multiplicative update for β = 2, to out, and add up the sums.
+
+    XtF += Xᵀ·out (dense X only) and FtF += outᵀ·out; those of no rows are left out.
+    """
     C = cuda.cupy().empty((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
     _multiply("multiply", F, C, _times_gram(F, G), _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
@@ -456,7 +499,7 @@ def multiply(
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
-    """Do the same for given C (float64): the multiplicative step of the small factor."""
+    """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
     D = _times_gram(F, G).astype(np.float64)
     _multiply("multiply_given", F, C, D, _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
     _add_gram(out, out, FtF)
@@ -467,7 +510,7 @@ def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: A
 def multiply_given(
     F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array
 ) -> None:
-    """out = F ⊙ (N / (D + l1 + l2·F))^γ for given terms, float64: the multiplicative step of the small factor."""
+    """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
     xp = cuda.cupy()
     _multiply(
         "multiply_given", F, xp.ascontiguousarray(N), xp.ascontiguousarray(D), None, l1, l2, gamma, floor, out, stats
@@ -495,7 +538,12 @@ def multiply_beta(
     D: Array,
     stats: Array,
 ) -> Any:
-    """One fused pass of the multiplicative update for β ≠ 2; see `cpu.multiply_beta`. The loss is 0-d, not read yet."""
+    """Update F multiplicatively for β ≠ 2, add up the sums of the update of Ht, and return the loss (0-d).
+
+    out = F ⊙ (N_F / (D_F + l1 + l2·F))^γ, entries below `floor` set to 0; without `update` F stays as it is. Then, for
+    dense X, N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F with the new F (β = 1: D[0] += its column sums); N of no
+    rows is left out. The loss is Σ D_β at the given F where `measure` is set, else 0.
+    """
     xp, n, m, k = cuda.cupy(), block.rows, block.columns, Ht.shape[1]
     losses = xp.zeros(n if measure else 0)
     if block.indptr is not None and beta != 1:
@@ -566,7 +614,7 @@ def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Any, lo
 
 
 def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
-    """out = (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows: with Xᵀ, the sums of the KL update of H."""
+    """Write (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows to out: with Xᵀ, the sums of the KL update of H."""
     _sparse_ratios(block, F, Ht, True, out, None)
 
 
@@ -574,7 +622,7 @@ def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
 
 
 def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
-    """D_β of each row, float64. CSR: β = 1 or 2, the latter in the trace form."""
+    """Return D_β of each row in float64. CSR: for β = 1 and 2 only, and for 2 in the trace form."""
     xp, n = cuda.cupy(), block.rows
     losses = xp.zeros(n)
     if block.indptr is None:
@@ -594,12 +642,16 @@ def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Any:
-    """Σ D_β(x | f·Htᵀ) over the block, in float64, 0-d: not read yet."""
+    """Return Σ D_β(x | f·Htᵀ) over the block, in float64 (0-d)."""
     return _row_losses(block, F, Ht, beta).sum()
 
 
 def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:
-    """Let the rows of a block compete for a place among the worst, see `cpu.worst_rows`; waits for the device."""
+    """Enter the rows of a block with the largest losses ½‖x − f·Htᵀ‖² into the table `worst`; waits for the device.
+
+    worst (q × (1 + m), float64) has a line for each of the worst rows so far: its loss, then max(0, x − f·Htᵀ). The
+    largest comes first, the lower row of equals before the other; a line with loss 0 is free.
+    """
     xp = cuda.cupy()
     losses, places = to_numpy(_row_losses(block, F, Ht, 2.0)), to_numpy(worst)
     chosen = largest(losses, places)
@@ -632,7 +684,11 @@ def code(
     out: Array,
     stats: Array,
 ) -> None:
-    """Multiplicative coding of each row alone, H fixed, until the row has settled; see `cpu.code`."""
+    """Write the multiplicative code of each row to out, with H fixed, each row until it has settled.
+
+    A row has settled when √(2·D_β), measured every ten iterations, falls by less than tol × its first value. The rule
+    of `by_step` is not there.
+    """
     if by_step:
         raise NotImplementedError("rows of a mini-batch are not solved for on the GPU: use device='cpu'.")
     if block.indptr is not None and beta not in (1, 2):
@@ -662,7 +718,7 @@ def code(
 
 
 def squares(block: Block, out: Array) -> None:
-    """out[i] = ‖x_i‖² in float64."""
+    """Write ‖x_i‖² of each row to out, in float64."""
     if block.indptr is not None:
         kernel = _kernel("SPARSE", "sparse_squares", block.X.dtype, np.dtype(np.float64), KC=1)
         _launch(kernel, (-(-block.rows // (THREADS // 32)),), block.X, block.indptr, _i64(block.rows), out)
@@ -674,7 +730,7 @@ def squares(block: Block, out: Array) -> None:
 
 
 def plan_runs(q: int, n: int, k: int, width: int) -> tuple[int, int]:
-    """Rows per run of the database, and how many runs: enough blocks for a card, each with its own heaps."""
+    """Return the rows per run of the database and the number of runs: enough to fill a device, each with its heaps."""
     blocks = -(-q // (THREADS * (2 if width <= 16 else 1)))
     runs = max(1, min(-(-2 * BLOCKS // blocks), -(-n // 1024), PARTS_BYTES // (16 * max(q * k, 1)), GRID_YZ))
     chunk = max(1, -(-n // runs))
@@ -714,7 +770,11 @@ def _select(
     block: Block, of_rows: Array, queries: Array, of_queries: Array, limits: tuple[Any, ...], allowed: Array | None,
     excluded: Array, dtype: np.dtype, best: Array, found: Array, counts: Array,
 ) -> None:  # fmt: skip
-    """Do it for wide or sparse rows: their approximate scores are products with panels of unit queries."""
+    """Find the best rows of a block whose rows are wide or sparse, for `nearest`, into heaps.
+
+    Approximate scores are products of the block with panels of unit queries; those that may be among the best are
+    computed again in float64. limits: sign, floor and margin; best and found (q × k), counts (q): the heaps.
+    """
     xp, (q, m), n, k = cuda.cupy(), queries.shape, block.rows, best.shape[1]
     sparse, panel = block.indptr is not None, min(q, 1024)
     step = max(1, PARTS_BYTES // (dtype.itemsize * max(panel, 1)))
@@ -748,5 +808,5 @@ def numbers(block: Block) -> Array:
 
 
 def add_gram(block: Block, dtype: np.dtype, XtX: Array) -> None:
-    """XtX (m × m, float64) += XᵀX of a dense block, converted to the compute type as a whole."""
+    """Add XᵀX of a dense block, which is converted to the compute type as a whole, to XtX (m × m, float64)."""
     add_products(block, block.X.astype(dtype), XtX)

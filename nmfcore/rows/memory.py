@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from .._typing import Array, DType, Matrix
-from ..backends import backend_for
+from ..backends import cpu
 from .base import LOOK_WIDTH, Function, Gather
 from .base import Rows as Rows
 from .opening import Opening, digest_of
@@ -74,7 +74,7 @@ class MemoryRows(Rows):
         self.shape: tuple[int, int] = X.shape
         self.sparse = sparse.issparse(X)
         self.given_dtype = X.dtype
-        self.backend = backend_for(X)
+        self.backend = cpu
         self._plans: dict[int, _Plan] = {}
         self._sums = LaneSums()
         self._opening: Opening | None = None
@@ -338,12 +338,11 @@ def as_rows(X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float
     -------
     rows : MemoryRows
     """
-    backend = backend_for(X)
     if sparse.issparse(X):
         if X.format != "csr":
             X = X.tocsr()
         X = without_duplicates(X, dtype)
-        if not backend.stored_as_is(X.data.dtype):
+        if not cpu.stored_as_is(X.data.dtype):
             X = X.astype(dtype)
         if X.indptr.dtype != X.indices.dtype:
             X = X.copy()
@@ -351,6 +350,6 @@ def as_rows(X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float
             X.indices = X.indices.astype(np.int64)
     else:
         X = np.asarray(X)
-        if not backend.stored_as_is(X.dtype):
+        if not cpu.stored_as_is(X.dtype):
             X = X.astype(dtype)
     return MemoryRows(X, dtype, n_jobs, lane_work)

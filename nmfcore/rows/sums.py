@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .._typing import Array
-from ..backends import cpu
+from ..backends.operations import merge_worst
 
 Shapes = dict[str, tuple[int, ...]]
 Named = dict[str, Array]
@@ -37,7 +37,7 @@ _COMBINED: dict[str, Callable[[Sequence[Array]], Array]] = {
 _PAIRED: dict[str, Callable[[Array, Array], Array]] = {
     "least": np.minimum,
     "most": np.maximum,
-    "worst": cpu.merge_worst,
+    "worst": merge_worst,
 }
 
 

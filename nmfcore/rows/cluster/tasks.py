@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from ..._typing import Array, DType, Matrix
-from ...backends import cpu, cuda, cuda_ops
+from ...backends import backend_of, cpu, cuda
 from ..base import Rows
 from ..device import as_device_rows
 from ..memory import as_rows
@@ -237,11 +237,6 @@ def sum_of_sums(places: Sequence[tuple[int, int]], *parts: Any) -> Any:
     for (first, count), part in zip(places, parts, strict=True):
         sums.add(first, count, part)
     return sums.total()
-
-
-def backend_of(F: Array) -> Any:
-    """Return the operations that work where F is."""
-    return cpu if cuda.kind_of(F) is None else cuda_ops
 
 
 def arrived(backend: Any, value: Any) -> Any:

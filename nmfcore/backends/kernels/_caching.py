@@ -4,7 +4,7 @@ Numba keeps them beside the source file, or in the user's cache folder when that
 written (a system service without a home), a private folder below the temporary one serves; without even that, kernels
 are compiled anew in each process.
 
-`KernelCompiler` and `CACHE` are what the decorators of kernels that Python calls are given.
+`_decorators` compiles with what is decided here: `KernelCompiler`, `PartCompiler` and `CACHE`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def _writable(folder: str) -> bool:
 
 
 def _private_folder() -> str | None:
-    """Return a folder of this user's below the temporary one: nobody else may plant compiled code there."""
+    """Return a folder below the temporary one that only this user can write: compiled code is run unseen."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     folder = os.path.join(tempfile.gettempdir(), f"nmfcore-kernels-{user}")
     with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def _private_folder() -> str | None:
 
 
 def _numba_keeps() -> bool:
-    """Whether one of the places where Numba keeps compiled functions can be written."""
+    """Return whether one of the places where Numba keeps compiled functions can be written."""
     if config.CACHE_DIR:
         return _writable(config.CACHE_DIR)
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__pycache__")
@@ -59,10 +59,11 @@ def _numba_keeps() -> bool:
 CACHE = _numba_keeps()  # whether Numba's own cache serves
 
 KernelCompiler: Any
+PartCompiler: Any
 try:
-    from ._pipeline import KernelCompiler
+    from ._pipeline import KernelCompiler, PartCompiler
 except (ImportError, AttributeError) as error:
-    KernelCompiler = None  # Numba's own
+    KernelCompiler = PartCompiler = None  # Numba's own
     logger.warning(
         "nmfcore leaves its kernels to the stock compiler of Numba %s (with llvmlite %s), in which it misses a name "
         "(%s): results are right to rounding, but a kernel that was compiled in this process may differ in the last "

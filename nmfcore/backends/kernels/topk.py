@@ -5,34 +5,17 @@ comparing whole vectors, computed again in float64 from the stored numbers, and 
 win, and in which order, therefore depends on the float64 scores alone.
 """
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from ._simd import _broadcast, _data, _element, _load, out_of_line
-from .cpu_kernels import (  # fmt: skip
-    ALIGN,
-    ENTRY,
-    GRAIN,
-    INNER,
-    aligned,
-    at,
-    bounds,
-    depth_of,
-    lanes_of,
-    leading,
-    load_tile,
-    longest_row,
-    number,
-    pad_rows,
-    product,
-    round_up,
-    size_of,
-    sparse_rows_times,
-    widen_rows,
-)
+from ._decorators import inner, kernel
+from ._simd import GRAIN, _broadcast, _data, _element, _load, out_of_line
+from .arguments import Block
+from .buffers import ALIGN, aligned, lanes_of, leading, pad_rows, round_up
+from .product import depth_of, product, sparse_rows_times
+from .reading import at, bounds, load_tile, longest_row, number, size_of, widen_rows
 
 SCANNED = 64  # rows of a tile of `scan_pass`
 SLACK = 1e-9  # more than rounding in float64 moves a cosine
@@ -40,7 +23,7 @@ SLACK = 1e-9  # more than rounding in float64 moves a cosine
 
 @intrinsic
 def above(typingctx, c, first, scale, limits, start):
-    """Bit l of the result: c[first + l]·scale > limits[start + l], for a whole vector."""
+    """Return an integer whose bit l is set where c[first + l]·scale > limits[start + l], for a whole vector."""
     signature = types.int64(c, types.intp, c.dtype, limits, types.intp)
 
     def codegen(context, builder, sig, args):
@@ -55,23 +38,23 @@ def above(typingctx, c, first, scale, limits, start):
     return signature, codegen
 
 
-@numba.njit(**INNER)
-def load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row):
-    """Row i of X in float64; of CSR the stored numbers only. Returns how many."""
+@inner
+def load_row(x, i, row):
+    """Copy row i of X to `row` in float64, for CSR its stored numbers only. Returns how many numbers these are."""
     out_of_line()
-    if indptr:
-        begin, length = bounds(indptr, wide, i)
+    if x.indptr:
+        begin, length = bounds(x.indptr, x.wide, i)
         for p in range(length):
-            row[p] = number(address + (begin + p) * size_of(code), code)
+            row[p] = number(x.address + (begin + p) * size_of(x.code), x.code)
         return length
-    start, zero, one = address + i * row_stride, np.intp(0), np.intp(1)
-    widen_rows(start, code, zero, column_stride, one, m, row, zero, one)
-    return m
+    start, zero, one = x.address + i * x.row_stride, np.intp(0), np.intp(1)
+    widen_rows(start, x.code, zero, x.column_stride, one, x.columns, row, zero, one)
+    return x.columns
 
 
-@numba.njit(**INNER)
+@inner
 def dot(a, b, n):
-    """Sum over a·b, always by this one piece of code: the same rows give the same bits."""
+    """Return Σ a_j·b_j. Every score is computed here, so that the same rows give the same bits."""
     out_of_line()
     x, y, total = a[:n], b[:n], 0.0
     for j in range(x.size):
@@ -79,9 +62,9 @@ def dot(a, b, n):
     return total
 
 
-@numba.njit(**INNER)
+@inner
 def sparse_dot(values, query, indices, wide, begin, n):
-    """Do the same for the stored numbers of a CSR row."""
+    """Return the product of a query and a CSR row, whose stored numbers are `values`."""
     out_of_line()
     total = 0.0
     for p in range(n):
@@ -89,24 +72,25 @@ def sparse_dot(values, query, indices, wide, begin, n):
     return total
 
 
-@numba.njit(**ENTRY)
-def squares_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height, out):
-    """out[i] = Σ x_ij² of every row."""
-    row = np.empty(max(m, 1))
-    for i in range(n):
-        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
+@kernel
+def squares_pass(block, out):
+    """Write Σ x_ij² of every row to out."""
+    x = Block(*block)
+    row = np.empty(max(x.columns, 1))
+    for i in range(x.rows):
+        length = load_row(x, i, row)
         out[i] = dot(row, row, length)
 
 
-@numba.njit(**INNER)
+@inner
 def sinks(score, i, other, j):
-    """Whether (score, row i) comes after (other, row j): by score, and by number among equals."""
+    """Return whether (score, row i) ranks below (other, row j): by score, and by row number among equal scores."""
     return score < other or (score == other and i > j)
 
 
-@numba.njit(**INNER)
+@inner
 def keep(scores, rows, count, score, i):
-    """Put (score, i) into a heap whose root is the last of its entries; of a full one the root goes. Returns count."""
+    """Put (score, i) into a heap with the lowest entry at the root, which a full heap drops. Returns the new count."""
     out_of_line()
     k = scores.size
     if count < k:  # climb from the end
@@ -133,53 +117,58 @@ def keep(scores, rows, count, score, i):
     return count
 
 
-@numba.njit(**INNER)
-def score_of(row, length, square, query, query_square, indptr, indices, wide, i):
-    """Cosine of row i, as `load_row` gave it, and a query; 0 if either is all zeros."""
+@inner
+def score_of(x, i, row, length, square, query, query_square):
+    """Return the cosine of a query and row i, as `load_row` copied it; 0 if either is all zeros."""
     both = square * query_square
     if not both > 0:
         return 0.0
-    if indptr:
-        product = sparse_dot(row, query, indices, wide, bounds(indptr, wide, i)[0], length)
+    if x.indptr:
+        product = sparse_dot(row, query, x.indices, x.wide, bounds(x.indptr, x.wide, i)[0], length)
     else:
         product = dot(row, query, length)
     return min(max(product / np.sqrt(both), -1.0), 1.0)
 
 
-@numba.njit(**INNER)
+@inner
 def wanted(excluded, j, i):
-    """Whether query j may find row i."""
+    """Return whether row i is not excluded for query j."""
     free = True
     for e in range(excluded.shape[1]):
         free &= excluded[j, e] != i
     return free
 
 
-@numba.njit(**INNER)
+@inner
 def product_of(tile, begin, query, n):
-    """Sum of tile[begin + j]·query[j], near enough to tell which rows are worth `score_of`."""
+    """Return Σ tile[begin + j]·query[j]: an approximate score, from which follows whether `score_of` is needed."""
     x, y, total = tile[begin : begin + n], query[:n], 0.0
     for j in range(x.size):
         total += x[j] * y[j]
     return total
 
 
-@numba.njit(**INNER)
+@inner
 def limit_of(last, query_square, most, margin):
-    """Return what an approximate score must exceed if `last` is the least of k that are there.
+    """Return what the approximate score of a further row must exceed, where `last` is the lowest of k in the heap.
 
-    Rows to come have higher numbers and lose against equals: nothing can win any more where all have the most there is,
-    which is 0 for a query of zeros. Without this, rows orthogonal to a query would all be looked at again.
+    Further rows have higher numbers and lose against equal scores. So none can enter any more once `last` is the
+    highest possible score, `most` (0 for a query of zeros). Otherwise the scores of all rows that are orthogonal to a
+    query would be computed again.
     """
     return np.inf if last >= (most if query_square > 0 else 0.0) else last - margin
 
 
-@numba.njit(**ENTRY)
-def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-              first, squares, queries, query_squares, sign, most, floor, allowed, excluded,
-              counts, best, found):  # fmt: skip
-    """Do what `nearest_pass` does, for a few queries, without products before."""
-    p, k = best.shape
+@kernel
+def scan_pass(block, first, squares, contest):
+    """Enter n rows of the database, the first of number `first`, among the best k of each of a few queries.
+
+    contest = (queries, query_squares, sign, most, floor, allowed, excluded, counts, best, found), as in
+    `nearest_pass`. Approximate scores are computed row by row, instead of as products of tiles.
+    """
+    x = Block(*block)
+    queries, query_squares, sign, most, floor, allowed, excluded, counts, best, found = contest
+    n, m, (p, k) = x.rows, x.columns, best.shape
     ld = round_up(m, ALIGN)  # whole vectors: the terms left over would cost more than the zeros
     tile, row, query = np.zeros(SCANNED * ld), np.empty(max(m, 1)), np.zeros((p, ld))
     for j in range(p):
@@ -189,22 +178,23 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
     limits = np.full(p, floor - SLACK)
     for i0 in range(0, n, SCANNED):
         rows = min(SCANNED, n - i0)
-        if not indptr:
-            widen_rows(address + i0 * row_stride, code, row_stride, column_stride, rows, m, tile, ld, np.intp(1))
+        if not x.indptr:
+            start = x.address + i0 * x.row_stride
+            widen_rows(start, x.code, x.row_stride, x.column_stride, rows, m, tile, ld, np.intp(1))
         for r in range(rows):
             i = i0 + r
             length = -1
             for j in range(p):
                 if squares[i] > 0:
-                    if not indptr and product_of(tile, r * ld, query[j], ld) < limits[j] * np.sqrt(squares[i]):
+                    if not x.indptr and product_of(tile, r * ld, query[j], ld) < limits[j] * np.sqrt(squares[i]):
                         continue
                 elif limits[j] > 0:
                     continue
                 if (allowed.size and not allowed[first + i]) or not wanted(excluded, j, first + i):
                     continue
                 if length < 0:
-                    length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                score = sign * score_of(row, length, squares[i], queries[j], query_squares[j], indptr, indices, wide, i)
+                    length = load_row(x, i, row)
+                score = sign * score_of(x, i, row, length, squares[i], queries[j], query_squares[j])
                 if score < floor:
                     continue
                 counts[j] = keep(best[j], found[j], counts[j], score, first + i)
@@ -212,38 +202,42 @@ def scan_pass(address, code, row_stride, column_stride, indptr, indices, wide, n
                     limits[j] = max(limits[j], limit_of(best[j, 0], query_squares[j], most, SLACK))
 
 
-@numba.njit(**ENTRY)
-def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide, n, m, height,
-                 first, Qt, squares, queries, query_squares, sign, most, floor, margin, allowed, excluded,
-                 limits, counts, best, found):  # fmt: skip
-    """Let n rows of the database, the first of number `first`, compete for the best k of every query of a panel.
+@kernel
+def nearest_pass(block, first, Qt, squares, contest):
+    """Enter n rows of the database, the first of number `first`, among the best k of each query of a panel.
 
-    Qt (m × P, P in whole vectors): sign·query / |query| in the compute type, whose products with `height` rows at a
-    time stay in the nearest cache until they are looked at; |error| of a cosine ≤ margin.
-    queries (p × m) and the two squares: float64. sign = −1 looks for the least; most: what no sign·cosine exceeds;
-    floor: sign·cosine must reach it.
-    allowed: a byte per row of the database, or none; excluded (p × e): numbers of rows a query does not want.
-    limits (P): what a score must exceed to be worth a second look; of padding +inf. counts, best and found (p × k):
-    the heaps, of sign·cosine.
+    Qt (m × P, P in whole vectors) is sign·query / |query| in the compute type. Its products with `height` rows at a
+    time stay in the first-level cache until they are compared. contest is a tuple of:
+
+    queries (p × m), query_squares (p) : the queries and the squares of their norms, float64
+    sign : 1 for the largest cosines, −1 for the smallest
+    most, floor : upper bound of sign·cosine; the least sign·cosine that is entered
+    margin : bound of the error of an approximate cosine
+    allowed, excluded (p × e) : a byte per row of the database, or none; numbers of rows that a query must not find
+    limits (P) : what the approximate score must exceed for the exact one to be computed; +inf for padding
+    counts (p), best, found (p × k) : the heaps of sign·cosine and row numbers
+
+    squares holds the squares of the norms of the rows.
     """
-    p, k = best.shape
-    width, sparse, size, ld = Qt.shape[1], indptr != 0, Qt.itemsize, leading(m)
+    x = Block(*block)
+    queries, query_squares, sign, most, floor, margin, allowed, excluded, limits, counts, best, found = contest
+    n, m, (p, k) = x.rows, x.columns, best.shape
+    width, sparse, size, ld = Qt.shape[1], x.indptr != 0, Qt.itemsize, leading(m)
     lanes = lanes_of(Qt)
-    height = round_up(height, ALIGN)
+    height = round_up(x.height, ALIGN)
     of_tile, of_Q = 0 if sparse else height * ld, round_up(m, ALIGN) * width
     memory = aligned(of_tile + of_Q + height * width + 3 * ALIGN, Qt)
     tile, Qp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     scores = Qp[of_Q:]
     pad_rows(Qt, np.intp(0), m, Qp, width)
-    run = aligned(max(1, longest_row(indptr, wide, np.intp(0), n)) if sparse else 0, Qt)
+    run = aligned(max(1, longest_row(x)) if sparse else 0, Qt)
     row, one, none = np.empty(max(m, 1)), limits.dtype.type(1), np.zeros((0, 0))
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         if sparse:
-            sparse_rows_times(address, code, indptr, indices, wide, i0, rows, Qp, width, scores, run, none)
+            sparse_rows_times(x, i0, rows, Qp, width, scores, run, none)
         else:
-            load_tile(address, code, row_stride, column_stride, indptr, indices, wide,
-                      i0, rows, round_up(rows, GRAIN), m, tile, ld, run)  # fmt: skip
+            load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
             product(tile, ld, np.intp(1), Qp, width, scores, width, round_up(rows, GRAIN), m, width, depth_of(m, size))
         for r in range(rows):
             i = i0 + r
@@ -261,8 +255,8 @@ def nearest_pass(address, code, row_stride, column_stride, indptr, indices, wide
                     if not wanted(excluded, j, first + i):
                         continue
                     if length < 0:
-                        length = load_row(address, code, row_stride, column_stride, indptr, indices, wide, i, m, row)
-                    score = sign * score_of(row, length, square, queries[j], query_squares[j], indptr, indices, wide, i)
+                        length = load_row(x, i, row)
+                    score = sign * score_of(x, i, row, length, square, queries[j], query_squares[j])
                     if score < floor:
                         continue
                     counts[j] = keep(best[j], found[j], counts[j], score, first + i)

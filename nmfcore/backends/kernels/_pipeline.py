@@ -1,7 +1,7 @@
 """How kernels are compiled: all that is built on the inside of Numba's compiler, cache and code generator.
 
-Importing this raises ImportError or AttributeError where a name of theirs is missing; `_caching` then leaves kernels to
-Numba's stock pipeline and cache. Nothing here changes Numba for anybody else's functions.
+Importing this raises ImportError or AttributeError where one of their names is missing; `_caching` then leaves kernels
+to Numba's stock pipeline and cache. Nothing here changes how Numba treats other functions.
 """
 
 import logging
@@ -24,6 +24,8 @@ logger = logging.getLogger("nmfcore")
 _NEEDED = (
     llvm.Linkage.linkonce_odr, llvm.Linkage.internal,
     JITCodeLibrary._finalize_final_module, JITCodeLibrary.enable_object_caching,
+    JITCodeLibrary._finalize_dynamic_globals, JITCodeLibrary._verify_declare_only_symbols,
+    JITCodeLibrary.get_pointer_to_function, JITCodeLibrary.codegen,
     CompilerBase.compile_extra, DefaultPassBuilder.define_nopython_pipeline, PassManager.add_pass_after,
     CompileResultCacheImpl._locator_classes, FunctionCache._impl_class,
     FunctionCache.load_overload, FunctionCache.save_overload, _CacheLocator.get_suitable_cache_subpath,
@@ -45,17 +47,71 @@ class _SelfContained(JITCodeLibrary):
         super()._finalize_final_module()
 
 
-@register_pass(mutates_CFG=False, analysis_only=True)
-class _OwnLibrary(LoweringPass):
-    _name = "nmfcore_own_library"
+class _NoEnvironment:
+    """Stands for the code generator of code that is not loaded, and has no environment that could be set."""
+
+    @staticmethod
+    def set_env(name: str, environment: Any) -> None:
+        """Do nothing."""
+
+
+class _Part(JITCodeLibrary):
+    """LLVM's code of a function that kernels contain: no machine code is made of it on its own.
+
+    Kernels are compiled with copies of their inner functions, and nothing else calls these.
+    """
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        return _NoEnvironment
+
+
+class _LibraryPass(LoweringPass):
+    library: type[JITCodeLibrary]
 
     def __init__(self) -> None:
         LoweringPass.__init__(self)
 
     def run_pass(self, state: Any) -> bool:
-        state.library = _SelfContained(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         return False
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _KernelPass(_LibraryPass):
+    _name = "nmfcore_kernel_library"
+    library = _SelfContained
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _PartPass(_LibraryPass):
+    _name = "nmfcore_part_library"
+    library = _Part
+
+
+def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[Any]:
+    """Return Numba's passes with one more before the code is made."""
+    passes = DefaultPassBuilder.define_nopython_pipeline(state)
+    passes.add_pass_after(library, AnnotateTypes)
+    passes.finalize()
+    return [passes]
+
+
+class PartCompiler(CompilerBase):
+    """Numba's compiler, for functions that only kernels call."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return Numba's passes with ours."""
+        return _pipeline_with(_PartPass, self.state)
 
 
 class _InFolder(_SourceFileBackedLocatorMixin, _CacheLocator):
@@ -78,7 +134,7 @@ class _FolderCache(FunctionCache):
 
 
 class _Notice:
-    """Says what the wait is for when compiling kernels takes longer than a second; once."""
+    """One log line that explains the wait, once compiling kernels takes longer than a second."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -139,8 +195,5 @@ class KernelCompiler(CompilerBase):
         return compiled
 
     def define_pipelines(self) -> list[Any]:
-        """Return Numba's passes with ours before the code is made."""
-        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.add_pass_after(_OwnLibrary, AnnotateTypes)
-        passes.finalize()
-        return [passes]
+        """Return Numba's passes with ours."""
+        return _pipeline_with(_KernelPass, self.state)

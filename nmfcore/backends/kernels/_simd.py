@@ -12,7 +12,7 @@ The vector length follows the processor (and the documented switches of Numba: `
 from the number of registers: accumulators + one row of b + one broadcast must fit. LLVM splits vectors that the
 processor lacks, so a wrong guess costs speed, never correctness.
 
-These blocks have no substitute: where Numba or llvmlite lack what they are written with, importing them says so.
+These blocks have no substitute: importing them raises ImportError where Numba or llvmlite lack a name that they need.
 """
 
 import os
@@ -27,7 +27,7 @@ try:
     from numba.core.base import BaseContext
     from numba.extending import intrinsic
 
-    # What the blocks call when kernels are compiled, asked for now.
+    # What the blocks call when kernels are compiled, looked up now.
     _NEEDED = (
         cgutils.get_or_insert_function, cgutils.for_range, cgutils.for_range_slice,
         BaseContext.make_array, BaseContext.get_dummy_value, BaseContext.get_value_type, BaseContext.populate_array,
@@ -57,9 +57,8 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
-# rows per register tile, by vectors per row; AVX-512 and NEON have 32 registers, AVX and SSE 16. All divide 16.
-# Measured here, one core, GFLOP/s float32: 1 × 16: 129, 2 × 8: 155, 3 × 8: 155, 4 × 4: 115 (bound by broadcasts, so
-# four vectors are done as two and two); AVX2: 84, 101, 107, 96.
+# Rows per register tile, by vectors per row; AVX-512 and NEON have 32 registers, AVX and SSE 16. All divide 16. Four
+# vectors are done as two and two: 4 × 4 tiles reach 115 GFLOP/s on one core where 2 × 8 reach 155.
 STRIP = {1: 16, 2: 8, 3: 8} if VECTOR_BYTES == 64 else {1: 8, 2: 4, 3: 4}
 GRAIN = 8  # rows of a product come in multiples of this
 INDEX = ir.IntType(64)
@@ -213,7 +212,7 @@ def _column_of(builder, indices, wide, begin):
 
 
 def _make_gather(vectors: int, unroll: int):
-    """Make the product of a sparse row, whose sums stay in registers: `unroll` independent ones of each."""
+    """Make the product of a sparse row with its sums in registers, in `unroll` independent sets."""
 
     @intrinsic
     def gather(typingctx, x, x0, indices, wide, begin, length, b, b0, ldb, c, c0):
@@ -286,7 +285,7 @@ def _make_gather(vectors: int, unroll: int):
     return gather
 
 
-# By vectors per row; others are done in parts. A variant more costs every cold start some tenths of a second.
+# By vectors per row; other widths are done in parts. Each further variant takes some tenths of a second to compile.
 gather1, gather2, gather4 = (_make_gather(*shape) for shape in ((1, 2), (2, 2), (4, 1)))
 
 
@@ -479,8 +478,7 @@ def clear_vector(typingctx, out, first):
     return signature, codegen
 
 
-# Storage types that `widen_line` reads by vectors, by the kernels' code: what images and tables come in. Each costs
-# every cold start some milliseconds.
+# Storage types that `widen_line` reads by vectors, by the kernels' code: those of images and tables.
 _BY_VECTORS = {0: ("u", 8), 2: ("u", 16), 5: ("i", 32), 7: ("i", 64), 9: ("f", 32), 10: ("f", 64)}
 
 
@@ -533,10 +531,10 @@ def widen_line(typingctx, address, code, out, first, n):
 
 
 def _make_ratio(beta: float, with_x: bool = True):
-    """Of a register tile of S = WH, as soon as it is there: S becomes X ⊙ WH^(β−2), Q becomes WH^(β−1) (not for β = 1).
+    """Make the step that turns S = WH of a register tile into X ⊙ WH^(β−2), and Q into WH^(β−1) (not for β = 1).
 
-    With scikit-learn's floors under WH. Right after the product of the tile its numbers are still in the first-level
-    cache. Without X, S itself becomes WH^(β−1).
+    It follows the product of the tile, whose numbers are then still in the first-level cache. WH has scikit-learn's
+    floors. Without X, S itself becomes WH^(β−1).
     """
 
     @intrinsic
@@ -565,7 +563,7 @@ def _make_ratio(beta: float, with_x: bool = True):
                     bare, value, power = _load(builder, sp, at, vector, size), one, None
                     if with_x:
                         value = _load(builder, xp, builder.add(start_x, along), vector, size)
-                    if beta <= 1:  # a NaN stays one: the comparison is false for it
+                    if beta <= 1:  # the comparison is false for NaN, which stays one
                         wh = builder.select(builder.fcmp_ordered("<", bare, least), least, bare)
                     if beta == 1:
                         value = builder.fdiv(value, wh)
@@ -594,7 +592,7 @@ def _make_ratio(beta: float, with_x: bool = True):
 
 
 def _inverse_root(builder, x, vector, size):
-    """1/√x of a vector to about 1 ulp, x ≥ 0 (a huge number for 0): a guess by bits and two steps of fourth order.
+    """Return 1/√x of a vector to about 1 ulp, x ≥ 0 (a huge number for 0): a guess by bits, two fourth-order steps.
 
     With e = 1 − x·y²: y ← y·(1 + e/2 + 3e²/8 + 5e³/16); the guess has |e| < 0.07, so 24 bits need 1½ steps.
     """
@@ -638,7 +636,7 @@ def out_of_line(typingctx):
 def view(typingctx, address, like):
     """Numbers of like's type (one dimension, C-contiguous) that lie at `address`, as an array of no known length.
 
-    For the register tiles, which take a buffer and offsets; what owns the numbers is the caller's business.
+    For the register tiles, which take a buffer and offsets; the caller keeps the numbers alive.
     """
     signature = like(types.intp, like)
 

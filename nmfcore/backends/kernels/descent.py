@@ -1,0 +1,354 @@
+"""Coordinate descent on rows of a factor, and the fused pass over X of the Frobenius loss."""
+
+import numpy as np
+
+from ..operations import CROSS, KKT, SQUARE, SWEEPS, TOTAL, UNSETTLED, VIOLATION
+from ._decorators import inner, kernel
+from ._simd import (
+    GRAIN,
+    line4,
+    out_of_line,
+    transpose,
+    view,
+)
+from .arguments import Block
+from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, round_up, zeros
+from .multiplicative import multiply_rows
+from .product import (
+    DEPTH,
+    accumulate_gram,
+    accumulate_products,
+    add_rows,
+    depth_of,
+    held_back,
+    lies_well,
+    product,
+    rows_of_tile,
+    sparse_add_products,
+    sparse_rows_times,
+)
+from .reading import STORED, load_tile, longest_row
+
+
+@inner
+def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, square):
+    """Take up to `iterations` conjugate gradient steps on the free entries (w > 0) of rows that still move, in place.
+
+    Where G is ill-conditioned, a point that takes hundreds of sweeps is found in about k of these steps. G is
+    preconditioned by its diagonal. A step ends at the first bound that it meets, and the next direction is the
+    gradient again. A row rests once the square of its residual is at most `square` × that at the beginning. W and C
+    are component-major, as in `sweep_rows`.
+    """
+    out_of_line()
+    size = kp * width
+    R, P, Q, rest = scratch[:size], scratch[size : 2 * size], scratch[2 * size : 3 * size], scratch[3 * size :]
+    rho, first, length = rest[:width], rest[width : 2 * width], rest[2 * width : 3 * width]
+    bound, renewed = rest[3 * width : 4 * width], rest[4 * width : 5 * width]
+    zero, one, far = W.dtype.type(0), W.dtype.type(1), W.dtype.type(np.inf)
+    near = W.dtype.type(1e-6)  # an entry that a step reduces to this share of itself has met its bound
+    for b in range(width):
+        rho[b] = zero
+    for t in range(k):
+        at, hess = t * width, Gp[t * kp + t]
+        inverse = one / hess if hess != 0 else zero
+        line4(Gp, t * kp, kp, 1, W, 0, width, Q, at, width, k, 0)
+        w, c, r, p, q = W[at:], C[at:], R[at:], P[at:], Q[at:]
+        for b in range(width):
+            r[b] = (c[b] - l1 - q[b]) * keep[b] if w[b] > zero else zero
+            p[b] = r[b] * inverse
+            rho[b] += r[b] * p[b]
+    for b in range(width):
+        first[b] = rho[b]
+    for _ in range(iterations):
+        for b in range(width):
+            length[b] = zero
+            bound[b] = far
+            renewed[b] = zero
+        for t in range(k):
+            at = t * width
+            line4(Gp, t * kp, kp, 1, P, 0, width, Q, at, width, k, 0)
+            w, p, q = W[at:], P[at:], Q[at:]
+            for b in range(width):
+                length[b] += p[b] * q[b]
+                bound[b] = min(bound[b], -w[b] / p[b] if p[b] < zero else far)
+        for b in range(width):
+            step = rho[b] / length[b] if length[b] > zero else zero
+            length[b] = min(step, bound[b])
+            bound[b] = one if step < bound[b] else zero  # whether the whole step is taken
+        for t in range(k):
+            at, hess = t * width, Gp[t * kp + t]
+            inverse = one / hess if hess != 0 else zero
+            w, r, p, q = W[at:], R[at:], P[at:], Q[at:]
+            for b in range(width):
+                new = w[b] + length[b] * p[b]
+                w[b] = new if new > near * w[b] else zero
+                r[b] = r[b] - length[b] * q[b] if w[b] > zero else zero
+                renewed[b] += r[b] * r[b] * inverse
+        going = 0
+        for b in range(width):
+            bound[b] = bound[b] * renewed[b] / rho[b] if rho[b] > zero else zero
+            rho[b] = renewed[b]
+            going += rho[b] > square * first[b]
+        if going == 0:
+            break
+        for t in range(k):
+            at, hess = t * width, Gp[t * kp + t]
+            inverse = one / hess if hess != 0 else zero
+            w, r, p = W[at:], R[at:], P[at:]
+            for b in range(width):
+                p[b] = r[b] * inverse + bound[b] * p[b] if w[b] > zero and rho[b] > square * first[b] else zero
+
+
+@inner
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
+    """Coordinate descent on the rows of F, in place: each row until it has settled, with at most `sweeps` sweeps.
+
+    For each row f, ½ fᵀGf − (c − l1)ᵀf is minimised over f ≥ 0; G has the L2 penalty on its diagonal. `descent` is
+    (order of the components, sweeps, tol, delta). A row has settled, and is frozen from then on, once its violation
+    Σ_t |projected gradient| is at most tol × that of its first sweep; with delta > 0, once the square of its step is
+    below delta² × that of its first. After every fourth sweep, rows that still move take up to `conjugate` steps of
+    `conjugate_steps`.
+
+    Rows are transposed to component-major order, four vectors of rows at a time: each step is then a broadcast and a
+    multiply-add, and no step needs a sum across a vector.
+    """
+    out_of_line()
+    order, sweeps, tol, delta = descent
+    lanes = lanes_of(Fp)
+    width = 4 * lanes
+    W, C = scratch[: kp * width], scratch[kp * width : 2 * kp * width]
+    g = scratch[2 * kp * width : (2 * kp + 1) * width]
+    moved = scratch[(2 * kp + 1) * width : (2 * kp + 2) * width]
+    limit = scratch[(2 * kp + 2) * width : (2 * kp + 3) * width]
+    keep = scratch[(2 * kp + 3) * width : (2 * kp + 4) * width]  # 1 where a row still moves, else 0
+    first, now = np.empty(width), np.empty(width)
+    violation = 0.0
+    kkt = 0.0
+    most = 0
+    unsettled = 0
+    zero, one = Fp.dtype.type(0), Fp.dtype.type(1)
+    square = Fp.dtype.type(delta * delta)
+    for i0 in range(0, rows, width):
+        live = min(width, rows - i0)
+        for b in range(0, width, lanes):
+            for t in range(0, kp, lanes):
+                transpose(Fp, (i0 + b) * kp + t, kp, W, t * width + b, width)
+                transpose(Cp, (i0 + b) * kp + t, kp, C, t * width + b, width)
+        for b in range(width):
+            keep[b] = one if b < live else zero
+        for s in range(sweeps):
+            for b in range(width):
+                now[b] = 0.0
+                moved[b] = zero
+            for position in range(k):
+                t = order[position]
+                line4(Gp, t * kp, kp, 1, W, 0, width, g, 0, width, k, 0)
+                hess = Gp[t * kp + t]
+                inverse = 1 / hess if hess != 0 else zero
+                at = t * width
+                w_t, c_t = W[at : at + width], C[at : at + width]
+                if s == 0:
+                    weighed = np.float64(0.0)
+                    for b in range(width):
+                        w = w_t[b]
+                        gradient = g[b] - c_t[b] + l1
+                        projected = min(gradient, zero) if w == 0 else gradient
+                        now[b] += abs(np.float64(projected))
+                        new = max(w - gradient * inverse, zero)
+                        step = np.float64(new - w)
+                        weighed += step * step
+                        w_t[b] = new if hess != 0 else w
+                        moved[b] += (new - w) * (new - w) if hess != 0 else zero
+                    if hess != 0:
+                        kkt += weighed * hess
+                elif delta > 0:
+                    if hess != 0:
+                        for b in range(width):
+                            w = w_t[b]
+                            new = max(w - (g[b] - c_t[b] + l1) * inverse, zero)
+                            new = new if keep[b] > zero else w
+                            moved[b] += (new - w) * (new - w)
+                            w_t[b] = new
+                else:
+                    for b in range(width):
+                        w = w_t[b]
+                        gradient = g[b] - c_t[b] + l1
+                        projected = min(gradient, zero) if w == 0 else gradient
+                        now[b] += abs(np.float64(projected))
+                        new = max(w - gradient * inverse, zero)
+                        w_t[b] = new if hess != 0 and keep[b] > zero else w
+            going = 0
+            if s == 0:
+                for b in range(live):
+                    violation += now[b]
+                    first[b] = now[b]
+                    limit[b] = moved[b] * square
+            if delta > 0:
+                for b in range(live):
+                    keep[b] = keep[b] if moved[b] > limit[b] else zero
+            else:
+                for b in range(live):
+                    keep[b] = zero if now[b] <= tol * first[b] else keep[b]
+            for b in range(live):
+                going += keep[b] > zero
+            most = max(most, s + 1)
+            if going == 0:
+                break
+            if conjugate is not None:  # noqa: SIM102 (Numba drops the rest only if this test stands alone)
+                if conjugate > 0 and s % 4 == 3 and s < sweeps - 1:
+                    room = scratch[(2 * kp + 4) * width :]
+                    conjugate_steps(W, C, Gp, k, kp, width, l1, keep, room, conjugate, square)
+            if s == sweeps - 1:
+                unsettled += going
+        for b in range(0, width, lanes):
+            for t in range(0, kp, lanes):
+                transpose(W, t * width + b, width, Fp, (i0 + b) * kp + t, kp)
+    stats[VIOLATION] += violation
+    stats[KKT] += kkt
+    stats[SWEEPS] = max(stats[SWEEPS], most)
+    stats[UNSETTLED] += unsettled
+
+
+@inner
+def extrapolate(Fp, before, lo, rows, scale, weight, Bp, kp):
+    """F ← max(0, B + weight·(B − before·scale)) in place, B = F·scale into Bp."""
+    out_of_line()
+    k, w, zero = scale.size // 2, Fp.dtype.type(weight), Fp.dtype.type(0)
+    for i in range(rows):
+        f, b, old = Fp[i * kp : i * kp + kp], Bp[i * kp : i * kp + kp], before[lo + i]
+        for t in range(kp):
+            b[t] = zero
+        if weight == 0:  # `before` may never have been written
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = b[t]
+        else:
+            for t in range(k):
+                b[t] = f[t] * scale[t]
+                f[t] = max(b[t] + w * (b[t] - old[t] * scale[k + t]), zero)
+
+
+@inner
+def subtract_from(Fp, Bp, Cp, l1, size):
+    """B ← D = F − B in place. Returns ⟨C − l1, D⟩ in float64; padding adds nothing, as D is 0 there."""
+    out_of_line()
+    f, b, c, cross = Fp[:size], Bp[:size], Cp[:size], 0.0
+    for i in range(size):
+        d = f[i] - b[i]
+        b[i] = d
+        cross += (np.float64(c[i]) - np.float64(l1)) * np.float64(d)
+    return cross
+
+
+@kernel
+def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats):
+    """Work through n rows of X once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
+
+    The new rows are those of `sweep_rows` with descent = (order, sweeps, tol, delta), or, with multiply = 1,
+    F ⊙ C / (F·G + l1 + l2·F) with penalty = (l1, l2); the other of the two is None. XtF and FtF of no rows are left
+    out. Where Ht has no rows, C is given in XtF: this is the step of the small factor, and stats[CROSS] += ⟨C, F⟩,
+    stats[SQUARE] += ⟨G, FᵀF⟩.
+
+    begin: None, or the fields of a `Beginning`. With a scale of 2k numbers, the sweeps begin at
+    max(0, B + weight·(B − before·scale)), B = F·scale, instead of at F. For the step D = F − B of the new F from B,
+    FtD += [FᵀD; DᵀD], if it has rows, and stats[CROSS] += ⟨C − l1, D⟩: the decrease of the loss from B to F follows
+    from these without cancellation. With a scale of no numbers, of the beginning only `conjugate` counts, for which
+    see `sweep_rows`; this spares small fits a kernel of its own.
+
+    `begin`, `descent` and `multiply` are tested for None one by one: Numba leaves out the code behind such a test
+    where the argument is None, and only there.
+    """
+    x = Block(*block)
+    n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
+    l1, l2 = F.dtype.type(penalty[0]), F.dtype.type(penalty[1])
+    sparse, given = x.indptr != 0, Ht.shape[0] == 0
+    kp, ld = round_up(k, lanes), leading(m)
+    step = max(4 * lanes, ALIGN)  # rows of a sweep
+    height = round_up(min(x.height, n), step)
+    hold = held_back(x.code, size, m, not sparse and not given)
+    well = hold >= 0 and x.code == 10 and lies_well(x)
+    # One piece of memory for all buffers: allocating each on its own took a tenth of the time of a small fit.
+    of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
+    of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
+    of_D = 0 if multiply is None and begin is None else of_F
+    of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 9) * step
+    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
+    copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
+    Cp = Fp[of_F:]
+    Gp = Cp[of_F:]
+    Htp = Gp[of_G:]
+    c = Htp[of_H:]
+    scratch = c[of_c:]
+    Dp = Bp = scratch[of_sweep:]
+    run = aligned(max(STORED, longest_row(x)) if sparse else 0, F)
+    sums, nothing = zeros(m * kp if sparse and XtF.shape[0] else 0, stats), np.zeros((0, 0))
+    if not given:
+        pad_rows(Ht, np.intp(0), m, Htp, kp)
+    pad_rows(G, np.intp(0), k, Gp, kp)
+    hess = np.empty(k)
+    for t in range(k):
+        hess[t] = G[t, t] + l2
+        if descent is not None:
+            Gp[t * kp + t] += l2
+    i0 = np.intp(0)  # for a literal Numba would compile a copy of every inner function
+    while i0 < n:
+        rows = rows_of_tile(i0, n, height, hold)
+        padded, whole = round_up(rows, step), round_up(rows, GRAIN)
+        tile, at_x = copied, ld
+        if given:
+            pad_rows(XtF, i0, rows, Cp, kp)
+            whole = rows
+        elif sparse:
+            sparse_rows_times(x, i0, rows, Htp, kp, Cp, run, nothing)
+            whole = rows
+        else:
+            if well and rows == whole and n - i0 - rows >= hold:
+                tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
+            else:
+                load_tile(x, i0, rows, whole, tile, ld, run)
+            product(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size))
+        pad_rows(F, i0, rows, Fp, kp)
+        clear(Cp, whole * kp, padded * kp)
+        clear(Fp, rows * kp, padded * kp)
+        if begin is not None:
+            before, scale, weight, FtD, _ = begin
+            if scale.size:
+                extrapolate(Fp, before, i0, rows, scale, weight, Bp, kp)
+                clear(Bp, rows * kp, padded * kp)
+        if multiply is not None:
+            product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
+            one, zero = np.float64(1.0), np.float64(0.0)
+            multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, (l1, l2), one, zero, hess, stats)
+        if descent is not None:
+            conjugate = None if begin is None else begin[4]
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats)
+        stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+        if given:
+            cross = 0.0
+            for i in range(rows):
+                c_i, f_i = XtF[i0 + i], Fp[i * kp : i * kp + kp]
+                for t in range(k):
+                    cross += c_i[t] * f_i[t]
+            stats[CROSS] += cross
+        elif XtF.shape[0]:
+            if sparse:
+                sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
+            else:
+                accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
+        if FtF.shape[0]:
+            accumulate_gram(Fp, kp, rows, c, FtF)
+        if begin is not None:
+            FtD = begin[3]
+            if FtD.shape[0]:
+                stats[CROSS] += subtract_from(Fp, Bp, Cp, l1, rows * kp)
+                product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                add_rows(c, kp, FtD[:k])
+                product(Bp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                add_rows(c, kp, FtD[k:])
+        i0 += rows
+    if sparse and XtF.shape[0]:
+        add_rows(sums, kp, XtF)
+    if given and FtF.shape[0]:
+        for t in range(k):
+            for u in range(k):
+                stats[SQUARE] += G[t, u] * FtF[t, u]

@@ -1,0 +1,340 @@
+"""Products of tiles and of CSR rows with a factor, and the pass over X that leaves F as it is."""
+
+import numpy as np
+
+from ._decorators import inlined, inner, kernel
+from ._simd import (
+    GRAIN,
+    STRIP,
+    gather1,
+    gather2,
+    gather4,
+    micro1,
+    micro1_rest,
+    micro2,
+    micro3,
+    out_of_line,
+    scatter1,
+    scatter2,
+    scatter4,
+    view,
+)
+from .arguments import ACCUMULATE, OPENING, PRODUCT, RESIDUAL, Block
+from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up, zeros
+from .reading import STORED, bounds, load_tile, longest_row, opening_row, sparse_opening, widen_stored
+
+STRIP1, STRIP2, STRIP3 = STRIP[1], STRIP[2], STRIP[3]
+DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
+LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
+DEPTH_ROWS = 64  # terms per partial product of Xᵀ·F, which lie a page apart: the first-level TLB has 64 entries or more
+
+
+@inner
+def depth_of(m, size):
+    """Return the terms per partial product of X·Ht: for long rows a strip of Ht then stays in the first-level cache.
+
+    They decide how sums are rounded, and so depend on m and the type only, not on whether the tile was copied.
+    """
+    return m if size == 8 and m <= LONG else np.intp(DEPTH)
+
+
+@inner
+def rows_of_tile(i0, n, height, hold):
+    """Return how many rows the tile that begins at row i0 has.
+
+    With hold ≥ 0 (see `held_back`) the last tile is cut in two: whole register tiles, which may be multiplied in place,
+    and the few rows that are left, which are copied.
+    """
+    rows = min(height, n - i0)
+    if hold >= 0:
+        whole = (n - i0 - hold) // GRAIN * GRAIN
+        if 0 < whole < rows:
+            rows = whole
+    return rows
+
+
+@inner
+def held_back(code, size, m, dense):
+    """Return how many rows must follow those that are multiplied in place; −1 where X is always copied.
+
+    Rows of float64 X are not copied into a tile unless they are long: on 70,000 × 784 an iteration takes 15 % less time
+    (for float32 it makes no difference). Register tiles read past the end of a row, up to a multiple of GRAIN, into the
+    rows that follow. The result decides how sums are rounded, and so depends on shape and types only.
+    """
+    if dense and size == 8 and code & 255 == 10 and 0 < m <= LONG:
+        return (round_up(m, GRAIN) - 1) // m
+    return -1
+
+
+@inner
+def lies_well(x):
+    """Return whether register tiles can read the float64 rows of a block in place."""
+    apart = x.row_stride
+    return x.column_stride == 8 and apart >= 8 * x.columns and apart % 8 == 0 and x.address % 8 == 0
+
+
+@inner
+def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
+    """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
+    out_of_line()
+    lanes = lanes_of(x)
+    for first in range(0, max(terms, 1), depth):
+        length = min(depth, terms - first)
+        adding = 1 if first else 0
+        left, j = columns // lanes, 0
+        while left:
+            at_b = first * ldb + j
+            if left == 1:
+                whole = rows // STRIP1 * STRIP1
+                for r in range(whole, rows, GRAIN):  # none where STRIP1 is no more than this
+                    micro1_rest(x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding)
+                for r in range(0, whole, STRIP1):
+                    micro1(x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding)
+                left -= 1
+                j += lanes
+            elif left == 2 or left == 4:
+                for r in range(0, rows, STRIP2):
+                    micro2(x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding)
+                left -= 2
+                j += 2 * lanes
+            else:
+                for r in range(0, rows, STRIP3):
+                    micro3(x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding)
+                left -= 3
+                j += 3 * lanes
+
+
+@inner
+def add_rows(c, ldc, out):
+    """Add the padded rows of c to out (float64, not padded)."""
+    out_of_line()
+    rows, k = out.shape
+    for j in range(rows):
+        to, of = out[j], c[j * ldc : j * ldc + k]
+        for t in range(k):
+            to[t] += of[t]
+
+
+@inner
+def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
+    """Add tileᵀ·F to XtF: the product of the tile is of the compute type, the sum of float64."""
+    out_of_line()
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
+    add_rows(c, kp, XtF)
+
+
+@inner
+def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
+    """Add tileᵀ·F to a flat padded buffer of float64, which the kernel adds to its output at the end."""
+    out_of_line()
+    columns = round_up(m, ALIGN)
+    product(tile, np.intp(1), ld, Fp, kp, c, kp, columns, rows, kp, np.intp(DEPTH_ROWS))
+    for i in range(columns * kp):
+        sums[i] += c[i]
+
+
+@inner
+def accumulate_gram(Fp, kp, rows, c, FtF):
+    """Add FᵀF to FtF."""
+    out_of_line()
+    product(Fp, np.intp(1), kp, Fp, kp, c, kp, round_up(FtF.shape[0], GRAIN), rows, kp, np.intp(DEPTH))
+    add_rows(c, kp, FtF)
+
+
+@inner
+def gram(Ht, out):
+    """Write HtᵀHt to out, in float64."""
+    m, k = Ht.shape
+    kp = round_up(k, lanes_of(Ht))
+    height = 256
+    Fp, c = aligned(height * kp, Ht), aligned(round_up(k, ALIGN) * kp, Ht)
+    out[:] = 0
+    for i0 in range(0, m, height):
+        rows = min(height, m - i0)
+        pad_rows(Ht, i0, rows, Fp, kp)
+        accumulate_gram(Fp, kp, rows, c, out)
+
+
+# The next two are inlined, and take offsets instead of slices: for a short row a call costs more than the products.
+
+
+@inlined
+def gather_row(x, x0, indices, wide, begin, length, Htp, kp, out, first):
+    """Write out[first : first + kp] = Σ_p x[x0 + p] · Ht[column_p, :]; column_p is column number begin + p of X."""
+    lanes = lanes_of(out)
+    left, t = kp // lanes, 0
+    while left:
+        if left >= 4:
+            gather4(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        elif left >= 2:
+            gather2(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        else:
+            gather1(x, x0, indices, wide, begin, length, Htp, t, kp, out, first + t)
+        done = 4 if left >= 4 else min(left, 2)
+        left -= done
+        t += done * lanes
+
+
+@inlined
+def scatter_row(x, x0, indices, wide, begin, length, Fp, first, kp, k, sums):
+    """Add x[x0 + p] · Fp[first : first + k] to sums[column_p, :k], for each p (float64, rows of length kp)."""
+    lanes = lanes_of(sums)
+    left, t = round_up(k, lanes) // lanes, 0
+    while left:
+        if left >= 4:
+            scatter4(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        elif left >= 2:
+            scatter2(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        else:
+            scatter1(x, x0, indices, wide, begin, length, Fp, first + t, sums, t, kp)
+        done = 4 if left >= 4 else min(left, 2)
+        left -= done
+        t += done * lanes
+
+
+@inner
+def sparse_sum(x, indices, wide, begin, length, Htp, kp, out):
+    """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of one row to out."""
+    out_of_line()
+    gather_row(x, np.intp(0), indices, wide, begin, length, Htp, kp, out, np.intp(0))
+
+
+@inner
+def sparse_scatter(x, indices, wide, begin, length, f, kp, k, sums):
+    """Add x_p · f to sums[column_p, :k], for the stored numbers x_p of one row."""
+    out_of_line()
+    scatter_row(x, np.intp(0), indices, wide, begin, length, f, np.intp(0), kp, k, sums)
+
+
+@inner
+def sparse_rows_times(x, lo, rows, Htp, kp, C, run, exact):
+    """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i to row i of C.
+
+    If `exact` has rows, the sums go to its row lo + i instead: in float64, from partial sums of DEPTH terms in the
+    compute type.
+    """
+    out_of_line()
+    last, first, k, whole = np.intp(0), np.intp(0), exact.shape[1], exact.shape[0] == 0
+    for i in range(rows):
+        if i == last:
+            first, last = widen_stored(x, lo, rows, i, run)
+        begin, length = bounds(x.indptr, x.wide, lo + i)
+        at_c = i * kp if whole else 0
+        p = np.intp(0)
+        while True:
+            terms = length if whole else min(np.intp(DEPTH), length - p)
+            gather_row(run, begin - first + p, x.indices, x.wide, begin + p, terms, Htp, kp, C, at_c)
+            if whole:
+                break
+            to, part = exact[lo + i], C[:k]
+            if p == 0:
+                for t in range(k):
+                    to[t] = part[t]
+            else:
+                for t in range(k):
+                    to[t] += part[t]
+            p += terms
+            if p >= length:
+                break
+
+
+@inner
+def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
+    """Add x_p · F[i, :] to sums[column_p, :k], for the stored numbers x_p of each row lo + i; float64 throughout."""
+    out_of_line()
+    last, first = np.intp(0), np.intp(0)
+    for i in range(rows):
+        if i == last:
+            first, last = widen_stored(x, lo, rows, i, run)
+        begin, length = bounds(x.indptr, x.wide, lo + i)
+        scatter_row(run, begin - first, x.indices, x.wide, begin, length, Fp, i * kp, kp, k, sums)
+
+
+@inner
+def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
+    """Return Σ (x − f·Ht)² over a tile; half of it goes to out[first:] by row, if out has rows. WH is formed in S."""
+    out_of_line()
+    product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
+    total = 0.0
+    for i in range(rows):
+        x, s, of_row = tile[i * ld : i * ld + m], S[i * mp : i * mp + m], 0.0
+        for j in range(m):
+            r = np.float64(x[j]) - np.float64(s[j])
+            of_row += r * r
+        total += of_row
+        if out.shape[0]:
+            out[first + i, 0] = of_row / 2
+    return total
+
+
+@kernel
+def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
+    """Work through n rows of X once and leave F as it is; the rule says what is computed.
+
+    OPENING: stats = [minimum, count of non-finite values, Σx, Σx²] of the stored numbers.
+    PRODUCT: out = X·Ht; for CSR X, XtF = X·Ht instead, if it has rows.
+    ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF; those of no rows are left out.
+    RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it goes to out by row, if it has rows.
+
+    These are one kernel because each further kernel adds the better part of a second to the first fit after an
+    installation.
+    """
+    x = Block(*block)
+    n, m, k = x.rows, x.columns, F.shape[1]
+    sparse, size, kp = x.indptr != 0, F.itemsize, round_up(k, lanes_of(F))
+    ld, mp = leading(m), round_up(m, ALIGN)
+    height = round_up(min(x.height, n), ALIGN)
+    hold = held_back(x.code, size, m, not sparse and rule != OPENING)
+    well = hold >= 0 and x.code == 10 and lies_well(x)
+    of_tile, of_F, of_H = 0 if sparse else height * ld, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
+    of_c = height * mp if rule == RESIDUAL else max(round_up(max(m, k), ALIGN), height) * kp
+    memory = aligned(of_tile + of_F + of_H + of_c + 4 * ALIGN, F)
+    copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
+    Hp = Fp[of_F:]
+    c = Hp[of_H:]
+    run = aligned(max(STORED, longest_row(x)) if sparse else 0, F)
+    sums = zeros(m * kp if sparse and rule == ACCUMULATE and XtF.shape[0] else 0, stats)
+    if rule == RESIDUAL:
+        pad_transposed(Ht, Hp, mp)
+    elif rule == PRODUCT:
+        pad_rows(Ht, np.intp(0), m, Hp, kp)
+    elif rule == OPENING:
+        stats[0] = np.inf
+        for i in range(1, 4):
+            stats[i] = 0
+    i0 = np.intp(0)  # for a literal Numba would compile a copy of every inner function
+    while i0 < n:
+        rows = rows_of_tile(i0, n, height, hold)
+        tile, at_x = copied, ld
+        if sparse:
+            if rule == PRODUCT:
+                sparse_rows_times(x, i0, rows, Hp, kp, c, run, XtF)
+            elif rule == OPENING:
+                sparse_opening(x, i0, rows, run, stats)
+        elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
+            tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
+        else:
+            load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
+        if rule == OPENING:
+            for i in range(0 if sparse else rows):
+                opening_row(tile, i * ld, m, stats)
+        elif rule == PRODUCT:
+            if not sparse:
+                product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
+            if out.shape[0]:
+                copy_rows(c, kp, rows, out, i0)
+        else:
+            pad_rows(F, i0, rows, Fp, kp)
+            if rule == RESIDUAL:
+                clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
+                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0)
+            elif XtF.shape[0]:
+                if sparse:
+                    sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
+                else:
+                    accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
+            if FtF.shape[0]:
+                accumulate_gram(Fp, kp, rows, c, FtF)
+        i0 += rows
+    if sparse and rule == ACCUMULATE and XtF.shape[0]:
+        add_rows(sums, kp, XtF)
