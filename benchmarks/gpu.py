@@ -211,7 +211,7 @@ class Bench:
 
     def search(self) -> Iterator[Row]:
         """Find the top 10 of 70,000 codes at k = 15 for all of them."""
-        from nmfcore.search.engine.cosine import cosine_topk
+        from nmfcore.search.cosine import cosine_topk
 
         codes = self._model(15, max_iter=20).fit_transform(self.cupy.asarray(self.X["mnist"]))
         seconds = self.clock(lambda: cosine_topk(codes, codes, 10))

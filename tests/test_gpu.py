@@ -4,10 +4,10 @@ import gc
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.cosine import cosine_topk
 
 from nmfcore import NMF
 from nmfcore.backends import cuda
+from nmfcore.search.cosine import cosine_topk
 
 REASON = cuda.probe()
 pytestmark = [

@@ -4,7 +4,10 @@ Same names, same signatures, same meaning; a block holds device arrays instead o
 current stream, in order; nothing here waits for the device but `read`, `to_numpy`, `divergence` and `worst_rows`.
 
 Kernels are compiled a family at a time (CuPy keeps them on disk), for the types and the width that a fit needs. How a
-launch is cut (`plan_…`) depends on shapes only, never on the card: sums have the same bits everywhere.
+launch is cut (`plan_…`) depends on shapes only, never on the card, so the sums of kernels have the same bits on every
+card of one architecture. Sums that CuPy makes do not: it cuts `inner`, and `sum` of an array, by the number of the
+card's multiprocessors. The loss that hals and mu decide by contains such sums, so that on cards of two kinds a pass may
+be accepted, or a fit may stop, at another iteration where two losses are equal to rounding.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def __getattr__(name: str) -> Any:
 
 def asarray(F: Any) -> Array:
     """Return F on the current device, C-contiguous."""
-    return cuda.cupy().ascontiguousarray(cuda.cupy().asarray(F))
+    return cuda.cupy().ascontiguousarray(cuda.here(F))
 
 
 def to_numpy(A: Any) -> np.ndarray:
@@ -325,7 +328,9 @@ def gram(F: Array, B: Array | None = None) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _natural_order(k: int, device: int) -> Array:
-    return cuda.cupy().arange(k, dtype=np.int32)
+    made = cuda.cupy().arange(k, dtype=np.int32)
+    cuda.cupy().cuda.get_current_stream().synchronize()  # other streams use it too, and wait for nothing
+    return made
 
 
 def _order(order: Any) -> Array:

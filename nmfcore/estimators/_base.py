@@ -156,7 +156,7 @@ class BaseNMF(
             check_is_fitted(self)
             validated(stand_in(X), estimator=self, reset=False)
             return distributed.transform(self, X, self._compute_type(X))
-        with self._place(X):
+        with self._place(X, fitted=True):
             output = Output(out)
             data, W, _ = self._transform(X, output)
             return output.filled(data.give_back(W))
@@ -176,7 +176,7 @@ class BaseNMF(
         score : float
             −D_β(X | transform(X) · ``components_``) / n_samples.
         """
-        with self._place(X):
+        with self._place(X, fitted=True):
             data, W, Ht = self._transform(X)
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
@@ -234,7 +234,7 @@ class BaseNMF(
         X = disk.source_of(X)
         if isinstance(X, disk.Source):
             return self._read_stored(X, whom, **check)
-        given, kind, number = X, cuda.kind_of(X), self._number(X)
+        given, kind, number = X, cuda.kind_of(X), self._number(X, fitted=not check.get("reset", True))
         spread = self._spreads and distributed.is_dask(X)
         if distributed.is_dask(X) and not spread:
             X = distributed.load(X)
@@ -249,7 +249,7 @@ class BaseNMF(
         elif number is None:
             data = as_rows(X, dtype, self.n_jobs)
         else:
-            data = as_device_rows(given if kind else X, np.dtype(dtype))
+            data = as_device_rows(given if kind else X, np.dtype(dtype), self.n_components)
         opening = data.opening()
         if not opening.finite:
             seen = X
@@ -270,7 +270,7 @@ class BaseNMF(
                 f"{type(self).__name__} takes X in memory or as a numpy.memmap, not {X.what}: use NMF, or give batches "
                 "of rows to partial_fit."
             )
-        if self._number(X) is not None and self.device != "auto":
+        if self._number(X, fitted=not check.get("reset", True)) is not None and self.device != "auto":
             raise ValueError(
                 f"device={self.device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not "
                 f"{X.what}: open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
@@ -289,17 +289,17 @@ class BaseNMF(
         small = X.dtype.itemsize <= 2 or X.dtype == np.float32
         return np.dtype(self.dtype or (np.float32 if small else np.float64))
 
-    def _number(self, X: Any) -> int | None:
+    def _number(self, X: Any, fitted: bool = False) -> int | None:
         """Return the number of the device to compute on; None is the CPU."""
-        number = cuda.resolve(self.device, X)
+        number = cuda.resolve(self.device, X, fitted)
         if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
             return number if beta_of(self.beta_loss) in (1, 2) else None
         return number
 
     @contextmanager
-    def _place(self, X: Any) -> Iterator[None]:
+    def _place(self, X: Any, fitted: bool = False) -> Iterator[None]:
         """Compute where X is, whatever numpy's caller has asked for: a product that underflows is zero."""
-        number = None if distributed.is_dask(X) else self._number(X)
+        number = None if distributed.is_dask(X) else self._number(X, fitted)
         where: Any = nullcontext() if number is None else cuda.context(number)
         with distributed.session() if distributed.is_dask(X) else where, np.errstate(under="ignore"):
             yield

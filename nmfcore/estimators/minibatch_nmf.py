@@ -364,7 +364,7 @@ class MiniBatchNMF(BaseNMF):
             self._warn_if_empty(data, made.W[:0], made.Ht)
         return self
 
-    def _number(self, X: Any) -> None:
+    def _number(self, X: Any, fitted: bool = False) -> None:
         if cuda.kind_of(X) is None and self.device in (None, "auto", "cpu"):
             return
         super()._number(X)  # complains of what makes no sense at all

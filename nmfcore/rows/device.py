@@ -8,7 +8,8 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from .state import RowState
 Array = Any  # cupy.ndarray
 
 BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, short enough for two of them anywhere
-ROOM = 0.8  # share of the card's free memory that X may take
+ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
+BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
 
 
 class CSR(NamedTuple):
@@ -42,6 +44,23 @@ class CSR(NamedTuple):
     def dtype(self) -> Any:
         """Type of the stored numbers."""
         return self.data.dtype
+
+
+def _streams_when_full(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of `DeviceRows` begin anew with a streamed X where the device's memory runs out."""
+
+    @functools.wraps(method)
+    def call(self: DeviceRows, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if not cuda.out_of_memory(error) or not self._leave():
+                raise
+        # Only here are the frames gone which the exception kept, and with them the last references to X.
+        cuda.free_memory()
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 class _Plan(NamedTuple):
@@ -64,6 +83,8 @@ class DeviceRows:
         Xᵀ of a sparse X.
     kind : str or None
         Whose array X was, see `cuda.kind_of`: results are given back as the same.
+    host : numpy.ndarray, optional
+        The array that X on the device is a copy of. It is streamed instead where the device's memory runs out.
     """
 
     threads = 1
@@ -72,9 +93,11 @@ class DeviceRows:
     folder = None
 
     def __init__(
-        self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None
-    ):
+        self, X: Any, dtype: Any, n_jobs: int | None = None, transposed: CSR | None = None, kind: str | None = None,
+        host: np.ndarray | None = None,
+    ):  # fmt: skip
         self.X = X
+        self._host = host
         self.dtype = np.dtype(dtype)
         self.shape: tuple[int, int] = tuple(X.shape)
         self.sparse = isinstance(X, CSR)
@@ -90,6 +113,15 @@ class DeviceRows:
 
     power = 0
 
+    def _leave(self) -> bool:
+        """Let X leave the device, to be streamed from now on; False if it is not there, or was never on the host."""
+        if self.streamed or self._host is None:
+            return False
+        self.X, self.streamed = self._host, True
+        vars(self).pop("T", None)
+        return True
+
+    @_streams_when_full
     def scaled(self, power: int, dtype: Any = None) -> DeviceRows:
         """Return the same X as 4^power·X; see `data.Rows.scaled`.
 
@@ -108,7 +140,7 @@ class DeviceRows:
             X, Xt = (A._replace(data=_multiplied(A.data, by, dtype)) for A in (self.X, self._xt))
             view = DeviceRows(X, dtype, None, Xt, self.kind)
         else:
-            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind)
+            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind, host=self._host)
         view.power = power
         return view
 
@@ -148,6 +180,7 @@ class DeviceRows:
         """How many numbers of X are stored: of sparse X the entries."""
         return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
 
+    @_streams_when_full
     def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
         """Return a copy of some rows (increasing numbers), on the device."""
         if self.sparse:
@@ -174,14 +207,17 @@ class DeviceRows:
         """Return a dense matrix on the device as rows, for products with it."""
         return DeviceRows(F, self.dtype)
 
+    @_streams_when_full
     def new_rows(self, width: int) -> Array:
         """Return zeros of shape (n, width) in the compute type, on the device."""
         return cuda.cupy().zeros((self.shape[0], width), self.dtype)
 
+    @_streams_when_full
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned buffers on the device as `reduce` takes them."""
         return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
 
+    @_streams_when_full
     def copied(self, W: Array) -> Array:
         """Return a copy of W on the device."""
         return W.copy()
@@ -210,12 +246,14 @@ class DeviceRows:
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
+    @_streams_when_full
     def map_rows(self, visit: Any, rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
         """visit(0, rows, *sums) over the rows of a small factor, in one go → the sums."""
         whole = [cuda.cupy().zeros(shape) for shape in shapes]
         visit(0, rows, *whole)
         return whole
 
+    @_streams_when_full
     def reduce(
         self, visit: Visit, state: RowState, orders: Any, sums: dict[str, tuple[int, ...]],
         gather: Visit | None = None, gathered: tuple[str, ...] = (),
@@ -250,6 +288,7 @@ class DeviceRows:
         self._sums = kept
         return dict(kept)
 
+    @_streams_when_full
     def opening(self) -> Opening:
         """Minimum, finiteness, Σx and Σx² in one pass (cached). A sparse X's minimum counts its zeros."""
         if self._opening is None:
@@ -273,6 +312,7 @@ class DeviceRows:
         parts = [self.X[first : first + rows] for first in range(0, n, rows)]
         return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
+    @_streams_when_full
     def products(self, Ht: Any) -> Array:
         """X·Ht of shape (n, k), in the compute type, on the device."""
         Ht = cuda_ops.asarray(Ht)
@@ -280,6 +320,7 @@ class DeviceRows:
         self.visit_all(lambda lane, lo, hi, block: cuda_ops.products(block, Ht, out[lo:hi]), Ht.shape[1])
         return out
 
+    @_streams_when_full
     def transposed_products(self, F: Any) -> Array:
         """Xᵀ·F of shape (m, k), float64, on the device."""
         F = cuda_ops.asarray(F)
@@ -289,6 +330,7 @@ class DeviceRows:
         self.visit_all(lambda lane, lo, hi, block: cuda_ops.add_products(block, F[lo:hi], out), F.shape[1])
         return out
 
+    @_streams_when_full
     def gram(self) -> Array:
         """XᵀX of shape (m, m), float64, of dense X."""
         m = self.shape[1]
@@ -302,7 +344,12 @@ class DeviceRows:
 
 
 class _Buffers:
-    """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
+    """Two pinned host buffers and two on the device, which blocks of rows take turns in.
+
+    A copy from a pinned buffer may still be on its way when a pass is over, or when an exception has ended it, as it
+    waits for the work queued before it. The buffer is therefore written only after its last copy has been awaited,
+    whichever pass sent it, and not given back to CuPy's pool before then.
+    """
 
     def __init__(self, rows: int, columns: int, dtype: Any, power: int = 0):
         xp = cuda.cupy()
@@ -312,6 +359,8 @@ class _Buffers:
         self.copies = xp.cuda.Stream(non_blocking=True)
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
+        self.sent = [False, False]  # whether a copy from the pinned buffer was queued, ever
+        weakref.finalize(self, self.copies.synchronize).atexit = False
 
     def stream(self, X: np.ndarray) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """Blocks of X in order: the next one is copied while the device works on what was queued for the last."""
@@ -320,20 +369,25 @@ class _Buffers:
             self.used[slot].record(work)
         for number, lo in enumerate(range(0, n, self.rows)):
             slot, hi = number % 2, min(lo + self.rows, n)
-            if number >= 2:
+            if self.sent[slot]:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
             part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
             # and widened, where the kernels do not read X's type
             np.copyto(self.pinned[slot][: hi - lo], part)
             self.copies.wait_event(self.used[slot])
-            self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
-            self.arrived[slot].record(self.copies)
+            try:
+                self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
+                self.arrived[slot].record(self.copies)
+                self.sent[slot] = True
+            except BaseException:  # a copy may have been queued without the event that says when it has arrived
+                self.copies.synchronize()
+                raise
             work.wait_event(self.arrived[slot])
             yield lo, hi, cuda_ops.Block(self.device[slot][: hi - lo], hi - lo, X.shape[1])
             self.used[slot].record(work)
 
 
-def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
+def as_device_rows(X: Any, dtype: Any, components: Any = 0) -> DeviceRows:
     """X as row blocks for the current device.
 
     Parameters
@@ -343,11 +397,13 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
         float64); others become the compute type, block by block.
     dtype : numpy.float32 or numpy.float64
         Compute type.
+    components : int, optional
+        Columns of the factors that are kept beside X; what is no number ("auto", None) counts as the columns of X.
 
     Returns
     -------
     rows : DeviceRows
-        Resident where X fits into `ROOM` of the free memory, else streamed from where it lies.
+        Resident where X and the factors fit into `ROOM` of the free memory, else streamed from where it lies.
 
     Raises
     ------
@@ -361,9 +417,15 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
     if isinstance(X, np.ndarray):
         stored = _stored_type(X.dtype, dtype)
         free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
-        if X.shape[0] * X.shape[1] * stored.itemsize > ROOM * free:
+        if X.shape[0] * X.shape[1] * stored.itemsize + _beside(X.shape, dtype, components) > ROOM * free:
             return DeviceRows(X, dtype)
-        return DeviceRows(_upload(X, stored), dtype)
+        try:
+            return DeviceRows(_upload(X, stored), dtype, host=X)
+        except Exception as error:
+            if not cuda.out_of_memory(error):
+                raise
+        cuda.free_memory()
+        return DeviceRows(X, dtype)
     if X.dtype == np.bool_:
         X = X.view(np.uint8)
     if not cuda_ops.stored_as_is(X.dtype):
@@ -371,6 +433,15 @@ def as_device_rows(X: Any, dtype: Any) -> DeviceRows:
     if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
         X = xp.ascontiguousarray(X)
     return DeviceRows(X, dtype, kind=kind)
+
+
+def _beside(shape: tuple[int, ...], dtype: Any, components: Any) -> int:
+    """Return how many bytes a fit needs beside X: arrays of n × k, and the partial sums of two products of m × k."""
+    n, m = shape
+    k = int(components) if isinstance(components, int | np.integer) else m
+    if k < 1:
+        return 0
+    return BESIDE * n * k * np.dtype(dtype).itemsize + 2 * 8 * m * k * cuda_ops.plan_chunks(n, m, k)[1]
 
 
 def _multiplied(X: Array, power: int, dtype: np.dtype) -> Array:

@@ -8,11 +8,12 @@ Arrays are numpy's in host memory, kernels are run by the emulator. What CuPy do
   `counting`) and may be forbidden (`reads_allowed`), so that a loop that waits for the device is found;
 - fresh memory holds 0xff, which is NaN for floating-point numbers; a device's memory is limited;
 - an array is used on its own device only, and streams are ordered by events: a use that nothing orders after the write
-  it needs is a `StreamOrderError`, whichever came first this time.
+  it needs is a `StreamOrderError`, whichever came first this time;
+- so is a write to pinned memory before the host has waited for the copy that was sent from it.
 
 Stricter than CuPy: a `take` or an index out of bounds raises (CuPy wraps it around), an event must have been recorded
-before a stream waits for it, a device does not reach into another's memory. Not modelled: random numbers, DLPack,
-graphs, the reuse of freed blocks by another stream.
+before a stream waits for it, a device does not reach into another's memory. A graph holds raw kernels only. Not
+modelled: random numbers, DLPack, the reuse of freed blocks by another stream.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import numpy as np
-from nmfcore.da_emulator import module
 from scipy import sparse
 
+from . import module
+
 __all__ = [
-    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "HostArrayError", "OutOfMemoryError", "RawKernel",
-    "RawModule", "Stream", "StreamOrderError", "Transfers", "counting", "csc_matrix", "csr_matrix", "install",
-    "ndarray", "reads", "reads_allowed", "uploads", "waits",
+    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "Graph", "HostArrayError", "OutOfMemoryError",
+    "RawKernel", "RawModule", "Stream", "StreamOrderError", "Transfers", "counting", "csc_matrix", "csr_matrix",
+    "install", "ndarray", "reads", "reads_allowed", "uploads", "waits",
 ]  # fmt: skip
 
 VERSION = "14.2.0"
@@ -186,6 +189,7 @@ class _World:
         self.all_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self.pinned: dict[int, tuple[Any, dict[int, int]]] = {}  # by owner: who reads it, up to when
         self.deliveries: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+        self.sending: list[tuple[int, int, np.ndarray, bytes]] = []  # out of pinned memory, and what was sent
         self.null: list[Stream] = []
         self.current: list[Stream] = []
         for device in range(devices):
@@ -200,6 +204,11 @@ class _World:
             if self.host.get(stream, 0) >= time:
                 out[...] = value
                 self.deliveries.remove(delivery)
+        arrived = [sent for sent in self.sending if self.host.get(sent[0], 0) >= sent[1]]
+        self.sending = [sent for sent in self.sending if self.host.get(sent[0], 0) < sent[1]]
+        for stream, _, pinned, content in arrived:
+            if pinned.tobytes() != content:
+                raise StreamOrderError(f"pinned memory was written while stream {stream} might still be reading it")
 
 
 def _join(clock: dict[int, int], other: dict[int, int]) -> None:
@@ -275,6 +284,23 @@ class Stream:
         self._next()
         _join(self._clock, event._clock)
 
+    def begin_capture(self, mode: int | None = None) -> None:
+        """Write kernels down from now on, instead of running them."""
+        if self._null:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot be captured")
+        module.captured = []
+
+    def end_capture(self) -> Graph:
+        """Return the kernels since `begin_capture`."""
+        launches, module.captured = module.captured, None
+        if launches is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: no capture has begun")
+        return Graph(launches)
+
+    def is_capturing(self) -> bool:
+        """Whether kernels are being written down."""
+        return module.captured is not None
+
     def synchronize(self) -> None:
         """Let the host wait for everything queued here."""
         _waited()
@@ -282,11 +308,28 @@ class Stream:
         self._world.host_waits(self._clock)
 
 
+class Graph:
+    """Kernels with their arguments, to be launched together."""
+
+    def __init__(self, launches: list[Callable[[], None]]):
+        self._launches = launches
+
+    def upload(self, stream: Stream | None = None) -> None:
+        """Bring it to the device."""
+
+    def launch(self, stream: Stream | None = None) -> None:
+        """Run the kernels in their order."""
+        with contextlib.nullcontext() if stream is None else stream:
+            for launch in self._launches:
+                launch()
+
+
 class Event:
     """An event: a point in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
         self._clock: dict[int, int] | None = None
+        self._seconds = 0.0
 
     done = True
 
@@ -294,12 +337,19 @@ class Event:
         """Record the point that a stream (the current one) has come to."""
         stream = _current_stream() if stream is None else stream
         stream._next()
-        self._clock = dict(stream._clock)
+        self._clock, self._seconds = dict(stream._clock), perf_counter()
 
     def synchronize(self) -> None:
         """Let the host wait for it."""
         _waited()
         _world.host_waits(self._clock or {})
+
+
+def _elapsed(start: Event, end: Event) -> float:
+    """Return the milliseconds from one event to another: here, those of the host."""
+    if start._clock is None or end._clock is None:
+        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
+    return (end._seconds - start._seconds) * 1e3
 
 
 def _current_stream(device_id: int = -1) -> Stream:
@@ -617,6 +667,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
                     "waited for the copy before"
                 )
             reading[stream._number] = time
+            stream._world.sending.append((stream._number, time, arr, arr.tobytes()))
         self._host[...] = arr
 
     def __float__(self) -> float:
@@ -1126,7 +1177,8 @@ def _made_modules() -> dict[str, types.ModuleType]:
     }.items():  # fmt: skip
         setattr(xp, name, value)
     for name, value in {
-        "Device": Device, "Stream": Stream, "Event": Event, "get_current_stream": _current_stream,
+        "Device": Device, "Stream": Stream, "Event": Event, "Graph": Graph, "get_elapsed_time": _elapsed,
+        "get_current_stream": _current_stream,
         "is_available": lambda: _world.devices > 0, "alloc_pinned_memory": lambda size: _pinned(size, np.uint8).data,
         "memory": types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         "device": types.SimpleNamespace(get_device_id=lambda: _world.device, Device=Device),
@@ -1143,6 +1195,7 @@ def _made_modules() -> dict[str, types.ModuleType]:
     }.items():  # fmt: skip
         setattr(made["cupy.cuda.runtime"], name, value)
     made["cupyx"].empty_pinned = _pinned  # type: ignore[attr-defined]
+    made["cupyx"].geterr = lambda: {"linalg": None, "fallback_mode": None}  # type: ignore[attr-defined]
     for name, value in {
         "csr_matrix": csr_matrix, "csc_matrix": csc_matrix, "spmatrix": spmatrix,
         "issparse": lambda x: isinstance(x, spmatrix), "isspmatrix": lambda x: isinstance(x, spmatrix),
