@@ -1165,6 +1165,7 @@ def _made_modules() -> dict[str, types.ModuleType]:
     pool = types.SimpleNamespace(
         used_bytes=lambda: _world.used[_world.device], total_bytes=lambda: _world.used[_world.device],
         free_bytes=lambda: 0, free_all_blocks=lambda stream=None: None, n_free_blocks=lambda: 0,
+        get_limit=lambda: 0,
     )  # fmt: skip
     for name, value in {
         "__version__": VERSION, "ndarray": ndarray, "array": _array, "asarray": _asarray, "asanyarray": _asarray,
