@@ -20,7 +20,9 @@ from nmfcore.backends import cuda_ops
 ROOT = Path(__file__).parents[1]
 emulator = pytest.mark.skipif(module.unavailable() is not None, reason=str(module.unavailable()))
 # What the stand-in does not have: CuPy's own modules, and the tools that come with a driver.
-LACKING = {("p0", "NVRTC"), ("p0", "nvidia-smi"), ("p0", "show_config"), ("p3", "cuBLAS TF32")}
+LACKING = {
+    ("p0", "NVRTC"), ("p0", "nvidia-smi"), ("p0", "show_config"), ("p3", "cuBLAS TF32"), ("p3", "cuBLAS bfloat16"),
+}  # fmt: skip
 
 
 def without_numba(folder):
@@ -179,7 +181,8 @@ def test_a_card_that_is_lost_costs_one_case(tmp_path):
 def test_a_phase_out_of_time_takes_its_children_along(tmp_path):
     code = (
         "import subprocess, sys, time, signal\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "for number in (signal.SIGTERM, signal.SIGINT):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "print('begun', flush=True)\n"
@@ -195,6 +198,28 @@ def test_a_phase_out_of_time_takes_its_children_along(tmp_path):
         time.sleep(0.05)
     assert not stat.exists() or stat.read_text().split()[2] == "Z"
     assert device.limited([sys.executable, "-c", "raise SystemExit(3)"], 20, tmp_path / "log") == 3
+
+
+def test_pytest_out_of_time_writes_what_it_has_seen(tmp_path):
+    (tmp_path / "test_slow.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n")
+    report = tmp_path / "gpu.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(tmp_path)]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    code = device.limited([*command, "-c", os.devnull], 15, tmp_path / "log", environment)
+    row = device.tested(report, code)
+    assert (row["status"], row["executed"]) in {("out of time", 1), ("out of time", 2)}, (tmp_path / "log").read_text()
+
+
+def test_what_a_phase_runs_ends_before_the_phase(tmp_path):
+    """Else it would stay behind, as it is in a group of its own."""
+    code = (
+        "import sys; from benchmarks import device\n"
+        "print(device.limited([sys.executable, '-c', 'import time; time.sleep(60)'], 50))\n"
+    )
+    begun = time.monotonic()
+    assert device.limited([sys.executable, "-c", code], 15, tmp_path / "log") == 0
+    assert (tmp_path / "log").read_text() == "None\n"
+    assert time.monotonic() - begun < 14
 
 
 def test_the_phases_fit_into_a_command():
@@ -241,7 +266,8 @@ def test_a_run_of_no_test_has_failed(tmp_path, cases, code, expected):
     assert {key: row.get(key) for key in expected} == expected
     assert ("status" in row) == ("status" in expected)
     assert device.tested(tmp_path / "none.xml", 1)["status"] == "failed"
-    assert device.tested(report, None)["status"] == "out of time"
+    assert device.tested(tmp_path / "none.xml", None)["status"] == "out of time"
+    assert device.tested(report, None)["status"] == ("failed" if "status" in expected and code != 3 else "out of time")
 
 
 def test_errors_are_seen():

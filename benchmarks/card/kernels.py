@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,7 +82,8 @@ class Kernels:
         for k in self.widths if not self.smoke else ():
             made += self._products(k) if k != self.widths[1] else []
         made += [
-            Case("cublas", self.cublas), Case("products out of the cache", self.cold),
+            *(Case(f"cuBLAS {kind}", lambda kind=kind: self.cublas(kind)) for kind in ("float32", "TF32", "bfloat16")),
+            Case("products out of the cache", self.cold),
             Case("steps k=64", lambda: self.steps(32 if self.smoke else 64)),
             Case("beta k=64", lambda: self.beta(32 if self.smoke else 64)),
             Case("opening", self.opening), Case("search", self.search),
@@ -193,30 +195,25 @@ class Kernels:
                     bytes=reads * block.X.nbytes, flops=4.0 * reads * n * m * k, stored=stored, k=k,
                 )  # fmt: skip
 
-    def cublas(self) -> Iterator[Row]:
-        """Let cuBLAS do the two products: float32, TF32, bfloat16."""
-        xp = self.xp
+    def cublas(self, kind: str) -> Iterator[Row]:
+        """Let cuBLAS do the two products: in float32, TF32 or bfloat16."""
+        linalg = None if kind == "float32" else importlib.import_module("cupy._core._routines_linalg")
+        before = linalg.get_compute_type(np.float32) if linalg else None
         for k in (15, 32, 64) if not self.smoke else (15,):
             for problem, (n, m) in self.shapes.items():
-                X, F, Ht = self.X(problem, "float32"), self.F(n, k), self.F(m, k)
-                H = xp.ascontiguousarray(Ht.T)
-                yield from self._cublas(problem, k, "float32", X, F, H, FP32)
+                X, F = self.X(problem, "float32"), self.F(n, k)
+                H = self.xp.ascontiguousarray(self.F(m, k).T)
+                if kind == "bfloat16":
+                    half = importlib.import_module("ml_dtypes").bfloat16
+                    X, F, H = (each.astype(half) for each in (X, F, H))
                 try:
-                    from cupy import _core
-
-                    before = _core.get_compute_type(np.float32)
-                    _core.set_compute_type(np.float32, _core.COMPUTE_TYPE_TF32)
-                except Exception as error:
-                    yield {"case": "cuBLAS TF32", "status": "failed", "why": f"{type(error).__name__}: {error}"}
-                    continue
-                try:
-                    yield from self._cublas(problem, k, "TF32", X, F, H, TF32)
+                    if kind == "TF32" and linalg:
+                        linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
+                    rate = {"float32": FP32, "TF32": TF32, "bfloat16": BF16}[kind]
+                    yield from self._cublas(problem, k, kind, X, F, H, rate)
                 finally:
-                    _core.set_compute_type(np.float32, before)
-                import ml_dtypes
-
-                half = [each.astype(ml_dtypes.bfloat16) for each in (X, F, H)]
-                yield from self._cublas(problem, k, "bfloat16", *half, BF16)
+                    if linalg:
+                        linalg.set_compute_type(np.float32, before)
 
     def _cublas(self, problem: str, k: int, kind: str, X: Any, F: Any, H: Any, rate: float) -> Iterator[Row]:
         n, m = X.shape

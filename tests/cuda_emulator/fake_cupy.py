@@ -97,11 +97,11 @@ class Transfers:
 
 
 class Counted(Transfers):
-    """The reads within `counting`; beside them its uploads and waits."""
+    """The reads within `counting`; beside them uploads, waits, and operations on arrays that CuPy has kernels for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.uploads, self.waits = Transfers(), Transfers()
+        self.uploads, self.waits, self.operations = Transfers(), Transfers(), Transfers()
 
 
 reads = Transfers()
@@ -124,7 +124,7 @@ def _place() -> str:
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counted]:
-    """Count the reads (``count``, ``bytes``, ``places``) within; also ``uploads`` and ``waits``, each with the same."""
+    """Count the reads (``count``, ``bytes``, ``places``) within; `Counted` says what else is counted."""
     counter = Counted()
     _counters.append(counter)
     try:
@@ -164,6 +164,11 @@ def _uploaded(size: int) -> None:
     uploads._add(size)
     for counter in _counters:
         counter.uploads._add(size)
+
+
+def _operated(size: int) -> None:
+    for counter in _counters:
+        counter.operations._add(size)
 
 
 def _waited() -> None:
@@ -606,6 +611,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         part = self._host[plain]
         shared = _owner(part) is self._memory.owner
         if not shared:
+            _operated(part.nbytes)
             self._memory.use(False)
         return ndarray._made(part, self._memory if shared else None)
 
@@ -620,6 +626,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         for each in used:
             each._memory.use(False)
         self._memory.use(True)
+        _operated(self.nbytes)
         with np.errstate(all="ignore"):
             self._host[plain] = value
 
@@ -792,6 +799,7 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     for each in out if isinstance(out, tuple) else (out,):
         if isinstance(each, ndarray):
             each._memory.use(True)
+            _operated(each.nbytes)
     with np.errstate(all="ignore"):  # a device does not complain
         result = function(*plain, **named)
     if result is None and used:  # sort, partition, copyto: in place
@@ -801,6 +809,7 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _wrap(result: Any, used: list[ndarray]) -> Any:
     if isinstance(result, (np.generic, bool)):
+        _operated(8)
         return ndarray._made(np.array(result))
     if isinstance(result, np.ndarray):
         for each in used:
@@ -808,7 +817,10 @@ def _wrap(result: Any, used: list[ndarray]) -> Any:
                 each._memory.use(True)
                 return each
         owner = _owner(result)
-        return ndarray._made(result, next((each._memory for each in used if each._memory.owner is owner), None))
+        memory = next((each._memory for each in used if each._memory.owner is owner), None)
+        if memory is None:  # not a view of what is there
+            _operated(result.nbytes)
+        return ndarray._made(result, memory)
     if isinstance(result, list):
         return [_wrap(each, used) for each in result]
     return tuple(_wrap(each, used) for each in result) if isinstance(result, tuple) else result
