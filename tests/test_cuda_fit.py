@@ -365,8 +365,8 @@ def test_memory_that_runs_out_lets_X_be_streamed(rng, cupy, monkeypatch, solver)
     monkeypatch.setattr(device_rows, "ROOM", 1e9)
     monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1)
     left = []
-    leave = device_rows.DeviceRows._leave
-    monkeypatch.setattr(device_rows.DeviceRows, "_leave", lambda self: left.append(1) or leave(self))
+    leave = device_rows.DeviceRows._stream_from_host
+    monkeypatch.setattr(device_rows.DeviceRows, "_stream_from_host", lambda self: left.append(1) or leave(self))
     for size in (0.9, 1.1, 1.2, 1.4, 1.7):  # from no room for X to room for X and some of what is beside it
         of_memory(monkeypatch, int(size * X.nbytes))
         model = NMF(3, device="cuda", **settings).fit(X)

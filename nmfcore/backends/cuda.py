@@ -244,7 +244,7 @@ def adopt(X: Any) -> Any:
     return cupy().from_dlpack(X) if hasattr(X, "__dlpack__") else cupy().asarray(X)
 
 
-def here(A: Any) -> Any:
+def on_current_device(A: Any) -> Any:
     """Return an array of CuPy's, or one on the host, on the current device.
 
     What lives on another device comes over the host: the two need not reach each other's memory, and the streams of the
@@ -262,7 +262,7 @@ def times(W: Any, H: Any) -> Any:
     if kind is None:
         return W @ (H if there is None else to_host(H))
     with context(device_of(W)):
-        product = adopt(W) @ here(adopt(H))
+        product = adopt(W) @ on_current_device(adopt(H))
         return give_back(product, kind)
 
 

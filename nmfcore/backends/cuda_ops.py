@@ -61,7 +61,7 @@ def __getattr__(name: str) -> Any:
 
 def asarray(F: Any) -> Array:
     """Return F on the current device, C-contiguous."""
-    return cuda.cupy().ascontiguousarray(cuda.here(F))
+    return cuda.cupy().ascontiguousarray(cuda.on_current_device(F))
 
 
 def to_numpy(A: Any) -> np.ndarray:

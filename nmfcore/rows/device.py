@@ -47,16 +47,16 @@ class CSR(NamedTuple):
 
 
 def _streams_when_full(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method of `DeviceRows` begin anew with a streamed X where the device's memory runs out."""
+    """Return a method of `DeviceRows` that is called again with a streamed X where the device's memory runs out."""
 
     @functools.wraps(method)
     def call(self: DeviceRows, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            if not cuda.out_of_memory(error) or not self._leave():
+            if not cuda.out_of_memory(error) or not self._stream_from_host():
                 raise
-        # Only here are the frames gone which the exception kept, and with them the last references to X.
+        # The exception held the frames that refer to X on the device; only now can its memory be freed.
         cuda.free_memory()
         return method(self, *args, **kwargs)
 
@@ -113,8 +113,8 @@ class DeviceRows:
 
     power = 0
 
-    def _leave(self) -> bool:
-        """Let X leave the device, to be streamed from now on; False if it is not there, or was never on the host."""
+    def _stream_from_host(self) -> bool:
+        """Stream X from the host from now on; return False where it is streamed already, or was given on the device."""
         if self.streamed or self._host is None:
             return False
         self.X, self.streamed = self._host, True
