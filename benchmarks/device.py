@@ -250,9 +250,11 @@ def _name(module: dict[str, Any]) -> str:
 
 
 def _compiled(module: dict[str, Any]) -> Row:
-    from nmfcore.backends import cuda, cuda_ops
+    from benchmarks.card import operations
+    from nmfcore.backends import cuda
 
-    made = cuda.cupy().RawModule(code=cuda_ops._source(module["source"]), options=tuple(module["options"]))
+    code = operations.source_texts()[module["source"]]
+    made = cuda.cupy().RawModule(code=code, options=tuple(module["options"]))
     started = time.perf_counter()
     made.compile()
     seconds, kernels = time.perf_counter() - started, {}

@@ -107,12 +107,12 @@ def test_every_module_of_a_fit_is_compiled_beforehand(cupy, monkeypatch):
     if not operations.Goldens().current:
         pytest.skip("the CUDA sources have changed since: python benchmarks/goldens/make.py")
     known = {(each["source"], tuple(each["options"])) for each in device._modules()}
+    names = {text: name for name, text in operations.source_texts().items()}
     asked = set()
     plain = cupy.RawModule
 
     def recorded(code, options):
-        name = next(name for name in ("cuda_kernels.cu", "cuda_tensor.cu") if cuda_ops._source(name) == code)
-        asked.add((name, tuple(options)))
+        asked.add((names[code], tuple(options)))
         return plain(code=code, options=options)
 
     monkeypatch.setattr(cupy, "RawModule", recorded)

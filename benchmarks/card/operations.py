@@ -6,14 +6,16 @@ emulator made of them, the float64 answers of the naive twins where these are sl
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import GOLDENS, Case, Row
+from . import GOLDENS, ROOT, Case, Row
 
 Arrays = dict[str, np.ndarray]
 
@@ -52,11 +54,6 @@ def numbers(random: np.random.RandomState, stored: str, *shape: int) -> np.ndarr
 
 
 def _reference() -> Any:
-    import importlib
-    import sys
-
-    from . import ROOT
-
     if str(ROOT / "tests") not in sys.path:
         sys.path.insert(0, str(ROOT / "tests"))
     return importlib.import_module("reference")
@@ -343,13 +340,16 @@ class Goldens:
 
 def sources() -> int:
     """Return a CRC-32 of the CUDA sources: whether goldens were made of these."""
-    from importlib import resources
-
     crc = 0
-    for path in sorted(resources.files("nmfcore.backends").iterdir(), key=lambda each: each.name):
-        if path.name.endswith(".cu"):
-            crc = zlib.crc32(path.read_bytes(), crc)
+    for _, text in sorted(source_texts().items()):
+        crc = zlib.crc32(text.encode(), crc)
     return crc
+
+
+def source_texts() -> dict[str, str]:
+    """Return the CUDA sources by name, as CuPy gets them: in ASCII."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "nmfcore" / "backends").rglob("*.cu")}
+    return {name: "".join(sign if sign.isascii() else "_" for sign in text) for name, text in found.items()}
 
 
 def compared(operation: Operation, goldens: Goldens) -> Row:
