@@ -38,13 +38,14 @@ def smoke(tmp_path_factory):
         pytest.skip(module.unavailable())
     folder, out = tmp_path_factory.mktemp("python"), tmp_path_factory.mktemp("smoke")
     command = [sys.executable, "benchmarks/device.py", "--smoke", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=without_numba(folder), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=without_numba(folder), capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(card.rows_of(out))
     assert len(rows) == len((out / "rows.jsonl").read_text().splitlines())
     return rows, done.stdout, out
 
 
+@pytest.mark.timeout(1200)  # the first one runs it all, beside other tests
 def test_all_phases_run_to_their_end(smoke):
     rows, told, out = smoke
     log = (out / "log").read_text()
@@ -57,6 +58,7 @@ def test_all_phases_run_to_their_end(smoke):
     assert len(told) <= device.SIZE + 200
 
 
+@pytest.mark.timeout(1200)  # the first one runs it all, beside other tests
 def test_every_figure_is_there(smoke):
     rows, _, _ = smoke
     of = {phase: [row for row in rows if row["phase"] == phase and row["status"] == "ok"] for phase in device.SECONDS}
@@ -81,6 +83,7 @@ def test_every_figure_is_there(smoke):
     assert tests["executed"] > 0 and tests["failed"] == 0
 
 
+@pytest.mark.timeout(1200)  # the first one runs it all, beside other tests
 def test_kernels_have_the_bits_of_the_goldens(smoke):
     """As long as these were made of the same sources; else `python benchmarks/goldens/make.py` makes them anew."""
     rows, _, _ = smoke

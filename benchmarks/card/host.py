@@ -133,6 +133,8 @@ class Host:
         from nmfcore.rows import device as rows
 
         n, m = (300, 40) if self.smoke else (1 << 20, 1024)
+        if self.smoke:  # two buffers of a real block's size would be filled for nothing
+            rows.BLOCK_BYTES = 1
         for stored in ("uint8", "float32"):
             X = np.random.RandomState(0).randint(0, 256, (n // 8, m)).astype(np.uint8)
             X = np.concatenate([X] * 8).astype(stored, copy=False) if n > 300 else X.astype(stored)
@@ -146,7 +148,7 @@ class Host:
         """Stream Xᵀ(XQ) twice, the device kept busy before: does each copy await the one before it?"""
         from nmfcore.rows import device as rows
 
-        xp, (n, m), size = self.xp, (700, 40) if self.smoke else (60_000, 512), 32 if self.smoke else 8192
+        xp, (n, m), size = self.xp, (300, 40) if self.smoke else (60_000, 512), 32 if self.smoke else 8192
         kept, rows.BLOCK_BYTES = rows.BLOCK_BYTES, 1 if self.smoke else 1 << 20
         try:
             X = np.random.RandomState(0).randint(0, 256, (n, m)).astype(np.uint8)
