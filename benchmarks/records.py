@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
 
 
@@ -22,11 +24,13 @@ def append(path: Path, rows: list[Row]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Round floats to 8 digits and replace NaN, which is not JSON."""
+    """Round floats to 8 digits, replace NaN, which is not JSON, and numpy's scalars, which `json` does not write."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
     if isinstance(value, float):
         return float(f"{value:.8g}") if math.isfinite(value) else None
     return value

@@ -7,8 +7,9 @@ from cuda_emulator import fake_cupy
 from scipy import sparse
 
 from nmfcore import NMF, non_negative_factorization
-from nmfcore.backends import cuda_ops
+from nmfcore.backends import cuda, cuda_ops
 from nmfcore.rows import device as device_rows
+from nmfcore.search.cosine import cosine_topk
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
@@ -242,3 +243,192 @@ def test_a_streamed_x_of_another_unit(rng, monkeypatch):
         found.append((np.ldexp(W, -power), np.ldexp(model.components_, -power)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(other, one)
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Let every X of the host be streamed, in blocks of 64 rows at most."""
+    monkeypatch.setattr(device_rows, "ROOM", 0)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1)
+
+
+@pytest.mark.parametrize("init", [None, "auto", "random", "nndsvda"])
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_a_streamed_X_begins_and_ends_as_one_on_the_card(rng, monkeypatch, solver, init):
+    """Passes follow one another without a read of the host, as those of a start by subspace iteration do."""
+    if init == "auto" and solver != "hals":
+        pytest.skip("init='auto' is hals's")
+    X = pixels(rng, n=300, m=80, dtype=np.float32)
+    settings = {"solver": solver, "init": init, "max_iter": 6, "tol": 0, "random_state": 0, "device": "cuda"}
+    on_card = NMF(5, **settings)
+    W = on_card.fit_transform(X)
+    monkeypatch.setattr(device_rows, "ROOM", 0)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1)
+    streamed = NMF(5, **settings)
+    V = streamed.fit_transform(X)
+    assert streamed.reconstruction_err_ == pytest.approx(on_card.reconstruction_err_, rel=1e-3)
+    np.testing.assert_allclose(V, W, rtol=0, atol=2e-2 * W.max())
+    np.testing.assert_allclose(streamed.transform(X), on_card.transform(X), rtol=0, atol=2e-2 * W.max())
+    assert streamed.score(X) == pytest.approx(on_card.score(X), rel=1e-2)
+
+
+@pytest.mark.parametrize("power", [0, -5])
+def test_passes_over_a_streamed_X_follow_each_other_without_a_wait(rng, streamed, power):
+    X = pixels(rng, n=300, m=80, dtype=np.float32)
+    rows = device_rows.as_device_rows(X, np.float32).scaled(power)
+    assert rows.streamed
+    Q = rng.random((80, 7)).astype(np.float32)
+    found = rows.transposed_products(rows.products(rows.transposed_products(rows.products(Q)).astype(np.float32)))
+    D = np.ldexp(X.astype(np.float64), 2 * power)
+    np.testing.assert_allclose(cuda_ops.to_numpy(found), D.T @ (D @ (D.T @ (D @ Q))), rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_pass_over_a_streamed_X_that_fails_spoils_no_other(rng, streamed, last):
+    X = pixels(rng, n=300, m=80, dtype=np.float32)
+    rows = device_rows.as_device_rows(X, np.float32)
+    Q = rng.random((80, 7)).astype(np.float32)
+    out = cuda.cupy().empty((300, 7), np.float32)
+    on_card = cuda_ops.asarray(Q)
+
+    def visit(lane, lo, hi, block):
+        cuda_ops.products(block, on_card, out[lo:hi])
+        if lo // 64 == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rows.visit_all(visit, 7)
+    np.testing.assert_allclose(cuda_ops.to_numpy(rows.products(Q)), X @ Q, rtol=1e-5)
+
+
+@emulated
+def test_a_copy_that_fails_leaves_no_other_on_its_way(rng, cupy, streamed, monkeypatch):
+    X = pixels(rng, n=300, m=80, dtype=np.float32)
+    rows = device_rows.as_device_rows(X, np.float32)
+    Q = rng.random((80, 7)).astype(np.float32)
+    record, calls = fake_cupy.Event.record, []
+
+    def interrupted(self, stream=None):
+        if stream is rows._buffers.copies:
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        record(self, stream)
+
+    monkeypatch.setattr(fake_cupy.Event, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows.products(Q)
+    np.testing.assert_allclose(cuda_ops.to_numpy(rows.products(Q)), X @ Q, rtol=1e-5)
+
+
+def of_memory(monkeypatch, size, devices=1):
+    return fake_cupy.install(monkeypatch, devices=devices, memory=size)
+
+
+@emulated
+@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_factors_count_where_X_is_kept_or_streamed(rng, cupy, monkeypatch, solver, k):
+    """Whatever memory the card has, a fit is either right or ends with one sentence."""
+    X = pixels(rng, n=1000, m=60, dtype=np.uint8)
+    settings = {"solver": solver, "init": "random", "max_iter": 3, "tol": 0, "random_state": 0}
+    expected = NMF(k, **settings).fit(X)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1)
+    resident, ends = [], []
+    for size in (X.nbytes // 2, X.nbytes * 2, X.nbytes * 8, X.nbytes * 40, X.nbytes * 200):
+        of_memory(monkeypatch, size)
+        resident.append(not device_rows.as_device_rows(X, np.float32, k).streamed)
+        try:
+            model = NMF(k, device="cuda", **settings).fit(X)
+        except cuda.DeviceMemoryError as error:
+            assert "the memory of cuda:0 is too small" in str(error)
+            assert "device='cpu'" in str(error)
+            ends.append("sentence")
+            continue
+        assert model.reconstruction_err_ == pytest.approx(expected.reconstruction_err_, rel=1e-4)
+        ends.append("fit")
+    assert resident == sorted(resident) and resident[-1] and not resident[0]
+    assert ends == sorted(ends, reverse=True) and ends[-1] == "fit"
+    need = device_rows._beside(X.shape, np.float32, k)
+    assert need >= 7 * 1000 * k * 4
+    assert resident == [X.nbytes + need <= 0.8 * size for size in
+                        (X.nbytes // 2, X.nbytes * 2, X.nbytes * 8, X.nbytes * 40, X.nbytes * 200)]  # fmt: skip
+
+
+@emulated
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_memory_that_runs_out_lets_X_be_streamed(rng, cupy, monkeypatch, solver):
+    """Although it was thought to fit, as where another process takes memory of the same card."""
+    X = pixels(rng, n=3000, m=60, dtype=np.float32)
+    settings = {"solver": solver, "init": "random", "max_iter": 3, "tol": 0, "random_state": 0}
+    expected = NMF(3, **settings).fit(X)
+    monkeypatch.setattr(device_rows, "ROOM", 1e9)
+    monkeypatch.setattr(device_rows, "BLOCK_BYTES", 1)
+    left = []
+    leave = device_rows.DeviceRows._stream_from_host
+    monkeypatch.setattr(device_rows.DeviceRows, "_stream_from_host", lambda self: left.append(1) or leave(self))
+    for size in (0.9, 1.1, 1.2, 1.4, 1.7):  # from no room for X to room for X and some of what is beside it
+        of_memory(monkeypatch, int(size * X.nbytes))
+        model = NMF(3, device="cuda", **settings).fit(X)
+        assert model.reconstruction_err_ == pytest.approx(expected.reconstruction_err_, rel=1e-4)
+    assert left, "no fit ran out of memory on its way"
+
+
+@emulated
+def test_an_X_on_a_full_card_ends_with_a_sentence(rng, cupy, monkeypatch):
+    X = pixels(rng, n=1000, m=60, dtype=np.int64)
+    xp = of_memory(monkeypatch, X.nbytes * 3 // 2)
+    with pytest.raises(cuda.DeviceMemoryError, match="the memory of cuda:0 is too small"):
+        NMF(3, solver="hals", init="random").fit(xp.asarray(X))
+
+
+@emulated
+def test_arrays_of_another_card_are_moved(rng, cupy, monkeypatch):
+    xp = of_memory(monkeypatch, 1 << 30, devices=2)
+    X = pixels(rng, n=60, dtype=np.float32)
+    expected = NMF(3, init="random", max_iter=5, tol=0, random_state=0).fit(X)
+    W, H = start(rng, X, 3, np.float32)
+    with xp.cuda.Device(1):
+        there, V, G = xp.asarray(X), xp.asarray(W), xp.asarray(H)
+        sparse_there = xp_sparse().csr_matrix(sparse.csr_matrix(X))
+    model = NMF(3, init="random", max_iter=5, tol=0, random_state=0).fit(there)
+    assert model.components_.device.id == 1
+    assert model.reconstruction_err_ == pytest.approx(expected.reconstruction_err_, rel=1e-4)
+    codes = model.transform(xp.asarray(X))  # on device 0, with components of device 1
+    assert codes.device.id == 0
+    np.testing.assert_allclose(codes.get(), expected.transform(X), rtol=0, atol=1e-3 * codes.get().max())
+    back = model.inverse_transform(codes)
+    assert back.device.id == 0
+    custom = NMF(3, init="custom", max_iter=5, tol=0)
+    custom.fit(xp.asarray(X), W=V, H=G)
+    assert custom.components_.device.id == 0
+    of_host = cosine_topk(X[:7], X, 3)
+    allow = np.arange(0, 60, 2)
+    for queries in (there[:7], sparse_there):
+        found = cosine_topk(queries, xp.asarray(X), 3, allow=None)
+        np.testing.assert_array_equal(found[1].get()[:7], of_host[1])
+        assert found[1].device.id == 0
+    with xp.cuda.Device(1):
+        allowed = xp.asarray(allow)
+    found = cosine_topk(there[:7], xp.asarray(X), 3, allow=allowed)
+    np.testing.assert_array_equal(found[1].get(), cosine_topk(X[:7], X, 3, allow=allow)[1])
+    assert int(xp.cuda.Device().id) == 0
+
+
+def xp_sparse():
+    import cupyx.scipy.sparse
+
+    return cupyx.scipy.sparse
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize("where", ["host", "card"])
+def test_queries_that_are_sparse_on_the_card(rng, cupy, layout, where):
+    X = pixels(rng, n=60, dtype=np.float32)
+    queries = (xp_sparse().csr_matrix if layout == "csr" else xp_sparse().csc_matrix)(sparse.csr_matrix(X[:7]))
+    scores, rows = cosine_topk(queries, X if where == "host" else cupy.asarray(X), 3)
+    assert isinstance(rows, np.ndarray) == (where == "host")
+    expected = cosine_topk(X[:7], X, 3)
+    np.testing.assert_array_equal(cuda_ops.to_numpy(rows), expected[1])
+    np.testing.assert_allclose(cuda_ops.to_numpy(scores), expected[0], rtol=0, atol=1e-12)
+    assert (cuda.to_host(queries) != sparse.csr_matrix(X[:7])).nnz == 0

@@ -335,6 +335,31 @@ def test_models_leave_the_device_when_they_are_kept(card, tmp_path):
     np.testing.assert_array_equal(model.inverse_transform(W), W @ H)
 
 
+def test_a_model_that_was_fitted_on_a_gpu_serves_without_one(monkeypatch, tmp_path):
+    """What is asked for at fit time is a GPU; what a fitted model computes with is where its X is."""
+    without_cupy(monkeypatch)
+    X = np.random.default_rng(0).random((12, 5))
+    model = NMF(2, max_iter=5, tol=0, random_state=0)
+    W = model.fit_transform(X)
+    codes, score, back = model.transform(X), model.score(X), model.inverse_transform(W)
+    np.save(tmp_path / "X.npy", X)
+    for device in ("cuda", "cuda:1", "auto"):
+        served = pickle.loads(pickle.dumps(model.set_params(device=device)))
+        np.testing.assert_array_equal(served.transform(X), codes)
+        np.testing.assert_array_equal(served.transform(tmp_path / "X.npy"), codes)
+        np.testing.assert_array_equal(served.inverse_transform(W), back)
+        assert served.score(X) == score
+        if device != "auto":
+            with pytest.raises(cuda.DeviceError, match="CuPy is not installed"):
+                served.fit(X)
+            with pytest.raises(cuda.DeviceError, match="CuPy is not installed"):
+                served.fit_transform(X)
+    with pytest.raises(ValueError, match="is not known"):
+        model.set_params(device="gpu").transform(X)
+    with pytest.raises(cuda.DeviceError, match="X is on cuda:0"):
+        model.set_params(device=None).transform(Foreign((12, 5)))
+
+
 def test_factors_to_begin_with_may_live_on_a_device(card):
     rng = np.random.default_rng(0)
     X, W, H = rng.random((12, 5)), rng.random((12, 2)), rng.random((2, 5))

@@ -1,23 +1,30 @@
-"""What only a card can show: more than 2³¹ numbers, memory given back, torch, streams. ``pytest -m gpu`` on one."""
+"""What only a card can show: more than 2³¹ numbers, memory given back, torch, streams. ``pytest -m gpu`` on one.
+
+Tests that ask for `cupy` run on the stand-in, too, so that what they call is known to be there.
+"""
 
 import gc
+import importlib
+import warnings
 
 import numpy as np
 import pytest
 
 from nmfcore import NMF
-from nmfcore.backends import cuda
+from nmfcore.backends import cuda, cuda_ops
 from nmfcore.search.cosine import cosine_topk
 
-REASON = cuda.probe()
-pytestmark = [
+with warnings.catch_warnings():
+    warnings.simplefilter("default")  # what CuPy warns of at its import is no reason to skip everything
+    REASON = cuda.probe()
+on_a_card = [
     pytest.mark.gpu,
     pytest.mark.skipif(REASON is not None, reason=f"needs a GPU: {REASON}"),
 ]
 
 
-@pytest.fixture
-def gpu():
+@pytest.fixture(params=[pytest.param("real", marks=on_a_card)])
+def gpu(request):
     cupy = cuda.cupy()
     yield cupy
     cupy.get_default_memory_pool().free_all_blocks()
@@ -103,26 +110,55 @@ def test_dlpack_shares_memory(gpu):
     assert cuda.adopt(Other()).data.ptr == X.data.ptr
 
 
-def test_the_callers_stream_is_kept(gpu):
+def test_the_callers_stream_is_kept(cupy):
     rng = np.random.RandomState(0)
-    X = rng.rand(5000, 300).astype(np.float32)
+    X = rng.rand(300, 40).astype(np.float32)
 
     def fit():
-        return gpu.asnumpy(
-            NMF(6, solver="hals", init="random", random_state=0, max_iter=10, tol=0).fit_transform(gpu.asarray(X))
+        return cupy.asnumpy(
+            NMF(6, solver="hals", init="random", random_state=0, max_iter=10, tol=0).fit_transform(cupy.asarray(X))
         )
 
     expected = fit()
-    with gpu.cuda.Stream(non_blocking=True) as stream:
+    with cupy.cuda.Stream(non_blocking=True) as stream:
         np.testing.assert_array_equal(fit(), expected)
-        assert gpu.cuda.get_current_stream() == stream
+        assert cupy.cuda.get_current_stream() == stream
 
 
-def test_process_wide_settings_are_left_alone(gpu):
-    before = gpu.cuda.Device().id, gpu.get_default_memory_pool().get_limit(), gpu.geterr()
-    X = gpu.random.default_rng(0).random((2000, 100), dtype=gpu.float32)
-    NMF(5, solver="hals", init="random", random_state=0, max_iter=3).fit(X)
-    assert before == (gpu.cuda.Device().id, gpu.get_default_memory_pool().get_limit(), gpu.geterr())
+def test_process_wide_settings_are_left_alone(cupy):
+    geterr = importlib.import_module("cupyx").geterr
+    before = cupy.cuda.Device().id, cupy.get_default_memory_pool().get_limit(), geterr()
+    X = cupy.asarray(np.random.RandomState(0).rand(200, 30).astype(np.float32))
+    NMF(5, solver="hals", init="random", random_state=0, max_iter=3, tol=0).fit(X)
+    assert before == (cupy.cuda.Device().id, cupy.get_default_memory_pool().get_limit(), geterr())
+
+
+@pytest.mark.parametrize("k", [25, 31, 32, 33, 64, 65, 100])
+@pytest.mark.parametrize("stored", ["uint8", "uint16", "float16", "float32"])
+def test_products_on_tensor_cores(rng, cupy, stored, k):
+    """Every type that they read, both widths of their tile, rows that begin anywhere: as good as in float32."""
+    for n, m, start, gap in ((67, 71, 1, 0), (33, 45, 0, 3), (290, 8, 0, 0)):
+        if stored.startswith("uint"):
+            memory = rng.integers(0, np.iinfo(stored).max, start + n * (m + gap), stored, endpoint=True)
+        else:
+            memory = rng.random(start + n * (m + gap)).astype(stored)
+        F, Ht = rng.standard_normal((n, k)).astype(np.float32), rng.standard_normal((m, k)).astype(np.float32)
+        X = cupy.asarray(memory)[start:].reshape(n, m + gap)[:, :m]
+        block = cuda_ops.cut(X, (0, n))
+        F_d, Ht_d = cupy.asarray(F), cupy.asarray(Ht)
+        assert cuda_ops._on_tensor_cores(X, F_d)
+        out, XtF = cupy.empty((n, k), np.float32), cupy.zeros((m, k))
+        cuda_ops.products(block, Ht_d, out)
+        cuda_ops.add_products(block, F_d, XtF)
+        D = memory[start:].reshape(n, m + gap)[:, :m].astype(np.float64)
+        for found, A, B in ((out, D, Ht), (XtF, D.T, F)):
+            size = np.abs(A) @ np.abs(B).astype(np.float64)
+            assert (np.abs(cuda_ops.to_numpy(found) - A @ B.astype(np.float64)) <= 5e-7 * size).all(), (
+                n,
+                m,
+                start,
+                gap,
+            )
 
 
 def test_search_of_seventy_thousand(gpu):

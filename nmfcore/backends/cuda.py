@@ -5,12 +5,13 @@ No other file imports CuPy, and this one does so only when a device is used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import re
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class DeviceError(RuntimeError):
     """No GPU works where one is required."""
 
 
+class DeviceMemoryError(DeviceError, MemoryError):
+    """The memory of a GPU is too small for what is to be computed."""
+
+
 def cupy() -> Any:
     """Return the module cupy."""
     return importlib.import_module("cupy")
@@ -34,9 +39,31 @@ def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return importlib.import_module("cupyx").empty_pinned(shape, dtype)
 
 
-def context(device: int) -> AbstractContextManager[Any]:
-    """Return a context manager within which new arrays lie on this device."""
-    return cupy().cuda.Device(device)
+@contextlib.contextmanager
+def context(device: int) -> Iterator[None]:
+    """Make arrays on this device; where its memory is too small, say so in one sentence."""
+    with cupy().cuda.Device(device):
+        try:
+            yield
+        except Exception as error:
+            if not out_of_memory(error) or isinstance(error, DeviceError):
+                raise
+            msg = (
+                f"the memory of cuda:{device} is too small ({_said(error)}): take fewer components, give X as an array "
+                "or memmap of the host, which is streamed, free what else holds memory of the card, or use "
+                "device='cpu'."
+            )
+            raise DeviceMemoryError(msg) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory of a device, or pinned memory, could not be had."""
+    return type(error).__name__ == "OutOfMemoryError" or "cudaErrorMemoryAllocation" in str(error)
+
+
+def free_memory() -> None:
+    """Give memory back that CuPy keeps for later."""
+    cupy().get_default_memory_pool().free_all_blocks()
 
 
 # ---- which devices there are -----------------------------------------------------------------------------------------
@@ -132,7 +159,7 @@ def device_of(X: Any) -> int:
     return 0 if probe(0) else int(cupy().asarray(X).device.id)  # X itself does not name its device
 
 
-def resolve(device: Any, X: Any) -> int | None:
+def resolve(device: Any, X: Any, fitted: bool = False) -> int | None:
     """Decide where to compute.
 
     Parameters
@@ -142,6 +169,9 @@ def resolve(device: Any, X: Any) -> int | None:
         "auto" CuPy's current device if it works, else the CPU.
     X : array
         The data as they were given.
+    fitted : bool, default=False
+        Whether the model has been fitted, maybe elsewhere: then "cuda" means the CPU for an X on the host where no GPU
+        works.
 
     Returns
     -------
@@ -178,6 +208,8 @@ def resolve(device: Any, X: Any) -> int | None:
         return _current() if probe(_current()) is None else None
     assert found is not None
     number = _current() if found[1] is None else int(found[1])
+    if fitted and probe(number) is not None:
+        return None
     _require(number, f"device='cuda:{number}'")
     return number
 
@@ -213,20 +245,35 @@ def adopt(X: Any) -> Any:
     return cupy().from_dlpack(X) if hasattr(X, "__dlpack__") else cupy().asarray(X)
 
 
+def on_current_device(A: Any) -> Any:
+    """Return an array of CuPy's, or one on the host, on the current device.
+
+    What lives on another device comes over the host: the two need not reach each other's memory, and the streams of the
+    one do not wait for those of the other. Sparse matrices of the host stay there.
+    """
+    if kind_of(A) is not None and device_of(A) != int(cupy().cuda.Device().id):
+        host = to_host(A)
+        return type(A)(host) if hasattr(A, "tocsr") else cupy().asarray(host)
+    return A if hasattr(A, "tocsr") else cupy().asarray(A)
+
+
 def times(W: Any, H: Any) -> Any:
     """Return W·H where W lies. H, the components of a model, may lie elsewhere."""
-    here, there = kind_of(W), kind_of(H)
-    if here is None:
-        return W @ (H if there is None else give_back(adopt(H), None))
+    kind, there = kind_of(W), kind_of(H)
+    if kind is None:
+        return W @ (H if there is None else to_host(H))
     with context(device_of(W)):
-        product = adopt(W) @ cupy().asarray(adopt(H))
-        return give_back(product, here)
+        product = adopt(W) @ on_current_device(adopt(H))
+        return give_back(product, kind)
 
 
 def give_back(A: Array, kind: str | None) -> Any:
     """Return an array on a device as one of the given kind (see `kind_of`): numpy for None, CuPy for "cuda"."""
     if kind is None:
-        return A if isinstance(A, np.ndarray) else cupy().asnumpy(A)
+        if isinstance(A, np.ndarray):
+            return A
+        with cupy().cuda.Device(device_of(A)):  # a copy is queued on a stream of the array's own device
+            return A.get() if hasattr(A, "tocsr") else cupy().asnumpy(A)
     A = cupy().asarray(A)
     return A if kind in ("cupy", "cupyx", "cuda") else importlib.import_module(kind).from_dlpack(A)
 

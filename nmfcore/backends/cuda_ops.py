@@ -4,7 +4,10 @@ A block holds arrays instead of addresses. Everything is queued on the current s
 and `worst_rows` wait for the device.
 
 Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
-launch is cut (`plan_…`) depends on shapes only, not on the device, so that sums have the same bits on each.
+launch is cut (`plan_…`) depends on shapes only, not on the device, so the sums of kernels have the same bits on every
+card of one architecture. Sums that CuPy makes do not: it cuts `inner`, and `sum` of an array, by the number of the
+card's multiprocessors. The loss that hals and mu decide by contains such sums. On cards of two kinds a pass may
+therefore be accepted, or a fit may stop, at another iteration where two losses are equal to rounding.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def __getattr__(name: str) -> Any:
 
 def asarray(F: Any) -> Array:
     """Return F on the current device, C-contiguous."""
-    return cuda.cupy().ascontiguousarray(cuda.cupy().asarray(F))
+    return cuda.cupy().ascontiguousarray(cuda.on_current_device(F))
 
 
 def to_numpy(A: Any) -> np.ndarray:
@@ -338,7 +341,9 @@ def gram(F: Array, B: Array | None = None) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _natural_order(k: int, device: int) -> Array:
-    return cuda.cupy().arange(k, dtype=np.int32)
+    made = cuda.cupy().arange(k, dtype=np.int32)
+    cuda.cupy().cuda.get_current_stream().synchronize()  # other streams use it too, and wait for nothing
+    return made
 
 
 def _order(order: Array) -> Array:

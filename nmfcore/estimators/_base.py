@@ -221,8 +221,8 @@ class BaseNMF(
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
         return Checks(self if named else None, whom, reset)
 
-    def _open(self, X: Matrix, checks: Checks) -> Rows:
-        """Return X as blocks of rows, checked."""
+    def _open(self, X: Matrix, checks: Checks, fitted: bool = False) -> Rows:
+        """Return X as blocks of rows, checked; `fitted` is whether the model is, maybe on another machine."""
         return rows.open(
             X,
             checks=checks,
@@ -231,13 +231,15 @@ class BaseNMF(
             sparse_on_device=beta_of(self.beta_loss) in (1, 2),  # the CPU has kernels for every loss
             n_jobs=self.n_jobs,
             memory=self.memory,
+            components=self.n_components,
+            fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
         )
 
     def _open_fitted(self, X: Matrix) -> Rows:
         """Return X as blocks of rows, for an estimator that is fitted."""
         check_is_fitted(self)
-        return self._open(X, self._checks(self._negative_at_transform, reset=False))
+        return self._open(X, self._checks(self._negative_at_transform, reset=False), fitted=True)
 
     def _to_be_sent(self) -> Any:
         """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""

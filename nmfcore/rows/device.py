@@ -8,7 +8,8 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ from .sums import NEUTRAL, Named, Shapes
 Array = Any  # cupy.ndarray
 
 BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, short enough for two of them anywhere
-ROOM = 0.8  # share of the card's free memory that X may take
+ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
+BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
 
 
 class CSR(NamedTuple):
@@ -46,6 +48,23 @@ class CSR(NamedTuple):
         return self.data.dtype
 
 
+def _streams_when_full(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of `DeviceRows` that is called again with a streamed X where the device's memory runs out."""
+
+    @functools.wraps(method)
+    def call(self: DeviceRows, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if not cuda.out_of_memory(error) or not self._stream_from_host():
+                raise
+        # The exception held the frames that refer to X on the device; only now can its memory be freed.
+        cuda.free_memory()
+        return method(self, *args, **kwargs)
+
+    return call
+
+
 class DeviceRows(Rows):
     """X as blocks of rows for the CUDA backend.
 
@@ -61,6 +80,8 @@ class DeviceRows(Rows):
         Xᵀ of a sparse X.
     kind : str or None
         Whose array X was, see `cuda.kind_of`: results are given back as the same.
+    host : numpy.ndarray, optional
+        The array that X on the device is a copy of. It is streamed instead where the device's memory runs out.
     """
 
     threads = 1
@@ -74,8 +95,10 @@ class DeviceRows(Rows):
         n_jobs: int | None = None,
         transposed: CSR | None = None,
         kind: str | None = None,
+        host: np.ndarray | None = None,
     ):
         self.X = X
+        self._host = host
         self.dtype = np.dtype(dtype)
         self.shape: tuple[int, int] = tuple(X.shape)
         self.sparse = isinstance(X, CSR)
@@ -88,6 +111,15 @@ class DeviceRows(Rows):
         self._sums: dict[str, Array] = {}
         self._buffers: _Buffers | None = None
 
+    def _stream_from_host(self) -> bool:
+        """Stream X from the host from now on; return False where it is streamed already, or was given on the device."""
+        if self.streamed or self._host is None:
+            return False
+        self.X, self.streamed = self._host, True
+        vars(self).pop("T", None)
+        return True
+
+    @_streams_when_full
     def scaled(self, power: int, dtype: DType = None) -> DeviceRows:
         """Return the same X as 4^power·X; see `Rows.scaled`.
 
@@ -98,16 +130,14 @@ class DeviceRows(Rows):
         dtype, by = self.dtype if dtype is None else np.dtype(dtype), power - self.power
         if self.streamed or not by:
             view = DeviceRows(self.X, dtype, None, self._xt, self.kind)
-            view.power = power
             view.stored = dtype if power else view.stored
-            return view
-        if self.sparse:
+        elif self.sparse:
             assert self._xt is not None
             X, Xt = (A._replace(data=_multiplied(A.data, by, dtype)) for A in (self.X, self._xt))
             view = DeviceRows(X, dtype, None, Xt, self.kind)
         else:
-            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind)
-        view.power = power
+            view = DeviceRows(_multiplied(self.X, by, dtype), dtype, kind=self.kind, host=self._host)
+        view.power, view.given_dtype, view.number = power, self.given_dtype, self.number
         return view
 
     def __enter__(self) -> DeviceRows:
@@ -143,6 +173,7 @@ class DeviceRows(Rows):
         """Number of stored numbers of X: n·m, of a sparse X fewer."""
         return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
 
+    @_streams_when_full
     def take(self, rows: Array, n_jobs: int | None = None) -> DeviceRows:
         """Return a copy of some rows (increasing numbers), on the device."""
         if self.sparse:
@@ -169,14 +200,17 @@ class DeviceRows(Rows):
         """Return a dense matrix on the device as rows, for products with it."""
         return DeviceRows(F, self.dtype)
 
+    @_streams_when_full
     def new_rows(self, width: int) -> Array:
         """Return zeros of shape (n, width) in the compute type, on the device."""
         return cuda.cupy().zeros((self.shape[0], width), self.dtype)
 
+    @_streams_when_full
     def state(self, **arrays: Array) -> RowState:
         """Return row-aligned arrays on the device as a state that passes go through."""
         return RowState(**{name: cuda_ops.asarray(array) for name, array in arrays.items()})
 
+    @_streams_when_full
     def copied(self, W: Array) -> Array:
         """Return a copy of W on the device."""
         return W.copy()
@@ -205,12 +239,14 @@ class DeviceRows(Rows):
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
+    @_streams_when_full
     def map_rows(self, visit: Any, rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
         """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
         whole = [cuda.cupy().zeros(shape) for shape in shapes]
         visit(0, rows, *whole)
         return whole
 
+    @_streams_when_full
     def each_block(
         self,
         function: Function,
@@ -273,7 +309,12 @@ def _neutral(name: str, shape: tuple[int, ...]) -> Array:
 
 
 class _Buffers:
-    """Two pinned host buffers and two on the device, which blocks of rows take turns in."""
+    """Two pinned host buffers and two on the device, which blocks of rows take turns in.
+
+    A copy from a pinned buffer may still be on its way when a pass is over, or when an exception has ended it, as it
+    waits for the work queued before it. The buffer is therefore written only after its last copy has been awaited,
+    whichever pass sent it, and not given back to CuPy's pool before then.
+    """
 
     def __init__(self, rows: int, columns: int, dtype: DType, power: int = 0):
         xp = cuda.cupy()
@@ -283,6 +324,8 @@ class _Buffers:
         self.copies = xp.cuda.Stream(non_blocking=True)
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
+        self.sent = [False, False]  # whether a copy from the pinned buffer was queued, ever
+        weakref.finalize(self, self.copies.synchronize).atexit = False
 
     def stream(self, X: np.ndarray) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """Blocks of X in order: the next one is copied while the device works on what was queued for the last."""
@@ -291,20 +334,25 @@ class _Buffers:
             self.used[slot].record(work)
         for number, lo in enumerate(range(0, n, self.rows)):
             slot, hi = number % 2, min(lo + self.rows, n)
-            if number >= 2:
+            if self.sent[slot]:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
             part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
             # and widened, where the kernels do not read X's type
             np.copyto(self.pinned[slot][: hi - lo], part)
             self.copies.wait_event(self.used[slot])
-            self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
-            self.arrived[slot].record(self.copies)
+            try:
+                self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
+                self.arrived[slot].record(self.copies)
+                self.sent[slot] = True
+            except BaseException:  # a copy may have been queued without the event that says when it has arrived
+                self.copies.synchronize()
+                raise
             work.wait_event(self.arrived[slot])
             yield lo, hi, cuda_ops.Block(self.device[slot][: hi - lo], hi - lo, X.shape[1])
             self.used[slot].record(work)
 
 
-def as_device_rows(X: Matrix, dtype: DType) -> DeviceRows:
+def as_device_rows(X: Matrix, dtype: DType, components: Any = 0) -> DeviceRows:
     """X as row blocks for the current device.
 
     Parameters
@@ -314,11 +362,13 @@ def as_device_rows(X: Matrix, dtype: DType) -> DeviceRows:
         float64); others become the compute type, block by block.
     dtype : numpy.float32 or numpy.float64
         Compute type.
+    components : int, optional
+        Columns of the factors that are kept beside X; what is no number ("auto", None) counts as the columns of X.
 
     Returns
     -------
     rows : DeviceRows
-        Resident where X fits into `ROOM` of the free memory, else streamed from where it lies.
+        Resident where X and the factors fit into `ROOM` of the free memory, else streamed from where it lies.
 
     Raises
     ------
@@ -332,9 +382,15 @@ def as_device_rows(X: Matrix, dtype: DType) -> DeviceRows:
     if isinstance(X, np.ndarray):
         stored = _stored_type(X.dtype, dtype)
         free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
-        if X.shape[0] * X.shape[1] * stored.itemsize > ROOM * free:
+        if X.shape[0] * X.shape[1] * stored.itemsize + _beside(X.shape, dtype, components) > ROOM * free:
             return DeviceRows(X, dtype)
-        return DeviceRows(_upload(X, stored), dtype)
+        try:
+            return DeviceRows(_upload(X, stored), dtype, host=X)
+        except Exception as error:
+            if not cuda.out_of_memory(error):
+                raise
+        cuda.free_memory()
+        return DeviceRows(X, dtype)
     if X.dtype == np.bool_:
         X = X.view(np.uint8)
     if not cuda_ops.stored_as_is(X.dtype):
@@ -342,6 +398,15 @@ def as_device_rows(X: Matrix, dtype: DType) -> DeviceRows:
     if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
         X = xp.ascontiguousarray(X)
     return DeviceRows(X, dtype, kind=kind)
+
+
+def _beside(shape: tuple[int, ...], dtype: Any, components: Any) -> int:
+    """Return how many bytes a fit needs beside X: arrays of n × k, and the partial sums of two products of m × k."""
+    n, m = shape
+    k = int(components) if isinstance(components, int | np.integer) else m
+    if k < 1:
+        return 0
+    return BESIDE * n * k * np.dtype(dtype).itemsize + 2 * 8 * m * k * cuda_ops.plan_chunks(n, m, k)[1]
 
 
 def _multiplied(X: Array, power: int, dtype: np.dtype) -> Array:

@@ -82,6 +82,8 @@ def open(
     sparse_on_device: bool = True,
     n_jobs: int | None = None,
     memory: int | str | None = None,
+    components: Any = 0,
+    fitted: bool = False,
     digested: bool = False,
 ) -> Rows:
     """Return X as blocks of rows, checked, after one pass over it.
@@ -103,6 +105,10 @@ def open(
         Threads, see `effective_threads`.
     memory : int, str or None
         Budget for an X on disk, see `StoredRows`.
+    components : int, "auto" or None, default=0
+        Number of columns of the factors that lie beside X on a device; "auto" and None stand for the columns of X.
+    fitted : bool, default=False
+        Whether the model has been fitted, maybe on another machine, see `nmfcore.backends.cuda.resolve`.
     digested : bool, default=False
         Whether the pass over an X on disk also makes the digest of its contents.
 
@@ -124,8 +130,13 @@ def open(
     """
     X, loaded_from = source_of(X), None
     if isinstance(X, Source):
-        return _stored(X, checks, dtype, device, n_jobs, memory, digested)
-    number, kind = cuda.resolve(device, X), cuda.kind_of(X)
+        if cuda.resolve(device, np.zeros(0), fitted) is not None and device != "auto":
+            raise ValueError(
+                f"device={device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not {X.what}: "
+                "open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
+            )
+        return _stored(X, checks, dtype, n_jobs, memory, digested)
+    number, kind = cuda.resolve(device, X, fitted), cuda.kind_of(X)
     if device == "auto" and kind is None and not (checks.devices and (sparse_on_device or not sparse.issparse(X))):
         number = None
     checks.place(None, number is not None)
@@ -141,7 +152,7 @@ def open(
         return _examined(rows, checks)
     with cuda.context(number):
         checked = checks.array(X) if kind is None else _on_device(X, checks)
-        made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype))
+        made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype), components)
         made.given_dtype, made.number = np.dtype(checked.dtype), number
         return _examined(made, checks)
 
@@ -163,16 +174,9 @@ def _examined(rows: Any, checks: Checks) -> Any:
     return rows
 
 
-def _stored(
-    X: Source, checks: Checks, dtype: DType, device: str | None, n_jobs: int | None, memory: Any, digested: bool
-) -> Rows:
+def _stored(X: Source, checks: Checks, dtype: DType, n_jobs: int | None, memory: Any, digested: bool) -> Rows:
     """Return an X on disk as rows; errors for its numbers name the row and the column."""
     checks.place(X.what, False)
-    if cuda.resolve(device, np.zeros(0)) is not None and device != "auto":
-        raise ValueError(
-            f"device={device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not {X.what}: open a "
-            ".npy file with numpy.load(path, mmap_mode='r'), or leave device out."
-        )
     checks.array(stand_in(X))
     rows = StoredRows(X, compute_type(X.dtype, dtype), n_jobs, memory, checks.whom)
     rows.digested = digested

@@ -724,7 +724,7 @@ def _on_device(
             block = backend.cut(found.X, (0, n))
             of_rows = xp.empty(n)
             backend.squares(block, of_rows)
-            looked_for = cuda.adopt(queries)
+            looked_for = cuda.on_current_device(cuda.adopt(queries))
             if hasattr(looked_for, "toarray"):
                 looked_for = looked_for.toarray()
             looked_for = backend.asarray(looked_for).astype(np.float64)

@@ -8,11 +8,12 @@ Arrays are numpy's in host memory, kernels are run by the emulator. What CuPy do
   `counting`) and may be forbidden (`reads_allowed`), so that a loop that waits for the device is found;
 - fresh memory holds 0xff, which is NaN for floating-point numbers; a device's memory is limited;
 - an array is used on its own device only, and streams are ordered by events: a use that nothing orders after the write
-  it needs is a `StreamOrderError`, whichever came first this time.
+  it needs is a `StreamOrderError`, whichever came first this time;
+- so is a write to pinned memory before the host has waited for the copy that was sent from it.
 
 Stricter than CuPy: a `take` or an index out of bounds raises (CuPy wraps it around), an event must have been recorded
-before a stream waits for it, a device does not reach into another's memory. Not modelled: random numbers, DLPack,
-graphs, the reuse of freed blocks by another stream.
+before a stream waits for it, a device does not reach into another's memory. A graph holds raw kernels only. Not
+modelled: random numbers, DLPack, the reuse of freed blocks by another stream.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -35,9 +37,9 @@ from scipy import sparse
 from . import module
 
 __all__ = [
-    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "HostArrayError", "OutOfMemoryError", "RawKernel",
-    "RawModule", "Stream", "StreamOrderError", "Transfers", "counting", "csc_matrix", "csr_matrix", "install",
-    "ndarray", "reads", "reads_allowed", "uploads", "waits",
+    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "Graph", "HostArrayError", "OutOfMemoryError",
+    "RawKernel", "RawModule", "Stream", "StreamOrderError", "Transfers", "counting", "csc_matrix", "csr_matrix",
+    "install", "ndarray", "reads", "reads_allowed", "uploads", "waits",
 ]  # fmt: skip
 
 VERSION = "14.2.0"
@@ -95,11 +97,11 @@ class Transfers:
 
 
 class Counted(Transfers):
-    """The reads within `counting`; beside them its uploads and waits."""
+    """The reads within `counting`; beside them uploads, waits, and operations on arrays that CuPy has kernels for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.uploads, self.waits = Transfers(), Transfers()
+        self.uploads, self.waits, self.operations = Transfers(), Transfers(), Transfers()
 
 
 reads = Transfers()
@@ -122,7 +124,7 @@ def _place() -> str:
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counted]:
-    """Count the reads (``count``, ``bytes``, ``places``) within; also ``uploads`` and ``waits``, each with the same."""
+    """Count the reads (``count``, ``bytes``, ``places``) within; `Counted` says what else is counted."""
     counter = Counted()
     _counters.append(counter)
     try:
@@ -164,6 +166,11 @@ def _uploaded(size: int) -> None:
         counter.uploads._add(size)
 
 
+def _operated(size: int) -> None:
+    for counter in _counters:
+        counter.operations._add(size)
+
+
 def _waited() -> None:
     waits._add(0)
     for counter in _counters:
@@ -187,6 +194,7 @@ class _World:
         self.all_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self.pinned: dict[int, tuple[Any, dict[int, int]]] = {}  # by owner: who reads it, up to when
         self.deliveries: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+        self.sending: list[tuple[int, int, np.ndarray, bytes]] = []  # out of pinned memory, and what was sent
         self.null: list[Stream] = []
         self.current: list[Stream] = []
         for device in range(devices):
@@ -201,6 +209,11 @@ class _World:
             if self.host.get(stream, 0) >= time:
                 out[...] = value
                 self.deliveries.remove(delivery)
+        arrived = [sent for sent in self.sending if self.host.get(sent[0], 0) >= sent[1]]
+        self.sending = [sent for sent in self.sending if self.host.get(sent[0], 0) < sent[1]]
+        for stream, _, pinned, content in arrived:
+            if pinned.tobytes() != content:
+                raise StreamOrderError(f"pinned memory was written while stream {stream} might still be reading it")
 
 
 def _join(clock: dict[int, int], other: dict[int, int]) -> None:
@@ -276,6 +289,23 @@ class Stream:
         self._next()
         _join(self._clock, event._clock)
 
+    def begin_capture(self, mode: int | None = None) -> None:
+        """Write kernels down from now on, instead of running them."""
+        if self._null:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot be captured")
+        module.captured = []
+
+    def end_capture(self) -> Graph:
+        """Return the kernels since `begin_capture`."""
+        launches, module.captured = module.captured, None
+        if launches is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: no capture has begun")
+        return Graph(launches)
+
+    def is_capturing(self) -> bool:
+        """Whether kernels are being written down."""
+        return module.captured is not None
+
     def synchronize(self) -> None:
         """Let the host wait for everything queued here."""
         _waited()
@@ -283,11 +313,28 @@ class Stream:
         self._world.host_waits(self._clock)
 
 
+class Graph:
+    """Kernels with their arguments, to be launched together."""
+
+    def __init__(self, launches: list[Callable[[], None]]):
+        self._launches = launches
+
+    def upload(self, stream: Stream | None = None) -> None:
+        """Bring it to the device."""
+
+    def launch(self, stream: Stream | None = None) -> None:
+        """Run the kernels in their order."""
+        with contextlib.nullcontext() if stream is None else stream:
+            for launch in self._launches:
+                launch()
+
+
 class Event:
     """An event: a point in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
         self._clock: dict[int, int] | None = None
+        self._seconds = 0.0
 
     done = True
 
@@ -295,12 +342,19 @@ class Event:
         """Record the point that a stream (the current one) has come to."""
         stream = _current_stream() if stream is None else stream
         stream._next()
-        self._clock = dict(stream._clock)
+        self._clock, self._seconds = dict(stream._clock), perf_counter()
 
     def synchronize(self) -> None:
         """Let the host wait for it."""
         _waited()
         _world.host_waits(self._clock or {})
+
+
+def _elapsed(start: Event, end: Event) -> float:
+    """Return the milliseconds from one event to another: here, those of the host."""
+    if start._clock is None or end._clock is None:
+        raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
+    return (end._seconds - start._seconds) * 1e3
 
 
 def _current_stream(device_id: int = -1) -> Stream:
@@ -557,6 +611,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         part = self._host[plain]
         shared = _owner(part) is self._memory.owner
         if not shared:
+            _operated(part.nbytes)
             self._memory.use(False)
         return ndarray._made(part, self._memory if shared else None)
 
@@ -571,6 +626,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         for each in used:
             each._memory.use(False)
         self._memory.use(True)
+        _operated(self.nbytes)
         with np.errstate(all="ignore"):
             self._host[plain] = value
 
@@ -618,6 +674,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
                     "waited for the copy before"
                 )
             reading[stream._number] = time
+            stream._world.sending.append((stream._number, time, arr, arr.tobytes()))
         self._host[...] = arr
 
     def __float__(self) -> float:
@@ -742,6 +799,7 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     for each in out if isinstance(out, tuple) else (out,):
         if isinstance(each, ndarray):
             each._memory.use(True)
+            _operated(each.nbytes)
     with np.errstate(all="ignore"):  # a device does not complain
         result = function(*plain, **named)
     if result is None and used:  # sort, partition, copyto: in place
@@ -751,6 +809,7 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _wrap(result: Any, used: list[ndarray]) -> Any:
     if isinstance(result, (np.generic, bool)):
+        _operated(8)
         return ndarray._made(np.array(result))
     if isinstance(result, np.ndarray):
         for each in used:
@@ -758,7 +817,10 @@ def _wrap(result: Any, used: list[ndarray]) -> Any:
                 each._memory.use(True)
                 return each
         owner = _owner(result)
-        return ndarray._made(result, next((each._memory for each in used if each._memory.owner is owner), None))
+        memory = next((each._memory for each in used if each._memory.owner is owner), None)
+        if memory is None:  # not a view of what is there
+            _operated(result.nbytes)
+        return ndarray._made(result, memory)
     if isinstance(result, list):
         return [_wrap(each, used) for each in result]
     return tuple(_wrap(each, used) for each in result) if isinstance(result, tuple) else result
@@ -1115,6 +1177,7 @@ def _made_modules() -> dict[str, types.ModuleType]:
     pool = types.SimpleNamespace(
         used_bytes=lambda: _world.used[_world.device], total_bytes=lambda: _world.used[_world.device],
         free_bytes=lambda: 0, free_all_blocks=lambda stream=None: None, n_free_blocks=lambda: 0,
+        get_limit=lambda: 0,
     )  # fmt: skip
     for name, value in {
         "__version__": VERSION, "ndarray": ndarray, "array": _array, "asarray": _asarray, "asanyarray": _asarray,
@@ -1127,7 +1190,8 @@ def _made_modules() -> dict[str, types.ModuleType]:
     }.items():  # fmt: skip
         setattr(xp, name, value)
     for name, value in {
-        "Device": Device, "Stream": Stream, "Event": Event, "get_current_stream": _current_stream,
+        "Device": Device, "Stream": Stream, "Event": Event, "Graph": Graph, "get_elapsed_time": _elapsed,
+        "get_current_stream": _current_stream,
         "is_available": lambda: _world.devices > 0, "alloc_pinned_memory": lambda size: _pinned(size, np.uint8).data,
         "memory": types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         "device": types.SimpleNamespace(get_device_id=lambda: _world.device, Device=Device),
@@ -1144,6 +1208,7 @@ def _made_modules() -> dict[str, types.ModuleType]:
     }.items():  # fmt: skip
         setattr(made["cupy.cuda.runtime"], name, value)
     made["cupyx"].empty_pinned = _pinned  # type: ignore[attr-defined]
+    made["cupyx"].geterr = lambda: {"linalg": None, "fallback_mode": None}  # type: ignore[attr-defined]
     for name, value in {
         "csr_matrix": csr_matrix, "csc_matrix": csc_matrix, "spmatrix": spmatrix,
         "issparse": lambda x: isinstance(x, spmatrix), "isspmatrix": lambda x: isinstance(x, spmatrix),

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,9 @@ class Launch(NamedTuple):
 
 LAUNCHES: list[Launch] = []
 """What has been launched within the last `recording`."""
+
+captured: list[Callable[[], None]] | None = None
+"""Launches that a stream captures instead of running them; None: it does not."""
 
 _recording = 0
 _one_at_a_time = threading.Lock()  # there is one machine, and ctypes lets other threads run meanwhile
@@ -324,6 +327,9 @@ class Kernel:
         """
         launch = Launch(self.name, _three(self.name, grid), _three(self.name, block), int(shared_mem))
         self._check(launch)
+        if captured is not None:
+            captured.append(lambda: self(grid, block, args, shared_mem=shared_mem, stream=stream))
+            return
         arguments = self._arguments(args, stream)
         if _recording:
             LAUNCHES.append(launch)

@@ -336,7 +336,7 @@ def inner_product(height: int, extra: object, A: Array, B: Array) -> Made:
 
 def sum_of(height: int, extra: object, A: Array, axis: int | None) -> Made:
     """Sum A, or its columns."""
-    return None, {"sum": np.atleast_1d(backend_of(A).to_numpy(A.sum(axis=axis, dtype=np.float64)))}
+    return None, {"sum": np.atleast_1d(cuda.to_host(A.sum(axis=axis, dtype=np.float64)))}
 
 
 def as_type(height: int, extra: object, A: Array, dtype: DType) -> Made:

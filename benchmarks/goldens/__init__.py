@@ -1,0 +1,1 @@
+"""What a card's results are compared with; `make.py` makes the files."""
