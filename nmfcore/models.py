@@ -74,6 +74,8 @@ class Model:
         One label per sample, integers or strings.
     source : str
         Where X was read from.
+    decoding : dict or None
+        How picture files became rows, see `nmfcore.images.Pictures`; None where there were none.
     n_iter : int
         Iterations run.
     reconstruction_err : float
@@ -114,6 +116,7 @@ class Model:
     converged: bool = False
     stop_reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    decoding: dict[str, Any] | None = None
 
     def reconstruct(self, rows: Any = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
@@ -180,6 +183,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "converged": bool(model.converged),
         "stop_reason": model.stop_reason,
         "versions": {**versions(), **model.versions},
+        "decoding": model.decoding,
     }
     arrays: dict[str, np.ndarray] = {
         "meta": np.array(json.dumps(meta)),  # ASCII only, so file names that are no valid Unicode survive
@@ -249,6 +253,7 @@ def load(path: str | os.PathLike[str]) -> Model:
                 converged=bool(meta["converged"]),
                 stop_reason=str(meta["stop_reason"]),
                 versions=dict(meta["versions"]),
+                decoding=meta.get("decoding"),
             )
             _check_sizes(model)
             return model
@@ -402,6 +407,7 @@ def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None
     }
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
+        known["decoding"] = getattr(pictures, "decoding", None)
     return Model(**(known | changes))
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, reading_bar, refusals, say_skipped
+from .common import Stop, heard, reading_bar, refusals, say_skipped
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -14,7 +15,13 @@ SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".zarr")
 
 
 def read_store(
-    source: str | None, size: tuple[int, int] | None, memory: str | None, skip_broken: bool, notes: Any, rgb: bool
+    source: str | None,
+    size: tuple[int, int] | None,
+    memory: str | None,
+    skip_broken: bool,
+    notes: Any,
+    rgb: bool,
+    how: Mapping[str, Any] | None = None,
 ) -> "Pictures | None":
     """Return what `source` names without reading it; None if it is to be read into memory or mapped.
 
@@ -33,8 +40,8 @@ def read_store(
     suffix = path.suffix.lower()
     if memory is not None and source is not None and suffix != ".zarr" and path.is_dir():
         try:
-            with refusals(), reading_bar(notes) as progress:
-                pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress)
+            with refusals(), heard(notes), reading_bar(notes) as progress:
+                pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress, **(how or {}))
         except OSError as error:
             raise Stop(f"the pictures of '{source}' cannot be kept beside it: {error.strerror or error}") from error
         say_skipped(pictures, notes)

@@ -14,27 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ... import _files
 from .sources import SLACK, Array
 
 ALIGNMENT = SLACK  # what disks and file systems want positions, sizes and addresses to be multiples of, at most
 _SPAN = 4 << 20  # bytes of one request: 2.8 GB/s where those of 16 MiB gave 2.4 (pages are pinned before it starts)
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS = _files.CGROUPS
 
 Fill = Callable[[int, Array], None]  # fill(position, out): bytes of the file from there on into out, uint8
 
 
 def machine_memory() -> int | None:
-    """Return the bytes of memory that this machine has, or its container may use; None where that cannot be asked."""
-    try:
-        held = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-    for name in _CGROUPS:
-        try:
-            held = min(held, int(Path(name).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return held
+    """Return the bytes of memory that this machine or its container has; None where the system does not tell."""
+    return _files.machine_memory(_CGROUPS)
 
 
 def outgrows_cache(nbytes: int) -> bool:
