@@ -51,22 +51,25 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def faults(what: str = "is damaged") -> Iterator[None]:
+def faults(what: str = "is damaged", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a library raises for a damaged file into a `FileFault`.
 
     Parameters
     ----------
     what : str
         What the message says; the library's own message follows in brackets.
+    but : tuple of exception types
+        What is passed on as it is.
 
     Raises
     ------
     FileFault
-        For everything but a lack of memory, of permission, and an interruption.
+        For everything but a lack of memory, of permission or of the file itself, a warning that is
+        an error, and an interruption.
     """
     try:
         yield
-    except (FileFault, MemoryError, PermissionError):
+    except (FileFault, MemoryError, PermissionError, FileNotFoundError, IsADirectoryError, Warning, *but):
         raise
     except Exception as error:
         msg = f"{what} ({reason(error)})"
