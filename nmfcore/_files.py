@@ -67,9 +67,18 @@ def faults(what: str = "is damaged", but: tuple[type[Exception], ...] = ()) -> I
         For everything but a lack of memory, of permission or of the file itself, a warning that is
         an error, and an interruption.
     """
+    passed: tuple[type[Exception], ...] = (
+        FileFault,
+        MemoryError,
+        PermissionError,
+        FileNotFoundError,
+        IsADirectoryError,
+        Warning,
+        *but,
+    )
     try:
         yield
-    except (FileFault, MemoryError, PermissionError, FileNotFoundError, IsADirectoryError, Warning, *but):
+    except passed:
         raise
     except Exception as error:
         msg = f"{what} ({reason(error)})"

@@ -141,7 +141,7 @@ def test_numpys_own_text(tmp_path, header):
 def test_quotes_hold_separators_lines_and_quotes(tmp_path):
     table = read(tmp_path, 'name,label,a\n"Smith, ""Jo""",cat,1\n"two\nlines",dog,2\n')
     assert table.names == ('Smith, "Jo"', "two lines") and table.matrix.tolist() == [[1], [2]]
-    with pytest.raises(InputError, match="line 2 .* opens a quote that is not closed"):
+    with pytest.raises(InputError, match=r"line 2 .* opens a quote that is not closed"):
         read(tmp_path, 'a,b\n"x,1\n' + "2,3\n" * 5000)
 
 
@@ -215,7 +215,7 @@ def test_no_sentence_quotes_a_long_cell(tmp_path, cell, place):
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_CHARACTERS", 5000)
     for name in ("t.csv", "t.csv.gz"):
-        with pytest.raises(InputError, match="line 1 of .* is longer than 5,000 characters"):
+        with pytest.raises(InputError, match=r"line 1 of .* is longer than 5,000 characters"):
             read(tmp_path, "1," * 5000, name)
     lines = written(np.tile(X, (40, 1)))
     np.testing.assert_array_equal(read(tmp_path, lines).matrix, np.tile(X, (40, 1)))

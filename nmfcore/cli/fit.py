@@ -56,6 +56,8 @@ def fit(
     import numpy as np
     from rich.console import Console
 
+    from ..rows.disk import ReadError
+
     notes = Console(stderr=True)
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
     target = _target(source, out)
@@ -75,6 +77,8 @@ def fit(
             _write(folder, model, pictures, result.norm, keep)
     except MemoryError as error:
         raise Stop("not enough memory: give a smaller --size, or fewer pictures") from error
+    except ReadError as error:
+        raise Stop(str(error)) from error
     except OSError as error:
         raise Stop(about_writing(error, target)) from error
     _print_table(result, pictures, target)

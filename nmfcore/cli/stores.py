@@ -11,7 +11,8 @@ from .common import Stop, heard, reading_bar, refusals, say_skipped
 if TYPE_CHECKING:
     from ..images import Pictures
 
-SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".zarr")
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad", ".zarr")
+_DENSE = 0.25  # of the memory that a sparse matrix of a store may take when it is made dense
 
 
 def read_store(
@@ -53,6 +54,8 @@ def read_store(
             matrix = source_of(source, fold=True)
         except (ValueError, OSError) as error:
             raise Stop(str(error)) from error
+    if hasattr(matrix, "toarray"):
+        matrix = _dense(matrix, source)
     shape = getattr(matrix, "sample", None)
     pictures = Pictures(matrix=matrix, shape=shape if _is_picture(shape) else None, source=source)
     if size is not None and size != (pictures.shape or ())[:2]:
@@ -63,6 +66,19 @@ def read_store(
             )
         pictures = dataclasses.replace(pictures, shape=size)
     return pictures
+
+
+def _dense(X: Any, source: str) -> Any:
+    """Return a sparse matrix as a dense one, which plots and searches need."""
+    from .._files import machine_memory
+
+    needed, memory = math.prod(X.shape) * X.dtype.itemsize, machine_memory()
+    if memory is not None and needed > _DENSE * memory:
+        raise Stop(
+            f"'{source}' is a sparse matrix, {X.shape[0]:,} × {X.shape[1]:,}, which takes {needed / 1e9:,.1f} GB as a "
+            f"dense one: fit it in Python, with nmfcore.NMF(...).fit('{source}')"
+        )
+    return X.toarray()
 
 
 def _is_picture(shape: Any) -> bool:

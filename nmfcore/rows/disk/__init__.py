@@ -8,8 +8,19 @@ compute; a budget of memory says how many blocks may be in flight, and never how
 from .buffers import Folder
 from .files import NpyFile
 from .paths import source_of
-from .sources import RowBlocks, Source
+from .sources import ReadError, RowBlocks, Source
 from .stored import MEMORY, StoredRows, parse_bytes
 from .stores import Stored
 
-__all__ = ["MEMORY", "Folder", "NpyFile", "RowBlocks", "Source", "Stored", "StoredRows", "parse_bytes", "source_of"]
+__all__ = [
+    "MEMORY",
+    "Folder",
+    "NpyFile",
+    "ReadError",
+    "RowBlocks",
+    "Source",
+    "Stored",
+    "StoredRows",
+    "parse_bytes",
+    "source_of",
+]

@@ -15,6 +15,19 @@ from numpy.typing import NDArray
 from ..memory import BLOCK_BYTES
 
 Array = NDArray[Any]
+
+
+class ReadError(OSError):
+    """Rows of X could not be read; the message names X.
+
+    Examples
+    --------
+    >>> from nmfcore.rows.disk import ReadError
+    >>> issubclass(ReadError, OSError)
+    True
+    """
+
+
 Read = Callable[[int, int, Array], None]  # read(lo, hi, out): rows lo … hi into out
 
 SLACK = 4096  # bytes that a buffer has more than its rows, so that a source may choose their place in it
@@ -166,6 +179,7 @@ class RowBlocks(Source):
     True
     """
 
+    __module__ = "nmfcore"  # the name that is imported
     sequential = True
 
     def __init__(self, blocks: Callable[[], Iterable[Any]], shape: tuple[int, int], dtype: Any):
