@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import re
 import warnings
 from abc import ABC
 from collections.abc import Iterator
@@ -20,10 +22,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .. import _compat, distributed, scale
+from .. import __version__, _compat, distributed, scale
 from .._compat import Interval, Options, StrOptions
 from ..backends import cuda
 from ..loop.solve import Coded, Solution, code
+from ..minibatch import remembered
 from ..objective import EPSILON, Penalties, beta_of, divergence
 from ..rows import disk
 from ..rows.device import as_device_rows
@@ -156,7 +159,7 @@ class BaseNMF(
             check_is_fitted(self)
             validated(stand_in(X), estimator=self, reset=False)
             return distributed.transform(self, X, self._compute_type(X))
-        with self._place(X):
+        with self._place(X, fitted=True):
             output = Output(out)
             data, W, _ = self._transform(X, output)
             return output.filled(data.give_back(W))
@@ -176,7 +179,7 @@ class BaseNMF(
         score : float
             −D_β(X | transform(X) · ``components_``) / n_samples.
         """
-        with self._place(X):
+        with self._place(X, fitted=True):
             data, W, Ht = self._transform(X)
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
@@ -223,9 +226,27 @@ class BaseNMF(
                 stacklevel=2,
             )
             state["callback"] = None
-        if "components_" in state:  # who reads it may have no GPU, and needs none: they go where X is
+        if "components_" in state:  # a pickle is read without a GPU, too
             state["components_"] = cuda.to_host(state["components_"])
-        return state
+        if "_memory" in state:
+            state["_memory"] = remembered.plain(state["_memory"])
+        return {**state, "_nmfcore_version": __version__}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        written = state.pop("_nmfcore_version", "0")
+        if _release(written) > _release(__version__):
+            raise ValueError(
+                f"this {type(self).__name__} was pickled by nmfcore {written}, and this is nmfcore {__version__}: "
+                "upgrade with pip install --upgrade nmfcore"
+            )
+        memory = state.get("_memory")
+        if isinstance(memory, dict):
+            m, k = np.shape(state["components_"])[::-1]
+            state["_memory"] = remembered.restored(memory, m, k)
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        missing = {each.name: each.default for each in parameters if each.default is not each.empty}
+        super().__setstate__({**missing, **state})
 
     # ---- what goes in --------------------------------------------------------------------------
 
@@ -234,7 +255,7 @@ class BaseNMF(
         X = disk.source_of(X)
         if isinstance(X, disk.Source):
             return self._read_stored(X, whom, **check)
-        given, kind, number = X, cuda.kind_of(X), self._number(X)
+        given, kind, number = X, cuda.kind_of(X), self._number(X, fitted=not check.get("reset", True))
         spread = self._spreads and distributed.is_dask(X)
         if distributed.is_dask(X) and not spread:
             X = distributed.load(X)
@@ -270,7 +291,7 @@ class BaseNMF(
                 f"{type(self).__name__} takes X in memory or as a numpy.memmap, not {X.what}: use NMF, or give batches "
                 "of rows to partial_fit."
             )
-        if self._number(X) is not None and self.device != "auto":
+        if self._number(X, fitted=not check.get("reset", True)) is not None and self.device != "auto":
             raise ValueError(
                 f"device={self.device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not "
                 f"{X.what}: open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
@@ -289,17 +310,25 @@ class BaseNMF(
         small = X.dtype.itemsize <= 2 or X.dtype == np.float32
         return np.dtype(self.dtype or (np.float32 if small else np.float64))
 
-    def _number(self, X: Any) -> int | None:
-        """Return the number of the device to compute on; None is the CPU."""
-        number = cuda.resolve(self.device, X)
+    def _number(self, X: Any, fitted: bool = False) -> int | None:
+        """Return the number of the device to compute on; None is the CPU.
+
+        A model that is `fitted` computes with data of the host where they are if its device is not there.
+        """
+        try:
+            number = cuda.resolve(self.device, X)
+        except cuda.DeviceError:
+            if not fitted or cuda.kind_of(X) is not None:
+                raise
+            return None
         if number is not None and self.device == "auto" and sparse.issparse(X):  # the CPU has kernels for every loss
             return number if beta_of(self.beta_loss) in (1, 2) else None
         return number
 
     @contextmanager
-    def _place(self, X: Any) -> Iterator[None]:
+    def _place(self, X: Any, fitted: bool = False) -> Iterator[None]:
         """Compute where X is, whatever numpy's caller has asked for: a product that underflows is zero."""
-        number = None if distributed.is_dask(X) else self._number(X)
+        number = None if distributed.is_dask(X) else self._number(X, fitted)
         where: Any = nullcontext() if number is None else cuda.context(number)
         with distributed.session() if distributed.is_dask(X) else where, np.errstate(under="ignore"):
             yield
@@ -589,3 +618,8 @@ def nothing(W: Array, Ht: Array, solver: str) -> Solution:
         interruption=None,
         still_falling=0.0,
     )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(int(number) for number in re.findall("[0-9]+", str(version))[:2])

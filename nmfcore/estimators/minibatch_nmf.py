@@ -163,6 +163,7 @@ class MiniBatchNMF(BaseNMF):
         "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions({"mu", "hals"})],
     }
+    __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "MiniBatchNMF (input X)"
     _reads_disk = False
 
@@ -364,10 +365,11 @@ class MiniBatchNMF(BaseNMF):
             self._warn_if_empty(data, made.W[:0], made.Ht)
         return self
 
-    def _number(self, X: Any) -> None:
+    def _number(self, X: Any, fitted: bool = False) -> None:
         if cuda.kind_of(X) is None and self.device in (None, "auto", "cpu"):
             return
-        super()._number(X)  # complains of what makes no sense at all
+        if super()._number(X, fitted) is None and fitted:
+            return
         raise NotImplementedError(
             "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
             "than the card in blocks."
