@@ -90,7 +90,7 @@ def _target(source: str | None, out: Path | None) -> Path:
         return out.expanduser()
     if source is None:
         return Path("nmfcore-digits")
-    path = Path(source.partition("::")[0]).expanduser()
+    path = Path(os.path.expanduser(source.partition("::")[0]))  # which leaves the homes of unknown users alone
     name = path.name or path.resolve().name or "pictures"
     while (suffix := Path(name).suffix) and suffix.lower() in {".gz", ".csv", ".tsv", ".npy", ".npz", *SUFFIXES}:
         name = name.removesuffix(suffix)

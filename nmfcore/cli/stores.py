@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def read_store(
             parse_bytes(memory)
     except ValueError as error:
         raise Stop(f"--{error}") from error
-    path = Path((source or "").partition("::")[0]).expanduser()
+    path = Path(os.path.expanduser((source or "").partition("::")[0]))
     suffix = path.suffix.lower()
     if memory is not None and source is not None and suffix != ".zarr" and path.is_dir():
         try:

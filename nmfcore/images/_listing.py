@@ -113,7 +113,7 @@ def _entries(root: Path, recursive: bool) -> Iterator[tuple[str, str, bool]]:
     """Yield the folder ("" or "cats/"), the name, and whether it is a folder, of all that is not hidden."""
     if not recursive:
         with os.scandir(root) as entries:
-            yield from (("", entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            yield from (("", entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
         return
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -124,6 +124,13 @@ def _entries(root: Path, recursive: bool) -> Iterator[tuple[str, str, bool]]:
         seen.add(real)
         below = Path(folder).relative_to(root).as_posix()
         yield from (("" if below == "." else f"{below}/", name, False) for name in files if not name.startswith("."))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _pictures_below(root: Path, folders: Sequence[str]) -> dict[str, int]:

@@ -83,15 +83,8 @@ def named(source: str | os.PathLike[str]) -> tuple[Path, str]:
     text = os.fspath(source)
     file, _, name = text.partition("::")
     if not name or Path(text).exists():
-        return _expanded(text), ""
-    return _expanded(file), name
-
-
-def _expanded(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # the home of a user who does not exist; nor does the file
-        return Path(text)
+        file, name = text, ""
+    return Path(os.path.expanduser(file)), name  # unlike Path.expanduser it leaves homes of unknown users alone
 
 
 def _from_archive(path: Path, name: str, archive: Archive) -> tuple[np.ndarray, np.ndarray | None]:

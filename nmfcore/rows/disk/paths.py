@@ -100,10 +100,7 @@ def _split(text: str) -> tuple[Path, str]:
     file, _, name = text.partition("::")
     if os.path.exists(text):
         file, name = text, ""
-    try:
-        return Path(file).expanduser(), name
-    except RuntimeError:  # the home of a user who does not exist
-        return Path(file), name
+    return Path(os.path.expanduser(file)), name  # unlike Path.expanduser it leaves homes of unknown users alone
 
 
 def _called(source: Any, given: str | os.PathLike[str]) -> Any:
