@@ -1,8 +1,8 @@
 """X that is not in memory: files, HDF5 and Zarr arrays, streams of row blocks; and row-aligned buffers kept in files.
 
-A *source* knows how to put rows into a buffer, `StoredRows` is what `data.Rows` is for it: the same lanes and blocks,
-cut at the same row numbers, so the factors have the bits of a fit from memory. A thread reads ahead while others
-compute; a budget of memory says how many blocks may be in flight, and never how X is cut.
+A `Source` puts rows into a buffer. `StoredRows` cuts it into the lanes and blocks that `rows.memory.Rows` cuts X
+in memory into, at the same row numbers, so the factors have the bits of a fit from memory. A thread reads ahead while
+others compute; a budget of memory limits how many blocks are held at a time, and never changes how X is cut.
 """
 
 from .buffers import Folder

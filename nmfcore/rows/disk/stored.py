@@ -23,7 +23,7 @@ _UNITS |= {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("kmg
 
 
 def parse_bytes(size: int | str) -> int:
-    """Return a number of bytes that is given as a number, or as a text such as "2GB", "512 MiB".
+    """Return the number of bytes that a number, or a text such as "2GB" or "512 MiB", stands for.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ class StoredRows(Rows):
     n_jobs : int or None
         Threads that compute; one more reads.
     memory : int, str or None
-        Bytes of X that may be in memory at a time, see `parse_bytes`; None is `MEMORY`. One block of rows may be in any
-        case. A sequential source is visited by one thread where two lanes of it, each 1/64 of X or less, do not fit.
+        Bytes of X that may be in memory at a time, see `parse_bytes`; None is `MEMORY`. One block of rows always may. A
+        sequential source is visited by one thread where two lanes of it, each 1/64 of X or less, do not fit.
     whom : str
-        Who complains of negative values.
+        The name that the message for negative values begins with.
     """
 
     in_memory = False
-    digested = False  # whether the opening pass is to make the digests of the blocks, too, see `digest`
+    digested = False  # whether the opening pass also computes the digests of the blocks, see `digest`
 
     def __init__(
         self, X: Source, dtype: Any, n_jobs: int | None = None, memory: int | str | None = None, whom: str = "NMF"
@@ -111,10 +111,10 @@ class StoredRows(Rows):
         _Pass(self, visit, lanes, threads, slots, size).run()
 
     def visit_last(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
-        """Do what `visit_all` does, and raise if Σx or Σx² are not those of the `opening`.
+        """Visit every block as `visit_all` does, and raise if Σx or Σx² are not those of the `opening`.
 
-        A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. Not asked in
-        every pass, because it reads the numbers of every block twice.
+        Missing chunks of a Zarr array read as zeros, and a file may have been replaced. Only the last pass checks this,
+        because the check reads the numbers of every block twice.
         """
         opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
 
@@ -132,18 +132,18 @@ class StoredRows(Rows):
                 raise RuntimeError(msg)
 
     def _look(self, lo: int, hi: int, block: Any) -> Array:
-        """[min, non-finite values, Σx, Σx²] of a block; raise at once if some are not allowed."""
+        """Return [min, count of non-finite values, Σx, Σx²] of a block; raise if a number is not allowed."""
         seen = super()._look(lo, hi, block)
         if seen[1]:
-            self._complain(lo, lambda rows: ~np.isfinite(rows.astype(self.dtype)))
+            self._refuse(lo, lambda rows: ~np.isfinite(rows.astype(self.dtype)))
         if seen[0] < 0:
-            self._complain(lo, lambda rows: rows < 0)
+            self._refuse(lo, lambda rows: rows < 0)
         if self.digested:
             self._digests[lo] = digest_of(self.held(lo, hi))
         return seen
 
-    def _complain(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
-        """Name the first place in a block where a number is wrong."""
+    def _refuse(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
+        """Raise an error that names the first number of a block that is not allowed."""
         X = self._held[lo]
         for first in range(0, len(X), 256):
             with np.errstate(over="ignore"):
@@ -177,16 +177,16 @@ class _Pass:
         self.change = threading.Condition()
         self.ready: list[deque[tuple[int, int, int, Array]]] = [deque() for _ in lanes]
         self.busy: set[int] = set()
-        self.left = sum(len(lane) for lane in lanes)  # blocks that nobody has begun to visit
+        self.left = sum(len(lane) for lane in lanes)  # blocks whose visit has not begun
         self.made = len(rows._buffers)
         self.reading = True
         self.stop = False
         self.failures: list[BaseException] = []
 
     def order(self) -> Iterator[tuple[int, int, int, int]]:
-        """Lane, first row, last row, tile height of the blocks, in the order to read them in.
+        """Yield lane, first row, last row and tile height of the blocks in the order in which they are read.
 
-        Of a sequential source by rows; else as many lanes take turns as there are threads to visit them.
+        A sequential source is read row by row; of others as many lanes take turns as there are threads.
         """
         side_by_side = 1 if self.rows.X.sequential else self.threads
         for first in range(0, len(self.lanes), side_by_side):
@@ -197,7 +197,7 @@ class _Pass:
                         yield (lane, *self.lanes[lane][turn])
 
     def run(self) -> None:
-        """Visit everything, or raise the first failure once nothing is under way any more."""
+        """Visit every block; a failure is raised when no block is being read or visited any more."""
         if self.left == 1:  # nothing to read ahead
             (lane, lo, hi, height), source = next(self.order()), self.rows.X
             buffer = self._buffer()
@@ -250,7 +250,7 @@ class _Pass:
             self.change.notify_all()
 
     def _buffer(self) -> Array:
-        """Return a buffer that is free, or a new one."""
+        """Return a free buffer, or a new one."""
         if self.rows._buffers:
             return self.rows._buffers.pop()
         self.made += 1
@@ -299,7 +299,7 @@ class _Pass:
             self._end(failure)
 
     def _next_lane(self) -> int | None:
-        """Wait for a block that can be visited → its lane; None: there is no more to do here."""
+        """Wait for a block that can be visited and return its lane; None when no block is left."""
         while not self.stop and self.left:
             for lane, blocks in enumerate(self.ready):
                 if blocks and lane not in self.busy:
