@@ -78,14 +78,6 @@ class Model:
         One label per sample, integers or strings.
     source : str
         Where X was read from.
-    decoding : dict or None
-        How picture files became rows, see `nmfcore.images.Pictures`; None where there were none.
-    feature_names : tuple of str or None
-        ``feature_names_in_`` of the estimator.
-    n_steps : int
-        Batches that a `MiniBatchNMF` learned from.
-    state : dict or None
-        What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
     n_iter : int
         Iterations run.
     reconstruction_err : float
@@ -100,6 +92,14 @@ class Model:
         Why the fit stopped, in words.
     versions : dict of str to str
         Versions of nmfcore, numpy and Python that wrote the model.
+    decoding : dict or None
+        How picture files became rows, see `nmfcore.images.Pictures`; None where there were none.
+    feature_names : tuple of str or None
+        ``feature_names_in_`` of the estimator.
+    n_steps : int
+        Batches that a `MiniBatchNMF` learned from.
+    state : dict or None
+        What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
 
     Examples
     --------

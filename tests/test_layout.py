@@ -397,7 +397,7 @@ def documented():
 def defined_in(value):
     """Return the module in which a function or class is written down, whatever its `__module__` says."""
     if inspect.isfunction(value):
-        return value.__globals__["__name__"]
+        return inspect.unwrap(value).__globals__["__name__"]
     if not value.__module__.startswith("nmfcore"):
         return value.__module__
     functions = [each for each in vars(value).values() if inspect.isfunction(each)]

@@ -79,7 +79,20 @@ def read_npy(path: str | os.PathLike[str]) -> Pictures:
 
 
 def named(source: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Split "FILE::NAME" into the file and the name; "" where there is no name, or a file is called like this."""
+    """Split "FILE::NAME" into the file and the name.
+
+    Parameters
+    ----------
+    source : path-like
+        A path, with or without a name behind it. A file that is called like this is taken whole.
+
+    Returns
+    -------
+    file : Path
+        The file, its "~" expanded.
+    name : str
+        The name; "" where there is none.
+    """
     text = os.fspath(source)
     file, _, name = text.partition("::")
     if not name or Path(text).exists():
