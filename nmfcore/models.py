@@ -7,20 +7,21 @@ A model file is a plain numpy archive that any version of numpy opens::
     components       k × n_features
     labels           n_samples, integers or unicode (absent when there are none)
     history_<name>   one float64 array per recorded quantity
+    state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
 leaves either the old file or the new one. `model_of` makes a `Model` from a fitted estimator, and `estimator_from`
-makes an estimator from a `Model`.
+makes an estimator from a `Model`. Files of earlier versions are read, and what they lack has its default.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
 import platform
-import zipfile
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -28,14 +29,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._files import replacing
+from ._files import Archive, FileFault, faults, reason, replacing, shortened
 from .backends import cuda
 
 __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "save"]
 
 FORMAT = "nmfcore-model"
 VERSION = 1
-_PREFIX = "history_"
+_HISTORY, _STATE = "history_", "state_"
+_ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
+# Attributes that `partial_fit` needs beside its memory.
+_OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 
 
 class ModelFileError(ValueError):
@@ -88,6 +92,14 @@ class Model:
         Why the fit stopped, in words.
     versions : dict of str to str
         Versions of nmfcore, numpy and Python that wrote the model.
+    decoding : dict or None
+        How picture files became rows, see `nmfcore.images.Pictures`; None where there were none.
+    feature_names : tuple of str or None
+        ``feature_names_in_`` of the estimator.
+    n_steps : int
+        Batches that a `MiniBatchNMF` learned from.
+    state : dict or None
+        What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
 
     Examples
     --------
@@ -114,6 +126,15 @@ class Model:
     converged: bool = False
     stop_reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    decoding: dict[str, Any] | None = None
+    feature_names: tuple[str, ...] | None = None
+    n_steps: int = 0
+    state: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        k, m = self.components.shape
+        error = "" if math.isnan(self.relative_error) else f", relative error {self.relative_error:.4g}"
+        return f"Model of {len(self.W):,} rows × {m:,} features by {k} parts ({self.estimator}{error})"
 
     def reconstruct(self, rows: Any = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
@@ -180,9 +201,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "converged": bool(model.converged),
         "stop_reason": model.stop_reason,
         "versions": {**versions(), **model.versions},
+        "decoding": model.decoding,
+        "feature_names": None if model.feature_names is None else [str(name) for name in model.feature_names],
+        "n_steps": int(model.n_steps),
+        "state": None,
     }
     arrays: dict[str, np.ndarray] = {
-        "meta": np.array(json.dumps(meta)),  # ASCII only, so file names that are no valid Unicode survive
         "W": np.asarray(model.W),
         "components": np.asarray(model.components),
     }
@@ -190,7 +214,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         labels = np.asarray(model.labels)
         arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
     for name, values in model.history.items():
-        arrays[_PREFIX + name] = np.asarray(values, dtype=np.float64)
+        arrays[_HISTORY + name] = np.asarray(values, dtype=np.float64)
+    if model.state is not None:
+        inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
+        meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
+        arrays |= {_STATE + name: value for name, value in inner.items()}
+    arrays["meta"] = np.array(json.dumps(meta))  # ASCII only, so file names that are no valid Unicode survive
     with replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -226,36 +255,66 @@ def load(path: str | os.PathLike[str]) -> Model:
         file = file / "model.npz"
     if not file.exists():
         raise FileNotFoundError(f"there is no model file '{file}'")
-    if not zipfile.is_zipfile(file):
-        raise ModelFileError(f"'{file}' is not an nmfcore model, or it is damaged: it is no .npz archive")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            meta = _read_meta(archive, file)
-            history = {name[len(_PREFIX) :]: archive[name] for name in archive.files if name.startswith(_PREFIX)}
-            model = Model(
-                W=archive["W"],
-                components=archive["components"],
-                parameters=dict(meta["parameters"]),
-                estimator=str(meta["estimator"]),
-                history=history,
-                shape=None if meta["shape"] is None else tuple(int(side) for side in meta["shape"]),
-                names=None if meta["names"] is None else tuple(meta["names"]),
-                labels=archive["labels"] if "labels" in archive.files else None,
-                source=str(meta["source"]),
-                n_iter=int(meta["n_iter"]),
-                reconstruction_err=float(meta["reconstruction_err"]),
-                relative_error=float(meta["relative_error"]),
-                kkt_residual=float(meta["kkt_residual"]),
-                converged=bool(meta["converged"]),
-                stop_reason=str(meta["stop_reason"]),
-                versions=dict(meta["versions"]),
-            )
-            _check_sizes(model)
+        with Archive(file) as archive:
+            meta = _read_meta(archive)
+            with faults("is damaged and cannot be read as an nmfcore model"):
+                model = _from_meta(meta, archive)
+                _check_sizes(model)
+                _check_contents(model)
             return model
-    except ModelFileError:
-        raise
-    except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelFileError(f"'{file}' is damaged and cannot be read as an nmfcore model ({error})") from error
+    except FileFault as fault:
+        said = str(fault)
+        if said.startswith("is damaged: it is no .npz archive"):
+            said = "is not an nmfcore model, or it is damaged: it is no .npz archive"
+        raise ModelFileError(f"'{file}' {said}") from fault
+
+
+def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
+    names = archive.names
+    history = {name[len(_HISTORY) :]: archive.array(name) for name in names if name.startswith(_HISTORY)}
+    state = meta.get("state")
+    if state is not None:
+        state = dict(state) | {name[len(_STATE) :]: archive.array(name) for name in names if name.startswith(_STATE)}
+    for name in ("W", "components"):
+        if name not in names:
+            raise ValueError(f"it holds no '{name}'")
+    nan = math.nan
+    return Model(
+        W=archive.array("W"),
+        components=archive.array("components"),
+        parameters=dict(meta.get("parameters", {})),
+        estimator=str(meta.get("estimator", "NMF")),
+        history=history,
+        shape=_listed(meta, "shape"),
+        names=_listed(meta, "names"),
+        labels=archive.array("labels") if "labels" in names else None,
+        source=str(meta.get("source", "")),
+        n_iter=_whole(meta.get("n_iter", 0)),
+        reconstruction_err=float(meta.get("reconstruction_err", nan)),
+        relative_error=float(meta.get("relative_error", nan)),
+        kkt_residual=float(meta.get("kkt_residual", nan)),
+        converged=bool(meta.get("converged", False)),
+        stop_reason=str(meta.get("stop_reason", "")),
+        versions={str(name): str(version) for name, version in dict(meta.get("versions", {})).items()},
+        decoding=meta.get("decoding"),
+        feature_names=_listed(meta, "feature_names"),
+        n_steps=_whole(meta.get("n_steps", 0)),
+        state=state,
+    )
+
+
+def _listed(meta: dict[str, Any], name: str) -> tuple[Any, ...] | None:
+    values = meta.get(name)
+    if values is not None and not isinstance(values, list):
+        raise ValueError(f"its {name} are a {type(values).__name__}")
+    return None if values is None else tuple(values)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{shortened(value, 30)!r} is no whole number from 0 on")
+    return value
 
 
 def versions() -> dict[str, str]:
@@ -278,22 +337,61 @@ def versions() -> dict[str, str]:
     return {"nmfcore": own, "numpy": np.__version__, "python": platform.python_version()}
 
 
-def _read_meta(archive: Mapping[str, np.ndarray], file: Path) -> dict[str, Any]:
-    if "meta" not in archive:
-        raise ModelFileError(f"'{file}' is not an nmfcore model: it is a numpy archive of something else")
+def _read_meta(archive: Archive) -> dict[str, Any]:
+    other = "is not an nmfcore model: it is a numpy archive of something else"
+    if "meta" not in archive.names:
+        raise FileFault(other)
     try:
-        meta = json.loads(str(archive["meta"][()]))
-    except (json.JSONDecodeError, RecursionError):
+        meta = json.loads(str(archive.array("meta")[()]))
+    except (FileFault, ValueError, RecursionError) as error:
+        if isinstance(error, FileFault) and "Python objects" not in str(error):
+            raise
         meta = None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise ModelFileError(f"'{file}' is not an nmfcore model: it is a numpy archive of something else")
-    if int(meta["version"]) > VERSION:
-        raise ModelFileError(
-            f"'{file}' was written in model format {meta['version']}, this nmfcore reads up to "
-            f"{VERSION}: "
-            "upgrade with pip install --upgrade nmfcore"
+        raise FileFault(other)
+    version = meta.get("version")
+    if not isinstance(version, int):
+        raise FileFault(f"is damaged: its model format is {shortened(version, 30)!r}")
+    if version > VERSION:
+        raise FileFault(
+            f"was written in model format {shortened(version, 30)}, this nmfcore reads up to {VERSION}: upgrade with "
+            "pip install --upgrade nmfcore"
         )
     return meta
+
+
+def _check_contents(model: Model) -> None:
+    """Raise ValueError where a model holds what no fit makes."""
+    for name, factor in (("W", model.W), ("components", model.components)):
+        if factor.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name} holds {shortened(factor.dtype, 30)} instead of float32 or float64")
+        if factor.size and not (np.isfinite(factor).all() and factor.min() >= 0):
+            raise ValueError(f"{name} holds negative numbers, or some that are not finite")
+    if 0 in model.components.shape:
+        raise ValueError(f"components are empty: {model.components.shape}")
+    if model.shape is not None and any(type(side) is not int or side < 1 for side in model.shape):
+        raise ValueError(f"the picture shape is {shortened(model.shape)}")
+    for what, texts in (("names", model.names), ("feature names", model.feature_names)):
+        if texts is not None and not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"the {what} are not all texts")
+    if model.labels is not None and (model.labels.ndim != 1 or model.labels.dtype.kind not in "biufU"):
+        raise ValueError(f"the labels are {shortened(model.labels.dtype, 30)} of shape {model.labels.shape}")
+    lengths = {values.shape for values in model.history.values()}
+    if len(lengths) > 1 or any(len(shape) != 1 for shape in lengths):
+        raise ValueError(f"the parts of the history have the shapes {shortened(sorted(lengths))}")
+    if any(values.dtype != np.float64 for values in model.history.values()):
+        raise ValueError("the history holds other numbers than float64")
+    for name, value in model.parameters.items():
+        if not (value is None or isinstance(value, bool | int | float | str)):
+            raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
+    if model.decoding is not None:
+        how = dict(model.decoding)
+        if (
+            how.get("proportions") not in ("kept", "stretched", "cropped")
+            or not re.fullmatch("#[0-9a-f]{6}", str(how.get("background")))
+            or not 1 << 8 <= _whole(how.get("levels")) <= 1 << 32
+        ):
+            raise ValueError(f"its pictures were decoded in an unknown way: {shortened(how)}")
 
 
 def _check_sizes(model: Model) -> None:
@@ -302,6 +400,8 @@ def _check_sizes(model: Model) -> None:
         raise ValueError(f"W {W.shape} and components {components.shape} do not multiply: expected n×k and k×m")
     if model.shape is not None and len(model.shape) != 2 and model.shape[2:] != (3,):
         raise ValueError(f"the picture shape must be (height, width) or (height, width, 3), got {model.shape}")
+    if model.feature_names is not None and len(model.feature_names) != components.shape[1]:
+        raise ValueError(f"expected {components.shape[1]} feature names, but got {len(model.feature_names)}")
     if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
     for what, values in (("names", model.names), ("labels", model.labels)):
@@ -369,7 +469,8 @@ def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None
     Raises
     ------
     AttributeError
-        When the estimator is not fitted.
+        When the estimator is not fitted. (One that has only learned by ``partial_fit`` is: its
+        iterations and its error are not known then.)
     TypeError
         When a keyword is not a field of `Model`.
 
@@ -384,25 +485,51 @@ def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None
     >>> model.components.shape, model.shape
     ((4, 64), (8, 8))
     """
+    names = getattr(estimator, "feature_names_in_", None)
+    ours = _class_of(estimator)
+    taken = set(inspect.signature(ours.__init__).parameters)
     known: dict[str, Any] = {
         "W": W,
         "components": estimator.components_,
         "parameters": {
             name: value
             for name, value in estimator.get_params(deep=False).items()
-            if name not in ("callback", "device")  # who reads the model computes where their X is
+            if name in taken - {"callback", "device"}  # a model is computed with wherever its data is
         },
-        "estimator": type(estimator).__name__,
+        "estimator": ours.__name__,
         "history": dict(getattr(estimator, "history_", {})),
-        "n_iter": int(estimator.n_iter_),
-        "reconstruction_err": float(estimator.reconstruction_err_),
+        "n_iter": int(getattr(estimator, "n_iter_", 0)),
+        "reconstruction_err": float(getattr(estimator, "reconstruction_err_", math.nan)),
         "kkt_residual": float(getattr(estimator, "kkt_residual_", math.nan)),
         "converged": bool(getattr(estimator, "converged_", False)),
         "stop_reason": str(getattr(estimator, "stop_reason_", "")),
+        "feature_names": None if names is None else tuple(str(name) for name in names),
+        "n_steps": int(getattr(estimator, "n_steps_", 0)),
+        "state": _state_of(estimator),
     }
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
+        known["decoding"] = getattr(pictures, "decoding", None)
     return Model(**(known | changes))
+
+
+def _class_of(estimator: Any) -> Any:
+    """Return `NMF` or `MiniBatchNMF` for an estimator that is one, or one derived from it."""
+    from . import estimators
+
+    return next(
+        (ours for ours in (estimators.NMF, estimators.MiniBatchNMF) if isinstance(estimator, ours)), type(estimator)
+    )
+
+
+def _state_of(estimator: Any) -> dict[str, Any] | None:
+    """Return what a `MiniBatchNMF` goes on from, as plain arrays and numbers."""
+    memory = getattr(estimator, "_memory", None)
+    if memory is None:
+        return None
+    from .minibatch.remembered import plain
+
+    return plain(memory) | {name: getattr(estimator, name) for name in _OF_STREAM}
 
 
 def estimator_from(model: Model) -> Any:
@@ -417,13 +544,15 @@ def estimator_from(model: Model) -> Any:
     -------
     NMF or MiniBatchNMF
         With the model's parameters, ``components_``, ``n_components_``, ``n_features_in_``,
-        ``n_iter_``, ``reconstruction_err_``, ``converged_``, ``stop_reason_``, ``kkt_residual_``
-        and ``history_``.
+        ``feature_names_in_``, ``n_iter_``, ``reconstruction_err_``, ``converged_``,
+        ``stop_reason_``, ``kkt_residual_`` and ``history_``; with ``n_steps_`` and what
+        ``partial_fit`` goes on from where it was a `MiniBatchNMF`.
 
     Raises
     ------
     ModelFileError
-        When the model names an estimator or a parameter that this nmfcore does not have.
+        When the model names an estimator or a parameter that this nmfcore does not have, or a
+        parameter has a value that it does not allow.
 
     Examples
     --------
@@ -436,26 +565,49 @@ def estimator_from(model: Model) -> Any:
     >>> bool((estimator_from(model).transform(X) == fitted.transform(X)).all())
     True
     """
-    from . import estimators
+    from . import _compat, estimators
+    from .minibatch.remembered import restored
 
     if model.estimator not in ("NMF", "MiniBatchNMF"):
-        raise ModelFileError(f"the model was made by {model.estimator!r}: this nmfcore knows NMF and MiniBatchNMF")
+        made = shortened(model.estimator)
+        raise ModelFileError(f"the model was made by {made!r}: this nmfcore knows NMF and MiniBatchNMF")
     parameters = dict(model.parameters)
-    if isinstance(parameters.get("dtype"), str):
-        parameters["dtype"] = np.dtype(parameters["dtype"]).type
+    written = shortened(model.versions.get("nmfcore", "unknown"), 30)
     try:
+        if isinstance(parameters.get("dtype"), str):
+            parameters["dtype"] = np.dtype(parameters["dtype"]).type
         estimator = getattr(estimators, model.estimator)(**parameters)
-    except TypeError as error:
-        written = model.versions.get("nmfcore", "unknown")
+        _compat.check_parameters(estimator)
+        if not estimator.tol and estimator.max_iter > _ENDLESS:
+            raise ValueError(f"max_iter = {estimator.max_iter:,} with tol = 0 means a transform without end")
+        state = dict(model.state or {})
+        private = {name: state.pop(name) for name in _OF_STREAM if name in state}
+        if state:
+            k, m = model.components.shape
+            estimator._memory = restored(state, m, k)
+            if set(private) != set(_OF_STREAM) or not all(map(_is_plain_number, private.values())):
+                raise ValueError("what partial_fit goes on from is not whole")
+            for name, value in private.items():
+                setattr(estimator, name, value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(
-            f"the model was written by nmfcore {written} and does not fit this one: {error}"
+            f"the model was written by nmfcore {written} and does not fit this one: {reason(error)}"
         ) from error
     estimator.components_ = model.components
     estimator.n_components_, estimator.n_features_in_ = model.components.shape
-    estimator.n_iter_ = model.n_iter
-    estimator.reconstruction_err_ = np.float64(model.reconstruction_err)
-    estimator.converged_ = model.converged
-    estimator.stop_reason_ = model.stop_reason
-    estimator.kkt_residual_ = model.kkt_residual
-    estimator.history_ = dict(model.history)
+    if model.feature_names is not None:
+        estimator.feature_names_in_ = np.array(model.feature_names, dtype=object)
+    if model.n_steps:
+        estimator.n_steps_ = model.n_steps
+    if model.n_iter or not model.n_steps:  # `partial_fit` sets none of these
+        estimator.n_iter_ = model.n_iter
+        estimator.reconstruction_err_ = np.float64(model.reconstruction_err)
+        estimator.converged_ = model.converged
+        estimator.stop_reason_ = model.stop_reason
+        estimator.kkt_residual_ = model.kkt_residual
+        estimator.history_ = dict(model.history)
     return estimator
+
+
+def _is_plain_number(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int | float) and math.isfinite(value))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import nmfcore
 import nmfcore.rows.memory
-from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
-from nmfcore.rows import disk, machine
+from nmfcore import NMF, MiniBatchNMF, RowBlocks, _files, non_negative_factorization
+from nmfcore.rows import disk
 from nmfcore.rows.memory import as_rows
 
 N, M, K = 9000, 200, 20  # several lanes, and several blocks of a lane where the test makes blocks small
@@ -465,7 +465,7 @@ def test_a_file_larger_than_the_cache_goes_past_it(held, group, expected, tmp_pa
     limit = tmp_path / "memory.max"
     if group is not None:
         limit.write_text(group)
-    monkeypatch.setattr(machine, "_CGROUPS", (str(limit),))
+    monkeypatch.setattr(_files, "CGROUPS", (str(limit),))
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": held // 1000, "SC_PAGE_SIZE": 1000}.__getitem__, raising=False)
     assert disk.NpyFile(path).direct is expected
 

@@ -97,7 +97,12 @@ def _app() -> Any:
                 show_default=False,
             ),
         ] = None,
-        k: Annotated[int, Option("-k", "--components", min=1, help="Number of parts to learn.")] = 16,
+        k: Annotated[
+            int | None,
+            Option(
+                "-k", "--components", min=1, help="Number of parts to learn.", show_default="16, or half of what fits"
+            ),
+        ] = None,
         solver: Annotated[
             str | None,
             Option(
@@ -149,6 +154,13 @@ def _app() -> Any:
             ),
         ] = None,
         rgb: Annotated[bool, Option("--rgb", help="Keep the colours of a folder's pictures.")] = False,
+        crop: Annotated[bool, Option("--crop", help="Cut off the edges of pictures of other proportions.")] = False,
+        background: Annotated[
+            str, Option(metavar="COLOUR", help="What transparent pictures are laid on: a name, or #rrggbb.")
+        ] = "white",
+        recursive: Annotated[
+            bool, Option("--recursive", help="Read the pictures in subfolders, too; their names are labels.")
+        ] = False,
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
         n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
@@ -205,7 +217,8 @@ def _app() -> Any:
                 "device": device,
             }
             shape = size_option(size)
-            code = command.fit(source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler)
+            how = {"crop": crop, "background": background, "recursive": recursive}
+            code = command.fit(source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler, how)
         raise typer.Exit(code)
 
     model = Argument(metavar="MODEL", help="The folder that nmfcore fit wrote.", show_default=False)

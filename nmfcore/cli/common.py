@@ -70,16 +70,21 @@ def open_model(folder: str, space: str | None = None) -> "SearchEngine":
 
 
 def read_pictures(
-    source: str | None, size: tuple[int, int] | None, skip_broken: bool, notes: Any, rgb: bool = False
+    source: str | None,
+    size: tuple[int, int] | None,
+    skip_broken: bool,
+    notes: Any,
+    rgb: bool = False,
+    how: dict[str, Any] | None = None,
 ) -> "Pictures":
     """Read a source under a progress bar, and say what was left out."""
     from ..images import InputError, read_source
 
     try:
-        with reading_bar(notes) as progress:
-            pictures = read_source(source, size, skip_broken, progress, mode="RGB" if rgb else "L")
-    except InputError as error:
-        raise Stop(str(error)) from error
+        with heard(notes), reading_bar(notes) as progress:
+            pictures = read_source(source, size, skip_broken, progress, mode="RGB" if rgb else "L", **(how or {}))
+    except (InputError, ValueError) as error:
+        raise Stop(" ".join(str(error).split())) from error
     except OSError as error:
         raise Stop(f"'{source}' cannot be read: {error.strerror or error}") from error
     say_skipped(pictures, notes)

@@ -26,6 +26,7 @@ WRITTEN = (
     *("search.json", "report.html"),  # what SearchEngine.save and nmfcore report add
 )
 _SHOWN = 10  # pictures in reconstructions.png
+_PARTS = 16  # to learn where nothing is said
 _REFRESH = 0.1  # seconds between updates of the progress bar
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
 
@@ -40,7 +41,7 @@ class _Result:
 
 def fit(
     source: str | None,
-    k: int,
+    k: int | None,
     settings: dict[str, Any],
     size: tuple[int, int] | None,
     skip_broken: bool,
@@ -49,10 +50,13 @@ def fit(
     rgb: bool = False,
     keep: bool | None = None,
     scheduler: str | None = None,
+    how: dict[str, Any] | None = None,
 ) -> int:
     """Run the command; return its exit code."""
     import numpy as np
     from rich.console import Console
+
+    from ..rows.disk import ReadError
 
     notes = Console(stderr=True)
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
@@ -60,9 +64,9 @@ def fit(
     _check_target(target, force)
     _check_device(settings["device"])
     try:
-        pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb)
-        pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb)
-        _check_k(k, pictures)
+        pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
+        pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
+        k = _checked_k(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
@@ -73,6 +77,8 @@ def fit(
             _write(folder, model, pictures, result.norm, keep)
     except MemoryError as error:
         raise Stop("not enough memory: give a smaller --size, or fewer pictures") from error
+    except ReadError as error:
+        raise Stop(str(error)) from error
     except OSError as error:
         raise Stop(about_writing(error, target)) from error
     _print_table(result, pictures, target)
@@ -84,7 +90,7 @@ def _target(source: str | None, out: Path | None) -> Path:
         return out.expanduser()
     if source is None:
         return Path("nmfcore-digits")
-    path = Path(source.partition("::")[0]).expanduser()
+    path = Path(os.path.expanduser(source.partition("::")[0]))  # which leaves the homes of unknown users alone
     name = path.name or path.resolve().name or "pictures"
     while (suffix := Path(name).suffix) and suffix.lower() in {".gz", ".csv", ".tsv", ".npy", ".npz", *SUFFIXES}:
         name = name.removesuffix(suffix)
@@ -121,13 +127,17 @@ def _check_device(device: str | None) -> None:
         raise Stop(str(error)) from error
 
 
-def _check_k(k: int, pictures: "Pictures") -> None:
+def _checked_k(k: int | None, pictures: "Pictures") -> int:
+    """Return the number of parts: by default 16, or half of what the data allows."""
     n, m = pictures.matrix.shape
+    if k is None:
+        return max(1, min(_PARTS, min(n, m) // 2))
     if k > min(n, m):
         raise Stop(
             f"{k} components are more than the data allows: with {n:,} samples of {m:,} features "
             f"-k can be at most {min(n, m)}"
         )
+    return k
 
 
 def _factorise(

@@ -2,19 +2,28 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, reading_bar, refusals, say_skipped
+from .common import Stop, heard, reading_bar, refusals, say_skipped
 
 if TYPE_CHECKING:
     from ..images import Pictures
 
-SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".zarr")
+SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad", ".zarr")
+_DENSE = 0.25  # of the memory that a sparse matrix of a store may take when it is made dense
 
 
 def read_store(
-    source: str | None, size: tuple[int, int] | None, memory: str | None, skip_broken: bool, notes: Any, rgb: bool
+    source: str | None,
+    size: tuple[int, int] | None,
+    memory: str | None,
+    skip_broken: bool,
+    notes: Any,
+    rgb: bool,
+    how: Mapping[str, Any] | None = None,
 ) -> "Pictures | None":
     """Return what `source` names without reading it; None if it is to be read into memory or mapped.
 
@@ -29,12 +38,12 @@ def read_store(
             parse_bytes(memory)
     except ValueError as error:
         raise Stop(f"--{error}") from error
-    path = Path((source or "").partition("::")[0]).expanduser()
+    path = Path(os.path.expanduser((source or "").partition("::")[0]))
     suffix = path.suffix.lower()
     if memory is not None and source is not None and suffix != ".zarr" and path.is_dir():
         try:
-            with refusals(), reading_bar(notes) as progress:
-                pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress)
+            with refusals(), heard(notes), reading_bar(notes) as progress:
+                pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress, **(how or {}))
         except OSError as error:
             raise Stop(f"the pictures of '{source}' cannot be kept beside it: {error.strerror or error}") from error
         say_skipped(pictures, notes)
@@ -46,6 +55,8 @@ def read_store(
             matrix = source_of(source, fold=True)
         except (ValueError, OSError) as error:
             raise Stop(str(error)) from error
+    if hasattr(matrix, "toarray"):
+        matrix = _dense(matrix, source)
     shape = getattr(matrix, "sample", None)
     pictures = Pictures(matrix=matrix, shape=shape if _is_picture(shape) else None, source=source)
     if size is not None and size != (pictures.shape or ())[:2]:
@@ -56,6 +67,19 @@ def read_store(
             )
         pictures = dataclasses.replace(pictures, shape=size)
     return pictures
+
+
+def _dense(X: Any, source: str) -> Any:
+    """Return a sparse matrix as a dense one, which plots and searches need."""
+    from .._files import machine_memory
+
+    needed, memory = math.prod(X.shape) * X.dtype.itemsize, machine_memory()
+    if memory is not None and needed > _DENSE * memory:
+        raise Stop(
+            f"'{source}' is a sparse matrix, {X.shape[0]:,} × {X.shape[1]:,}, which takes {needed / 1e9:,.1f} GB as a "
+            f"dense one: fit it in Python, with nmfcore.NMF(...).fit('{source}')"
+        )
+    return X.toarray()
 
 
 def _is_picture(shape: Any) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import re
 import warnings
 from abc import ABC
 from functools import partial
@@ -16,11 +18,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from .. import _compat, rows, scale
+from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
 from .._typing import Array, DType, Matrix, Seed
 from ..backends import cuda
 from ..loop.solve import Coded, Solution, code
+from ..minibatch import remembered
 from ..objective import EPSILON, Penalties, beta_of, divergence
 from ..rows import Rows
 from ..solvers import SOLVERS
@@ -211,9 +214,27 @@ class BaseNMF(
                 stacklevel=2,
             )
             state["callback"] = None
-        if "components_" in state:  # the machine that reads them may have no GPU; they are moved to where X is
+        if "components_" in state:  # a pickle is read without a GPU, too
             state["components_"] = cuda.to_host(state["components_"])
-        return state
+        if "_memory" in state:
+            state["_memory"] = remembered.plain(state["_memory"])
+        return {**state, "_nmfcore_version": __version__}
+
+    def __setstate__(self, state):
+        state = dict(state)
+        written = state.pop("_nmfcore_version", "0")
+        if _release(written) > _release(__version__):
+            raise ValueError(
+                f"this {type(self).__name__} was pickled by nmfcore {written}, and this is nmfcore {__version__}: "
+                "upgrade with pip install --upgrade nmfcore"
+            )
+        memory = state.get("_memory")
+        if isinstance(memory, dict):
+            m, k = np.shape(state["components_"])[::-1]
+            state["_memory"] = remembered.restored(memory, m, k)
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        missing = {each.name: each.default for each in parameters if each.default is not each.empty}
+        super().__setstate__({**missing, **state})
 
     # ---- what goes in --------------------------------------------------------------------------
 
@@ -531,3 +552,8 @@ def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
         interruption=None,
         still_falling=0.0,
     )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(int(number) for number in re.findall("[0-9]+", str(version))[:2])

@@ -189,6 +189,7 @@ class MiniBatchNMF(BaseNMF):
         "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions({"mu", "hals"})],
     }
+    __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "MiniBatchNMF (input X)"
 
     # Parameters of a subclass whose __init__ does not have all of ours.

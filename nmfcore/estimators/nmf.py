@@ -202,6 +202,7 @@ class NMF(BaseNMF):
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
+    __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "X in NMF"
 
     # Parameters of a subclass whose __init__ does not have all of ours.

@@ -1,33 +1,119 @@
-"""One picture decoded with Pillow: which files and formats count, upright, in 8 bits, of one size."""
+"""One picture file decoded with Pillow: its pages, upright, without transparency, in 8 bits, of one size."""
 
 from __future__ import annotations
 
 import functools
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from .._files import FileFault, check_regular, reason, shortened
+from ._metadata import without_metadata
 from ._shared import size_text
 
 PICTURE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
+    {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".pbm", ".pgm", ".png", ".apng", ".pnm", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
-# Pillow may open no other kind, whatever a file is called: some decoders of it start programs (EPS).
+# Pillow may open no other format, whatever a file is called: some of its decoders start programs (EPS).
 PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# A JPEG may hold more pictures, too (MPO); those are previews of the first one, so it counts as one picture.
+STACKS = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+# Files of these kinds often hold several pages, or more than 8 bits: they are looked through before they are decoded.
+LOOKED_THROUGH = frozenset({".apng", ".gif", ".jp2", ".pgm", ".pnm", ".tif", ".tiff", ".webp"})
 
 # Widths and heights are whole pixels, so two scans of one format differ by rounding: a 133×100
 # picture next to a 64×48 one is the same shape. Beyond 2 % a resize would visibly distort.
 ASPECT_TOLERANCE = 0.02
 ORIENTATION = 0x0112  # EXIF tag
+SUBFILE = 254  # TIFF tag; bit 0: the page is a smaller copy of another one
+LEAST_LEVELS, MOST_BITS = 256, 32
+SMALL_SHARE = 0.999  # of the pixels that may be dark beside a few bright ones before it is said
 
 Mode = Literal["L", "RGB"]
+T = TypeVar("T")
 
 
 class Broken(Exception):
     """Why one picture cannot be used."""
+
+
+class Damaged(Broken):
+    """Pillow could not decode a picture; what is wrong may be beside the pixels."""
+
+
+class OddShape(Broken):
+    """A picture would be distorted."""
+
+
+class LookFirst(Exception):
+    """A file holds several pages or more than 8 bits although its suffix does not suggest it."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How pictures become rows.
+
+    Attributes
+    ----------
+    mode : {"L", "RGB"}
+        Grey, or red, green and blue.
+    proportions : {"kept", "stretched", "cropped"}
+        What is done with a picture of other proportions than the rows have: it is refused, distorted, or its edges are
+        cut off.
+    background : tuple of (int, int, int)
+        The colour that shows through transparent pixels.
+    levels : int or None
+        How many grey levels of pictures with more than 8 bits become 256. None: not known yet; `decode_picture` then
+        takes the picture's own, and `fill_rows` raises `LookFirst`.
+    whose : str
+        What gives the size that others are compared with, for messages.
+    """
+
+    mode: Mode = "L"
+    proportions: str = "kept"
+    background: tuple[int, int, int] = (255, 255, 255)
+    levels: int | None = None
+    whose: str = "the first picture"
+
+    def plain(self) -> dict[str, Any]:
+        """Return what a model keeps, so that other pictures can be decoded alike."""
+        red, green, blue = self.background
+        return {
+            "proportions": self.proportions,
+            "background": f"#{red:02x}{green:02x}{blue:02x}",
+            "levels": LEAST_LEVELS if self.levels is None else self.levels,
+        }
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any] | None, mode: Mode) -> Decoding:
+        """Return the decoding that `plain` described; ValueError for a description that makes no sense."""
+        plain = {} if plain is None else dict(plain)
+        proportions, levels = plain.get("proportions", "kept"), plain.get("levels")
+        if proportions not in ("kept", "stretched", "cropped"):
+            raise ValueError(f"proportions must be kept, stretched or cropped, got {shortened(proportions)!r}")
+        if levels is not None and (
+            not isinstance(levels, int) or isinstance(levels, bool) or not LEAST_LEVELS <= levels <= 1 << MOST_BITS
+        ):
+            raise ValueError(f"levels must be a whole number from 256 on, got {shortened(levels)!r}")
+        return cls(mode, proportions, colour(plain.get("background", "white")), levels, "the pictures of the model")
+
+
+class Look(NamedTuple):
+    """What is known of a file before it is decoded."""
+
+    pages: tuple[int, ...]  # those to be read
+    copies: int  # pages of a TIFF file that are smaller copies of others
+    highest: int | None  # value of a pixel; None where all pages have 8 bits
+    lowest: int
+    below: tuple[int, ...]  # pixels below 2^8, 2^9, …, 2^32
+    deep_colour: bool  # whether there are more than 8 bits a colour, of which Pillow keeps the upper 8
 
 
 def pillow() -> Any:
@@ -38,74 +124,320 @@ def pillow() -> Any:
     return Image
 
 
-def is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and not file.is_dir()
-
-
 def check_mode(mode: str) -> None:
     if mode not in ("L", "RGB"):
         raise ValueError(f'mode must be "L" (grey) or "RGB", got {mode!r}')
 
 
+def colour(background: Any) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour that is named, written as "#rrggbb", or given as three numbers."""
+    if isinstance(background, str):
+        if background == "white":  # without Pillow, which tables do not need
+            return (255, 255, 255)
+        pillow()
+        from PIL import ImageColor
+
+        try:
+            red, green, blue = ImageColor.getrgb(background)[:3]
+        except ValueError:
+            pass
+        else:
+            return red, green, blue
+    elif (
+        isinstance(background, Sequence)
+        and len(background) == 3
+        and all(isinstance(part, int | np.integer) and 0 <= part <= 255 for part in background)
+    ):
+        red, green, blue = map(int, background)
+        return red, green, blue
+    raise ValueError(
+        f"background must be the name of a colour, like 'white', '#rrggbb', or three numbers from 0 to 255, "
+        f"got {shortened(background)!r}"
+    )
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of the formats that this Pillow was built with."""
+    """Return those of the formats that this Pillow was built with."""
     Image = pillow()
     Image.init()
     return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)
 
 
-def decode_picture(picture: Any, size: tuple[int, int] | None, mode: Mode, any_shape: bool) -> np.ndarray:
-    """Decode one picture (a file or Pillow's) to 8 bits of `size`; `any_shape` allows to distort it."""
-    from PIL import Image, ImageOps
+# --- what a file holds ----------------------------------------------------------------------------
+
+
+def look(file: Path) -> Look:
+    """Return the pages of a file, and the range of its values where they have more than 8 bits."""
+    return _with_picture(file, _looked)
+
+
+def _looked(picture: Any) -> Look:
+    pages, copies = _pages(picture)
+    highest, lowest, below = None, 0, np.zeros(MOST_BITS - 7, np.int64)
+    for page in pages:
+        _seek(picture, page)
+        if not picture.mode.startswith("I"):
+            continue
+        pixels = np.asarray(picture)
+        top, bottom = int(pixels.max()), int(pixels.min())
+        lowest = bottom if highest is None else min(lowest, bottom)
+        highest = max(top, highest or 0)
+        for place, bits in enumerate(range(8, MOST_BITS + 1)):
+            below[place] += pixels.size if top < 1 << bits else np.count_nonzero(pixels < 1 << bits)
+    deep = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", ()))
+    deep = deep and picture.mode in ("RGB", "RGBA", "LA")
+    return Look(pages, copies, highest, lowest, tuple(below.tolist()), deep)
+
+
+def _pages(picture: Any) -> tuple[tuple[int, ...], int]:
+    """Return the numbers of the pages to read, and how many others are smaller copies of them."""
+    count = getattr(picture, "n_frames", 1) if picture.format in STACKS else 1
+    if picture.format != "TIFF" or count == 1:
+        return tuple(range(count)), 0
+    pages = []
+    for page in range(count):
+        picture.seek(page)
+        if not int(picture.tag_v2.get(SUBFILE, 0)) & 1:
+            pages.append(page)
+    return tuple(pages) or (0,), count - max(1, len(pages))
+
+
+def levels_of(highest: int) -> int:
+    """Return the grey levels that become 256: the least power of two that holds all values."""
+    return max(LEAST_LEVELS, 1 << highest.bit_length())
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def decode_picture(picture: Any, size: tuple[int, int] | None, how: Decoding) -> np.ndarray:
+    """Decode the first page of a file, or a picture of Pillow's, to 8 bits of `size`; None: of its own size."""
+    ours = not isinstance(picture, pillow().Image)
+
+    def decoded(picture: Any) -> np.ndarray:
+        return _decoded(picture, size, how, ours)
+
+    return _with_picture(picture, decoded)
+
+
+def fill_rows(
+    file: Path, pages: Sequence[int], rows: np.ndarray, size: tuple[int, int], how: Decoding
+) -> list[str | OddShape | None]:
+    """Decode pages of a file to rows of a matrix; return for each why it cannot be used, or None."""
+
+    def fill(picture: Any) -> list[str | OddShape | None]:
+        if how.levels is None and (picture.mode.startswith("I") or len(_pages(picture)[0]) > 1):
+            raise LookFirst
+        reasons: list[str | OddShape | None] = []
+        for number, page in enumerate(pages):
+            try:
+                with _sentences():
+                    _seek(picture, page)
+                    rows[number] = _decoded(picture, size, how).reshape(-1)
+                reasons.append(None)
+            except OddShape as error:
+                reasons.append(error)
+            except Broken as error:
+                if len(pages) == 1:
+                    raise
+                reasons.append(str(error))
+        return reasons
 
     try:
-        with ExitStack() as opened:
-            if not isinstance(picture, Image.Image):
-                picture = opened.enter_context(_open_picture(picture))
-                if size is not None:
-                    if not any_shape:
-                        _check_aspect(picture, size)
-                    picture.draft(None, (2 * max(size),) * 2)  # a far too large JPEG is decoded at a fraction
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips at 255
-                wide = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
-                upright = Image.fromarray((wide >> 8).astype(np.uint8))
-            elif upright.mode == "F":
-                raise Broken("holds floating-point pixels; save it with 8 or 16 bits")
-            upright = upright.convert(mode)
-            if size is not None and upright.size != (size[1], size[0]):
-                upright = upright.resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3.0)
-            return np.asarray(upright)
+        return _with_picture(file, fill)
+    except OddShape as error:
+        return [error] * len(pages)
+    except Broken as error:
+        return [str(error)] * len(pages)
+
+
+def has_odd_shape(file: Path, pages: Sequence[int], size: tuple[int, int]) -> int:
+    """Return how many pages of a file have other proportions than `size`; those that cannot be read do not count."""
+
+    def count(picture: Any) -> int:
+        odd = 0
+        for page in pages:
+            picture.seek(page)
+            odd += _is_odd(_upright_size(picture.size, _orientation(picture)), size)
+        return odd
+
+    try:
+        return _with_picture(file, count)
     except Broken:
+        return 0
+
+
+class _sentences:
+    """Turns what Pillow raises into `Broken`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if error is None or isinstance(error, Broken | LookFirst | MemoryError) or not isinstance(error, Exception):
+            return
+        Image = pillow()
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise Broken("has too many pixels to be decoded safely") from error
+        if isinstance(error, FileNotFoundError):
+            raise Broken("does not exist: check the path") from error
+        if isinstance(error, FileFault):
+            raise Broken(str(error)) from error
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise Damaged("is not a picture that can be read") from error
+        raise Damaged(f"is broken ({reason(error)})") from error
+
+
+def _with_picture(file: Any, use: Callable[[Any], T]) -> T:
+    """Open a file and call use(picture); where that fails, once more without what the file holds beside the pixels."""
+    try:
+        return _attempt(file, use)
+    except Damaged:
+        plain = without_metadata(file)
+        if plain is None:
+            raise
+        try:
+            return _attempt(io.BytesIO(plain), use)
+        except Broken:
+            pass
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Broken("has too many pixels to be decoded safely") from error
-    except MemoryError:
-        raise
-    except FileNotFoundError as error:
-        raise Broken("does not exist: check the path") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise Broken(f"is broken ({error or type(error).__name__})") from error
+
+
+def _attempt(file: Any, use: Callable[[Any], T]) -> T:
+    Image = pillow()
+    with _sentences(), ExitStack() as opened:
+        if not isinstance(file, Image.Image):
+            file = opened.enter_context(_open_picture(file))
+        return use(file)
 
 
 def _open_picture(file: Path | BinaryIO) -> Any:
     Image = pillow()
+    if isinstance(file, str | os.PathLike):
+        check_regular(file)
+    picture = Image.open(file, formats=_formats())
     try:
-        picture = Image.open(file, formats=_formats())
-    except Image.UnidentifiedImageError as error:
-        raise Broken("is not a picture that can be read") from error
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and picture.width * picture.height > limit:
+        _check_pixels(picture)
+    except BaseException:
         picture.close()
-        raise Broken(f"has more than {limit:,} pixels, too many to be decoded safely")
+        raise
     return picture
 
 
-def _check_aspect(picture: Any, size: tuple[int, int]) -> None:
-    width, height = picture.size
-    if picture.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side
-        width, height = height, width
-    ratio = (width * size[0]) / (height * size[1])
-    if not 1 / (1 + ASPECT_TOLERANCE) <= ratio <= 1 + ASPECT_TOLERANCE:
-        raise Broken(f"has other proportions ({height}x{width}) than the first picture ({size_text(size)})")
+def _check_pixels(picture: Any) -> None:
+    limit = pillow().MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:
+        raise Broken(f"has more than {limit:,} pixels, too many to be decoded safely")
+
+
+def _seek(picture: Any, page: int) -> None:
+    if page or getattr(picture, "tell", int)():
+        picture.seek(page)
+        _check_pixels(picture)
+
+
+def _decoded(picture: Any, size: tuple[int, int] | None, how: Decoding, ours: bool = True) -> np.ndarray:
+    whole = picture.size
+    if size is not None and ours:
+        picture.draft(None, (2 * max(size),) * 2)  # a far too large JPEG is decoded at a fraction
+    drafted = picture.size != whole
+    picture.load()
+    turned = _orientation(picture)
+    shown = _turned(_in_8_bits(picture, how), turned)
+    if size is not None:
+        given = _upright_size(whole, turned) if drafted else shown.size
+        if how.proportions == "kept" and _is_odd(given, size):
+            raise OddShape(
+                f"has other proportions ({given[1]}x{given[0]}) than {how.whose} ({size_text((size[0], size[1]))})"
+            )
+        shown = _resized(shown, size, how.proportions == "cropped")
+    return np.asarray(shown)
+
+
+def _orientation(picture: Any) -> int:
+    """Return how a picture lies, as EXIF numbers it: 1 is upright, and so is one whose EXIF data cannot be read."""
+    try:
+        if picture.format == "JPEG" and "exif" not in picture.info and "xmp" not in picture.info:
+            return 1
+        turned = picture.getexif().get(ORIENTATION, 1)
+        return int(turned) if isinstance(turned, int) and 1 <= turned <= 8 else 1
+    except MemoryError:
+        raise
+    except Exception:  # almost anything: the data may be anything
+        return 1
+
+
+def _upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def _turned(picture: Any, orientation: int) -> Any:
+    if orientation == 1:
+        return picture
+    from PIL.Image import Transpose
+
+    return picture.transpose(
+        {
+            2: Transpose.FLIP_LEFT_RIGHT,
+            3: Transpose.ROTATE_180,
+            4: Transpose.FLIP_TOP_BOTTOM,
+            5: Transpose.TRANSPOSE,
+            6: Transpose.ROTATE_270,
+            7: Transpose.TRANSVERSE,
+            8: Transpose.ROTATE_90,
+        }[orientation]
+    )
+
+
+def _is_odd(given: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether (width, height) has other proportions than `size`, which is (height, width)."""
+    ratio = (given[0] * size[0]) / (given[1] * size[1])
+    return not 1 / (1 + ASPECT_TOLERANCE) <= ratio <= 1 + ASPECT_TOLERANCE
+
+
+def _in_8_bits(picture: Any, how: Decoding) -> Any:
+    """Return a picture without transparency in the mode that is asked for."""
+    Image = pillow()
+    if picture.mode == "F":
+        raise Broken("holds floating-point pixels; save it with 8 or 16 bits")
+    if picture.mode.startswith("I"):  # Pillow's own conversion clips at 255
+        clear = picture.info.get("transparency")
+        pixels = np.asarray(picture)
+        if pixels.size and int(pixels.min()) < 0:
+            raise Broken(f"holds negative pixels (down to {int(pixels.min()):,}); add an offset and save it again")
+        levels = levels_of(int(pixels.max(initial=0))) if how.levels is None else how.levels
+        shift = levels.bit_length() - 9  # of levels 2^8 · 2^shift
+        narrow = np.minimum(pixels >> shift if shift else pixels, 255).astype(np.uint8)
+        picture = Image.fromarray(narrow)
+        if isinstance(clear, int):
+            red, green, blue = how.background
+            picture = picture.convert("RGB")
+            picture.paste((red, green, blue), mask=Image.fromarray((pixels == clear).astype(np.uint8) * 255))
+    elif picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        shown = Image.new("RGBA", clear.size, (*how.background, 255))
+        shown.alpha_composite(clear)
+        picture = shown.convert("RGB")
+    return picture.convert(how.mode)
+
+
+def _resized(picture: Any, size: tuple[int, int], crop: bool) -> Any:
+    (height, width), box = size, None
+    if picture.size == (width, height):
+        return picture
+    if crop:
+        across, down = picture.size
+        if across * height > down * width:  # too wide
+            kept = down * width / height
+            box = ((across - kept) / 2, 0.0, (across + kept) / 2, float(down))
+        else:
+            kept = across * height / width
+            box = (0.0, (down - kept) / 2, float(across), (down + kept) / 2)
+    Resampling = pillow().Resampling
+    return picture.resize((width, height), Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+def with_levels(how: Decoding, levels: int) -> Decoding:
+    """Return a decoding whose grey levels are known."""
+    return replace(how, levels=levels)

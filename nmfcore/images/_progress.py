@@ -1,4 +1,4 @@
-"""How far the decoding is: the caller's callable, or a bar of rich's where someone can see it."""
+"""Progress of decoding: a callable of the caller's, or a bar of rich's on a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def showing(progress: Progress | bool | None) -> Iterator[Progress | None]:
-    """Turn what the caller wants to see into what is to be called."""
+    """Give the callable that reports progress: the caller's own, a bar's, or None."""
     if not isinstance(progress, bool):
         yield progress
         return
@@ -19,7 +19,7 @@ def showing(progress: Progress | bool | None) -> Iterator[Progress | None]:
 
 
 def _bar(shown: ExitStack) -> Progress | None:
-    """Show a bar of rich's until `shown` is closed, where someone can see it."""
+    """Show a bar of rich's until `shown` is closed; None where there is no terminal and no notebook."""
     try:
         from rich import progress as rich
         from rich.console import Console
@@ -32,7 +32,7 @@ def _bar(shown: ExitStack) -> Progress | None:
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
     try:
         bar = shown.enter_context(rich.Progress(*columns, console=console, transient=True))
-    except LiveError:  # the caller shows something of their own
+    except LiveError:  # the caller shows a display of rich's already
         return None
     task = bar.add_task("reading pictures")
     return lambda done, total: bar.update(task, completed=done, total=total)

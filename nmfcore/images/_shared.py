@@ -1,15 +1,27 @@
-"""What the readers of files share: packed files, and what shape a row of numbers folds to."""
+"""What the readers of files share: packed files, faults in sentences, and what shape a row of numbers folds to."""
 
 from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 
+from .._files import FileFault, check_regular
 from .pictures import InputError, Shape
+
+
+@contextmanager
+def sentences(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with it."""
+    try:
+        yield
+    except FileFault as fault:
+        raise InputError(f"'{path}' {fault}") from fault
 
 
 def is_gzip(path: Path) -> bool:
@@ -18,6 +30,7 @@ def is_gzip(path: Path) -> bool:
 
 
 def open_binary(path: Path) -> BinaryIO:
+    check_regular(path)
     return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip(path) else open(path, "rb")
 
 

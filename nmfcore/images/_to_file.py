@@ -29,7 +29,7 @@ def check_new(target: Path) -> None:
 def decode_to_file(
     out: Path, decode: Callable[[np.ndarray], None], kept: list[int], rows: int, shape: Shape
 ) -> np.ndarray:
-    """Let `decode` fill a memory-mapped .npy file; its rows that were not `kept` are closed up."""
+    """Let `decode` fill a memory-mapped .npy file, and move the rows that are `kept` together."""
     features = math.prod(shape)
     free = shutil.disk_usage(out.parent).free
     if rows * features > free:
@@ -56,23 +56,23 @@ def decode_to_file(
             file.seek(0)
             file.write(header)
             file.truncate(len(header) + len(kept) * features)
-        check_new(out)  # decoding took its time
+        check_new(out)  # the file may have appeared while pictures were decoded
     return cast(np.ndarray, np.load(out, mmap_mode="r", allow_pickle=False))
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Take the room on the disk at once: one that fills up under a memory map ends the process, it does not raise."""
+    """Reserve the space at once: writing to a memory map on a full disk ends the process instead of raising."""
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot reserve
             raise
 
 
 def _npy_header(rows: int, features: int) -> bytes:
-    """Return the header of an .npy file of uint8; numpy pads it, so its length does not depend on the numbers."""
+    """Return the header of a .npy file of uint8; numpy pads it, so that its length is the same for any shape."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (rows, features)})
     return head.getvalue()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import numpy as np
 
-from .._files import replacing, sync_folder
-from ._decoding import Mode, check_mode, is_picture
+from .._files import FileFault, map_npy, replacing, sync_folder
+from ._decoding import Decoding, Mode, check_mode, colour
+from ._listing import listing
 from ._progress import Progress
 from .folders import load_images
-from .pictures import InputError, Pictures, Shape
+from .pictures import InputError, Pictures
 
 __all__ = ["cached_images"]
 
-_CACHE = "nmfcore-pictures-1"
+_CACHE, _EARLIER = "nmfcore-pictures-2", ("nmfcore-pictures-1",)
 
 
 def cached_images(
@@ -27,13 +30,18 @@ def cached_images(
     mode: Mode = "L",
     skip_broken: bool = False,
     progress: Progress | bool | None = True,
+    *,
+    crop: bool = False,
+    background: str | Sequence[int] = "white",
+    recursive: bool = False,
+    labels: Literal["folder"] | None = "folder",
 ) -> Pictures:
     """Decode a folder of pictures once, into a file beside it, and map that file from then on.
 
     For a folder ``cats``, the matrix lies in ``cats.nmfcore.npy`` and what is known about it in
-    ``cats.nmfcore.json``, the size and date of the matrix included: one without the other, or of
-    another time, is not used. Both are made anew then, and when the names, sizes or dates of the
-    picture files have changed, or others are asked for.
+    ``cats.nmfcore.json``, the size and date of the matrix included. Both are made anew when one of
+    them is missing, damaged or of another time, when the names, sizes or dates of the picture files
+    have changed, and when pictures are asked for that were decoded in another way.
 
     Parameters
     ----------
@@ -47,6 +55,14 @@ def cached_images(
         As for `load_images`.
     progress : callable(done, total), bool or None
         As for `load_images`; not used if the pictures are decoded already.
+    crop : bool
+        As for `load_images`.
+    background : str or tuple of three int
+        As for `load_images`.
+    recursive : bool
+        As for `load_images`.
+    labels : {"folder", None}
+        As for `load_images`.
 
     Returns
     -------
@@ -56,7 +72,7 @@ def cached_images(
     Raises
     ------
     InputError
-        As `load_images`, or if a file is in the way that is no such cache.
+        As `load_images`, or when a file has the name of the cache and is none.
     ImportError
         When pictures are to be decoded and Pillow is missing.
     OSError
@@ -79,47 +95,64 @@ def cached_images(
     """
     check_mode(mode)
     root = Path(os.path.realpath(Path(folder).expanduser()))
-    if not root.is_dir():
-        raise InputError(f"there is no folder '{folder}': check the path")
+    found = listing(root, recursive)
     matrix, about = (root.with_name(f"{root.name}.nmfcore{suffix}") for suffix in (".npy", ".json"))
-    stats = [(file.name, file.stat()) for file in sorted(root.iterdir()) if is_picture(file)]
     asked = {
         "format": _CACHE,
         "size": None if size is None else list(size),
         "mode": mode,
         "skip_broken": skip_broken,
-        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "crop": crop,
+        "background": list(colour(background)),
+        "recursive": recursive,
+        "by_folder": labels == "folder",
+        "files": [[name, _size_and_date(file)] for name, file in zip(found.names, found.files, strict=True)],
     }
-    kept = _cache(about, matrix)
-    if kept is None or kept.get("matrix") != _stamp(matrix) or {name: kept.get(name) for name in asked} != asked:
-        if kept is not None:  # of other pictures: what describes a matrix never outlives it
-            about.unlink(missing_ok=True)
-            matrix.unlink(missing_ok=True)
-        new = root.with_name(f".{root.name}.nmfcore-{secrets.token_hex(6)}.npy")
-        try:
-            found = load_images(folder, size, mode, skip_broken, progress, out=new)
-            kept = {**asked, "shape": found.shape, "names": found.names, "skipped": found.skipped}
-            del found  # Windows renames no file that is mapped
-            with replacing(about) as file:  # until the matrix is there, it describes none
-                file.write(json.dumps({**kept, "matrix": _stamp(new)}).encode())
-            new.replace(matrix)
-            sync_folder(matrix.parent)
-        finally:
-            new.unlink(missing_ok=True)
-    shape, names, skipped = (tuple(kept[name]) for name in ("shape", "names", "skipped"))
-    return Pictures(np.load(matrix, mmap_mode="r"), cast(Shape, shape), names, None, str(folder), skipped)
+    cache = _cache(about, matrix)
+    pictures = None if cache is None else _pictures(cache, asked, matrix, str(folder))
+    if pictures is not None:
+        return pictures
+    if cache is not None:  # the description is removed first, so that it never describes another matrix
+        about.unlink(missing_ok=True)
+        matrix.unlink(missing_ok=True)
+    new = root.with_name(f".{root.name}.nmfcore-{secrets.token_hex(6)}.npy")
+    try:
+        made = load_images(
+            folder, size, mode, skip_broken, progress,
+            out=new, crop=crop, background=background, recursive=recursive, labels=labels,
+        )  # fmt: skip
+        cache = {
+            **asked,
+            "shape": made.shape,
+            "names": made.names,
+            "labels": None if made.labels is None else made.labels.tolist(),
+            "skipped": made.skipped,
+            "decoding": made.decoding,
+        }
+        del made  # Windows renames no file that is mapped
+        with replacing(about) as file:  # it describes no matrix until the new one has the right name
+            file.write(json.dumps({**cache, "matrix": _size_and_date(new)}).encode())
+        new.replace(matrix)
+        sync_folder(matrix.parent)
+    finally:
+        new.unlink(missing_ok=True)
+    pictures = _pictures(json.loads(about.read_bytes()), asked, matrix, str(folder))
+    if pictures is None:
+        raise InputError(f"'{matrix}' was changed by another program while it was written: run this once more")
+    return pictures
 
 
-def _stamp(matrix: Path) -> list[int] | None:
-    """Return size and date of a matrix, which stay when it is renamed; None if there is none."""
-    if not matrix.exists():
+def _size_and_date(file: Path) -> list[int] | None:
+    """Return size and date of a file, which stay when it is renamed; None where a link leads nowhere."""
+    try:
+        stat = file.stat()
+    except OSError:
         return None
-    stat = matrix.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
-    """Return what a cache says of itself, nothing of a matrix that is left alone; None if there is none."""
+    """Return what a cache says of itself, which is nothing for a matrix alone; None where there is no cache."""
     if not about.exists():
         if not matrix.exists():
             return None
@@ -127,18 +160,51 @@ def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
             return {}
         raise InputError(f"'{matrix}' is in the way, and no cache of pictures: move it")
     try:
-        kept = json.loads(about.read_bytes())
-        if kept["format"] == _CACHE:
-            return kept
-    except (ValueError, KeyError, TypeError):
+        cache = json.loads(about.read_bytes())
+        if cache["format"] in (_CACHE, *_EARLIER):
+            return cache
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
+    if matrix.exists() and _is_of_pixels(matrix) and _was_ours(about):
+        return {}
     raise InputError(f"'{about}' is in the way, and no cache of pictures: move it")
+
+
+def _was_ours(about: Path) -> bool:
+    """Whether a damaged description was one of a cache."""
+    try:
+        with open(about, "rb") as file:
+            return b"nmfcore-pictures-" in file.read(1 << 20)
+    except OSError:
+        return False
+
+
+def _pictures(cache: dict[str, Any], asked: dict[str, Any], matrix: Path, source: str) -> Pictures | None:
+    """Return the pictures of a cache; None if it holds others than those asked for, or is damaged."""
+    if {name: cache.get(name) for name in asked} != asked or cache.get("matrix") != _size_and_date(matrix):
+        return None
+    try:
+        rows = map_npy(matrix)
+        shape, names, skipped = (tuple(cache[name]) for name in ("shape", "names", "skipped"))
+        labels = None if cache["labels"] is None else np.array(cache["labels"], dtype=str)
+        decoding = Decoding.of(cache["decoding"], asked["mode"]).plain()
+        whole = (
+            rows.dtype == np.uint8
+            and rows.shape == (len(names), math.prod(shape))
+            and len(shape) == (3 if asked["mode"] == "RGB" else 2)
+            and all(isinstance(side, int) and side > 0 for side in shape)
+            and all(isinstance(text, str) for text in (*names, *skipped))
+            and (labels is None or labels.shape == (len(names),))
+        )
+    except (FileFault, OSError, ValueError, KeyError, TypeError):
+        return None
+    return Pictures(rows, shape, names, labels, source, skipped, decoding) if whole else None
 
 
 def _is_of_pixels(matrix: Path) -> bool:
     """Whether a file has the type and the number of dimensions of a cache's matrix."""
     try:
-        array = np.load(matrix, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, AttributeError):
+        array = map_npy(matrix)
+    except (OSError, ValueError):
         return False
     return bool(array.dtype == np.uint8 and array.ndim == 2)

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 import math
 import os
-import re
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from ._decoding import Broken, Mode, check_mode, decode_picture, is_picture, pillow
+from .._files import machine_memory
+from ._decoding import (
+    LEAST_LEVELS,
+    LOOKED_THROUGH,
+    SMALL_SHARE,
+    Broken,
+    Decoding,
+    Look,
+    LookFirst,
+    Mode,
+    OddShape,
+    check_mode,
+    colour,
+    decode_picture,
+    fill_rows,
+    has_odd_shape,
+    levels_of,
+    look,
+    pillow,
+    with_levels,
+)
+from ._listing import Listing, listing
 from ._progress import Progress, showing
 from ._shared import size_text
 from ._to_file import check_new, decode_to_file
@@ -22,7 +43,10 @@ from .pictures import InputError, Pictures, Shape
 
 __all__ = ["load_images"]
 
+logger = logging.getLogger("nmfcore")
+
 _PER_TASK = 32  # pictures decoded per task of the thread pool
+_FEW_LEVELS = 32  # of 256: fewer are said
 
 
 def load_images(
@@ -33,23 +57,33 @@ def load_images(
     progress: Progress | bool | None = True,
     *,
     out: str | os.PathLike[str] | None = None,
+    crop: bool = False,
+    background: str | Sequence[int] = "white",
+    recursive: bool = False,
+    labels: Literal["folder"] | None = "folder",
+    decoding: Mapping[str, Any] | None = None,
 ) -> Pictures:
     """Decode a folder of pictures into one uint8 matrix, grey or in colour.
 
-    Files are taken in natural order (``2.jpg`` before ``10.jpg``), turned upright as their EXIF
-    data says, and converted to 8 bits. Files without a picture's suffix, hidden files and
-    subfolders are passed over.
+    Files are taken in natural order (``2.jpg`` before ``10.jpg``) and turned upright as their EXIF
+    data says; metadata that cannot be read is ignored. Every page of a TIFF, GIF, WebP or animated
+    PNG file is a row; pages that are smaller copies of others are left out. Hidden files are
+    passed over in silence; how many others were passed over, by suffix, goes to the log
+    ``nmfcore``, and a warning says so where they are pictures.
 
     Parameters
     ----------
     folder : path-like
-        Folder with picture files.
+        Folder with picture files, or one file with several pages.
     size : tuple of (height, width) or None
         Size of every picture, whatever its proportions. None takes the first picture's size;
         pictures of another size but the same proportions (within 2 %) are resized to it, others
         are errors: resizing would distort them.
     mode : {"L", "RGB"}
-        Grey, or red, green and blue.
+        Grey, or red, green and blue, with 8 bits each. Pictures with more grey levels are scaled by
+        one power of two for the whole folder: the least one that brings the highest value of all
+        of them into 8 bits. So 4,096 levels are divided by 16, and 256 levels stored with 16 bits
+        stay what they are. A warning says where that leaves few levels.
     skip_broken : bool
         Leave out pictures that cannot be decoded, or would be distorted, and name them in
         ``skipped``.
@@ -59,6 +93,20 @@ def load_images(
     out : path-like or None
         A ``.npy`` file to hold the matrix instead of memory; it must not exist yet. It is written
         beside and renamed when it is complete, and ``matrix`` is then a read-only memory map of it.
+    crop : bool
+        Cut off the edges of pictures of other proportions, instead of refusing or distorting them:
+        the largest part in the middle that has the proportions of `size` is kept.
+    background : str or tuple of three int
+        The colour that transparent pictures are laid on: a name, "#rrggbb", or red, green and blue
+        from 0 to 255. What lies beneath transparent pixels does not matter.
+    recursive : bool
+        Whether pictures in subfolders, and in theirs, are read, too.
+    labels : {"folder", None}
+        With `recursive`, "folder" makes the name of the subfolder of `folder` that a picture lies
+        in its label, and "" the label of pictures that lie in none. None gives no labels.
+    decoding : mapping or None
+        ``decoding`` of other pictures or of a model, to decode these like those: it replaces `crop`
+        and `background`, and says how many grey levels become 256.
 
     Returns
     -------
@@ -94,132 +142,253 @@ def load_images(
     ((4, 6, 3), (2, 72))
     """
     check_mode(mode)
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise InputError(f"there is no folder '{root}': check the path")
-    files = sorted((file for file in root.iterdir() if is_picture(file)), key=lambda file: _natural(file.name))
-    if not files:
-        raise InputError(_empty_folder(root))
+    if labels not in ("folder", None):
+        raise ValueError(f'labels must be "folder" or None, got {labels!r}')
+    how = _decoding(decoding, mode, size is not None, crop, background)
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1 pixels, got {size_text(size)}")
+    root = Path(folder).expanduser()
     target = None if out is None else Path(out).expanduser()
     if target is not None:
         check_new(target)
-
+    found = Listing([root], [root.name]) if root.is_file() else listing(root, recursive)
+    given = found.labels() if recursive and labels == "folder" else None
+    task = _Task(root, found, given, size, how, skip_broken, target)
     with warnings.catch_warnings(), showing(progress) as show:
         warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error below
         warnings.simplefilter("error", pillow().DecompressionBombWarning)
-        return _decode_all(root, files, size, mode, skip_broken, show, target)
+        try:
+            pictures = task.run(show, any(file.suffix.lower() in LOOKED_THROUGH for file in found.files))
+        except LookFirst:  # suffixes do not say what the files are
+            pictures = task.run(show, True)
+    for text in task.said:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return pictures
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key: runs of digits count as numbers; the name itself breaks ties."""
-    parts = re.split(r"([0-9]+)", name.casefold())  # text and digits alternate, so like is compared with like
-    return [int(part) if odd else part for part, odd in zip(parts, itertools.cycle((False, True)), strict=False)], name
+def _decoding(
+    decoding: Mapping[str, Any] | None, mode: Mode, sized: bool, crop: bool, background: str | Sequence[int]
+) -> Decoding:
+    if decoding is not None:
+        return Decoding.of(decoding, mode)
+    return Decoding(mode, "cropped" if crop else "stretched" if sized else "kept", colour(background))
 
 
-def _empty_folder(root: Path) -> str:
-    message = f"the folder '{root}' holds no pictures (jpg, png, tif, pgm, bmp, gif, webp)"
-    entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
-        if entry.is_dir() and any(is_picture(file) for file in entry.iterdir()):
-            return f"{message}; its subfolder does: give '{entry}'"
-        if entry.suffix.lower() in {".gz", ".csv", ".npy", ".npz"}:
-            return f"{message}; to read a file in it, give the file itself, like '{entry}'"
-    return f"{message}: give a folder that does"
+@dataclass
+class _Page:
+    """One row: a file and the page of it."""
+
+    file: Path
+    name: str
+    page: int
+    label: str | None
 
 
-def _advice(reason: str) -> str:
-    if "proportions" in reason:
-        return "give --size HEIGHTxWIDTH to resize all to one size, or --skip-broken to leave it out"
+@dataclass
+class _Task:
+    """A folder that is being decoded."""
+
+    root: Path
+    found: Listing
+    labels: list[str] | None
+    size: tuple[int, int] | None
+    how: Decoding
+    skip_broken: bool
+    out: Path | None
+    said: list[str] = field(default_factory=list)
+
+    def run(self, progress: Progress | None, looked_through: bool) -> Pictures:
+        """Decode everything; raise `LookFirst` if files are to be looked through before that."""
+        self.said, skipped, how, size = [], [], self.how, self.size
+        pages = self._pages([None] * len(self.found.files))
+        if looked_through:
+            looks = self._looks()
+            pages = self._pages(looks)
+            how = with_levels(how, how.levels or self._levels(looks))
+
+        def refuse(page: _Page, reason: str | OddShape) -> None:
+            if not self.skip_broken:
+                odd = isinstance(reason, OddShape)
+                many = self._odd_shapes(pages, size) if odd and size is not None else ""
+                raise InputError(f"'{page.file}' {reason}{many}: {_advice(odd, self.how.whose)}")
+            skipped.append(f"'{page.name}' {reason}")
+
+        total = len(pages)
+        while size is None and pages:
+            try:
+                height, width = decode_picture(pages[0].file, None, how).shape[:2]
+                size = (height, width)
+            except Broken as error:
+                refuse(pages[0], str(error))
+                pages = pages[1:]
+        kept: list[int] = []
+        black = 0
+
+        def decode(matrix: np.ndarray) -> None:
+            """Fill the rows of the matrix, and note which are good."""
+            nonlocal black
+
+            def fill(rows: range) -> tuple[list[str | OddShape | None], int]:
+                reasons: list[str | OddShape | None] = []
+                for run in _of_one_file(pages, rows):
+                    numbers = [pages[row].page for row in run]
+                    filled = matrix[run.start : run.stop]
+                    reasons += fill_rows(pages[run.start].file, numbers, filled, size, how)  # type: ignore[arg-type]
+                good = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+                return reasons, sum(not matrix[row].any() for row in good)
+
+            tasks = list(_tasks(pages))
+            pool = ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures")
+            try:
+                for rows, (reasons, dark) in zip(tasks, pool.map(fill, tasks), strict=True):
+                    black += dark
+                    for row, reason in zip(rows, reasons, strict=True):
+                        if reason is None:
+                            kept.append(row)
+                        else:
+                            refuse(pages[row], reason)
+                    if progress is not None:
+                        progress(len(kept) + len(skipped), total)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            if not kept:
+                raise InputError(none_left())
+
+        def none_left() -> str:
+            return f"none of the {total} pictures in '{self.root}' can be read; the first: {skipped[0]}"
+
+        if size is None:
+            raise InputError(none_left())
+        shape: Shape = size if how.mode == "L" else (*size, 3)
+        if self.out is None:
+            matrix = _allocate(self.root, len(pages), shape)
+            decode(matrix)
+            if len(kept) < len(matrix):
+                matrix = matrix[kept]
+        else:
+            matrix = decode_to_file(self.out, decode, kept, len(pages), shape)
+        if black == len(kept):
+            self.said.append(f"all {black:,} pictures of '{self.root}' are black: every pixel of them is 0")
+        elif black:
+            logger.info("%s of %s pictures of '%s' are black", f"{black:,}", f"{len(kept):,}", self.root)
+        names = tuple(pages[row].name for row in kept)
+        labels = None if self.labels is None else np.array([pages[row].label for row in kept])
+        return Pictures(matrix, shape, names, labels, str(self.root), tuple(skipped), how.plain())
+
+    def _looks(self) -> list[Look | None]:
+        """Look through all files; None for those that cannot be read, which is reported when they are decoded."""
+
+        def one(file: Path) -> Look | None:
+            try:
+                return look(file)
+            except Broken:
+                return None
+
+        with ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures") as pool:
+            return list(pool.map(one, self.found.files))
+
+    def _pages(self, looks: Sequence[Look | None]) -> list[_Page]:
+        """Return the rows: every page of every file."""
+        pages, stacks, copies = [], 0, 0
+        for number, (file, name, seen) in enumerate(zip(self.found.files, self.found.names, looks, strict=True)):
+            numbers = (0,) if seen is None else seen.pages
+            copies += 0 if seen is None else seen.copies
+            stacks += len(numbers) > 1
+            label = None if self.labels is None else self.labels[number]
+            for page in numbers:
+                pages.append(_Page(file, f"{name}#{page + 1}" if len(numbers) > 1 else name, page, label))
+        if stacks:
+            logger.info("%s of '%s' hold several pages: %s rows", _files(stacks), self.root, f"{len(pages):,}")
+        if copies:
+            logger.info("%s smaller copies of pages in TIFF files of '%s' are left out", f"{copies:,}", self.root)
+        return pages
+
+    def _levels(self, looks: Sequence[Look | None]) -> int:
+        """Return how many grey levels become 256 in the whole folder, and note where little is left of them."""
+        seen = [each for each in looks if each is not None]
+        deep = [each for each in seen if each.highest is not None]
+        colours = sum(each.deep_colour for each in seen)
+        if colours:
+            self.said.append(
+                f"{_files(colours)} of '{self.root}' hold 16 bits for each colour, of which the upper 8 are read: save "
+                "them with 8 bits if they use only a part of the range"
+            )
+        if not deep:
+            return LEAST_LEVELS
+        highest, lowest = max(each.highest or 0 for each in deep), min(each.lowest for each in deep)
+        levels = levels_of(highest)
+        below = np.sum([each.below for each in deep], axis=0)
+        most = 1 << (8 + int(np.argmax(below >= SMALL_SHARE * below[-1])))  # nearly all pixels are below it
+        scale = levels // LEAST_LEVELS
+        if scale > 1:
+            logger.info(
+                "%s of '%s' have more than 8 bits: %s grey levels become 256, in all of them alike",
+                _files(len(deep)), self.root, f"{levels:,}",
+            )  # fmt: skip
+        left = max(1, (min(highest, most - 1) - max(lowest, 0)) // scale + 1)
+        if scale > 1 and left < _FEW_LEVELS:
+            self.said.append(
+                f"nearly all pixels of the pictures of '{self.root}' with more than 8 bits lie from {lowest:,} to "
+                f"{min(highest, most - 1):,}, and the highest is {highest:,}: {left} of 256 grey levels are left for "
+                "them; scale the pictures to their range and save them again"
+            )
+        return levels
+
+    def _odd_shapes(self, pages: Sequence[_Page], size: tuple[int, int]) -> str:
+        """Say how many pictures have other proportions."""
+        runs = list(_of_one_file(pages, range(len(pages))))
+
+        def count(run: range) -> int:
+            return has_odd_shape(pages[run.start].file, [pages[row].page for row in run], size)
+
+        with ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures") as pool:
+            return f", as {sum(pool.map(count, runs)):,} of {len(pages):,} pictures have"
+
+
+def _advice(odd_shape: bool, whose: str) -> str:
+    if odd_shape and whose.endswith("model"):
+        return "crop the picture, or fit with --crop or --size"
+    if odd_shape:
+        return (
+            "give --size HEIGHTxWIDTH to resize all to one size, --crop to cut off their edges, or --skip-broken to "
+            "leave them out"
+        )
     return "repair or remove it, or give --skip-broken to leave it out"
 
 
-def _decode_all(
-    root: Path,
-    files: Sequence[Path],
-    size: tuple[int, int] | None,
-    mode: Mode,
-    skip_broken: bool,
-    progress: Progress | None,
-    out: Path | None,
-) -> Pictures:
-    any_shape = size is not None
-    skipped: list[str] = []
-
-    def refuse(file: Path, reason: str) -> None:
-        if not skip_broken:
-            raise InputError(f"'{file}' {reason}: {_advice(reason)}")
-        skipped.append(f"'{file.name}' {reason}")
-
-    while size is None and files:
-        try:
-            height, width = decode_picture(files[0], None, mode, True).shape[:2]
-            size = (height, width)
-        except Broken as error:
-            refuse(files[0], str(error))
-            files = files[1:]
-    total = len(files) + len(skipped)
-    kept: list[int] = []
-
-    def decode(matrix: np.ndarray) -> None:
-        """Fill the rows of the matrix, and note which are good."""
-
-        def task(start: int) -> list[str | None]:
-            stop = min(start + _PER_TASK, len(files))
-            return [_decode_row(files[i], matrix[i], size, mode, any_shape) for i in range(start, stop)]
-
-        starts = range(0, len(files), _PER_TASK)
-        pool = ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures")
-        try:
-            for start, reasons in zip(starts, pool.map(task, starts), strict=True):
-                for index, reason in enumerate(reasons, start):
-                    if reason is None:
-                        kept.append(index)
-                    else:
-                        refuse(files[index], reason)
-                if progress is not None:
-                    progress(len(kept) + len(skipped), total)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        if not kept:
-            raise InputError(nothing())
-
-    def nothing() -> str:
-        return f"none of the {total} pictures in '{root}' can be read; the first: {skipped[0]}"
-
-    if size is None:
-        raise InputError(nothing())
-    shape: Shape = size if mode == "L" else (*size, 3)
-    if out is None:
-        matrix = _allocate(root, len(files), shape)
-        decode(matrix)
-        if len(kept) < len(matrix):
-            matrix = matrix[kept]
-    else:
-        matrix = decode_to_file(out, decode, kept, len(files), shape)
-    return Pictures(matrix, shape, tuple(files[index].name for index in kept), None, str(root), tuple(skipped))
+def _files(number: int) -> str:
+    return f"{number:,} file{'s' * (number != 1)}"
 
 
-def _decode_row(file: Path, row: np.ndarray, size: tuple[int, int] | None, mode: Mode, any_shape: bool) -> str | None:
-    try:
-        row[:] = decode_picture(file, size, mode, any_shape).reshape(-1)
-    except Broken as error:
-        return str(error)
-    return None
+def _tasks(pages: Sequence[_Page]) -> Iterator[range]:
+    """Cut the rows into tasks of several files; the pages of a file are read in order, by one thread."""
+    start = 0
+    for run in _of_one_file(pages, range(len(pages))):
+        if run.stop - start >= _PER_TASK:
+            yield range(start, run.stop)
+            start = run.stop
+    if start < len(pages):
+        yield range(start, len(pages))
+
+
+def _of_one_file(pages: Sequence[_Page], rows: range) -> Iterator[range]:
+    """Cut rows into runs whose pages lie in one file."""
+    start = rows.start
+    for row in rows:
+        if pages[row].file != pages[start].file:
+            yield range(start, row)
+            start = row
+    if start < rows.stop:
+        yield range(start, rows.stop)
 
 
 def _allocate(root: Path, rows: int, shape: Shape) -> np.ndarray:
     features = math.prod(shape)
-    needed = rows * features
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        memory = sys.maxsize
-    if needed > memory:
+    memory = machine_memory()
+    if memory is not None and rows * features > memory:
         raise InputError(
-            f"{rows} pictures of {size_text((shape[0], shape[1]))} from '{root}' need {needed / 1e9:.1f} GB, this "
-            f"machine has {memory / 1e9:.1f} GB: give a smaller --size HEIGHTxWIDTH, or a file to hold them (out=)"
+            f"{rows} pictures of {size_text((shape[0], shape[1]))} from '{root}' need {rows * features / 1e9:.1f} GB, "
+            f"this machine has {memory / 1e9:.1f} GB: give a smaller --size HEIGHTxWIDTH, or a file to hold them (out=)"
         )
     return np.empty((rows, features), np.uint8)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ._shared import filled, folded, is_gzip, open_binary
+from .._files import DEFLATE, FileFault, check_memory, faults
+from ._shared import filled, folded, is_gzip, open_binary, sentences
 from .pictures import InputError, Pictures
 
 __all__ = ["read_idx"]
@@ -51,6 +51,11 @@ def read_idx(path: str | os.PathLike[str]) -> Pictures:
     [[0, 1, 2], [3, 4, 5]]
     """
     path = Path(path)
+    with sentences(path):
+        return _read_idx(path)
+
+
+def _read_idx(path: Path) -> Pictures:
     pixels = _idx_array(path)
     if pixels.ndim == 1:
         raise InputError(f"'{path}' holds one number per sample (labels?), not pictures: give the file with the images")
@@ -71,14 +76,14 @@ def read_idx(path: str | os.PathLike[str]) -> Pictures:
 def _idx_header(path: Path) -> tuple[np.dtype, tuple[int, ...]] | None:
     """Type and shape, or None when this is no IDX file."""
     try:
-        with open_binary(path) as file:
+        with faults(), open_binary(path) as file:
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES or not 1 <= magic[3] <= 4:
                 return None
             sizes = file.read(4 * magic[3])
             if len(sizes) < 4 * magic[3]:
                 return None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
+    except FileFault:  # of another kind, or damaged so early that its kind cannot be told
         return None
     return np.dtype(IDX_TYPES[magic[2]]), tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
 
@@ -101,20 +106,22 @@ def _idx_array(path: Path) -> np.ndarray:
         if dtype.itemsize == 1 and count:
             return np.memmap(path, dtype.newbyteorder("="), "r", offset, shape)
         return np.fromfile(path, dtype, count, offset=offset).astype(dtype.newbyteorder("=")).reshape(shape)
-    if promised > 1100 * stored:  # more than deflate can pack: do not reserve memory for a false promise
+    if promised > DEFLATE * stored:  # more than deflate can pack
         raise damaged
-    numbers = np.empty(count, dtype)
+    check_memory(promised)
+    numbers = np.empty(count, dtype)  # memory that was checked above
     view = memoryview(numbers.view(np.uint8))  # type: ignore[arg-type]
     try:
-        with gzip.open(path, "rb") as file:
+        with faults(), gzip.open(path, "rb") as file:
             file.read(offset)
             filled = 0
             while filled < promised and (got := file.readinto(view[filled : filled + (1 << 20)])):
                 filled += got
-            if filled < promised or file.read(1):
-                raise damaged
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise damaged from error
+            whole = filled == promised and not file.read(1)
+    except FileFault as fault:
+        raise damaged from fault
+    if not whole:
+        raise damaged
     return numbers.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 

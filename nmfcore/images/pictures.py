@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class InputError(ValueError):
     True
     """
 
-    __module__ = "nmfcore.images"  # tracebacks show the name that is imported
+    __module__ = "nmfcore.images"  # the name that is imported
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Pictures:
     shape : tuple of (int, int) or (int, int, 3), or None
         Height and width a row folds back to, and 3 if it is in colour.
     names : tuple of str or None
-        File names of pictures from a folder, in the order of the rows.
+        File names of pictures from a folder, in the order of the rows: "cats/1.png" below it,
+        "stack.tif#3" for the third page of a file.
     labels : ndarray of shape (n_samples,) or None
         Labels that came with the pictures, integers or strings; `read_csv` says how rows without
         one are marked among others.
@@ -43,6 +45,10 @@ class Pictures:
         Where they came from.
     skipped : tuple of str
         One sentence per picture that was left out.
+    decoding : dict or None
+        How picture files became rows, so that others can be decoded alike: "proportions" ("kept",
+        "stretched" or "cropped"), "background" ("#rrggbb"), and "levels", the number of grey levels
+        that became 256. None where no picture file was decoded.
 
     Examples
     --------
@@ -58,6 +64,16 @@ class Pictures:
     labels: np.ndarray | None = None
     source: str = ""
     skipped: tuple[str, ...] = ()
+    decoding: dict[str, Any] | None = None
+
+    __module__ = "nmfcore.images"  # the name that is imported
+
+    def __repr__(self) -> str:
+        n, m = self.matrix.shape
+        folded = "" if self.shape is None else f" ({'×'.join(map(str, self.shape))})"
+        known = [what for what in ("names", "labels") if getattr(self, what) is not None]
+        also = f", with {' and '.join(known)}" if known else ""
+        return f"Pictures of '{self.source}': {n:,} rows × {m:,} features{folded}, {self.matrix.dtype}{also}"
 
     def title(self, row: int) -> str:
         """Return what to write over the picture in `row`: name, label or number.

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._decoding import Broken, Mode, decode_picture, pillow
+from ._decoding import Broken, Decoding, Mode, OddShape, decode_picture, pillow
 from .pictures import InputError, Shape
 
 __all__ = ["picture_row"]
 
 
-def picture_row(picture: Any, shape: Shape) -> np.ndarray:
+def picture_row(picture: Any, shape: Shape, *, decoding: Mapping[str, Any] | None = None) -> np.ndarray:
     """Make one picture a row like those of a model, to be coded and searched by.
 
     It is turned upright, converted to grey or colour, and resized, as `load_images` does with the
@@ -31,6 +32,9 @@ def picture_row(picture: Any, shape: Shape) -> np.ndarray:
         that of a row.
     shape : tuple of (height, width) or (height, width, 3)
         The picture shape of the model.
+    decoding : mapping or None
+        ``decoding`` of the model, so that the picture is treated like those that it was made of: one
+        of other proportions is refused, distorted or cropped as they were. None distorts it.
 
     Returns
     -------
@@ -39,7 +43,8 @@ def picture_row(picture: Any, shape: Shape) -> np.ndarray:
     Raises
     ------
     InputError
-        When the picture cannot be read, has too many pixels, or the array holds no picture.
+        When the picture cannot be read, has too many pixels or other proportions, or the array
+        holds no picture.
     ImportError
         When Pillow is missing.
 
@@ -68,7 +73,10 @@ def picture_row(picture: Any, shape: Shape) -> np.ndarray:
         elif isinstance(picture, str | os.PathLike):
             picture = Path(picture).expanduser()
             name = f"'{picture}'"
-        return decode_picture(picture, (shape[0], shape[1]), mode, True).reshape(-1)
+        how = Decoding.of({"proportions": "stretched"} if decoding is None else decoding, mode)
+        return decode_picture(picture, (shape[0], shape[1]), how).reshape(-1)
+    except OddShape as error:
+        raise InputError(f"{name} {error}: crop the picture, or fit with --crop or --size") from error
     except Broken as error:
         raise InputError(f"{name} {error}") from error
 

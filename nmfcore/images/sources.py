@@ -1,18 +1,20 @@
-"""Pictures from whatever a source is: the reader that fits it is found and called."""
+"""Pictures from any kind of source: the reader that fits it is found and called."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from ._decoding import PICTURE_SUFFIXES, Mode
+from .._files import FileFault, check_regular, shortened
+from ._decoding import PICTURE_SUFFIXES, Broken, Mode, look
 from ._progress import Progress
-from ._shared import size_text
-from .arrays import read_npy
+from ._shared import sentences, size_text
+from .arrays import named, read_npy
 from .folders import load_images
 from .idx import _idx_header, read_idx
 from .pictures import InputError, Pictures
@@ -30,14 +32,20 @@ def read_source(
     progress: Progress | bool | None = None,
     *,
     mode: Mode = "L",
+    crop: bool = False,
+    background: str | Sequence[int] = "white",
+    recursive: bool = False,
+    labels: Literal["folder"] | None = "folder",
+    decoding: Mapping[str, Any] | None = None,
 ) -> Pictures:
-    """Read pictures from whatever `source` is.
+    """Read pictures from a folder or a file, whatever its kind.
 
     Parameters
     ----------
     source : path-like or None
-        None for scikit-learn's bundled digits, a folder of pictures, an IDX file (``.gz`` or
-        not), a ``.csv`` or ``.tsv`` table (``.gz`` or not), a ``.npy`` or a ``.npz`` file.
+        None for scikit-learn's bundled digits, a folder of pictures, a TIFF, GIF, WebP or PNG file
+        with several pages, an IDX file (``.gz`` or not), a ``.csv``, ``.tsv`` or ``.txt`` table
+        (``.gz`` or not), a ``.npy`` or a ``.npz`` file ("FILE::NAME" for one array of several).
     size : tuple of (height, width) or None
         Pictures in a folder are resized to it. For a matrix it states how a row folds to a picture,
         in colour if a row has three numbers to the pixel.
@@ -47,6 +55,16 @@ def read_source(
         As in `load_images`.
     mode : {"L", "RGB"}
         How pictures in a folder are decoded: grey, or in colour. A matrix is taken as it is.
+    crop : bool
+        As for `load_images`.
+    background : str or tuple of three int
+        As for `load_images`.
+    recursive : bool
+        As for `load_images`.
+    labels : {"folder", None}
+        As for `load_images`.
+    decoding : mapping or None
+        As for `load_images`.
 
     Returns
     -------
@@ -70,15 +88,32 @@ def read_source(
     """
     if source is None:
         return _with_size(_read_digits(), size)
-    path = Path(source).expanduser()
+    path, name = named(source)
     try:
-        if path.is_dir():
-            return load_images(path, size, mode, skip_broken, progress)
+        if path.is_dir() or _is_stack(path):
+            return load_images(
+                path, size, mode, skip_broken, progress,
+                crop=crop, background=background, recursive=recursive, labels=labels, decoding=decoding,
+            )  # fmt: skip
         if not path.exists():
             raise InputError(f"there is no file or folder '{path}': check the path")
-        return _with_size(_reader(path)(path), size)
+        with sentences(path):
+            check_regular(path)
+        if name and path.suffix.lower() != ".npz":
+            raise InputError(f"'{path}' is read as a whole, so '::{shortened(name)}' means nothing: leave it out")
+        return _with_size(_reader(path)(Path(f"{path}::{name}") if name else path), size)
     except (PermissionError, IsADirectoryError) as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def _is_stack(path: Path) -> bool:
+    """Whether a file holds several pictures."""
+    if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+        return False
+    try:
+        return len(look(path).pages) > 1
+    except (Broken, FileFault, ImportError):
+        return False
 
 
 def _reader(path: Path) -> Callable[[Path], Pictures]:
@@ -92,6 +127,8 @@ def _reader(path: Path) -> Callable[[Path], Pictures]:
         raise InputError(f"'{path}' is a single picture: give the folder that holds all of them")
     if _idx_header(path) is not None:
         return read_idx
+    if suffix == ".txt":
+        return read_csv
     raise InputError(
         f"'{path}' is of no known kind: expected a folder of pictures, an IDX file (.gz or not), .csv, .npy or .npz"
     )

@@ -202,6 +202,8 @@ class CosineIndex:
     [[1]]
     """
 
+    __module__ = "nmfcore"  # the name that is imported
+
     def __init__(self, codes: Any, names: Sequence[str] | None = None, n_jobs: int | None = None):
         self._set(_Rows(codes, n_jobs, "codes"), np.arange(_length(codes)), _names(names, _length(codes)))
         self._next = len(self)

@@ -574,10 +574,12 @@ class SearchEngine:
         if shape is not None and isinstance(source, str | os.PathLike):
             path = Path(source).expanduser()
             if path.is_file() and _is_picture_file(path):
-                return Pictures(picture_row(path, shape)[None], shape, (path.name,), None, str(path))
+                row = picture_row(path, shape, decoding=self.model.decoding or {})
+                return Pictures(row[None], shape, (path.name,), None, str(path))
         folder = isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir()
         rgb = shape is not None and len(shape) == 3
-        pictures = _pictures(source, size if folder else None, rgb, skip_broken, progress)
+        decoding = (self.model.decoding or {}) if folder else None
+        pictures = _pictures(source, size if folder else None, rgb, skip_broken, progress, decoding)
         if pictures.matrix.shape[1] != m:
             given, width = pictures.source or "the matrix", pictures.matrix.shape[1]
             raise InputError(
@@ -711,7 +713,7 @@ class SearchEngine:
             return None, title, self._coded(numbers[None])[0], numbers
         if model.shape is None:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
-        pixels = picture_row(query, model.shape)
+        pixels = picture_row(query, model.shape, decoding=model.decoding or {})
         return None, title, self._coded(pixels[None])[0], pixels
 
     def _code_of(self, picture: Any) -> tuple[int | None, Array]:
@@ -760,13 +762,20 @@ class _Stack:
 
 
 def _pictures(
-    source: Any, size: tuple[int, int] | None, rgb: bool, skip_broken: bool, progress: Progress | None
+    source: Any,
+    size: tuple[int, int] | None,
+    rgb: bool,
+    skip_broken: bool,
+    progress: Progress | None,
+    decoding: dict[str, Any] | None = None,
+    recursive: bool = False,
 ) -> Pictures:
     if isinstance(source, Pictures):
         return source
     if isinstance(source, str | os.PathLike) or source is None:
         read = None if source == "digits" and not Path("digits").exists() else source
-        return read_source(read, size, skip_broken, progress, mode="RGB" if rgb else "L")
+        mode: Any = "RGB" if rgb else "L"
+        return read_source(read, size, skip_broken, progress, mode=mode, decoding=decoding, recursive=recursive)
     array = np.asanyarray(source)
     shape: tuple[int, ...] | None = size
     if array.ndim in (3, 4):
@@ -796,7 +805,8 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     size = None if model.shape is None else (model.shape[0], model.shape[1])
     rgb = model.shape is not None and len(model.shape) == 3
     try:
-        pictures = _pictures(model.source, size, rgb, True, None)
+        recursive = any("/" in name for name in model.names or ())  # names below subfolders
+        pictures = _pictures(model.source, size, rgb, True, None, model.decoding, recursive)
     except (InputError, OSError) as error:
         raise InputError(f"{lacks}, nor can they be read from '{model.source}' any more: {again}") from error
     if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..._files import machine_memory
 from ..._typing import Array, DType, Matrix
-from ..machine import memory_of_machine
 from . import tasks
 from .spread import DaskRows, Spread
 from .workers import POLL, Cluster, Held
@@ -180,7 +180,7 @@ def load(X: Matrix) -> Any:
     ValueError
         If the computed array has another shape than X declares.
     """
-    held, memory = X.nbytes, memory_of_machine() or inf
+    held, memory = X.nbytes, machine_memory() or inf
     if isfinite(held) and held > memory * ROOM:
         msg = (
             f"X has {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB, and there is no "

@@ -15,7 +15,7 @@ from .sources import Array
 
 
 class Folder:
-    """Makes arrays that lie in files without a name, so that the kernel may write them out instead of running short.
+    """Makes arrays in files without a name, which the system can write to the disk where memory runs short.
 
     Parameters
     ----------
@@ -27,15 +27,15 @@ class Folder:
         self.path = Path(path)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return zeros in a new file, which goes when the array goes."""
+        """Return zeros in a new file, which is deleted with the array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if not size:
             return np.zeros(shape, dtype)
         with tempfile.TemporaryFile(dir=self.path, prefix=".nmfcore-") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal in the middle of a pass
+            if hasattr(os, "posix_fallocate"):  # so that a full disk is an error here, not a signal during a pass
                 try:
                     os.posix_fallocate(file.fileno(), 0, size)
-                except OSError as error:  # some file systems cannot
+                except OSError as error:  # a file system that cannot reserve space
                     if error.errno in (errno.ENOSPC, errno.EDQUOT):
                         raise
             return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
@@ -44,7 +44,7 @@ class Folder:
         """Return A if it lies in such a file already, else a copy that does."""
         base: Any = A
         while isinstance(base, np.ndarray):
-            if isinstance(base, np.memmap) and A.flags.writeable:  # one that is not is another's
+            if isinstance(base, np.memmap) and A.flags.writeable:  # a read-only one belongs to the caller
                 return A
             base = base.base
         out = self.zeros(A.shape, A.dtype)

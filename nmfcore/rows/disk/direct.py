@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..machine import memory_of_machine
-from .sources import SLACK, Array
+from ..._files import machine_memory, reason
+from .sources import SLACK, Array, ReadError
 
-ALIGNMENT = SLACK  # what disks and file systems want positions, sizes and addresses to be multiples of, at most
+ALIGNMENT = SLACK  # positions, sizes and addresses that are multiples of it suit every disk and file system
 _SPAN = 4 << 20  # bytes of one request: 2.8 GB/s where those of 16 MiB gave 2.4 (pages are pinned before it starts)
 
 Fill = Callable[[int, Array], None]  # fill(position, out): bytes of the file from there on into out, uint8
@@ -25,7 +25,7 @@ Fill = Callable[[int, Array], None]  # fill(position, out): bytes of the file fr
 
 def outgrows_cache(nbytes: int) -> bool:
     """Whether the kernel's cache can hardly hold so much: more than half of the memory there is."""
-    memory = memory_of_machine()
+    memory = machine_memory()
     return memory is not None and nbytes > memory / 2
 
 
@@ -37,7 +37,7 @@ def aligned(buffer: Array, size: int, position: int) -> Array:
 
 @contextmanager
 def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
-    """Open a file and give `Fill`.
+    """Open a file and give a function that reads its bytes, see `Fill`.
 
     Parameters
     ----------
@@ -55,7 +55,8 @@ def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
         def through_cache(position: int, out: Any) -> None:
             cached.seek(position)
             while len(out):
-                got = cached.readinto(out)
+                with _named_errors(path):
+                    got = cached.readinto(out)
                 if not got:
                     msg = f"'{path}' has become shorter while it was read."
                     raise ValueError(msg)
@@ -66,7 +67,8 @@ def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
             if straight is not None and not (out.ctypes.data - position) % ALIGNMENT:
                 first = min(-position % ALIGNMENT, len(out))
                 last = first + (len(out) - first) // ALIGNMENT * ALIGNMENT
-                done = first + _read_direct(straight, position + first, out[first:last])
+                with _named_errors(path):
+                    done = first + _read_direct(straight, position + first, out[first:last])
             through_cache(position, out[:first])
             through_cache(position + done, out[done:])
 
@@ -75,6 +77,16 @@ def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
         finally:
             if straight is not None:
                 os.close(straight)
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Name the file in an error of the disk."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"'{path}' cannot be read ({reason(error)})"
+        raise ReadError(msg) from error
 
 
 def _open_direct(path: Path) -> int | None:
@@ -89,7 +101,7 @@ def _open_direct(path: Path) -> int | None:
 
 
 def _read_direct(file: int, position: int, out: Array) -> int:
-    """Read whole pages → bytes read, in whole pages: fewer where the file ends, or the file system will not have it."""
+    """Read whole pages; return the bytes read, which are fewer where the file ends or the file system refuses."""
     done = 0
     while done < len(out):
         view: Any = out[done : done + _SPAN]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..._files import FileFault, check_regular, npy_header
 from .direct import aligned, open_bytes, outgrows_cache
 from .sources import SLACK, Array, Read, Source
 
@@ -40,14 +39,15 @@ class NpyFile(Source):
 
     def __init__(self, path: str | os.PathLike[str], fold: bool = False, direct: bool | None = None):
         self.path = Path(path)
-        with open(self.path, "rb") as file:
-            shape, self.columns_first, dtype = _npy_header(file, self.path)
-            self._offset = file.tell()
-        super().__init__(shape, dtype, f"'{self.path}'", fold)
-        held = self.path.stat().st_size - self._offset
-        if held < math.prod(self.shape) * self.given.itemsize:
-            msg = f"'{self.path}' is cut short: {held:,} bytes of the {self.shape} numbers that it says it holds."
-            raise ValueError(msg)
+        try:
+            check_regular(self.path)
+            with open(self.path, "rb") as file:
+                header = npy_header(file, os.fstat(file.fileno()).st_size)
+        except FileFault as fault:
+            msg = f"'{self.path}' {fault}"
+            raise ValueError(msg) from fault
+        self.columns_first, self._offset = header.fortran, header.offset
+        super().__init__(header.shape, header.dtype, f"'{self.path}'", fold)
         self._width = self.shape[1] * self.given.itemsize
         self.direct = outgrows_cache(self.nbytes) if direct is None else direct
 
@@ -74,13 +74,3 @@ class NpyFile(Source):
                     out[:] = raw.view(self.given).reshape(out.shape)
 
             yield read
-
-
-def _npy_header(file: Any, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        return read[min(version[0], 2)](file)
-    except (ValueError, KeyError, EOFError) as error:
-        msg = f"'{path}' is no .npy file: {error}"
-        raise ValueError(msg) from error

@@ -1,18 +1,24 @@
-"""From what a caller gives, a path or an array of h5py or zarr, to the source that it names."""
+"""The source that a path, or an array of h5py or zarr, names."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..._files import Archive, FileFault, check_regular, faults, shortened
 from .files import NpyFile
+from .groups import frame_block, is_group, is_sparse, no_matrix, sparse_matrix
 from .stores import Stored
+
+HDF5 = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad")
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+_DEEPEST = 8  # groups in groups that are looked through
 
 
 def source_of(X: Any, fold: bool = False) -> Any:
@@ -21,15 +27,16 @@ def source_of(X: Any, fold: bool = False) -> Any:
     Parameters
     ----------
     X : any
-        A source, an h5py dataset, a Zarr array, or a path: to a ``.npy`` file, to a Zarr array, or to an HDF5 file,
-        with ``::name`` behind it if it holds more than one matrix.
+        A source, an h5py dataset, a Zarr array, or a path: to a ``.npy`` or ``.npz`` file, to a Zarr array, or to an
+        HDF5 file, with ``::name`` behind it if it holds more than one matrix.
     fold : bool
         Whether an array of more dimensions that a path names is taken as one row for each sample.
 
     Returns
     -------
     source : Source or object
-        A memory map for a ``.npy`` file in Fortran order, whose rows do not lie together.
+        A memory map for a ``.npy`` file in Fortran order, whose rows do not lie together; an array for a ``.npz``
+        file; a CSR or CSC matrix for a group that holds one, as AnnData and Cell Ranger write them.
 
     Raises
     ------
@@ -59,16 +66,22 @@ def source_of(X: Any, fold: bool = False) -> Any:
 
 
 def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
-    text, _, name = os.fspath(given).partition("::")
-    path = Path(text).expanduser()
+    path, name = _split(os.fspath(given))
     if not path.exists():
         msg = f"there is no file or folder '{path}': check the path"
         raise FileNotFoundError(msg)
     suffix = path.suffix.lower()
-    if path.is_dir() and (suffix == ".zarr" or any((path / each).exists() for each in ("zarr.json", ".zarray"))):
-        return _named(_from_zarr(path, name, fold), given)
-    if suffix in (".h5", ".hdf5", ".hdf", ".he5"):
-        return _named(_from_hdf5(path, name, fold), given)
+    try:
+        check_regular(path)
+        if path.is_dir() and (suffix == ".zarr" or any((path / each).exists() for each in ZARR_FILES)):
+            return _called(_from_zarr(path, name, fold), given)
+        if suffix in HDF5:
+            return _called(_from_hdf5(path, name, fold), given)
+        if suffix == ".npz":
+            return _from_npz(path, name)
+    except FileFault as fault:
+        msg = f"'{path}' {fault}"
+        raise ValueError(msg) from fault
     if suffix == ".npy":
         source = NpyFile(path, fold)
         if source.columns_first and source.sample:
@@ -76,14 +89,24 @@ def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
             raise ValueError(msg)
         return np.load(path, mmap_mode="r") if source.columns_first else source
     msg = (
-        f"'{path}' is of no known kind: X may be a .npy file, an HDF5 file (.h5, .hdf5) or a Zarr array (.zarr); "
-        "nmfcore.images.cached_images decodes a folder of pictures, read_source reads .npz and other files."
+        f"'{path}' is of no known kind: X may be a .npy or .npz file, an HDF5 file (.h5, .hdf5, .h5ad) or a Zarr array "
+        "(.zarr); nmfcore.images.cached_images decodes a folder of pictures, read_source reads tables and other files."
     )
     raise ValueError(msg)
 
 
-def _named(source: Stored, given: str | os.PathLike[str]) -> Stored:
-    source.what = f"'{os.fspath(given)}'"
+def _split(text: str) -> tuple[Path, str]:
+    """Split "FILE::NAME"; a file that is called like this is taken whole."""
+    file, _, name = text.partition("::")
+    if os.path.exists(text):
+        file, name = text, ""
+    return Path(os.path.expanduser(file)), name  # unlike Path.expanduser it leaves homes of unknown users alone
+
+
+def _called(source: Any, given: str | os.PathLike[str]) -> Any:
+    """Give a source the name that messages call it by."""
+    if isinstance(source, Stored):
+        source.what = f"'{os.fspath(given)}'"
     return source
 
 
@@ -95,24 +118,91 @@ def _library(name: str) -> Any:
         raise ImportError(msg) from error
 
 
-def _from_hdf5(path: Path, name: str, fold: bool) -> Stored:
+def _from_npz(path: Path, name: str) -> Any:
+    """Read one array of an archive into memory."""
+    with Archive(path) as archive:
+        matrices = [each for each in archive.names if len(archive.header(each).shape) == 2]
+        name = name or _only([each for each in matrices if each == "X"] or matrices, path)
+        if name not in archive.names:
+            msg = f"holds nothing named '{shortened(name)}'"
+            raise FileFault(msg)
+        return archive.array(name)
+
+
+def _from_hdf5(path: Path, name: str, fold: bool) -> Any:
     h5py = _library("h5py")
-    with h5py.File(path, "r") as file:
-        if not name:
-            found: list[str] = []
-            file.visititems(lambda key, each: found.append(key) if _fits(each, fold) else None)
-            name = _only(found, path)
-        elif name not in file:
-            msg = f"'{path}' holds nothing named '{name}'"
-            raise ValueError(msg)
+    with faults("cannot be read as HDF5"), h5py.File(path, "r") as file:
+        if name:
+            node = file.get(name)  # None: nothing, or a link that leads nowhere
+            if node is None:
+                msg = f"holds nothing named '{shortened(name)}', or a link that leads nowhere"
+                raise FileFault(msg)
+        else:
+            name = _chosen(_matrices(file, fold), path)
+            node = file[name]
+        name, X = _in_group(node, name)
+        if X is not None:
+            return X
 
     @contextmanager
     def hold() -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             yield file[name]
 
-    with hold() as array:
+    with ExitStack() as opened:
+        with faults("cannot be read as HDF5"):
+            array = opened.enter_context(hold())
         return Stored(array, hold, fold)
+
+
+def _from_zarr(path: Path, name: str, fold: bool) -> Any:
+    zarr = _library("zarr")
+    with faults("cannot be read as Zarr"):
+        node = zarr.open(str(path), mode="r")
+        if name:
+            if not is_group(node) or name not in node:
+                msg = f"holds nothing named '{shortened(name)}'"
+                raise FileFault(msg)
+            node = node[name]
+        elif is_group(node) and not is_sparse(node):
+            name = _chosen(_matrices(node, fold), path)
+            node = node[name]
+        if is_group(node):
+            inner, X = _in_group(node, name)
+            if X is not None:
+                return X
+            node = node[inner.rpartition("/")[2]]
+    return Stored(node, None, fold)
+
+
+def _in_group(node: Any, name: str) -> tuple[str, Any]:
+    """Return the name of the array that is meant, or the sparse matrix that a group holds."""
+    if is_sparse(node):
+        return name, sparse_matrix(node)
+    if not is_group(node):
+        if not hasattr(node, "shape"):
+            msg = f"holds '{shortened(name)}', which is a type and no matrix"
+            raise FileFault(msg)
+        return name, None
+    block = frame_block(node)
+    if not block:
+        raise no_matrix(node, name)
+    return f"{name}/{block}", None
+
+
+def _matrices(group: Any, fold: bool, above: str = "", depth: int = 0) -> list[str]:
+    """Return the names of all matrices below a group, sparse ones included."""
+    found: list[str] = []
+    for key in group:
+        name = f"{above}{key}"
+        node = group.get(key)  # None: a link that leads nowhere
+        if node is None:
+            continue
+        if is_sparse(node) or (not is_group(node) and _fits(node, fold)):
+            found.append(name)
+        elif is_group(node) and depth < _DEEPEST:
+            found += _matrices(node, fold, f"{name}/", depth + 1)
+    return found
 
 
 def _fits(array: Any, fold: bool) -> bool:
@@ -120,19 +210,15 @@ def _fits(array: Any, fold: bool) -> bool:
     return dimensions == 2 or (fold and dimensions > 2)
 
 
-def _from_zarr(path: Path, name: str, fold: bool) -> Stored:
-    zarr = _library("zarr")
-    array = zarr.open(str(path), mode="r")
-    if name:
-        array = array[name]
-    elif not hasattr(array, "dtype"):  # a group
-        array = array[_only(sorted(key for key, each in array.arrays() if _fits(each, fold)), path)]
-    return Stored(array, None, fold)
+def _chosen(found: list[str], path: Path) -> str:
+    """Return the matrix that is meant: the only one, or the one that AnnData calls X."""
+    return "X" if "X" in found else _only(found, path)
 
 
 def _only(found: list[str], path: Path) -> str:
     if len(found) == 1:
         return found[0]
-    names = ", ".join(f"'{name}'" for name in found[:5]) or "none"
-    msg = f"'{path}' must hold one matrix, or the one meant must be named, as in '{path}::{(found or ['name'])[0]}'"
-    raise ValueError(f"{msg}. It holds: {names}")
+    names = ", ".join(f"'{shortened(name)}'" for name in found[:5]) or "none"
+    first = shortened((found or ["name"])[0])
+    msg = f"must hold one matrix, or the one meant must be named, as in '{path}::{first}'. It holds: {names}"
+    raise FileFault(msg)

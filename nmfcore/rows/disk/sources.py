@@ -15,6 +15,19 @@ from numpy.typing import NDArray
 from ..memory import BLOCK_BYTES
 
 Array = NDArray[Any]
+
+
+class ReadError(OSError):
+    """Rows of X could not be read; the message names X.
+
+    Examples
+    --------
+    >>> from nmfcore.rows.disk import ReadError
+    >>> issubclass(ReadError, OSError)
+    True
+    """
+
+
 Read = Callable[[int, int, Array], None]  # read(lo, hi, out): rows lo … hi into out
 
 SLACK = 4096  # bytes that a buffer has more than its rows, so that a source may choose their place in it
@@ -23,7 +36,7 @@ _KEPT = [np.dtype(n) for n in ("f2", "f4", "f8", "u1", "i1", "u2", "i2", "u4", "
 
 
 class Source:
-    """A dense matrix outside of memory: its shape, its type, and a way to read rows.
+    """A dense matrix outside of memory, with its shape, its type, and a method that reads rows.
 
     Attributes
     ----------
@@ -32,11 +45,11 @@ class Source:
     given : dtype
         The type of the stored numbers.
     dtype : dtype
-        The type they have in a buffer: `given`, or float64 where X in memory would become that, too.
+        The type of the numbers in a buffer: `given`, or float64 where X in memory would become float64, too.
     bytes_read : int
         Bytes of X read so far, in the type of the store.
     sequential : bool
-        Whether rows come in order only.
+        Whether rows can be read only in order.
     row_by_row : bool
         Whether single rows cost little more than their bytes.
     sample : tuple of int or None
@@ -57,7 +70,7 @@ class Source:
         self._counting = threading.Lock()
 
     def opened(self, streams: int = 1) -> AbstractContextManager[Read]:
-        """Give read(lo, hi, out), which puts rows lo … hi into out; for one thread at a time.
+        """Open the matrix and give read(lo, hi, out), which puts rows lo … hi into out, for one thread at a time.
 
         Parameters
         ----------
@@ -67,13 +80,13 @@ class Source:
         raise NotImplementedError
 
     def read(self, read: Read, lo: int, hi: int, out: Array) -> None:
-        """Read rows by what `opened` gave, and count their bytes."""
+        """Read rows by the function that `opened` gave, and count their bytes."""
         read(lo, hi, out)
         with self._counting:
             self.bytes_read += (hi - lo) * self.shape[1] * self.given.itemsize
 
     def place(self, lo: int, hi: int, buffer: Array) -> Array:
-        """Return where in a buffer of SLACK bytes more than they need rows lo … hi are to be read to."""
+        """Return the part of a buffer that rows lo … hi are read to; the buffer has SLACK bytes more than they need."""
         m = self.shape[1]
         return buffer[: (hi - lo) * m * self.dtype.itemsize].view(self.dtype).reshape(hi - lo, m)
 
@@ -86,18 +99,18 @@ class Source:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Array:
-        """Return a copy of one row, or of some (a slice, or a list of numbers), each at its place."""
+        """Return a copy of one row, or of some (a slice, or a list of numbers) in the order that is given."""
         numbers = np.arange(self.shape[0])[rows]
         wanted, at = np.unique(numbers, return_inverse=True)
         return self.take(wanted)[at.reshape(numbers.shape)]
 
     def take(self, rows: Array) -> Array:
-        """Return a copy of some rows (increasing numbers)."""
+        """Return a copy of the rows with these increasing numbers."""
         out = np.empty((len(rows), self.shape[1]), self.dtype)
         with self.opened() as read:
             if self.row_by_row:
                 runs = [*np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist(), len(rows)]
-                for first, last in itertools.pairwise(runs):  # rows that follow one another
+                for first, last in itertools.pairwise(runs):  # runs of neighbouring rows
                     self.read(read, int(rows[first]), int(rows[last - 1]) + 1, out[first:last])
                 return out
             height = max(1, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
@@ -166,6 +179,7 @@ class RowBlocks(Source):
     True
     """
 
+    __module__ = "nmfcore"  # the name that is imported
     sequential = True
 
     def __init__(self, blocks: Callable[[], Iterable[Any]], shape: tuple[int, int], dtype: Any):
@@ -197,12 +211,12 @@ class RowBlocks(Source):
         def read(lo: int, hi: int, out: Array) -> None:
             while lo < hi:
                 if lo >= end and not advance():
-                    self._complain(f"gave {end:,} rows in this pass")
+                    self._refuse(f"gave {end:,} rows in this pass")
                 last = min(hi, end)
                 out[: last - lo] = block[lo - begin : last - begin]
                 out, lo = out[last - lo :], last
             if hi == self.shape[0] and (end > hi or advance()):
-                self._complain(f"gave more than {hi:,} rows in this pass")
+                self._refuse(f"gave more than {hi:,} rows in this pass")
 
         try:
             yield read
@@ -214,12 +228,12 @@ class RowBlocks(Source):
     def _checked(self, block: Any, first: int) -> Array:
         block = np.asarray(block)
         if block.ndim != 2 or block.shape[1] != self.shape[1]:
-            self._complain(f"gave a block of shape {block.shape} at row {first:,}")
+            self._refuse(f"gave a block of shape {block.shape} at row {first:,}")
         if block.dtype != self.given:
-            self._complain(f"gave a block of {block.dtype} at row {first:,}")
+            self._refuse(f"gave a block of {block.dtype} at row {first:,}")
         return block
 
-    def _complain(self, found: str) -> NoReturn:
+    def _refuse(self, found: str) -> NoReturn:
         n, m = self.shape
         msg = (
             f"the function of RowBlocks {found}; it was said to give {n:,} rows of {m:,} numbers, {self.given}: "

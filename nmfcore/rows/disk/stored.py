@@ -26,7 +26,7 @@ _UNITS |= {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("kmg
 
 
 def parse_bytes(size: int | str) -> int:
-    """Return a number of bytes that is given as a number, or as a text such as "2GB", "512 MiB".
+    """Return the number of bytes that a number, or a text such as "2GB" or "512 MiB", stands for.
 
     Parameters
     ----------
@@ -67,14 +67,14 @@ class StoredRows(MemoryRows):
     n_jobs : int or None
         Threads that compute; one more reads.
     memory : int, str or None
-        Bytes of X that may be in memory at a time, see `parse_bytes`; None is `MEMORY`. One block of rows may be in any
-        case. A sequential source is visited by one thread where two lanes of it, each 1/64 of X or less, do not fit.
+        Bytes of X that may be in memory at a time, see `parse_bytes`; None is `MEMORY`. One block of rows always may. A
+        sequential source is visited by one thread where two lanes of it, each 1/64 of X or less, do not fit.
     whom : str
         What the error for negative values says that X was passed to.
     """
 
     in_memory = False
-    digested = False  # whether the opening pass is to make the digests of the blocks, too, see `digest`
+    digested = False  # whether the opening pass also computes the digests of the blocks, see `digest`
 
     def __init__(
         self, X: Source, dtype: Any, n_jobs: int | None = None, memory: int | str | None = None, whom: str = "NMF"
@@ -152,7 +152,7 @@ class StoredRows(MemoryRows):
             self._digests[rows.first] = digest_of(self.held(rows.first, rows.first + block.rows))
 
     def _refuse(self, lo: int, wrong: Callable[[Array], Array]) -> NoReturn:
-        """Name the first place in a block where a number is wrong."""
+        """Raise an error that names the first number of a block that is not allowed."""
         X = self._held[lo]
         for first in range(0, len(X), 256):
             with np.errstate(over="ignore"):
@@ -186,16 +186,16 @@ class _Pass:
         self.change = threading.Condition()
         self.ready: list[deque[tuple[int, int, int, Array]]] = [deque() for _ in lanes]
         self.busy: set[int] = set()
-        self.left = sum(len(lane) for lane in lanes)  # blocks that nobody has begun to visit
+        self.left = sum(len(lane) for lane in lanes)  # blocks whose visit has not begun
         self.made = len(rows._buffers)
         self.reading = True
         self.stop = False
         self.failures: list[BaseException] = []
 
     def order(self) -> Iterator[tuple[int, int, int, int]]:
-        """Lane, first row, last row, tile height of the blocks, in the order to read them in.
+        """Yield lane, first row, last row and tile height of the blocks in the order in which they are read.
 
-        Of a sequential source by rows; else as many lanes take turns as there are threads to visit them.
+        A sequential source is read row by row; of others as many lanes take turns as there are threads.
         """
         side_by_side = 1 if self.rows.X.sequential else self.threads
         for first in range(0, len(self.lanes), side_by_side):
@@ -206,7 +206,7 @@ class _Pass:
                         yield (lane, *self.lanes[lane][turn])
 
     def run(self) -> None:
-        """Visit everything, or raise the first failure once nothing is under way any more."""
+        """Visit every block; a failure is raised when no block is being read or visited any more."""
         if self.left == 1:  # nothing to read ahead
             (lane, lo, hi, height), source = next(self.order()), self.rows.X
             buffer = self._buffer()
@@ -259,7 +259,7 @@ class _Pass:
             self.change.notify_all()
 
     def _buffer(self) -> Array:
-        """Return a buffer that is free, or a new one."""
+        """Return a free buffer, or a new one."""
         if self.rows._buffers:
             return self.rows._buffers.pop()
         self.made += 1
@@ -308,7 +308,7 @@ class _Pass:
             self._end(failure)
 
     def _next_lane(self) -> int | None:
-        """Wait for a block that can be visited → its lane; None: there is no more to do here."""
+        """Wait for a block that can be visited and return its lane; None when no block is left."""
         while not self.stop and self.left:
             for lane, blocks in enumerate(self.ready):
                 if blocks and lane not in self.busy:

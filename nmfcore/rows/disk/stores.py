@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from ..._files import reason
 from ..memory import BLOCK_BYTES
-from .sources import Array, Read, Source
+from .sources import Array, Read, ReadError, Source
 
 _SLAB_BYTES = 8 * BLOCK_BYTES  # chunks of more rows than that are not kept decompressed
 
 
 class Stored(Source):
-    """An array-like whose slices are read from somewhere: an h5py dataset, a Zarr array.
+    """An array whose slices are read from a store: an h5py dataset, a Zarr array.
 
     Parameters
     ----------
@@ -48,22 +49,30 @@ class Stored(Source):
 
     @contextmanager
     def opened(self, streams: int = 1) -> Iterator[Read]:
-        """Hold the array open; of each stream the chunk that it has read half is kept decompressed."""
-        begun: OrderedDict[int, Array] = OrderedDict()  # by the row that such a stream goes on with
+        """Hold the array open; a chunk of which some rows are still to be read is kept decompressed for its stream."""
+        begun: OrderedDict[int, Array] = OrderedDict()  # by the next row of the stream
 
         with self._hold() as array:
 
+            def rows_of(lo: int, hi: int) -> Array:
+                try:
+                    return np.asarray(array[lo:hi]).reshape(-1, self.shape[1])
+                except MemoryError:
+                    raise
+                except Exception as error:  # of the library, its codecs, or the disk
+                    msg = f"rows {lo:,} to {hi:,} of {self.what} cannot be read ({reason(error)})"
+                    raise ReadError(msg) from error
+
             def read(lo: int, hi: int, out: Array) -> None:
                 if not self._slab:
-                    out[:] = np.asarray(array[lo:hi]).reshape(out.shape)
+                    out[:] = rows_of(lo, hi)
                     return
                 row, slab = lo, begun.pop(lo, None)
                 while row < hi:
                     begin = row // self._slab * self._slab
                     last = min(hi, begin + self._slab)
                     if slab is None:
-                        slab = np.asarray(array[begin : begin + self._slab])
-                        slab = slab.reshape(len(slab), self.shape[1])
+                        slab = rows_of(begin, min(begin + self._slab, self.shape[0]))
                     out[row - lo : last - lo] = slab[row - begin : last - begin]
                     if last % self._slab:
                         begun[last] = slab
