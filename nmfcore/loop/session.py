@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import isnan
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -15,8 +15,6 @@ from ..scale import times
 from ..solvers._common import Report
 from .checkpoint import Checkpoint
 from .stopping import R, StopReason, StopRule, Termination, corrected
-
-_Entries = tuple[float, float, float, Any]  # loss, violation, seconds, and the entries before or None
 
 
 class Limits(NamedTuple):
@@ -110,62 +108,43 @@ class Progress:
         self._power += power
 
 
-class History:
-    """Loss, violation and seconds of the accepted passes. It is never changed: each pass makes a new one.
+# The history of a fit: loss, violation and seconds of the last accepted pass, and the history before it; None is the
+# history before the first pass. None of it is ever changed, so that it is committed together with the factors by one
+# assignment, and an interruption finds all of a pass or nothing of it.
+History = tuple[float, float, float, Any] | None
 
-    So the history is committed together with the factors by one assignment, and an interruption finds all of a pass or
-    nothing of it. A history shares its entries with the one before, so that making it takes no time.
-    """
 
-    __slots__ = ("_last",)
+def columns(history: History) -> tuple[list[float], list[float], list[float]]:
+    """Return losses, violations and seconds from the first pass to the last."""
+    entries = []
+    while history is not None:
+        entries.append(history)
+        history = history[3]
+    entries.reverse()
+    return [each[0] for each in entries], [each[1] for each in entries], [each[2] for each in entries]
 
-    def __init__(self, last: _Entries | None = None):
-        self._last = last
 
-    @classmethod
-    def of(cls, entries: Iterable[tuple[float, float, float]]) -> History:
-        """Return the history of (loss, violation, seconds) from the first pass to the last."""
-        last: _Entries | None = None
-        for loss, violation, seconds in entries:
-            last = (loss, violation, seconds, last)
-        return cls(last)
+def history_of(losses: list[float], violations: list[float], seconds: list[float]) -> History:
+    """Return the history with these columns."""
+    history: History = None
+    for entry in zip(losses, violations, seconds, strict=True):
+        history = (*entry, history)
+    return history
 
-    def followed_by(self, loss: float, violation: float, seconds: float) -> History:
-        """Return this history and one pass more."""
-        return History((loss, violation, seconds, self._last))
 
-    @property
-    def seconds(self) -> float:
-        """Seconds until the last pass, 0 before the first."""
-        return 0.0 if self._last is None else self._last[2]
+def corrected_by(report: Report, history: History) -> History:
+    """Return a history as a pass has measured its losses."""
+    if history is not None and report.incoming is not None and not isnan(report.incoming.loss):
+        history = (report.incoming.loss, *history[1:])
+    if report.offset:
+        losses, *others = columns(history)
+        history = history_of(corrected(losses, report), *others)
+    return history
 
-    def columns(self) -> tuple[list[float], list[float], list[float]]:
-        """Return losses, violations and seconds from the first pass to the last."""
-        entries: list[_Entries] = []
-        entry = self._last
-        while entry is not None:
-            entries.append(entry)
-            entry = entry[3]
-        entries.reverse()
-        return [each[0] for each in entries], [each[1] for each in entries], [each[2] for each in entries]
 
-    def arrays(self) -> dict[str, Array]:
-        """Return the columns by their names in `history_`."""
-        losses, violations, seconds = self.columns()
-        return {"loss": np.array(losses), "violation": np.array(violations), "seconds": np.array(seconds)}
-
-    def corrected(self, report: Report) -> History:
-        """Return this history as the measurements in a report correct it."""
-        if report.offset:
-            losses, violations, seconds = self.columns()
-            return History.of(zip(corrected(losses, report), violations, seconds, strict=True))
-        if report.incoming is not None and not isnan(report.incoming.loss):
-            return self.with_last_loss(report.incoming.loss)
-        return self
-
-    def with_last_loss(self, loss: float) -> History:
-        """Return this history with another loss of the last pass, if there is one."""
-        return self if self._last is None else History((loss, *self._last[1:]))
+def arrays(history: History) -> dict[str, Array]:
+    """Return the columns by their names in `history_`."""
+    return dict(zip(("loss", "violation", "seconds"), map(np.array, columns(history)), strict=True))
 
 
 F = TypeVar("F")  # what an advance leads to
@@ -182,19 +161,9 @@ class Process(ABC, Generic[R, F]):
 
     most: int
 
-    @property
     @abstractmethod
-    def done(self) -> int:
-        """Number of passes or steps so far."""
-
-    @property
-    @abstractmethod
-    def history(self) -> History:
-        """History of the accepted ones."""
-
-    @abstractmethod
-    def begin(self, rule: StopRule[R]) -> None:
-        """Prepare the first pass, or go on from a checkpoint."""
+    def begin(self, rule: StopRule[R]) -> tuple[int, float]:
+        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
 
     @abstractmethod
     def advance(self) -> tuple[R, F]:
@@ -253,21 +222,22 @@ class Session:
 
     def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Termination | None:
         checkpoint, max_time = self.checkpoint, self.limits.max_time
-        process.begin(rule)
-        self.started -= process.history.seconds
-        while process.done < process.most:
+        done, seconds = process.begin(rule)
+        started = self.started - seconds
+        while done < process.most:
             report, following = process.advance()
-            termination = rule.before(report, process.done)
+            termination = rule.before(report, done)
             if termination is not None:
                 return termination
-            process.commit(report, following, time.perf_counter() - self.started)
+            process.commit(report, following, time.perf_counter() - started)
+            done += 1  # X was read, whether or not the pass is accepted
             if report.accepted:
-                termination = rule.after(report, process.done)
+                termination = rule.after(report, done)
                 if self.callback is not None and self.callback(process.progress(report)) is True:
                     termination = termination or StopReason.CALLBACK.given()
                 if termination is not None:
                     return termination
-            late = max_time is not None and time.perf_counter() - self.begun >= max_time and process.done < process.most
+            late = max_time is not None and time.perf_counter() - self.begun >= max_time and done < process.most
             if checkpoint is not None:
                 process.mark(checkpoint, rule)
                 if late or checkpoint.due():

@@ -16,7 +16,7 @@ from .._typing import Array
 from ..objective import divergence, penalty
 from ..solvers._common import Report, Small, Solver
 from .checkpoint import Checkpoint, Kept
-from .session import History, Limits, Process, Progress, Session, Stopped
+from .session import History, Limits, Process, Progress, Session, Stopped, arrays, columns, corrected_by, history_of
 from .stopping import RULES, StopRule, Termination
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Iterate(NamedTuple):
     state: RowState
     small: Small | None  # None before the solver has started
     passes: int = 0
-    history: History = History()
+    history: History = None
     kkt: float = np.nan
     loss: float = np.nan  # as last measured
     unfinished: bool = False  # components are being revived
@@ -62,7 +62,7 @@ class Iterate(NamedTuple):
         loss = self.loss
         if report.incoming is not None and not isnan(report.incoming.loss):
             loss = report.incoming.loss
-        return self._replace(loss=loss, history=self.history.corrected(report))
+        return self._replace(loss=loss, history=corrected_by(report, self.history))
 
 
 class _Passes(Process[Report, "tuple[RowState, Small]"]):
@@ -90,32 +90,23 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         self._start = Ht
         self.at = Iterate(state, None)
 
-    def begin(self, rule: StopRule[Report]) -> None:
-        """Start the solver, or go on from the checkpoint."""
+    def begin(self, rule: StopRule[Report]) -> tuple[int, float]:
+        """Start the solver, or go on from the checkpoint; return passes and seconds so far."""
         data, solver, state = self.data, self.solver, self.at.state
         small = solver.start(data, self._start)
         if self._kept is None:
             rule.begin(solver.first_error(data, state["W"], self._start) if rule.tol else None)
             self.at = self.at._replace(small=small)
-            return
+            return 0, 0.0
         small, of_solver, of_rule, of_loop = self._kept.restored(small, data.backend)
         solver.restore(of_solver)
         rule.restore(of_rule)
-        passes, kkt, loss, *columns = of_loop
-        self.at = Iterate(state, small, passes, History.of(zip(*columns, strict=True)), kkt, loss)
+        passes, kkt, loss, losses, violations, seconds = of_loop
+        self.at = Iterate(state, small, passes, history_of(losses, violations, seconds), kkt, loss)
         self._kept = None
         if self._checkpoint is not None:
             self._checkpoint.release()
-
-    @property
-    def done(self) -> int:
-        """Number of passes over X."""
-        return self.at.passes
-
-    @property
-    def history(self) -> History:
-        """History of the accepted passes."""
-        return self.at.history
+        return passes, seconds[-1] if seconds else 0.0
 
     @property
     def pair(self) -> tuple[Array, Array]:
@@ -137,7 +128,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         at, (state, small) = self.at, following
         if report.accepted:
             loss = at.loss if isnan(report.loss) else report.loss
-            history = at.history.followed_by(report.loss, report.violation, seconds)
+            history = (report.loss, report.violation, seconds, at.history)
             self.at = Iterate(state, small, at.passes + 1, history, report.kkt, loss, report.unfinished)
         else:
             self.at = at._replace(small=small, passes=at.passes + 1, unfinished=report.unfinished)
@@ -145,14 +136,14 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def progress(self, report: Report) -> Progress:
         """Return what a callback receives."""
         at = self.at
-        return Progress(
-            at.passes, at.loss, report.kkt, report.violation, at.history.seconds, self.pair, self.data.give_back
-        )
+        assert at.history is not None
+        seconds = at.history[2]
+        return Progress(at.passes, at.loss, report.kkt, report.violation, seconds, self.pair, self.data.give_back)
 
     def mark(self, checkpoint: Checkpoint, rule: StopRule[Report]) -> None:
         """Note the iterate in a checkpoint, with what solver and rule remember."""
         at = self.at
-        of_loop = [at.passes, at.kkt, at.loss, *at.history.columns()]
+        of_loop = [at.passes, at.kkt, at.loss, *columns(at.history)]
         checkpoint.mark(at.state.arrays, at.small, self.solver.memory(), rule.memory(), of_loop)
 
     def final(self, session: Session) -> tuple[Array, Array, float]:
@@ -232,16 +223,16 @@ def factorize(
     at = passes.at
     error = np.sqrt(2 * max(0.0, measured)) if measure else np.nan
     termination = session.end(rule, at.passes, error, at.unfinished)
-    history, losses = at.history, at.history.columns()[0]
-    if losses and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
+    history, losses = at.history, columns(at.history)[0]
+    if history is not None and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
         losses[-1] = measured + penalty(solver.penalties, W, Ht)
-        history = history.with_last_loss(losses[-1])
+        history = (losses[-1], *history[1:])
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:
         falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])
     at.state.part()
     return Solution(
-        W, Ht, at.passes, termination, history.arrays(), measured, float(at.kkt), session.interruption, float(falling)
+        W, Ht, at.passes, termination, arrays(history), measured, float(at.kkt), session.interruption, float(falling)
     )
 
 

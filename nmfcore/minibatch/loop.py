@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-
 from .._typing import Array
-from ..loop.session import History, Limits, Process, Progress, Session, Stopped
+from ..loop.session import History, Limits, Process, Progress, Session, Stopped, arrays
 from ..loop.stopping import BATCH_RULES, BatchReport, StopRule, Termination
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class _Iterate(NamedTuple, Generic[M]):
     Ht: Array
     memory: M
     steps: int = 0
-    history: History = History()
+    history: History = None
     rows: Any = slice(0)  # which rows of W the last step has made,
     W: Array | None = None  # and these rows: an interruption may come before they are in W
 
@@ -79,18 +77,9 @@ class _Steps(Process[BatchReport, Step[M]]):
         self.W = W.copy()
         self.at = _Iterate(Ht, learner.begin(Ht))
 
-    @property
-    def done(self) -> int:
-        """Number of steps."""
-        return self.at.steps
-
-    @property
-    def history(self) -> History:
-        """History of the steps."""
-        return self.at.history
-
-    def begin(self, rule: StopRule[BatchReport]) -> None:
-        """Do nothing: a step needs no preparation."""
+    def begin(self, rule: StopRule[BatchReport]) -> tuple[int, float]:
+        """Return zero steps and seconds so far: the first step needs no preparation."""
+        return 0, 0.0
 
     def advance(self) -> tuple[BatchReport, Step[M]]:
         """Learn from the next batch; nothing is committed."""
@@ -102,7 +91,7 @@ class _Steps(Process[BatchReport, Step[M]]):
     def commit(self, report: BatchReport, following: Step[M], seconds: float) -> None:
         """Take up the factors that a step leads to."""
         at, rows = self.at, self.slices[self.at.steps % len(self.batches)]
-        history = at.history.followed_by(report.loss, np.nan, seconds)
+        history = (report.loss, report.violation, seconds, at.history)
         W = None if self.restarts else following.W
         self.at = _Iterate(following.Ht, following.memory, at.steps + 1, history, rows, W)
         self.write()
@@ -115,7 +104,9 @@ class _Steps(Process[BatchReport, Step[M]]):
     def progress(self, report: BatchReport) -> Progress:
         """Return what a callback receives."""
         at = self.at
-        return Progress(at.steps, report.loss, report.kkt, report.violation, at.history.seconds, (self.W, at.Ht))
+        assert at.history is not None
+        seconds = at.history[2]
+        return Progress(at.steps, report.loss, report.kkt, report.violation, seconds, (self.W, at.Ht))
 
 
 def run(
@@ -171,4 +162,4 @@ def run(
     steps.write()
     at = steps.at
     termination = session.end(rule, at.steps)
-    return Run(steps.W, at.Ht, at.memory, at.steps, termination, at.history.arrays(), session.interruption)
+    return Run(steps.W, at.Ht, at.memory, at.steps, termination, arrays(at.history), session.interruption)

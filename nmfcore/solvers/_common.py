@@ -100,6 +100,8 @@ class Solver(ABC):
         Whether any penalty is positive.
     sums : dict of str to tuple of int
         Names and shapes of the sums over rows that the next pass makes; set by `start`.
+    gather : Gather
+        The second half of `visit` for sums over the columns of a very sparse X.
     shuffle : numpy.random.RandomState or None
         Draws the order of the components in each sweep; None is the natural order.
     """
@@ -109,6 +111,7 @@ class Solver(ABC):
     penalties: Penalties
     penalised: bool
     sums: Shapes
+    gather: Gather
     shuffle: np.random.RandomState | None = None
 
     @abstractmethod
@@ -133,11 +136,6 @@ class Solver(ABC):
     @abstractmethod
     def visit(self, backend: Any, block: Any, rows: RowState, orders: Any, after: RowState, sums: Sums) -> None:
         """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
-
-    @property
-    @abstractmethod
-    def gather(self) -> Gather:
-        """The second half of `visit` for sums over the columns of a very sparse X."""
 
     @abstractmethod
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:

@@ -28,6 +28,11 @@ def natural_order(k: int) -> Array:
     return np.arange(k, dtype=np.intp)
 
 
+def gather_XtW(backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
+    """Write rows lo … hi of XᵀW, from a block of Xᵀ."""
+    backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
+
+
 class CoordinateDescent(Solver):
     """One sweep over the rows of W, one over the columns of H, per pass over X.
 
@@ -42,6 +47,7 @@ class CoordinateDescent(Solver):
 
     beta = 2.0
     rule = "violation"
+    gather = Gather(gather_XtW, ("XtW",))
 
     def __init__(self, penalties: Penalties = UNPENALISED, shuffle: np.random.RandomState | None = None):
         self.penalties = penalties
@@ -71,14 +77,6 @@ class CoordinateDescent(Solver):
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, 1, 0.0,
             after.arrays["W"], sums["XtW"], sums["WtW"], sums["stats"],
         )  # fmt: skip
-
-    @property
-    def gather(self) -> Gather:
-        """XᵀW, from the transposed matrix."""
-        return Gather(self._gather, ("XtW",))
-
-    def _gather(self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
-        backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
 
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         """Sweep once over the columns of H, and report the pass."""

@@ -25,6 +25,7 @@ import numpy as np
 from .._typing import Array
 from ..objective import UNPENALISED, Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
 from ._common import Gather, Incoming, Orders, Report, Small, Solver, Sums
+from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
     from ..rows.memory import Rows
@@ -34,6 +35,20 @@ TINY = float(np.finfo(np.float64).eps)
 # The loss of a mini-batch is a difference of sums. Below this share of ‖X‖² (by the bytes of the compute type) it is
 # measured directly instead: above it, the difference keeps five digits in float32 and seven in float64.
 CANCELS = {4: 1e-2, 8: 1e-8}
+
+
+def gather_numerators(backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
+    """Write rows lo … hi of the numerators of β = 1 from a block of Xᵀ, and add the denominators once."""
+    W = after.arrays["W"]
+    part = backend.xp.empty((hi - lo, orders.width), W.dtype)
+    backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
+    sums["N"][lo:hi] = part
+    if lo == 0:
+        sums["D"][0] += W.sum(axis=0, dtype=np.float64)
+
+
+# By β; the denominators of other β need every number of WH.
+GATHERS = {2.0: Gather(gather_XtW, ("XtW",)), 1.0: Gather(gather_numerators, ("N",))}
 
 
 class MultiplicativeUpdate(Solver):
@@ -56,6 +71,7 @@ class MultiplicativeUpdate(Solver):
         self.gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
         self.floor_W = beta < 1
         self.floor_H = beta <= 1
+        self.gather = GATHERS.get(self.beta, Gather(None, ("N",)))
 
     @property
     def _floor(self) -> float:
@@ -108,24 +124,6 @@ class MultiplicativeUpdate(Solver):
         sums["loss"][0] += loss
         if self.penalised:
             sums["loss"][1] += p.l1_W * W.sum(dtype=np.float64) + 0.5 * p.l2_W * backend.inner(W, W)
-
-    @property
-    def gather(self) -> Gather:
-        """The numerators, from the transposed matrix; not for the general β, whose denominators need every WH."""
-        if self.beta == 2:
-            return Gather(self._gather, ("XtW",))
-        return Gather(self._gather if self.beta == 1 else None, ("N",))
-
-    def _gather(self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
-        W = after.arrays["W"]
-        if self.beta == 2:
-            backend.products(block, W, sums["XtW"][lo:hi])
-            return
-        part = backend.xp.empty((hi - lo, orders.width), W.dtype)
-        backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
-        sums["N"][lo:hi] = part
-        if lo == 0:
-            sums["D"][0] += W.sum(axis=0, dtype=np.float64)
 
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         """Update the columns of H, and report the pass."""
