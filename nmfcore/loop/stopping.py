@@ -167,13 +167,13 @@ class ErrorRule(StopRule[Report]):
     Every 10 passes: stop when e = √(2 D_β) has fallen by less than tol × the first e since the comparison before.
     """
 
-    remembered = ("first", "last", "looked")
+    remembered = ("first", "last", "compared")
 
     def __init__(self, tol: float, verbose: int, power: int = 0):
         super().__init__(tol, verbose, power)
         self.first: float | None = None
         self.last: float | None = None
-        self.looked = 0  # passes at the last comparison
+        self.compared = 0  # passes at the last comparison
         self.started = time.time()
 
     def begin(self, first_error: float | None) -> None:
@@ -194,9 +194,9 @@ class ErrorRule(StopRule[Report]):
     def end(self, done: int, error: float) -> Termination | None:
         """Compare the error of the last pair, if no pass has measured it."""
         termination = None
-        if not isnan(error) and self.tol > 0 and done % 10 == 0 and self.looked != done:
+        if not isnan(error) and self.tol > 0 and done % 10 == 0 and self.compared != done:
             termination = self._compare(error, done)
-        if self.verbose and self.looked != done:
+        if self.verbose and self.compared != done:
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds.")
         return termination
 
@@ -206,7 +206,7 @@ class ErrorRule(StopRule[Report]):
             return None
         if self.tol == 0 or done % 10:
             return None
-        self.looked = done
+        self.compared = done
         if self.verbose:
             of_X = times(error, -2 * self.power)
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {of_X:f}")
@@ -261,13 +261,13 @@ def corrected(losses: list[float], report: Report) -> list[float]:
     """Return losses as the measurement in a report corrects them. Corrected losses never rise from pass to pass."""
     if report.correction is None:
         return losses
-    (offset, since), found = report.correction, []
+    (offset, since), result = report.correction, []
     least = report.loss if report.accepted else -np.inf
     for back, loss in enumerate(reversed(losses)):
         share = 1.0 if since < 0 else max(0.0, (since - back) / (since + 1))
         least = max(least, loss + share * offset)
-        found.append(least)
-    return found[::-1]
+        result.append(least)
+    return result[::-1]
 
 
 RULES: dict[str, type[StopRule[Report]]] = {"violation": ViolationRule, "error every 10": ErrorRule, "fall": FallRule}

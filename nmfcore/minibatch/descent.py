@@ -290,7 +290,7 @@ def first_start(data: Rows, k: int, penalties: Penalties, random_state: Any = No
     if k > min(data.shape):
         return initialize(data, k, "random", rng)[1]
     W, Ht = spectral_start(data, k, rng)
-    found = factorize(data, AcceleratedHALS(penalties), W, Ht, Limits(TOL, PASSES), measure=False)
-    if found.interruption is not None:
-        found.interruption.again()
-    return found.Ht
+    solution = factorize(data, AcceleratedHALS(penalties), W, Ht, Limits(TOL, PASSES), measure=False)
+    if solution.interruption is not None:
+        solution.interruption.again()
+    return solution.Ht

@@ -60,7 +60,7 @@ class Correction(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What a solver tells the loop about a pass."""
+    """The report of a pass, from the solver to the loop."""
 
     loss: float = np.nan  # penalised objective at the new pair
     violation: float = np.nan

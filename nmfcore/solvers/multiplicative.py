@@ -337,11 +337,11 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
 
     It is what the registry makes of "mu" with ``extrapolate=True``.
 
-    Extrapolation by itself may raise the loss. For β = 2 every pass knows the loss of its new pair; a pass that raised
-    it is discarded, and the next one is an ordinary update, which cannot raise it. For β < 2 the loss of a pair is not
-    among the sums of a pass that begins ahead of it, so every tenth pass measures the pair that it begins with, which
-    makes ten passes 4 % slower. If the loss rose since the measurement before, the next pass begins at the best pair,
-    and the ten passes after it are ordinary updates.
+    Extrapolation by itself may raise the loss. For β = 2 every pass measures the loss of its new pair; a pass that has
+    raised it is discarded, and the next one is an ordinary update, which cannot raise it. For β < 2 the loss of a pair
+    is not among the sums of a pass that begins ahead of it, so every tenth pass measures the pair that it begins with,
+    which makes ten passes 4 % slower. If the loss rose since the measurement before, the next pass begins at the best
+    pair, and the ten passes after it are ordinary updates.
     """
 
     def rows(self, W: Array) -> dict[str, Array]:
