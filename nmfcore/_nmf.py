@@ -17,11 +17,12 @@ from sklearn.utils.validation import check_non_negative
 from ._typing import Array, Matrix, Seed
 from .estimators._base import BaseNMF as _BaseNMF
 from .estimators._validation import check_factor as _check_init
+from .loop.session import Limits
 from .loop.solve import code, factorize
 from .objective import EPSILON, Penalties, divergence
 from .objective import beta_of as _beta_loss_to_float
 from .rows.memory import as_rows
-from .solvers import SOLVERS
+from .solvers import make_solver
 from .starts.nndsvd import CUT_OFF, initialize
 
 __all__ = [
@@ -114,10 +115,10 @@ def _update_coordinate_descent(
 ) -> float:
     """Sweep over the columns of W once, in place, and return Σ |projected gradient|; X may be transposed."""
     data = as_rows(X, W.dtype)
-    solver = SOLVERS["cd"](Penalties(l1_reg, 0.0, l2_reg, 0.0), shuffle=random_state if shuffle else None)
+    solver = make_solver("cd", Penalties(l1_reg, 0.0, l2_reg, 0.0), shuffle=random_state if shuffle else None)
     small = solver.start(data, np.ascontiguousarray(Ht))
     state = data.state(**solver.rows(np.ascontiguousarray(W)))
-    after, sums = data.reduce(solver.visit, state, solver.fix(small), solver.sums, solver.gather, solver.gathered)
+    after, sums = data.reduce(solver.visit, state, solver.fix(small), solver.sums, *solver.gather)
     W[...] = after["W"]
     return float(sums["stats"][data.backend.VIOLATION])
 
@@ -140,19 +141,19 @@ def _fit_coordinate_descent(
     """Return W, H and the number of iterations of coordinate descent from a start, which is not written."""
     rng = check_random_state(random_state) if shuffle else None
     penalties = Penalties(l1_reg_W, l1_reg_H, l2_reg_W, l2_reg_H)
-    solver, data = SOLVERS["cd"](penalties, shuffle=rng), as_rows(X, W.dtype)
+    solver, data = make_solver("cd", penalties, shuffle=rng), as_rows(X, W.dtype)
     W, Ht = np.ascontiguousarray(W), np.ascontiguousarray(H.T)
     if not update_H:
         coded = code(data, solver, Ht, tol=tol, max_iter=max_iter)
         return coded.W, Ht.T, coded.n_iter
-    found = factorize(data, solver, W, Ht, tol=tol, max_iter=max_iter, verbose=verbose, measure=False)
+    found = factorize(data, solver, W, Ht, Limits(tol, max_iter), verbose=verbose, measure=False)
     if found.interruption is not None:
         found.interruption.again()
     return found.W, found.Ht.T, found.n_iter
 
 
 def _mu(beta_loss: Any, gamma: float, penalties: Penalties) -> Any:
-    solver = SOLVERS["mu"](penalties, beta=float(_beta_loss_to_float(beta_loss)))
+    solver: Any = make_solver("mu", penalties, _beta_loss_to_float(beta_loss))
     solver.gamma = gamma
     return solver
 

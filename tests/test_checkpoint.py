@@ -89,7 +89,7 @@ def stopping(at):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_and_gone_on_is_never_stopped(case, tmp_path):
+def test_a_fit_stopped_and_continued_has_the_bits_of_one_that_was_not(case, tmp_path):
     X, path = matrix(), tmp_path / "fit.npz"
     expected = told(*fitted(X, **CASES[case]))
     assert expected["ended"] == ("end" in case)
@@ -108,7 +108,7 @@ def test_stopped_and_gone_on_is_never_stopped(case, tmp_path):
 @pytest.mark.parametrize("settings", FLOAT32, ids=str)
 @given(stops=st.lists(st.integers(2, PASSES), max_size=4))
 @settings(max_examples=10)
-def test_wherever_it_is_stopped(settings, stops, tmp_path_factory):
+def test_float32_fits_may_be_stopped_after_any_pass(settings, stops, tmp_path_factory):
     X, path = matrix("float32"), tmp_path_factory.mktemp("checkpoint") / "fit.npz"
     expected = told(*fitted(X, **settings))
     for at in stops:
@@ -117,7 +117,7 @@ def test_wherever_it_is_stopped(settings, stops, tmp_path_factory):
     assert_same(told(*fitted(X, checkpoint=path, **settings)), expected)
 
 
-def test_from_a_stream_and_in_several_lanes(tmp_path):
+def test_a_fit_of_an_array_may_go_on_with_a_stream_of_the_same_rows(tmp_path):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 255, (20000, 300), dtype=np.uint8)
     stream = RowBlocks(lambda: np.array_split(X, 7), X.shape, X.dtype)
@@ -167,7 +167,7 @@ KILLED = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_killed_ten_times(solver, tmp_path):
+def test_a_fit_killed_ten_times_has_the_bits_of_one_that_was_not(solver, tmp_path):
     command = [
         sys.executable,
         "-W",
@@ -185,7 +185,7 @@ def test_killed_ten_times(solver, tmp_path):
     assert len(set(reached)) > 5, reached  # and they did get on
 
 
-def test_ctrl_c_and_max_time_keep_it(tmp_path):
+def test_ctrl_c_and_max_time_write_the_checkpoint(tmp_path):
     X, path = matrix(), tmp_path / "fit.npz"
     expected = told(*fitted(X, solver="hals"))
 
@@ -239,7 +239,7 @@ def test_another_matrix_is_refused(kept):
         fitted(matrix("float32"), solver="hals", checkpoint=kept, dtype=np.float64)
 
 
-def test_what_changes_no_bit_may_change(kept):
+def test_settings_that_change_no_bit_may_differ(kept):
     expected = told(*fitted(matrix(), solver="hals"))
     found = fitted(matrix(), solver="hals", checkpoint=str(kept), n_jobs=2, max_time=100, memory="1MB")
     assert_same(told(*found), expected)
@@ -255,7 +255,7 @@ def test_another_start_is_refused(tmp_path):
     path.unlink()
 
 
-def test_what_is_no_checkpoint_is_refused_and_left_alone(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("mine")
     with pytest.raises(ValueError, match="no checkpoint that this nmfcore can read"):
@@ -285,7 +285,7 @@ def test_a_full_disk_does_not_end_the_fit(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_written_as_often_as_asked(tmp_path):
+def test_it_is_written_every_checkpoint_every_seconds(tmp_path):
     path, seen = tmp_path / "c", []
 
     def look(progress):
@@ -299,7 +299,7 @@ def test_it_is_written_as_often_as_asked(tmp_path):
     assert seen[0] is False and len(set(seen)) == PASSES
 
 
-def test_parameters_travel(tmp_path):
+def test_parameters_are_cloned_and_validated(tmp_path):
     asked = {"memory": "1GB", "checkpoint": tmp_path / "c", "checkpoint_every": 5}
     assert asked.items() <= clone(NMF(3, **asked)).get_params().items()
     for wrong in ({"checkpoint": 3}, {"checkpoint_every": -1}, {"memory": 0}):
@@ -311,7 +311,7 @@ def test_parameters_travel(tmp_path):
 @pytest.mark.parametrize(
     "settings", [{"solver": "hals"}, {"solver": "mu", "beta_loss": 1, "extrapolate": True}], ids=str
 )
-def test_of_a_fit_on_a_device(settings, cupy, tmp_path):
+def test_a_fit_on_a_device_goes_on_from_its_checkpoint(settings, cupy, tmp_path):
     X, settings = matrix("float32"), {**settings, "device": "cuda", "max_iter": 12}
     expected = told(*fitted(X, **settings))
     for at in (3, 8):

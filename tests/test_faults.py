@@ -21,12 +21,11 @@ from sklearn.exceptions import ConvergenceWarning
 from nmfcore import NMF, MiniBatchNMF, RowBlocks, non_negative_factorization
 from nmfcore.estimators import minibatch_nmf, nmf
 from nmfcore.images import InputError, cached_images
-from nmfcore.loop import solve
-from nmfcore.rows import disk, sums
+from nmfcore.loop import session, solve
+from nmfcore.loop.stopping import RULES
+from nmfcore.rows import disk, sums, threads
 from nmfcore.rows import memory as data
-from nmfcore.rows import threads as pool
-from nmfcore.rows.threads import run_all
-from nmfcore.search.engine import SearchEngine
+from nmfcore.search import SearchEngine
 from nmfcore.solvers import SOLVERS
 from nmfcore.starts import samples as warm_start
 
@@ -144,7 +143,8 @@ def test_ctrl_c_in_the_last_passes_of_batches_keeps_the_components(solver, where
 
 
 def test_ctrl_c_inside_the_last_pass_over_all_rows_is_not_swallowed(monkeypatch):
-    monkeypatch.setattr(solve, "_RULES", {name: lambda *_: interrupt() for name in solve._RULES})
+    for rule in RULES.values():  # of the pass over all rows; batches have others
+        monkeypatch.setattr(rule, "before", interrupt)
     estimator = MiniBatchNMF(3, solver="mu", random_state=0, max_iter=1)
     with pytest.raises(KeyboardInterrupt):
         estimator.fit(X)
@@ -181,7 +181,7 @@ def test_wherever_ctrl_c_comes_history_and_factors_are_of_one_pass(solver, name,
         if len(made) == passes:
             report = Interrupting(report, name)
             if name == "clock":
-                monkeypatch.setattr(solve.time, "perf_counter", interrupt)
+                monkeypatch.setattr(session.time, "perf_counter", interrupt)
         return report, small
 
     monkeypatch.setattr(SOLVERS[solver], "update_columns", update_columns)
@@ -298,18 +298,18 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path, monkey
 def test_one_pool_for_all(monkeypatch):
     made = []
 
-    class Slow(pool.ThreadPoolExecutor):
+    class Slow(threads.ThreadPoolExecutor):
         def __init__(self, *arguments, **settings):
             made.append(self)
             time.sleep(0.05)
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(pool, "ThreadPoolExecutor", Slow)
-    monkeypatch.setattr(pool, "_pool", None)
-    threads = [threading.Thread(target=run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
-    for thread in threads:
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(threads, "_pool", None)
+    fits = [threading.Thread(target=threads.run_all, args=(lambda _: None, 2, 2)) for _ in range(8)]
+    for thread in fits:
         thread.start()
-    for thread in threads:
+    for thread in fits:
         thread.join()
     assert len(made) == 1
     made[0].shutdown()
@@ -325,7 +325,7 @@ def test_where_no_thread_can_be_started_the_calling_thread_does_the_work(disk, m
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pool, "_pool", None)
+    monkeypatch.setattr(threads, "_pool", None)
     monkeypatch.setattr(threading.Thread, "start", start)
     np.testing.assert_array_equal(model(**settings).fit(source).components_, expected)
 
@@ -338,8 +338,8 @@ def test_a_helper_that_was_queued_in_vain_does_nothing_later(monkeypatch):
             late.append(task)
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pool, "_shared_pool", Pool)
-    run_all(seen.append, 5, 3)
+    monkeypatch.setattr(threads, "_shared_pool", Pool)
+    threads.run_all(seen.append, 5, 3)
     assert seen == [0, 1, 2, 3, 4]
     late[0]()
     assert seen == [0, 1, 2, 3, 4]
@@ -361,9 +361,9 @@ def test_ctrl_c_between_submitting_and_working_awaits_the_helpers(monkeypatch):
         assert go_on.wait(10)
         running.remove(number)
 
-    monkeypatch.setattr(pool, "_shared_pool", Pool)
+    monkeypatch.setattr(threads, "_shared_pool", Pool)
     with pytest.raises(KeyboardInterrupt):
-        run_all(task, 5, 2)
+        threads.run_all(task, 5, 2)
     assert running == []
 
 

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 import nmfcore.starts.samples as warm
 from nmfcore import NMF
 from nmfcore.backends import cpu
+from nmfcore.loop.session import Limits
 from nmfcore.loop.solve import factorize
 from nmfcore.objective import Penalties, trace_loss
 from nmfcore.rows.memory import as_rows
@@ -51,7 +52,7 @@ def test_passes_are_those_of_the_twin(monkeypatch, form, penalty):
     l1_W, l1_H, l2_W, l2_H = penalty
     solver = AcceleratedHALS(Penalties(l1_W, l1_H, l2_W, l2_H))
     solution = factorize(
-        data, solver, W, np.ascontiguousarray(H.T), tol=0, max_iter=45,
+        data, solver, W, np.ascontiguousarray(H.T), Limits(0, 45),
         callback=lambda report: found.append((report.iteration, *report.factors(), report.loss)),
     )  # fmt: skip
     assert solution.n_iter == 45

@@ -566,11 +566,11 @@ def test_fastmath_checker_catches_a_planted_fault(tmp_path, second):
 
 
 def test_nothing_prints_but_the_command_line():
-    """Besides, `solve` and `minibatch` print scikit-learn's lines with `verbose`, as the contract says."""
+    """Besides, the stop rules print scikit-learn's lines with `verbose`, as the contract says."""
     prints = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).as_posix() not in ("cli.py", "loop/solve.py", "minibatch/multiplicative.py")
+        if path.relative_to(PACKAGE).as_posix() not in ("cli.py", "loop/stopping.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]

@@ -16,8 +16,10 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF
-from nmfcore.minibatch import descent as online
-from nmfcore.minibatch import multiplicative as minibatch
+from nmfcore.loop.stopping import BATCH_RULES, BatchReport, StopReason
+from nmfcore.minibatch import batches as cutting
+from nmfcore.minibatch import descent
+from nmfcore.minibatch.multiplicative import Memory
 from nmfcore.objective import Penalties
 from nmfcore.rows.memory import as_rows
 
@@ -60,10 +62,10 @@ def likeness(found, true):
 
 @pytest.mark.parametrize("form", ["dense", "csr", "sparse enough to gather"])
 @pytest.mark.parametrize("penalty", [(0, 0, 0, 0), (0.02, 0.001, 0.03, 0.01)], ids=["none", "both"])
-def test_steps_solve_what_they_say(form, penalty, monkeypatch):
+def test_steps_are_those_of_nnls_on_sums_by_their_definition(form, penalty, monkeypatch):
     """Batches coded by NNLS, sums by their definition, H by NNLS for these sums."""
-    for name, value in {"LOOKS": 1, "CODING": (3000, 0.0), "SWEEPS_H": (3000, 0.0)}.items():
-        monkeypatch.setattr(online, name, value)
+    for name, value in {"VISITS": 1, "CODING": (3000, 0.0), "SWEEPS_H": (3000, 0.0)}.items():
+        monkeypatch.setattr(descent, name, value)
     X, _ = planted(3, n=90, k=3, m=20 if form != "sparse enough to gather" else 150, noise=0.2)
     if form != "dense":
         X = X * (np.random.RandomState(1).rand(*X.shape) < (0.6 if form == "csr" else 0.06))
@@ -71,7 +73,7 @@ def test_steps_solve_what_they_say(form, penalty, monkeypatch):
     m, k = X.shape[1], 3
     H = np.random.RandomState(2).rand(k, m) + 0.1
     l1_W, l1_H, l2_W, l2_H = penalty
-    learner = online.Learner(lambda rows: Penalties(l1_W, rows * l1_H, l2_W, rows * l2_H), 0.5, 60)
+    learner = descent.DescentLearner(lambda rows: Penalties(l1_W, rows * l1_H, l2_W, rows * l2_H), 0.5, 60)
     Ht, memory = np.ascontiguousarray(H.T), learner.begin(H.T)
     A, B, weight_of_rows, seen = np.zeros((k, k)), np.zeros((k, m)), 0.0, 0
 
@@ -91,7 +93,7 @@ def test_steps_solve_what_they_say(form, penalty, monkeypatch):
         W = solve(H @ H.T, H @ block.T, l1_W, l2_W).T
         whole = reference.objective(block, W, H, 2, l1_W, rows * l1_H, l2_W, rows * l2_H)
         assert made.cost == pytest.approx(whole / rows, rel=1e-9)
-        fade = 0.5 ** (rows / 60) * (seen / (seen + rows)) ** online.EARLY
+        fade = 0.5 ** (rows / 60) * (seen / (seen + rows)) ** descent.EARLY
         A, B = fade * A + W.T @ W, fade * B + W.T @ block
         weight_of_rows, seen = fade * weight_of_rows + rows, seen + rows
         H = solve(A, B, weight_of_rows * l1_H, weight_of_rows * l2_H)
@@ -112,16 +114,16 @@ def test_steps_solve_what_they_say(form, penalty, monkeypatch):
         H = np.ascontiguousarray(Ht.T)
 
 
-def test_the_last_look_at_a_batch_is_the_one_remembered():
+def test_the_sums_are_those_of_the_last_visit_of_a_batch():
     X, H = planted(noise=0.3)
-    learner = online.Learner(lambda rows: Penalties(), 0.7, 100)
+    learner = descent.DescentLearner(lambda rows: Penalties(), 0.7, 100)
     Ht = np.ascontiguousarray(H.T) + 0.1
     first = learner.step(as_rows(X[:100], np.float64), None, Ht, learner.begin(Ht))
     given = 0.5 * first.W
     W = given.copy()
     second = learner.step(as_rows(X[100:200], np.float64), W, first.Ht, first.memory)
     assert np.array_equal(W, given)
-    fade = 0.7 * 0.5**online.EARLY
+    fade = 0.7 * 0.5**descent.EARLY
     np.testing.assert_allclose(second.memory.WtW, fade * first.memory.WtW + second.W.T @ second.W)
     np.testing.assert_allclose(second.memory.XtW, fade * first.memory.XtW + X[100:200].T @ second.W)
 
@@ -203,7 +205,7 @@ def test_one_pass_of_fit_is_partial_fit_in_a_loop(form, penalty, m):
     """The same bits, where nothing is forgotten (one counts passes, the other batches) from the same H."""
     rows = 50 if m == 40 else 1600
     X = form(planted(n=2 * rows + 7, m=m, noise=0.1)[0])
-    assert (len(as_rows(X[:rows], X.dtype, lane_work=minibatch.LANE_WORK).plan(5).lanes) > 1) == (m == 900)
+    assert (len(as_rows(X[:rows], X.dtype, lane_work=cutting.LANE_WORK).plan(5).lanes) > 1) == (m == 900)
     H = np.random.RandomState(0).rand(5, m).astype(X.dtype)
     shared = {"init": "custom", "forget_factor": 1.0, "batch_size": rows, **penalty}
     whole = model(max_iter=1, **shared).fit(X, H=H)
@@ -246,7 +248,7 @@ def test_partial_fit_goes_on_after_fit_and_from_given_components():
     assert error(given.partial_fit(X[:50]), X) < 1e-3, "what a small batch does not speak of stays"
 
 
-def test_a_stream_that_begins_with_nothing():
+def test_a_stream_may_begin_with_zeros():
     X, _ = planted()
     estimator = model().partial_fit(np.zeros((50, 40)))
     assert not estimator.components_.any()
@@ -268,14 +270,14 @@ def test_a_dead_component_is_revived():
     assert runs[0].components_.tobytes() == runs[1].components_.tobytes()
 
 
-def test_a_component_that_nobody_uses_any_more_is_revived():
+def test_a_component_that_no_row_uses_any_more_is_revived():
     X, H = planted(n=1500)
     start = np.vstack([H[:4], 1e3 * np.eye(40)[:1] + 1e3])  # no row has such a thing in it
     estimator = stream(model(init="custom"), X, H=start)
     assert (likeness(estimator.components_, H) > 0.99).all()
 
 
-def test_what_a_few_rows_do_not_use_is_kept():
+def test_a_component_that_few_rows_do_not_use_is_kept():
     H = np.kron(np.eye(3), np.ones((1, 8)))
     X = np.random.RandomState(0).rand(4, 24) * (H[0] + H[1])  # not met: there is something to revive a component with
     estimator = model(3, init="custom").partial_fit(X, H=H)
@@ -284,7 +286,7 @@ def test_what_a_few_rows_do_not_use_is_kept():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_has_faded_is_kept_while_nothing_better_is_found(dtype):
+def test_a_component_whose_sums_have_faded_is_kept_if_no_residual_replaces_it(dtype):
     """Its sums fall below the least number of the type."""
     rng = np.random.RandomState(0)
     H = np.kron(np.eye(3), rng.rand(1, 8) + 0.1)
@@ -297,7 +299,7 @@ def test_what_has_faded_is_kept_while_nothing_better_is_found(dtype):
     assert (likeness(estimator.components_, H) > 0.9999).all()
 
 
-def test_where_nothing_is_left_a_dead_component_stays_dead():
+def test_a_dead_component_stays_zero_where_no_residual_is_left():
     X, H = planted(k=2)
     start = np.vstack([H, np.zeros(40)])
     estimator = stream(model(3, init="custom"), X, H=start)
@@ -312,7 +314,7 @@ def test_where_nothing_is_left_a_dead_component_stays_dead():
 
 
 @pytest.mark.parametrize("form", [np.array, sp.csr_matrix], ids=["dense", "csr"])
-def test_one_batch_of_everything_comes_to_what_hals_comes_to(form, digits):
+def test_one_batch_of_all_rows_has_the_error_of_hals(form, digits):
     X = form(digits)
     full = NMF(8, solver="hals", tol=0, max_iter=300).fit(X)
     estimator = model(8, batch_size=2000, tol=0, max_no_improvement=None, max_iter=100).fit(X)
@@ -320,7 +322,7 @@ def test_one_batch_of_everything_comes_to_what_hals_comes_to(form, digits):
     assert estimator.kkt_residual_ < 1e-3
 
 
-def test_further_passes_do_no_harm(digits):
+def test_further_passes_do_not_raise_the_error(digits):
     fits = [model(10, batch_size=200, tol=0, max_no_improvement=None, max_iter=p).fit(digits) for p in (1, 2, 4, 8, 30)]
     errors = [fit.reconstruction_err_ for fit in fits]
     assert (np.diff(errors) < 1e-3 * errors[0]).all(), errors
@@ -331,7 +333,7 @@ def test_further_passes_do_no_harm(digits):
 
 @pytest.mark.parametrize("k", [10, 16])
 @pytest.mark.parametrize("form", [np.array, sp.csr_matrix], ids=["dense", "csr"])
-def test_the_order_of_the_rows_is_no_matter_to_a_fit(form, k, digits):
+def test_rows_sorted_by_class_raise_the_error_of_a_fit_by_less_than_a_percent(form, k, digits):
     """One pass over the digits, all zeros first and all nines last."""
     X = form(digits[np.argsort(load_digits().target, kind="stable")])
     full = NMF(k, solver="hals", tol=1e-6, max_iter=500).fit(X).reconstruction_err_
@@ -351,14 +353,14 @@ def test_one_pass_over_few_rows_per_component(data_folder):
     [(np.array, 1), (sp.csr_matrix, 1), (sp.csc_matrix, 1), (np.array, 5)],
     ids=["dense", "csr", "csc", "runs"],
 )
-def test_shuffled_batches(form, run, monkeypatch):
+def test_shuffled_batches_have_every_row_once_and_rows_from_all_over_X(form, run, monkeypatch):
     """Every row once, each batch from all over X, the same for the same seed."""
     if run > 1:
-        monkeypatch.setattr(minibatch, "LARGE", 0)
-        monkeypatch.setattr(minibatch, "RUN", 5 * 8 * 3)
+        monkeypatch.setattr(cutting, "LARGE", 0)
+        monkeypatch.setattr(cutting, "RUN", 5 * 8 * 3)
     n, size = 1003, 60
     dense = np.arange(3.0 * n).reshape(n, 3)
-    parts, batches = minibatch.cut_shuffled(form(dense), size, np.float64, None, 0)
+    parts, batches = cutting.cut_shuffled(form(dense), size, np.float64, None, 0)
     assert len(parts) == len(batches) == 17
     assert sorted(np.concatenate(parts)) == list(range(n))
     for rows, batch in zip(parts, batches, strict=True):
@@ -369,8 +371,8 @@ def test_shuffled_batches(form, run, monkeypatch):
         assert gaps.min() >= 1
         assert gaps.max() < 3 * 17 * run, "nowhere are many neighbours left out"
         assert (np.mean(gaps == 1) > 0.6) == (run > 1)
-    again, _ = minibatch.cut_shuffled(form(dense), size, np.float64, None, 0)
-    other, _ = minibatch.cut_shuffled(form(dense), size, np.float64, None, 1)
+    again, _ = cutting.cut_shuffled(form(dense), size, np.float64, None, 0)
+    other, _ = cutting.cut_shuffled(form(dense), size, np.float64, None, 1)
     assert all(map(np.array_equal, parts, again))
     assert not all(map(np.array_equal, parts, other))
 
@@ -378,7 +380,7 @@ def test_shuffled_batches(form, run, monkeypatch):
 def test_a_fit_gathers_a_batch_at_a_time(digits, monkeypatch):
     """Of what is gathered, no more than the batch at work and the next one exist, however many passes."""
     alive, most = weakref.WeakSet(), []
-    whole = minibatch.Gathered.__getitem__
+    whole = cutting.Gathered.__getitem__
 
     def gather(self, number):
         batch = whole(self, number)
@@ -386,7 +388,7 @@ def test_a_fit_gathers_a_batch_at_a_time(digits, monkeypatch):
         most.append(len(alive))
         return batch
 
-    monkeypatch.setattr(minibatch.Gathered, "__getitem__", gather)
+    monkeypatch.setattr(cutting.Gathered, "__getitem__", gather)
     model(5, batch_size=200, max_iter=3, tol=0, max_no_improvement=None).fit(digits)
     assert len(most) == 27
     assert max(most) <= 2
@@ -395,8 +397,8 @@ def test_a_fit_gathers_a_batch_at_a_time(digits, monkeypatch):
 @pytest.mark.parametrize("large", [False, True])
 def test_a_memory_map_gives_the_same_bits(large, digits, tmp_path, monkeypatch):
     if large:
-        monkeypatch.setattr(minibatch, "LARGE", 1000)
-        monkeypatch.setattr(minibatch, "RUN", 4096)
+        monkeypatch.setattr(cutting, "LARGE", 1000)
+        monkeypatch.setattr(cutting, "RUN", 4096)
     np.save(tmp_path / "X.npy", digits)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     fits = [model(5, batch_size=200, max_iter=2).fit(X) for X in (digits, mapped)]
@@ -407,7 +409,7 @@ def test_mu_and_a_given_start_keep_the_order_of_the_rows(digits, monkeypatch):
     def refuse(*args):
         raise AssertionError("shuffled")
 
-    monkeypatch.setattr(minibatch, "cut_shuffled", refuse)
+    monkeypatch.setattr(cutting, "cut_shuffled", refuse)
     H = np.random.RandomState(0).rand(4, 64)
     model(4, init="custom", batch_size=300, max_iter=1).fit(digits, H=H)
     model(4, solver="mu", batch_size=300, max_iter=1).fit(digits)
@@ -417,7 +419,7 @@ def test_mu_and_a_given_start_keep_the_order_of_the_rows(digits, monkeypatch):
 
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("init", [None, "random", "nndsvd", "nndsvda", "nndsvdar"])
-def test_every_start(init, restarts, digits):
+def test_every_init_leads_to_nearly_the_error_of_hals(init, restarts, digits):
     estimator = model(6, init=init, fresh_restarts=restarts, max_iter=10)
     W = estimator.fit_transform(digits)
     full = NMF(6, solver="hals", tol=1e-5).fit(digits).reconstruction_err_
@@ -426,7 +428,7 @@ def test_every_start(init, restarts, digits):
     assert W.tobytes() == estimator.transform(digits).tobytes()
 
 
-def test_a_pass_codes_rows_to_their_end(digits):
+def test_max_iter_does_not_limit_the_sweeps_of_a_row(digits):
     """max_iter counts passes; it is not the number of sweeps that a row may take."""
     once = model(6, max_iter=1).fit(digits)
     W, H = once.transform(digits[:20]), once.components_
@@ -456,7 +458,7 @@ def test_same_bits_for_any_number_of_threads(form):
     X = 30 * planted(n=6000, m=900, k=8, noise=0.2)[0]
     X[X < 40], X[X > 255] = 0, 255
     X = form(X)
-    assert len(as_rows(X[:3000], np.float32, lane_work=minibatch.LANE_WORK).plan(8).lanes) >= 3
+    assert len(as_rows(X[:3000], np.float32, lane_work=cutting.LANE_WORK).plan(8).lanes) >= 3
     bits = set()
     for n_jobs in (1, 2, 3):
         estimator = model(8, batch_size=3000, n_jobs=n_jobs, max_iter=2)
@@ -466,7 +468,7 @@ def test_same_bits_for_any_number_of_threads(form):
     assert len(bits) == 1
 
 
-def test_nothing_of_the_callers_is_written(digits):
+def test_X_H_and_earlier_components_are_not_written(digits):
     X = digits.copy()
     X.setflags(write=False)
     H = np.random.RandomState(0).rand(6, 64)
@@ -483,27 +485,41 @@ def test_nothing_of_the_callers_is_written(digits):
 # --- when it ends -------------------------------------------------------------------------------------
 
 
-def patience(costs, count=4, tol=0.0, most=None):
-    """Number of the step after which it ends, and why."""
-    rule = online.Patience(10 * count, count, tol, most, len(costs), 0)
+def ended(costs, count=4, tol=0.0, max_no_improvement=None, name="mean cost"):
+    """Return the number of the step after which a rule ends a fit with such costs, and how."""
+    rule = BATCH_RULES[name](
+        tol, 0, n_rows=10 * count, n_batches=count, n_steps=len(costs), max_no_improvement=max_no_improvement
+    )
     for number, cost in enumerate(costs, 1):
-        reason = rule.look(number, minibatch.Step(np.zeros((10, 2)), None, None, cost), None)
-        if reason:
-            return number, reason
+        H = np.ones((3, 2))
+        report = BatchReport(loss=cost, rows=10, Ht=H, Ht_before=0.5 * H)
+        termination = rule.after(report, number)
+        if termination is not None:
+            assert termination.converged
+            return number, termination.reason, termination.sentence
     return None
 
 
-def test_the_rules():
+def test_the_rules_of_the_mean_cost():
     unlike = [1.0, 9.0, 4.0, 16.0]  # batches that differ, every pass the same
-    assert patience(unlike * 5, tol=1e-3)[0] == 8
-    assert "tol = 0.001" in patience(unlike * 5, tol=1e-3)[1]
-    assert patience(unlike * 5) is None
+    assert ended(unlike * 5, tol=1e-3)[:2] == (8, StopReason.ERROR_OF_PASS)
+    assert "tol = 0.001" in ended(unlike * 5, tol=1e-3)[2]
+    assert ended(unlike * 5) is None
     falling = [cost * 0.99**turn for turn in range(10) for cost in unlike]
-    assert patience(falling, tol=1e-3) is None
-    assert patience(falling, most=1) is None, "that a batch costs more than the one before is no matter"
-    assert patience(falling, tol=1e-2)[0] == 8  # √0.99 is a fall of half a percent
-    assert patience(falling[:12] + unlike * 3, most=3) == (15, "the mean cost did not improve for 3 steps")
-    assert patience([1.0, 1.0, 1.0, 1.0, *[0.0] * 8]) == (8, "nothing of X is left")
+    assert ended(falling, tol=1e-3) is None
+    assert ended(falling, max_no_improvement=1) is None, "a batch may cost more than the one before"
+    assert ended(falling, tol=1e-2)[0] == 8  # √0.99 is a fall of half a percent
+    waiting = ended(falling[:12] + unlike * 3, max_no_improvement=3)
+    assert waiting == (15, StopReason.MEAN_COST, "the mean cost did not improve for 3 steps")
+    assert ended([1.0, 1.0, 1.0, 1.0, *[0.0] * 8]) == (8, StopReason.EXACT, "nothing of X is left")
+
+
+def test_the_rules_of_the_smoothed_cost():
+    name = "smoothed cost"
+    assert ended([4.0, 4.0, 3.0], tol=0.5, name=name)[:2] == (2, StopReason.CHANGE_OF_H), "the first step is not judged"
+    assert ended([4.0, 4.0, 3.0], tol=0.4, name=name) is None
+    waiting = ended([1.0, 4.0, 3.0, 3.0, 5.0, 5.0], max_no_improvement=2, name=name)
+    assert waiting == (6, StopReason.SMOOTHED_COST, "the smoothed cost did not improve for 2 steps")
 
 
 def test_a_fit_ends_by_its_rules(digits, capsys):
@@ -573,7 +589,7 @@ def test_other_solvers_are_refused():
         model(solver="cd").fit(planted()[0])
 
 
-def test_an_all_zero_matrix():
+def test_zeros_have_zero_factors_from_which_a_stream_goes_on():
     estimator = model().fit(np.zeros((30, 40)))
     assert not estimator.components_.any()
     assert estimator.reconstruction_err_ == 0
@@ -585,4 +601,4 @@ def test_mu_is_the_default(digits):
     default = MiniBatchNMF(4, random_state=0, batch_size=300, max_iter=3).fit(digits)
     named = model(4, solver="mu", batch_size=300, max_iter=3).fit(digits)
     assert default.components_.tobytes() == named.components_.tobytes()
-    assert isinstance(default._memory, minibatch.Memory)
+    assert isinstance(default._memory, Memory)

@@ -28,6 +28,7 @@ CHILD = """
 import json, sys, time
 import numpy as np
 from nmfcore.rows.memory import as_rows
+from nmfcore.loop.session import Limits
 from nmfcore.loop.solve import factorize
 from nmfcore.solvers import SOLVERS
 n, m, k, threads, repeats = map(int, sys.argv[1:6])
@@ -37,7 +38,7 @@ W, Ht = rng.rand(n, k).astype(np.float32), rng.rand(m, k).astype(np.float32)
 data = as_rows(X, np.float32, threads)
 def run(passes):
     start = time.perf_counter()
-    factorize(data, SOLVERS["cd"](), W, Ht, tol=0, max_iter=passes, measure=False)
+    factorize(data, SOLVERS["cd"](), W, Ht, Limits(0, passes), measure=False)
     return time.perf_counter() - start
 run(1)
 print(json.dumps([(run(9) - run(1)) / 8 for _ in range(repeats)]))

@@ -208,11 +208,7 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 
 def default_solver(frobenius: bool) -> str:
     """Name the solver that suits a loss."""
-    from ..solvers import SOLVERS
-
-    if not frobenius:
-        return "mu"
-    return "hals" if "hals" in SOLVERS else "cd"
+    return "hals" if frobenius else "mu"
 
 
 def _why_refused(error: Exception, pictures: "Pictures") -> str:

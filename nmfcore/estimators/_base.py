@@ -23,10 +23,11 @@ from .._compat import Interval, Options, StrOptions
 from .._typing import Array, DType, Matrix, Seed
 from ..backends import cuda
 from ..loop.solve import Coded, Solution, code
+from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
 from ..objective import EPSILON, Penalties, beta_of, divergence
 from ..rows import Rows
-from ..solvers import SOLVERS
+from ..solvers import Solver, make_solver
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
 from ._validation import Checks, Output, check_factor, not_of_dask
@@ -332,10 +333,8 @@ class BaseNMF(
         given = Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
         return given if view is None else scale.squeezed(given, view.power, view.power, view.dtype)
 
-    def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Any:
-        if self.solver == "mu":
-            return SOLVERS["mu"](penalties, beta=float(beta))
-        return SOLVERS[self.solver](penalties, **options)
+    def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Solver:
+        return make_solver(self.solver, penalties, beta, **options)
 
     @property
     def _auto(self) -> bool:
@@ -456,19 +455,20 @@ class BaseNMF(
         self.components_ = Ht.T
         self.n_iter_ = n_iter
         self.reconstruction_err_ = np.float64(scale.times(np.sqrt(np.float64(2 * max(loss, 0.0))), -2 * power))
-        self.converged_ = result.converged
-        self.stop_reason_ = result.reason
+        self.converged_ = result.termination.converged
+        self.stop_reason_ = result.termination.sentence
         self.history_ = result.history
         self.kkt_residual_ = float(kkt)
         if result.interruption is not None:
             result.interruption.again()
 
-    def _warn_of_end(self, n_iter: int, reason: str) -> None:
+    def _warn_of_end(self, n_iter: int, termination: Termination) -> None:
         if n_iter == self.max_iter and self.tol > 0:
             warnings.warn(maximum_reached(self.max_iter), ConvergenceWarning, stacklevel=3)
-        elif reason.startswith("max_time"):
+        elif termination.out_of_time:
             warnings.warn(
-                f"Stopped after {n_iter} iterations because {reason}. Increase max_time to improve convergence.",
+                f"Stopped after {n_iter} iterations because {termination.sentence}. "
+                "Increase max_time to improve convergence.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -540,8 +540,7 @@ def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
         W=np.zeros_like(W),
         Ht=np.zeros_like(Ht),
         n_iter=1,
-        converged=True,
-        reason="X is all zeros, and so are W and H",
+        termination=StopReason.ZEROS.given(),
         history={
             "loss": np.zeros(1),
             "violation": np.full(1, violation),

@@ -13,9 +13,12 @@ from sklearn.utils import check_random_state
 
 from .. import _compat, scale
 from .._compat import Interval, StrOptions
-from ..loop.solve import Coded, Stopped, factorize
+from ..loop.session import Limits, Stopped
+from ..loop.solve import Coded, factorize
+from ..minibatch import batches as cutting
 from ..minibatch import descent as online
-from ..minibatch import multiplicative as minibatch
+from ..minibatch.loop import Learner, run
+from ..minibatch.multiplicative import Memory, MultiplicativeLearner
 from ..objective import beta_of, divergence
 from ..rows.memory import Rows, as_rows
 from ._base import BaseNMF, zero_solution
@@ -295,22 +298,17 @@ class MiniBatchNMF(BaseNMF):
         slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
-        limits = (self.tol, self.max_no_improvement, n_steps, self.verbose)
-        patience: Any = minibatch.Patience(data.shape[0], *limits)
-        if self.solver == "hals":
-            patience = online.Patience(data.shape[0], len(batches), *limits)
         with np.errstate(under="ignore"):
-            result = minibatch.run(
+            result = run(
                 slices,
                 batches,
                 learner,
-                patience,
                 W,
                 Ht,
-                max_iter=self.max_iter,
+                Limits(self.tol, self.max_iter, self.max_time, begun),
                 restarts=self.fresh_restarts,
-                max_time=self.max_time,
-                begun=begun,
+                max_no_improvement=self.max_no_improvement,
+                verbose=self.verbose,
                 callback=scale.watched(self._watch(tasks), data.power),
             )
         W, Ht = result.W, result.Ht
@@ -320,7 +318,7 @@ class MiniBatchNMF(BaseNMF):
             if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
                 W = scale.times(self._code(given, H)[0].W, data.power)
             if result.interruption is None:  # measured by one pass more
-                last = factorize(data, solver, W, Ht, tol=0, max_iter=1, measure=False)
+                last = factorize(data, solver, W, Ht, Limits(0, 1), measure=False)
                 if last.interruption is not None:
                     last.interruption.again()
                 kkt = last.kkt
@@ -334,8 +332,8 @@ class MiniBatchNMF(BaseNMF):
         self._keep(result, H.T, n_iter, loss, kkt, data.power)
         W = scale.times(W, -data.power)
         self._warn_if_empty(data, W, H.T)
-        if self.solver == "mu" or not result.converged:
-            self._warn_of_end(n_iter, result.reason)
+        if self.solver == "mu" or not result.termination.converged:
+            self._warn_of_end(n_iter, result.termination)
         tasks.close()
         return given.rows_to_caller(W)
 
@@ -369,7 +367,7 @@ class MiniBatchNMF(BaseNMF):
             Ht = scale.times(Ht, -data.power)
         else:  # goes on in the type it began with
             if data.dtype != self.components_.dtype:
-                data = as_rows(given.X, self.components_.dtype, self.n_jobs, minibatch.LANE_WORK)
+                data = as_rows(given.X, self.components_.dtype, self.n_jobs, cutting.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
             if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
                 data = scale.comfortable(data)
@@ -382,7 +380,7 @@ class MiniBatchNMF(BaseNMF):
         if isinstance(memory, online.Sums) != (self.solver == "hals"):  # of the other solver
             memory = None
         if self.solver == "hals":  # cut as `fit` cuts it
-            data = as_rows(given.X, data.dtype, self.n_jobs, minibatch.LANE_WORK)
+            data = as_rows(given.X, data.dtype, self.n_jobs, cutting.LANE_WORK)
             if memory is None or not memory.seen_in(data):
                 data = scale.comfortable(data)
             else:
@@ -421,16 +419,16 @@ class MiniBatchNMF(BaseNMF):
         """Return which rows each batch of a fit has, and the batches."""
         cut = data.X, self._batch_size, data.dtype, self.n_jobs
         if self.solver == "mu" or self.init == "custom" or self._batch_size >= data.shape[0]:  # nothing is drawn
-            return minibatch.cut(*cut, data.power)
-        return minibatch.cut_shuffled(*cut, self.random_state, data.power)
+            return cutting.cut(*cut, data.power)
+        return cutting.cut_shuffled(*cut, self.random_state, data.power)
 
-    def _learner(self, data: Rows, early: float | None = None) -> Any:
+    def _learner(self, data: Rows, early: float | None = None) -> Learner[Any]:
         """Return what learns from a batch that is read as `data` is; `early` is for "hals"."""
         m = data.shape[1]
         if self.solver == "hals":
             penalties, period = lambda rows: self._penalties((rows, m), data), self._period
-            return online.Learner(penalties, self.forget_factor, period, early, data.power)
-        return minibatch.Learner(
+            return online.DescentLearner(penalties, self.forget_factor, period, early, data.power)
+        return MultiplicativeLearner(
             lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
             self._rho,
             tol=self.tol,
@@ -451,7 +449,7 @@ class MiniBatchNMF(BaseNMF):
             data = sample if sample.opening().total else data
         return W, online.first_start(data, k, self._penalties((data.shape[0], m), data), rng)
 
-    def _remember(self, memory: minibatch.Memory, n_steps: int) -> None:
+    def _remember(self, memory: Memory | online.Sums, n_steps: int) -> None:
         self._memory = memory
         self.n_steps_ = n_steps
 

@@ -18,10 +18,11 @@ from .._compat import Interval, StrOptions
 from .._typing import Array, Matrix
 from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
+from ..loop.session import Limits
 from ..loop.solve import Coded, Solution, factorize
 from ..objective import beta_of
 from ..rows import Rows
-from ..solvers import SOLVERS, ExtrapolatedUpdate
+from ..solvers import SOLVERS
 from ..starts.samples import sample_rows
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._validation import Output, not_of_dask
@@ -390,28 +391,22 @@ class NMF(BaseNMF):
         if data.opening().total == 0:
             return zero_solution(W, Ht, self.solver), data, checkpoint
         penalties = self._penalties(data.shape, data)
-        if self.extrapolate:
-            solver: Any = ExtrapolatedUpdate(penalties, float(self._beta_loss))
-        else:
-            options: dict[str, Any] = {}
-            if self.shuffle:
-                options["shuffle"] = check_random_state(self.random_state)
-            if self._auto and sample_rows(*data.shape, Ht.shape[1]):
-                options["trusted"] = True
-            solver = self._solver(penalties, self._beta_loss, **options)
+        options: dict[str, Any] = {"extrapolate": self.extrapolate}
+        if self.shuffle:
+            options["shuffle"] = check_random_state(self.random_state)
+        if self._auto and sample_rows(*data.shape, Ht.shape[1]):
+            options["trusted"] = True
+        solver = self._solver(penalties, self._beta_loss, **options)
         solution = factorize(
             data,
             solver,
             W,
             Ht,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            max_time=self.max_time,
-            begun=begun,
+            Limits(self.tol, self.max_iter, self.max_time, begun),
             callback=scale.watched(self._watch(tasks), data.power),
             verbose=self.verbose,
             checkpoint=checkpoint,
-            ours=self.init != "custom",
+            overwrite_W=self.init != "custom",
         )
         W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
         return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data, checkpoint
@@ -425,7 +420,8 @@ class NMF(BaseNMF):
 
     def _over(self, solution: Solution, checkpoint: Checkpoint | None) -> None:
         """Remove the checkpoint, now that the results are safe, unless the fit can go on from it."""
-        unfinished = solution.reason.startswith("max_time") or (solution.reason.startswith("max_iter") and self.tol > 0)
+        termination = solution.termination
+        unfinished = termination.out_of_time or (termination.out_of_iterations and self.tol > 0)
         if checkpoint is not None and not unfinished:
             checkpoint.remove()
 
@@ -458,9 +454,9 @@ class NMF(BaseNMF):
             return
         self._warn_if_empty(data, solution.W, solution.Ht)
         # scikit-learn warns even if the rule fired in the very last iteration; hals, which is ours, does not.
-        if self.solver != "hals" or not solution.converged:
-            self._warn_of_end(solution.n_iter, solution.reason)
-        early = self.solver == "cd" and solution.converged and self.tol <= _EARLY_TOL
+        if self.solver != "hals" or not solution.termination.converged:
+            self._warn_of_end(solution.n_iter, solution.termination)
+        early = self.solver == "cd" and solution.termination.converged and self.tol <= _EARLY_TOL
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
             warnings.warn(

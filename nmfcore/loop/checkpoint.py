@@ -1,9 +1,9 @@
-"""A fit on disk: everything that the loop goes on from, in one ``.npz`` file, without pickle, never half-written.
+"""Checkpoints: all that a fit needs to go on, in one ``.npz`` file, without pickle, which is never half-written.
 
-The file holds a JSON object ``meta`` and the arrays that it refers to: the rows of the state (W and what travels with
-it), the small factor, what solver, stop rule and loop remember, and what the fit was asked: parameters, the sums and a
-digest of X. Numbers keep their types, as these decide how a product is rounded: a fit that goes on has the bits of one
-that was never stopped.
+The file holds a JSON object ``meta`` and the arrays that it refers to: the rows of the state (W and the buffers that
+travel with it), the small factor, the memory of solver, stop rule and loop, and the identity of the fit, made of its
+parameters and of sums and a digest of X. Numbers keep their types, which decide how a product is rounded, so that a fit
+that goes on has the bits of one that was never stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._files import mapped, replacing
+from .._typing import Array
 from ..backends import cuda
 
 fcntl: Any
@@ -40,22 +40,29 @@ try:
 except ImportError:
     msvcrt = None
 
-Array = NDArray[Any]
 logger = logging.getLogger("nmfcore")
 
-FORMAT, VERSION = "nmfcore-checkpoint", 1
+FORMAT, VERSION = "nmfcore-checkpoint", 2
 
 
 class Kept(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
-    rows: dict[str, Array]  # W and what else is aligned with rows; memory-mapped if they are to lie elsewhere
+    rows: dict[str, Array]  # row-aligned buffers by name, memory-mapped if `Checkpoint.mapped` is True
     Ht: Array  # m × k
-    parts: dict[str, Any]  # of "small", "solver", "rule", "loop", as `_encode` made them
-    arrays: Mapping[str, Array]
+    parts: dict[str, Any]  # "small", "solver", "rule" and "loop", as `_encode` has written them
+    arrays: Mapping[str, Array]  # that the parts refer to
 
     def restored(self, small: Any, backend: Any) -> tuple[Any, Any, Any, Any]:
-        """Return the small factor, and what solver, rule and loop remember; `small` is one as the solver makes it."""
+        """Return the small factor, and the memory of solver, rule and loop.
+
+        Parameters
+        ----------
+        small : object
+            The small factor of a solver that has just started, which has the type of the one to return.
+        backend : module
+            Makes arrays where X is computed on.
+        """
         of_solver, of_rule, of_loop = (
             _decode(self.parts[name], self.arrays, None, backend) for name in ("solver", "rule", "loop")
         )
@@ -63,23 +70,24 @@ class Kept(NamedTuple):
 
 
 class Checkpoint:
-    """Where a fit is kept, and how often.
+    """A file that a fit writes now and then, and from which it goes on.
 
     Parameters
     ----------
     path : path-like
         The file; its folder must exist.
     every : float
-        Seconds between two writings.
+        Seconds from one writing to the next.
     identity : dict of str to str
-        What must be the same for a fit to go on from it.
+        Properties of the fit and of X. A fit goes on from a file only if all of them are the same.
     mapped : bool
-        Whether the rows of an earlier fit are left in the file, memory-mapped: they go to other machines or files.
+        Whether the rows of an earlier fit are memory-mapped instead of read, because they are copied to other machines
+        or files anyway. Defaults to False.
 
     Attributes
     ----------
     passes : int or None
-        Of the fit in the file; None if there is none.
+        Number of passes of the fit in the file; None if there is no file.
     """
 
     def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str], mapped: bool = False):
@@ -91,12 +99,12 @@ class Checkpoint:
         self._found: Kept | None = None
 
     def found(self) -> Kept | None:
-        """Return what an earlier fit has left at the path; None if nothing is there.
+        """Return what an earlier fit has written to the path; None if there is no file.
 
         Raises
         ------
         ValueError
-            If it is of another fit, or no checkpoint at all.
+            If the file belongs to another fit, or is no checkpoint.
         """
         if self._found is None and self.path.exists():
             meta, arrays = self._read()
@@ -117,7 +125,7 @@ class Checkpoint:
         return self._found
 
     def release(self) -> None:
-        """Drop the references to what `found` has read, so that its memory is free once the loop no longer uses it."""
+        """Drop the references to what `found` has read, so that its memory is freed when the loop replaces it."""
         self._found = None
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -138,7 +146,7 @@ class Checkpoint:
         raise ValueError(msg)
 
     def mark(self, rows: dict[str, Array], small: Any, solver: Any, rule: Any, loop: Any) -> None:
-        """Remember where the fit is: references to arrays that nobody will write, copies of all else."""
+        """Note the state of the fit, for `save` to write. Arrays are not copied, as none of them changes any more."""
         arrays: dict[str, Array] = {}
         meta = {
             "format": FORMAT,
@@ -157,9 +165,9 @@ class Checkpoint:
         return time.perf_counter() - self._last >= self.every
 
     def save(self) -> None:
-        """Write what was marked last; a disk that is full is warned of, and the fit goes on.
+        """Write the state that was noted last. If it cannot be written, warn, and let the fit go on.
 
-        Rows whose workers are gone cannot be written: what the file holds stays.
+        If rows are on workers that are gone, nothing is written, and the file stays as it is.
         """
         if self._marked is None or any(getattr(A, "lost", False) for A in self._marked[2].values()):
             return
@@ -178,52 +186,52 @@ class Checkpoint:
         self._last = time.perf_counter()
 
     def remove(self) -> None:
-        """Delete the file: the fit is over."""
+        """Delete the file, once the fit is over."""
         self.path.unlink(missing_ok=True)
 
 
 @contextmanager
 def held(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Have a checkpoint's path for this fit alone; None is no path.
+    """Reserve the path of a checkpoint for one fit; None reserves nothing.
 
-    The kernel locks a file beside it, and unlocks it when the process ends, however rudely: no lock outlives its fit.
-    Where the system or the file system has no locks, nothing is locked.
+    The operating system locks a file beside the checkpoint, and unlocks it when the process ends, even if it is killed.
+    Where there are no file locks, nothing is locked.
 
     Raises
     ------
     RuntimeError
-        If another fit, of this process or another one, has it.
+        If another fit, of this process or another one, has reserved the path.
     FileNotFoundError, PermissionError
-        See `check_place`.
+        If nothing can be written to the path, see `check_place`.
     """
     if path is None:
         yield
         return
     check_place(path)
     target = Path(os.path.realpath(Path(path).expanduser()))
-    beside = target.with_name(f".{target.name}.lock")
-    handle = _locked(beside, path)
+    lock_path = target.with_name(f".{target.name}.lock")
+    handle = _locked(lock_path, path)
     try:
         for left in target.parent.glob(glob.escape(f".{target.name}.") + "[0-9a-f]" * 16 + ".part"):
             left.unlink(missing_ok=True)  # half-written by a fit that was killed
         yield
     finally:
         if handle is not None:
-            if os.name == "posix":  # before it is released: no other process may wait for a deleted file
-                beside.unlink(missing_ok=True)
+            if os.name == "posix":  # deleted before it is unlocked, or another process could lock a deleted file
+                lock_path.unlink(missing_ok=True)
             os.close(handle)
             if os.name != "posix":  # an open file cannot be deleted there
                 with suppress(OSError):
-                    beside.unlink(missing_ok=True)
+                    lock_path.unlink(missing_ok=True)
 
 
-def _locked(beside: Path, path: Any) -> int | None:
-    """Return a handle of the file that is locked; None where nothing can be locked."""
+def _locked(lock_path: Path, path: Any) -> int | None:
+    """Lock a file and return its handle; return None where there are no file locks."""
     while True:
-        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle)
-            if os.name != "posix" or (beside.exists() and os.path.samestat(os.fstat(handle), beside.stat())):
+            if os.name != "posix" or (lock_path.exists() and os.path.samestat(os.fstat(handle), lock_path.stat())):
                 os.ftruncate(handle, 0)
                 os.write(handle, f"{os.getpid()} on {platform.node()}\n".encode())
                 return handle
@@ -239,16 +247,16 @@ def _locked(beside: Path, path: Any) -> int | None:
             raise RuntimeError(msg) from None
         except OSError:  # this file system has no locks
             os.close(handle)
-            beside.unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
             return None
-        os.close(handle)  # its fit ended, and deleted it, between our opening and locking it
+        os.close(handle)  # another fit has ended and deleted the file after we opened it: open it again
 
 
 def _lock(handle: int) -> None:
-    """Lock a file, or raise BlockingIOError."""
+    """Lock an open file; raise BlockingIOError if it is locked already."""
     if fcntl is not None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    elif msvcrt is not None:  # a byte far behind the text, which others may read then
+    elif msvcrt is not None:  # lock a byte far behind the text, so that the text can still be read
         os.lseek(handle, 1 << 20, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
@@ -263,7 +271,7 @@ def _part(path: Path, token: str) -> str:
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no checkpoint can be written to, before anything is computed.
+    """Raise an error if no checkpoint can be written to a path; called before anything is computed.
 
     Raises
     ------
@@ -282,7 +290,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 
 def _write(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
-    """Write a ``.npz`` archive as numpy does; what is on other machines comes here part by part."""
+    """Write a ``.npz`` archive as numpy does; arrays on other machines are fetched and written part by part."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, A in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -302,7 +310,7 @@ def _refer(A: Array, arrays: dict[str, Array]) -> str:
 
 
 def _encode(value: Any, arrays: dict[str, Array]) -> Any:
-    """Return a value as JSON can hold it, types included; arrays go beside."""
+    """Return a value in a form that JSON can hold, with its type; arrays are added to `arrays`."""
     if value is None or isinstance(value, bool | str):
         return value
     if type(value) in (int, float):  # JSON writes floats in full
@@ -320,7 +328,7 @@ def _encode(value: Any, arrays: dict[str, Array]) -> Any:
 
 
 def _decode(code: Any, arrays: Mapping[str, Array], like: Any, backend: Any) -> Any:
-    """Return the value; of a dataclass, one of the type of `like`."""
+    """Return the value that `_encode` has encoded; a dataclass gets the type of `like`."""
     if not isinstance(code, dict):
         return code
     ((kind, held),) = code.items()
@@ -329,7 +337,7 @@ def _decode(code: Any, arrays: Mapping[str, Array], like: Any, backend: Any) -> 
     if kind == "array":
         return arrays[held]
     if kind == "on device":
-        return backend.asarray(arrays[held]).reshape(arrays[held].shape)  # a number would become an array of one
+        return backend.asarray(arrays[held]).reshape(arrays[held].shape)  # `asarray` may make a number an array of one
     if kind == "fields":
         return type(like)(**{n: _decode(each, arrays, getattr(like, n), backend) for n, each in held.items()})
     if kind == "dict":

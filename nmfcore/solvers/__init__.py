@@ -1,29 +1,62 @@
-"""The registry of solvers: the estimators, the command line, tests and benchmarks are all driven by it.
+"""The registry of solvers, from which estimators, command line, tests and benchmarks take them.
 
-A solver is settings and a handful of functions, called by the one loop in `nmfcore.loop.solve`:
+A solver (`nmfcore.solvers._common.Solver`) is settings and a handful of functions, which `nmfcore.loop.solve` calls:
 
 ``start(data, Ht) → small``
-    The small factor with k-sized state; from then on `sums` names the sums over rows and their shapes.
+    Return the small factor with k-sized state, and set `sums`: the names and shapes of the sums over rows.
 ``fix(small) → orders``
-    What a visit needs to know: Ht, its Gram or column sums, k-sized instructions.
+    Return the instructions of a pass: Ht, its Gram or column sums, k-sized settings.
 ``visit(backend, block, rows, orders, after, sums)``
-    Pure: new rows, and their sums. ``gather`` is its other half for sums over columns of a very sparse X;
-    ``gathered`` names the sums that it makes.
+    Write the new rows of a block, and add to the sums; nothing else changes. ``gather`` holds the half of it that makes
+    sums over the columns of a very sparse X.
 ``update_columns(small, sums, data) → (report, small)``
-    A new small factor beside the old one, and what the loop wants to know about the pass. Of a pass that was not
-    accepted: what the next one begins with.
+    Return a report of the pass, and a new small factor beside the old one. If the pass is not accepted, this is the
+    factor that the next pass begins with.
 
-``rows(W)`` names the buffers that travel with W, ``best(state, small)`` a pair to prefer to the last one at the end.
-``memory()`` is what a checkpoint keeps of the solver itself (the small factor, a dataclass, is kept field by field),
-and ``restore(memory)`` takes it up again.
+``rows(W)`` names the buffers that travel with W, and ``best(state, small)`` returns a pair that may be better than the
+last one. ``memory()`` returns what a checkpoint keeps of the solver itself, and ``restore(memory)`` goes on from it;
+the small factor is a dataclass, which is kept field by field.
 
-``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows alone, each to its own end.
+``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows with H fixed, each of them alone.
 """
 
+from typing import Any
+
+from ..objective import Penalties
+from ._common import Solver
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
 from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 
-__all__ = ["SOLVERS", "CoordinateDescent", "ExtrapolatedUpdate", "MultiplicativeUpdate"]
+__all__ = ["EXTRAPOLATED", "SOLVERS", "Solver", "make_solver"]
 
-SOLVERS: dict[str, type] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}
+SOLVERS: dict[str, type[Solver]] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}
+EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
+
+
+def make_solver(
+    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, **options: Any
+) -> Solver:
+    """Make a solver of the registry.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SOLVERS`.
+    penalties : Penalties
+        Scaled with the shape of X.
+    beta : float
+        β of the loss, which "mu" takes; the other solvers minimise the squared Frobenius norm. Defaults to 2.
+    extrapolate : bool
+        Whether to take the variant that extrapolates, which `EXTRAPOLATED` lists. Defaults to False.
+    **options
+        Further settings of the other solvers: `shuffle` of "cd" and "hals", `trusted` and `sample` of "hals".
+
+    Returns
+    -------
+    solver : Solver
+    """
+    registry: dict[str, Any] = EXTRAPOLATED if extrapolate else SOLVERS
+    if name == "mu":
+        return registry[name](penalties, beta=float(beta))
+    return registry[name](penalties, **options)

@@ -1,44 +1,23 @@
-"""What every solver hands to the loop."""
+"""What a solver is, and what it exchanges with the loop."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .._typing import Array
+from ..objective import Penalties
 
 if TYPE_CHECKING:
+    from ..rows.memory import Rows
     from ..rows.state import RowState
 
-Array = NDArray[Any]
-
-
-class Solver:
-    """What the loop asks of every solver beside the functions in the package's docstring."""
-
-    sums: dict[str, tuple[int, ...]]
-    shuffle: Any
-
-    def rows(self, W: Array) -> dict[str, Array]:
-        """Row-aligned buffers that travel with W (the loop's own copy); "before" is the W of the pass before."""
-        return {"W": W}
-
-    def best(self, state: RowState, small: Any) -> tuple[float, Array, Array] | None:
-        """Objective, W and Ht of an earlier pair that may be better than the last one; None: there is none."""
-        return None
-
-    def memory(self) -> dict[str, Any]:
-        """Return what changes from pass to pass beside the rows and the small factor."""
-        shuffle = getattr(self, "shuffle", None)
-        return {"sums": self.sums, "shuffle": None if shuffle is None else shuffle.get_state(legacy=False)}
-
-    def restore(self, memory: dict[str, Any]) -> None:
-        """Go on from what `memory` gave, after `start`."""
-        self.sums = memory["sums"]
-        if memory["shuffle"] is not None:
-            self.shuffle = np.random.RandomState()  # not the caller's, who may use his elsewhere
-            self.shuffle.set_state(memory["shuffle"])
+Shapes = dict[str, tuple[int, ...]]
+Sums = dict[str, Array]
 
 
 @dataclass(slots=True)
@@ -52,6 +31,7 @@ class Orders:
 
     @property
     def width(self) -> int:
+        """Number of components."""
         return self.Ht.shape[1]
 
 
@@ -64,19 +44,122 @@ class Small:
     passes: int = 0
 
 
+class Incoming(NamedTuple):
+    """The objective at the pair that a pass began with, as the pass measured it."""
+
+    loss: float  # penalised
+    error: float | None = None  # √(2 D_β) without penalties
+
+
+class Correction(NamedTuple):
+    """What a direct measurement adds to losses that were summed up from the steps."""
+
+    offset: float  # of the loss of the last accepted pair
+    since: int  # number of accepted passes in which it has grown linearly from 0; −1: all passes have all of it
+
+
 @dataclass(slots=True)
 class Report:
-    """What a pass tells the loop."""
+    """The report of a pass, from the solver to the loop."""
 
     loss: float = np.nan  # penalised objective at the new pair
-    loss_before: float = np.nan  # the same at the incoming pair, where the pass measured it
-    start_loss: float = np.nan  # the same at the very first pair, where the first pass measured it
     violation: float = np.nan
     kkt: float = np.nan
-    error: float | None = None  # √(2 D_β) without penalties, at the new pair
-    error_before: float | None = None  # at the incoming pair
+    error: float | None = None  # √(2 D_β) without penalties at the new pair
+    incoming: Incoming | None = None  # None: not measured
+    correction: Correction | None = None
     accepted: bool = True
-    offset: float = 0.0  # what the losses reported before had become too low by, as a measurement shows
-    offset_since: int = -1  # in how many accepted passes, little by little; −1: from the beginning
     exhausted: bool = False  # not even a plain step lowers the loss: what is left is rounding
-    unfinished: bool = False  # the pass has begun something that may lower the loss yet: no time to stop
+    unfinished: bool = False  # components are being revived, which may lower the loss: no time to stop
+
+    @property
+    def offset(self) -> float:
+        """Offset of the correction, 0 if there is none."""
+        return 0.0 if self.correction is None else self.correction.offset
+
+
+class Gather(NamedTuple):
+    """Sums over rows that are made from the transposed matrix, where X is very sparse."""
+
+    visit: Callable[..., None] | None  # visit(backend, block of Xᵀ, after, orders, lo, hi, sums); None: cannot be done
+    names: tuple[str, ...]  # of the sums it makes, of m rows each
+
+
+class Solver(ABC):
+    """A solver is settings and a handful of functions that the loop calls; see the docstring of `nmfcore.solvers`.
+
+    Attributes
+    ----------
+    rule : str
+        Name of the stop rule in `nmfcore.loop.stopping.RULES`.
+    beta : float
+        β of the loss.
+    penalties : Penalties
+        Scaled with the shape of X.
+    penalised : bool
+        Whether any penalty is positive.
+    sums : dict of str to tuple of int
+        Names and shapes of the sums over rows that the next pass makes; set by `start`.
+    gather : Gather
+        The second half of `visit` for sums over the columns of a very sparse X.
+    shuffle : numpy.random.RandomState or None
+        Draws the order of the components in each sweep; None is the natural order.
+    """
+
+    rule: ClassVar[str]
+    beta: float
+    penalties: Penalties
+    penalised: bool
+    sums: Shapes
+    gather: Gather
+    shuffle: np.random.RandomState | None = None
+
+    @abstractmethod
+    def start(self, data: Rows, Ht: Array) -> Small:
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
+
+    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
+        """Return √(2 D_β) of the start if the stop rule needs it before the first pass, else None."""
+        return None
+
+    def rows(self, W: Array) -> dict[str, Array]:
+        """Return the row-aligned buffers: W, which belongs to the loop, and what travels with it.
+
+        A buffer named "before" holds the W of the pass before.
+        """
+        return {"W": W}
+
+    @abstractmethod
+    def fix(self, small: Small) -> Orders:
+        """Return the instructions of the next pass."""
+
+    @abstractmethod
+    def visit(self, backend: Any, block: Any, rows: RowState, orders: Any, after: RowState, sums: Sums) -> None:
+        """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
+
+    @abstractmethod
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+        """Return the report of a pass, and the small factor that the next pass begins with."""
+
+    def best(self, state: RowState, small: Small) -> tuple[float, Array, Array] | None:
+        """Return objective, W and Ht of an earlier pair that may be better than the last one; None if there is none."""
+        return None
+
+    @abstractmethod
+    def code(
+        self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        out: Array, stats: Array,
+    ) -> None:  # fmt: skip
+        """Solve for the rows of a block with H fixed, each of them alone, and write them to `out`."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return what changes from pass to pass beside the rows and the small factor, for a checkpoint."""
+        state = None if self.shuffle is None else self.shuffle.get_state(legacy=False)
+        return {"sums": self.sums, "shuffle": state}
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from what `memory` returned; called after `start`."""
+        self.sums = memory["sums"]
+        if memory["shuffle"] is not None:
+            self.shuffle = np.random.RandomState()  # not the caller's, which may be in use elsewhere
+            self.shuffle.set_state(memory["shuffle"])

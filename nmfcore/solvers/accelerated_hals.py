@@ -7,17 +7,18 @@ Neural Computation 31(2), 2019). A pass over X, from the accepted W with its pre
 
     Y = max(0, W + β(W − V)),    W⁺ = sweeps(Y; X·Ĥᵀ, ĤĤᵀ),    XᵀW⁺, W⁺ᵀW⁺, W⁺ᵀD, DᵀD,    D = W⁺ − W
 
-What H needs of Z = W⁺ + β(W⁺ − W) is a combination of these sums and of those of the pass before, so Z is never formed,
-and the sums of the accepted W itself are known: if a pass is rejected, H takes a plain step from the accepted pair
-without another look at X, and the next pass can only descend from there.
+The sums that H needs of Z = W⁺ + β(W⁺ − W) are a combination of these sums and of those of the pass before, so Z is
+never formed. As the sums of the accepted W are known, too, H takes a plain step from the accepted pair when a pass is
+rejected, without another pass over X, and the next pass can only descend from there.
 
 The loss of the feasible pair (W⁺, Ĥ) is free, and its change is exact where the change is small: from (W, H),
 
     f(W, Ĥ) − f(W, H)  = ⟨½(Ĥ + H)·WᵀW − WᵀX, Ĥ − H⟩
     f(W⁺, Ĥ) − f(W, Ĥ) = ⟨½(W⁺ + W)·ĤĤᵀ − X·Ĥᵀ, D⟩ = ⟨W⁺ᵀD − ½DᵀD, ĤĤᵀ⟩ − ⟨X·Ĥᵀ, D⟩
 
-have rounding errors in proportion to the steps. The trace form ½(‖X‖² − 2⟨XᵀW, H⟩ + ⟨WᵀW, HHᵀ⟩) has them in proportion
-to ‖X‖², which in float32 hides what a pass brings once the fit is good; it gives the level of the first pass only.
+have rounding errors in proportion to the steps. Those of the trace form ½(‖X‖² − 2⟨XᵀW, H⟩ + ⟨WᵀW, HHᵀ⟩) are in
+proportion to ‖X‖²; in float32 they hide the progress of a pass once the fit is good. So the trace form is used for the
+loss of the first pass only.
 """
 
 from __future__ import annotations
@@ -27,18 +28,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..objective import UNPENALISED, Penalties, kkt_frobenius, penalty, trace_loss
+from .._typing import Array
+from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._candidates import spread_out
-from ._common import Orders, Report, Small
+from ._common import Correction, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
     from ..rows.memory import Rows
     from ..rows.state import RowState
-
-Array = NDArray[Any]
 
 # Ang and Gillis' constants for HALS.
 FIRST, GROW, CAP_GROW, SHRINK = 0.5, 1.01, 1.005, 1.5
@@ -52,28 +51,24 @@ class Effort(NamedTuple):
     conjugate: int = 0  # steps of conjugate gradients after every fourth sweep, for rows that still move
 
 
-# (from pass number, effort for W, for H; None: as `thorough` says). Which local minimum is reached is decided early,
-# and few sweeps decide better: from 6 to 10 random starts on MNIST[:10000], k = 15, the median final error / that of
-# "cd" after 1,000 iterations was 0.9995 with 1/3 sweeps at the beginning, 1.0001 with 2/2, 1.0012 with 6/6. Later both
-# factors are to be solved for well: relative errors after 100 passes from NNDSVD with 4/8 sweeps to the end, and with
-# all rows settled to 1 % from pass 20, were 0.01983 and 0.01929 on ten overlapping spectra (least known 0.01929),
-# 0.01214 and 0.01154 on the piano (0.0111), 0.1021 and 0.1017 on china patches with k = 60 (0.1015), 0.0813 and 0.0809
-# on CBCL with k = 49 (0.0807), the same on MNIST. More momentum beside it (growth of 1.05 or 1.1) brought nothing.
-STAGES: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, None, None))
-# Of a fit of a sample, which is as good as the sample is representative: less effort finds the same minimum.
-SAMPLE: tuple[tuple[int, Effort | None, Effort | None], ...] = ((0, Effort(1), Effort(3)), (20, Effort(4), Effort(8)))
-# Where the H to begin with is good already: the first pass has W to find for it.
-TRUSTED: tuple[tuple[int, Effort | None, Effort | None], ...] = (
-    (0, Effort(30, 0.01), Effort(8)), (1, Effort(4), Effort(8)), (20, None, None),
-)  # fmt: skip
-# Error of the trace form as a share of ½‖X‖²: of tiles' products in the compute type, added up in float64.
+# Stages are (number of the first pass, effort for W, effort for H); None stands for the effort that `thorough` returns.
+Stages = tuple[tuple[int, Effort | None, Effort | None], ...]
+# Few sweeps early lead to better local minima: median final errors of 6 to 10 random starts on MNIST[:10000] with
+# k = 15 were 0.9995 of those of "cd" with 1 sweep of W and 3 of H, 1.0001 with 2 and 2, 1.0012 with 6 and 6. Later both
+# factors have to be solved for well: after 100 passes errors are 0.4 to 5 % lower than with 4 and 8 sweeps to the end.
+STAGES: Stages = ((0, Effort(1), Effort(3)), (20, None, None))
+# For a fit of a sample: its H is only as good as the sample is representative, and less effort finds the same minimum.
+SAMPLE: Stages = ((0, Effort(1), Effort(3)), (20, Effort(4), Effort(8)))
+# For a start with a good H: the first pass finds the W that belongs to it.
+TRUSTED: Stages = ((0, Effort(30, 0.01), Effort(8)), (1, Effort(4), Effort(8)), (20, None, None))
+# Error of the trace form as a share of ½‖X‖², by the bytes of the compute type.
 ROUNDING = {4: 1e-7, 8: 1e-14}
-LEVEL = 1e-5  # share of the loss: where the trace form does not give it as well as this, it is measured directly ...
-RARELY = 40  # ... in every pass at first, and up to so many passes apart while what the steps say is true,
-TRUE = 0.05  # which it is while the measured fall differs by less than this share of it
+LEVEL = 1e-5  # the loss is measured directly where the error of the trace form is a larger share of it
+RARELY = 40  # most passes between two measurements
+TRUE = 0.05  # share of the measured fall of the loss by which the fall that the steps add up to may differ
 NOISE = 4  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
-FEW = 1e8  # multiplications of some sweeps that take no time worth saving
-SLACK = 5e-7  # of the loss, by which a pass may raise it for rounding at the most
+FEW = 1e8  # multiplications that take no time worth saving
+SLACK = 5e-7  # share of the loss by which rounding may raise it in a pass, at most
 
 
 @dataclass(slots=True)
@@ -85,26 +80,53 @@ class Momentum:
     accepted: float = FIRST  # the weight of the last accepted pass
 
     def grown(self) -> Momentum:
-        """After an accepted pass."""
+        """Return the momentum after an accepted pass."""
         return Momentum(min(self.cap, GROW * self.weight), min(1.0, CAP_GROW * self.cap), self.weight)
 
     def shrunk(self) -> Momentum:
-        """After a rejected one."""
+        """Return the momentum after a rejected pass."""
         return Momentum(self.weight / SHRINK, self.accepted, self.accepted)
+
+
+@dataclass(slots=True)
+class Level:
+    """How high the loss is. Passes add up its changes; now and then, if rounding demands it, one measures it directly.
+
+    X·Hᵀ is known to ε·‖X‖·‖H‖. Where HHᵀ is ill-conditioned, W follows this error far in every pass, and the steps
+    count that as a fall of the loss.
+    """
+
+    lowest: float = np.inf  # of the accepted pairs
+    measured: float = np.inf  # the loss that was last measured directly
+    since: int = 0  # number of accepted passes since then
+    interval: int = 1  # number of accepted passes from one measurement to the next
+    due: bool = False  # the next pass measures
+
+    def after(self, report: Report) -> Level:
+        """Return the level after a pass. Measurements become rarer as long as the steps agree with them."""
+        offset, interval = report.offset, self.interval
+        if self.due and self.measured < np.inf:
+            true = abs(offset) <= TRUE * abs(self.measured - report.loss)
+            interval = min(2 * interval, RARELY) if true else 1
+        if not report.accepted:
+            return Level(self.lowest + offset, self.measured, self.since, interval)
+        if self.due:
+            return Level(report.loss, report.loss, 0, interval)
+        return Level(min(self.lowest, report.loss), self.measured, self.since + 1, interval)
 
 
 @dataclass(slots=True, kw_only=True)
 class Accelerated(Small):
-    """The accepted Ht (that of `Small`), and what the next pass works with.
+    """The accepted Ht (that of `Small`), and everything that the next pass depends on.
 
-    Components may be rescaled between passes: `H`, `XtW` and `WtW` are in the scale that the orders of the next pass
-    bring W into, `Ht` and `HHt` in that of the accepted W as it lies.
+    Components may be rescaled between passes. `H`, `XtW` and `WtW` are in the new scale, into which the orders of the
+    next pass bring W; `Ht` and `HHt` are in the scale of the accepted W as it is stored.
     """
 
     next_Ht: Array  # Ĥ, extrapolated
     next_HHt: Array
     H: Array  # the accepted Ht, in the new scale
-    step_Ht: Array  # what the last step of H made, before it was extrapolated
+    step_Ht: Array  # result of the last step of H, before the extrapolation
     XtW: Array  # sums of the accepted W
     WtW: Array
     sum_W: Array  # column sums, under penalties only
@@ -112,16 +134,12 @@ class Accelerated(Small):
     momentum: Momentum
     loss: float = np.inf  # of the accepted pair, in the new scale
     penalty: float = 0.0  # its part of the loss
-    ahead: tuple[Any, ...] = ()  # what the change of the loss from the accepted Ht to Ĥ is made of: not read yet
-    best: float = np.inf  # the lowest accepted loss
-    measure: bool = False  # the next pass measures its loss directly
-    level: float = np.inf  # the loss that was last measured directly
-    since: int = 0  # accepted passes since then
-    interval: int = 1  # until the next time
-    rejected: int = 0  # passes in a row
+    ahead: tuple[Any, ...] = ()  # terms of the change of the loss from the accepted Ht to Ĥ, see `_ahead`
+    level: Level
+    rejected: int = 0  # number of passes rejected in a row
     begin: float = 0.0  # β of Y; 0 after a rejected pass
-    revive: int = 0  # components that are dead: the next pass looks for as many rows to revive them with
-    revived: bool = False  # the next pass tries revived ones
+    revive: int = 0  # number of dead components: the next pass finds as many rows to revive them with
+    revived: bool = False  # the next pass tries revived components
     barren: bool = False  # under penalties such a try has raised the loss: zero is the answer
 
 
@@ -141,34 +159,34 @@ class AcceleratedHALS(CoordinateDescent):
     Parameters
     ----------
     penalties : Penalties
+        Scaled with the shape of X. There are none by default.
     shuffle : numpy.random.RandomState or None
-        Draws the order of the components anew for every step of either factor.
+        Draws a new order of the components for every step of either factor. None keeps their natural order.
     trusted : bool
-        Whether the H to begin with is good already: the first pass finds the W that belongs to it, and the local
-        minimum counts as decided.
+        Whether the fit starts with a good H, which is True after fits of samples. Then the first pass finds the W that
+        belongs to it, and no sweeps are saved for the sake of a better local minimum.
     sample : bool
-        Whether X is a sample whose H is only to be begun with.
+        Whether X is a sample of rows whose H only starts another fit. Then fewer sweeps are made.
     """
 
     rule = "fall"
 
     def __init__(
-        self, penalties: Penalties = UNPENALISED, shuffle: Any = None, trusted: bool = False, sample: bool = False
+        self,
+        penalties: Penalties = UNPENALISED,
+        shuffle: np.random.RandomState | None = None,
+        trusted: bool = False,
+        sample: bool = False,
     ):
         super().__init__(penalties, shuffle)
         self.trusted, self.sample = trusted, sample
-        self.start_penalty = 0.0
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
-        """Return None: the rule refers to the loss of the start, which the first pass measures but for penalties."""
-        self.start_penalty = penalty(self.penalties, W, Ht)
 
     def rows(self, W: Array) -> dict[str, Array]:
-        """Return W and the buffer of its predecessor, which the first pass does not read."""
+        """Return W and the W of the pass before, which the first pass does not read."""
         return {"W": W, "before": np.empty_like(W)}
 
     def start(self, data: Rows, Ht: Array) -> Accelerated:
-        """Prepare the shapes of the sums and the small factor."""
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
         super().start(data, Ht)
         k = Ht.shape[1]
         self.sums |= {"WtD": (2 * k, k)}
@@ -176,28 +194,28 @@ class AcceleratedHALS(CoordinateDescent):
             self.sums |= {"sum_W": (k,)}
         self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
         eps = float(np.finfo(data.dtype).eps)
-        self.nothing = (2 * eps) ** 2 * self.squares_X  # ‖wh‖² of a component that is rounding only
-        self.exact = 0.5 * (4 * eps) ** 2 * self.squares_X  # a loss that is rounding only
+        self.negligible = (2 * eps) ** 2 * self.squares_X  # ‖wh‖² of a component that consists of rounding errors
+        self.exact = 0.5 * (4 * eps) ** 2 * self.squares_X  # a loss that consists of rounding errors
         self.noise = NOISE * eps * math.sqrt(self.squares_X)
-        # Sweeps over W, and over H, that take about twice as long as the products of a pass, or a few milliseconds.
+        # How many sweeps over W, and over H, take about twice as long as the products of a pass, or a few milliseconds.
         n, m = data.shape
         self.room = tuple(
             max(0.0 if data.sparse else 4 * others / k, FEW / (rows * k * k)) for rows, others in ((n, m), (m, n))
         )
         HHt = data.backend.gram(Ht)
-        nothing = np.zeros(0)
+        unset = np.zeros(0)
         return Accelerated(
-            Ht=Ht, HHt=HHt, next_Ht=Ht, next_HHt=HHt, H=Ht, step_Ht=Ht, XtW=nothing, WtW=nothing, sum_W=nothing,
-            scale=np.ones(2 * k, Ht.dtype), momentum=Momentum(),
+            Ht=Ht, HHt=HHt, next_Ht=Ht, next_HHt=HHt, H=Ht, step_Ht=Ht, XtW=unset, WtW=unset, sum_W=unset,
+            scale=np.ones(2 * k, Ht.dtype), momentum=Momentum(), level=Level(),
         )  # fmt: skip
 
     def fix(self, small: Small) -> Orders:
-        """Say what the next pass works with."""
+        """Return the instructions of the next pass."""
         assert isinstance(small, Accelerated)
         order = self._order(small.Ht.shape[1])
         return AcceleratedOrders(
             small.next_Ht, small.next_HHt, order, scale=small.scale, begin=small.begin, revive=small.revive > 0,
-            effort=self._effort(small.passes)[0], measure=small.measure,
+            effort=self._effort(small.passes)[0], measure=small.level.due,
         )  # fmt: skip
 
     def _effort(self, passes: int) -> tuple[Effort, Effort]:
@@ -206,10 +224,8 @@ class AcceleratedHALS(CoordinateDescent):
         for_W, for_H = next(efforts for since, *efforts in reversed(stages) if passes >= since)
         return for_W or thorough(self.room[0]), for_H or thorough(self.room[1])
 
-    def visit(
-        self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
-    ) -> None:
-        """Make the new rows of one block, and their sums."""
+    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+        """Sweep over the rows of a block from their extrapolation, and add their sums."""
         assert isinstance(orders, AcceleratedOrders)
         p, W = self.penalties, after.arrays["W"]
         effort = orders.effort
@@ -225,30 +241,28 @@ class AcceleratedHALS(CoordinateDescent):
         if orders.measure:
             sums["measured"] += backend.divergence(block, W, orders.Ht, 2.0)
 
-    def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Accelerated]:
-        """Make the new Ht from the sums, and report; a pass that raised the loss is rejected."""
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Accelerated]:
+        """Step over the columns of H, and report the pass; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
-        backend = data.backend
+        backend, level = data.backend, small.level
         report, of_penalty, slack = self._report(small, sums, data)
-        exact = small.measure and small.since == 0  # this loss and the one before it were measured
-        told = report.loss - report.offset if small.measure and not exact else report.loss  # by the steps
-        if small.passes == 0 or told <= small.best + slack or report.loss <= self.exact:
+        exact = level.due and level.since == 0  # this loss and the one before it were measured
+        by_steps = report.loss - report.offset if level.due and not exact else report.loss
+        if small.passes == 0 or by_steps <= level.lowest + slack or report.loss <= self.exact:
             new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty)
-            new.best = report.loss if small.measure else min(small.best, report.loss)
-            new.since, new.rejected = small.since + 1, 0
+            new.rejected = 0
         else:
             report.accepted = False
             new = replace(
                 small, momentum=small.momentum.shrunk(), begin=0.0, revive=0, barren=small.revived,
-                loss=small.loss + report.offset, best=small.best + report.offset, rejected=small.rejected + 1,
+                loss=small.loss + report.offset, rejected=small.rejected + 1,
             )  # fmt: skip
-            # From the accepted pair without momentum: H's plain step needs no look at X, and can only descend.
+            # H's plain step from the accepted pair, without momentum, needs no pass over X, and can only descend.
             XtZ, ZtZ = small.XtW, small.WtW
-            # What raises the loss without momentum, twice, is rounding.
+            # If a pass without momentum raises the loss, twice, then by rounding.
             report.exhausted = new.rejected > 2 and not small.revived and not self.penalised
         new.passes = small.passes + 1
-        if small.measure:
-            self._judge(small, new, report)
+        new.level = level.after(report)
         found = self._found(small, sums, report.accepted, new, backend)
         if small.passes == 0 or not report.accepted:
             XtZ, ZtZ = self._balance(new, backend)
@@ -261,7 +275,7 @@ class AcceleratedHALS(CoordinateDescent):
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
         new.step_Ht = step
         shares = np.diagonal(new.WtW) * np.einsum("jt,jt->t", new.next_Ht, new.next_Ht, dtype=np.float64)
-        of_H, dead = backend.read(stats_H, shares <= self.nothing)
+        of_H, dead = backend.read(stats_H, shares <= self.negligible)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
         numbers = np.flatnonzero(dead)
@@ -274,24 +288,26 @@ class AcceleratedHALS(CoordinateDescent):
         report.unfinished = new.revived or new.revive > 0
         new.next_HHt = backend.gram(new.next_Ht)
         new.ahead = self._ahead(new, backend)
-        new.measure = self.rounding > LEVEL * new.loss and (new.since >= new.interval or new.level == np.inf)
+        level = new.level
+        level.due = self.rounding > LEVEL * new.loss and (level.since >= level.interval or level.measured == np.inf)
         self.sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
         if new.revive:
             self.sums["worst"] = (new.revive, 1 + data.shape[1])
-        if new.measure:
+        if level.due:
             self.sums["measured"] = (1,)
         return report, new
 
-    def _report(self, small: Accelerated, sums: dict[str, Array], data: Rows) -> tuple[Report, float, float]:
-        """Report the loss at (W⁺, Ĥ), and W's share of violation and KKT residual.
+    def _report(self, small: Accelerated, sums: Sums, data: Rows) -> tuple[Report, float, float]:
+        """Report the loss at (W⁺, Ĥ), and W's part of violation and KKT residual.
 
         Returns
         -------
         report : Report
+            Without H's part of violation and KKT residual.
         of_penalty : float
             The penalties' part of the loss.
         slack : float
-            By how much rounding may raise the loss.
+            The amount by which rounding may raise the loss.
         """
         p, backend = self.penalties, data.backend
         Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
@@ -304,42 +320,30 @@ class AcceleratedHALS(CoordinateDescent):
             wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
         if penalised:
             wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
-        if small.measure:
+        if small.level.due:
             wanted.append(sums["measured"])
         stats, square, step, *others = backend.read(*wanted, *small.ahead)
         ahead = self._change_ahead(*(others.pop() for _ in small.ahead)) if small.ahead else 0.0
         change, of_penalty = square - stats[backend.CROSS], 0.0
         report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
-        measured = others.pop()[0] if small.measure else None
+        measured = others.pop()[0] if small.level.due else None
         if penalised:
             trace, *values = others[-4:]
             change += p.l2_W * trace
             of_penalty = p.value(stats[backend.TOTAL], *values)
         if first:
             report.loss = trace_loss(self.squares_X, *others[:2]) + of_penalty
-            report.start_loss = report.loss - change
+            report.incoming = Incoming(report.loss - change)
             return report, of_penalty, 0.0
         report.loss = small.loss + ahead + change
         if measured is not None:
-            report.offset, report.loss = measured + of_penalty - report.loss, measured + of_penalty
-            report.offset_since = small.since if small.level < np.inf else -1
+            offset, report.loss = measured + of_penalty - report.loss, measured + of_penalty
+            report.correction = Correction(offset, small.level.since if small.level.measured < np.inf else -1)
         slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(ahead)))
-        return report, of_penalty, min(slack, SLACK * abs(small.best))
-
-    def _judge(self, small: Accelerated, new: Accelerated, report: Report) -> None:
-        """Say when the loss is to be measured again: in every pass, where steps in float32 tell of falls untruly.
-
-        X·Hᵀ is known to ε·‖X‖·‖H‖. Where HHᵀ is ill-conditioned, W follows this error a long way at every pass, and the
-        steps count it as a fall of the loss.
-        """
-        if small.level < np.inf:
-            true = abs(report.offset) <= TRUE * abs(small.level - report.loss)
-            new.interval = min(2 * small.interval, RARELY) if true else 1
-        if report.accepted:
-            new.level, new.since = report.loss, 0
+        return report, of_penalty, min(slack, SLACK * abs(small.level.lowest))
 
     def _accept(
-        self, small: Accelerated, sums: dict[str, Array], report: Report, of_penalty: float
+        self, small: Accelerated, sums: Sums, report: Report, of_penalty: float
     ) -> tuple[Accelerated, Array, Array]:
         """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
         XtW, WtW = sums["XtW"].copy(), sums["WtW"].copy()
@@ -351,7 +355,7 @@ class AcceleratedHALS(CoordinateDescent):
         )  # fmt: skip
         if self.penalised:
             new.sum_W = sums["sum_W"].copy()
-        if small.passes == 0:  # the step from the start tells nothing of the next one
+        if small.passes == 0:  # the step from the start is no direction to extrapolate in
             return new, XtW, WtW
         new.begin = beta = small.momentum.weight
         new.momentum = small.momentum.grown()
@@ -361,9 +365,9 @@ class AcceleratedHALS(CoordinateDescent):
         return new, XtZ, ZtZ
 
     def _ahead(self, new: Accelerated, backend: Any) -> tuple[Any, ...]:
-        """Return what tells the change of the loss from the accepted H to the Ĥ of the next pass, W as accepted.
+        """Return the terms of the change of the loss from the accepted H to the Ĥ of the next pass, W as accepted.
 
-        The numbers stay where they are until the next pass is read: a device is waited for once less.
+        They are read with the sums of the next pass, so that a device is waited for once per pass only.
         """
         step = new.next_Ht - new.H
         half = backend.gram(new.next_Ht + new.H, step)
@@ -371,7 +375,7 @@ class AcceleratedHALS(CoordinateDescent):
         return (np.trace(half), step.sum(dtype=np.float64), *numbers[::-1]) if self.penalised else numbers[::-1]
 
     def _change_ahead(self, square: float, cross: float, sum_H: float = 0.0, trace: float = 0.0) -> float:
-        """Return that change, from the numbers of `_ahead` in reverse."""
+        """Return the change of the loss whose terms `_ahead` has returned, given in reverse order."""
         return 0.5 * square - cross + self.penalties.l1_H * sum_H + 0.5 * self.penalties.l2_H * trace
 
     def _balance(self, new: Accelerated, backend: Any) -> tuple[Array, Array]:
@@ -387,7 +391,7 @@ class AcceleratedHALS(CoordinateDescent):
             scaled = (new.sum_W, sum_H / d, squares_W * d**2, squares_H / d**2)
             fall = p.value(*(float(part.sum()) for part in scaled)) - before
             new.loss, new.penalty = new.loss + fall, new.penalty + fall
-            new.best = min(new.best, new.loss)
+            new.level.lowest = min(new.level.lowest, new.loss)
         else:
             alive = (squares_W > 0) & (squares_H > 0)
             ratio = np.divide(squares_H, squares_W, out=np.ones(k), where=alive)
@@ -399,7 +403,7 @@ class AcceleratedHALS(CoordinateDescent):
         return new.XtW, new.WtW
 
     def _step(self, data: Rows, Ht: Array, XtZ: Array, ZtZ: Array, effort: Effort) -> tuple[Array, Array]:
-        """Sweeps over the columns of H, from Ht for given sums."""
+        """Sweep over the columns of H from Ht, for given sums; return the new Ht and the numbers of the sweeps."""
         p, backend = self.penalties, data.backend
         m, k = Ht.shape
         order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)
@@ -413,22 +417,20 @@ class AcceleratedHALS(CoordinateDescent):
         stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
         return new, stats
 
-    def _found(
-        self, small: Accelerated, sums: dict[str, Array], accepted: bool, new: Accelerated, backend: Any
-    ) -> Array | None:
-        """Return what dead components may become: residuals of rows that are fitted badly, unlike one another."""
+    def _found(self, small: Accelerated, sums: Sums, accepted: bool, new: Accelerated, backend: Any) -> Array | None:
+        """Return vectors to revive dead components with: residuals of badly fitted rows, unlike one another."""
         if not small.revive or not accepted or new.barren:
             return None
         worst = backend.to_numpy(sums["worst"])
         chosen = spread_out(
-            worst[2 * worst[:, 0] > self.nothing, 1:],
+            worst[2 * worst[:, 0] > self.negligible, 1:],
             small.revive,
             lambda F: backend.to_numpy(backend.gram(backend.asarray(F))),
         )
         return chosen if len(chosen) else None  # none: X is met exactly
 
     def _remove(self, new: Accelerated, dead: Array, backend: Any) -> None:
-        """Make components zero whose part in WH is rounding: one factor would grow without bound as the other dies."""
+        """Set components to zero whose part in WH is rounding, or one factor grows without bound as the other fades."""
         k = new.WtW.shape[0]
         if self.penalised:
             sum_W, H = backend.to_numpy(new.sum_W), backend.to_numpy(new.H[:, dead]).astype(np.float64)
@@ -436,7 +438,8 @@ class AcceleratedHALS(CoordinateDescent):
             fall = self.penalties.value(
                 float(sum_W[dead].sum()), float(H.sum()), float(squares_W[dead].sum()), float((H * H).sum())
             )
-            new.loss, new.penalty, new.best = new.loss - fall, new.penalty - fall, min(new.best, new.loss - fall)
+            new.loss, new.penalty = new.loss - fall, new.penalty - fall
+            new.level.lowest = min(new.level.lowest, new.loss)
             new.sum_W = np.where(np.isin(np.arange(k), dead), 0.0, sum_W)
         new.next_Ht, new.step_Ht, new.H = new.next_Ht.copy(), new.step_Ht.copy(), new.H.copy()
         new.next_Ht[:, dead] = new.step_Ht[:, dead] = new.H[:, dead] = 0
@@ -444,14 +447,14 @@ class AcceleratedHALS(CoordinateDescent):
         new.XtW[:, dead] = new.WtW[dead] = new.WtW[:, dead] = 0
 
     def _revive(self, new: Accelerated, dead: Array, found: Array, backend: Any) -> Array:
-        """Give dead components the residuals found; return the numbers of those for which there was none.
+        """Set dead components to the vectors found; return the numbers of the components for which there was none.
 
-        W·H does not change by it: these components' columns of W are zero.
+        W·H does not change, as these components' columns of W are zero.
         """
         p = self.penalties
         revived = dead[: len(found)]
         h = found[: len(revived)].T
-        # as if one row alone were to use each of them
+        # scaled as if each of them were used by one row only
         ones = np.ones(len(revived))
         squares = np.einsum("jt,jt->t", h, h)
         if self.penalised:
@@ -463,9 +466,9 @@ class AcceleratedHALS(CoordinateDescent):
 
 
 def thorough(room: float) -> Effort:
-    """Return the effort that solves well, as far as `room` sweeps allow.
+    """Return the effort that solves well for a factor in at most about `room` sweeps.
 
-    Where one row of a group of 64 has not settled, all of them are swept: most sweeps are counted, not usual ones.
+    Rows are swept in groups of 64 until all of them have settled, so most groups take the maximum number of sweeps.
     """
     if room >= 150:
         return Effort(16, 0.01, 20)
@@ -475,9 +478,10 @@ def thorough(room: float) -> Effort:
 
 
 def balance(linear_W: Array, square_W: Array, linear_H: Array, square_H: Array) -> Array:
-    """Scales d > 0 that minimise linear_W·d + ½·square_W·d² + linear_H/d + ½·square_H/d², component by component.
+    """Return scales d > 0 that minimise linear_W·d + ½·square_W·d² + linear_H/d + ½·square_H/d² for each component.
 
-    Convex in log d: a few Newton steps. 1 where only one side is penalised (no scale is best then).
+    The sum is convex in log d, and minimised by Newton steps. Where only one factor is penalised there is no best
+    scale, and d is 1.
     """
     u = np.zeros_like(linear_W)
     both = (linear_W + square_W > 0) & (linear_H + square_H > 0)

@@ -12,22 +12,25 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .._typing import Array
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
-from ._common import Orders, Report, Small, Solver
+from ._common import Gather, Orders, Report, Small, Solver, Sums
 
 if TYPE_CHECKING:
     from ..rows.memory import Rows
     from ..rows.state import RowState
 
-Array = NDArray[Any]
-
 
 @functools.cache
 def natural_order(k: int) -> Array:
-    """0 … k − 1, made once."""
+    """Return 0 … k − 1, the same array at each call."""
     return np.arange(k, dtype=np.intp)
+
+
+def gather_XtW(backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
+    """Write rows lo … hi of XᵀW, from a block of Xᵀ."""
+    backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
 
 
 class CoordinateDescent(Solver):
@@ -36,16 +39,17 @@ class CoordinateDescent(Solver):
     Parameters
     ----------
     penalties : Penalties
+        Scaled with the shape of X. There are none by default.
     shuffle : numpy.random.RandomState or None
-        Draws the order of the components anew for every sweep, as scikit-learn's ``shuffle=True``.
+        Draws a new order of the components for every sweep, as scikit-learn's ``shuffle=True``. None keeps their
+        natural order.
     """
 
-    losses = (2,)
     beta = 2.0
     rule = "violation"
-    gathered = ("XtW",)
+    gather = Gather(gather_XtW, ("XtW",))
 
-    def __init__(self, penalties: Penalties = UNPENALISED, shuffle: Any = None):
+    def __init__(self, penalties: Penalties = UNPENALISED, shuffle: np.random.RandomState | None = None):
         self.penalties = penalties
         self.penalised = any(penalties)
         self.shuffle = shuffle
@@ -56,37 +60,26 @@ class CoordinateDescent(Solver):
         return np.asarray(self.shuffle.permutation(k), dtype=np.intp)
 
     def start(self, data: Rows, Ht: Array) -> Small:
-        """Prepare the shapes of the sums and the small factor."""
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
         self.sums_H = ((data.backend.STATS,), self.sums["WtW"])
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> None:
-        """Return None: the rule of this solver does not refer to the error."""
-
     def fix(self, small: Small) -> Orders:
-        """Say what the next pass works with."""
+        """Return the instructions of the next pass."""
         return Orders(small.Ht, small.HHt, self._order(small.Ht.shape[1]))
 
-    def visit(
-        self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: dict[str, Array]
-    ) -> None:
-        """Make the new rows of one block, and their sums."""
+    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+        """Sweep once over the rows of a block, and add their sums."""
         p = self.penalties
         backend.descend(
             block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, 1, 0.0,
             after.arrays["W"], sums["XtW"], sums["WtW"], sums["stats"],
         )  # fmt: skip
 
-    def gather(
-        self, backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: dict[str, Array]
-    ) -> None:
-        """Rows lo … hi of the sums over rows, from a block of Xᵀ."""
-        backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
-
-    def update_columns(self, small: Small, sums: dict[str, Array], data: Rows) -> tuple[Report, Small]:
-        """Make the new Ht from the sums, and report."""
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+        """Sweep once over the columns of H, and report the pass."""
         p, backend = self.penalties, data.backend
         Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
         m, k = Ht.shape
@@ -113,10 +106,10 @@ class CoordinateDescent(Solver):
         self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
         out: Array, stats: Array,
     ) -> None:  # fmt: skip
-        """Rows alone, from zero, each until its violation is at most tol × that of its first sweep."""
+        """Solve for each row from zero, until its violation is at most tol × that of its first sweep."""
         p, k = self.penalties, orders.width
-        nothing = backend.xp.zeros((0, k))
+        no_sums = backend.xp.zeros((0, k))
         backend.descend(
             block, backend.xp.zeros_like(out), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,
-            out, nothing, nothing, stats,
+            out, no_sums, no_sums, stats,
         )  # fmt: skip

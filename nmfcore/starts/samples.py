@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from .._typing import Array, Seed
+from ..loop.session import Limits
 from ..loop.solve import Solution, factorize
 from ..rows.threads import run_all
 from .nndsvd import initialize, spectral_start
@@ -91,8 +92,8 @@ def warm_start(
             return
         sample = source.take(chosen[number], n_jobs=1)
         W, Ht = spectral_start(sample, k, seeds[number])
-        limits: dict[str, Any] = {"tol": TOL, "max_iter": PASSES, "max_time": max_time, "begun": begun}
-        found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, measure=False, **limits)).Ht
+        limits = Limits(TOL, PASSES, max_time, begun)
+        found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, limits, measure=False)).Ht
 
     run_all(fit, SAMPLES, data.threads)
     best = None
@@ -101,7 +102,7 @@ def warm_start(
             continue
         W = data.new_rows(k)
         whole = _checked(
-            factorize(data, solver_for(n, trusted=True), W, Ht, tol=0, max_iter=1, measure=False, ours=True)
+            factorize(data, solver_for(n, trusted=True), W, Ht, Limits(0, 1), measure=False, overwrite_W=True)
         )
         if best is None or whole.history["loss"][-1] < best.history["loss"][-1]:
             best = whole

@@ -1,0 +1,289 @@
+"""The loop that all fits share, whole passes and mini-batches alike: callbacks, time, checkpoints and interruptions."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import isnan
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+
+import numpy as np
+
+from .._typing import Array
+from ..scale import times
+from ..solvers._common import Report
+from .checkpoint import Checkpoint
+from .stopping import R, StopReason, StopRule, Termination, corrected
+
+
+class Limits(NamedTuple):
+    """What ends a fit at the latest.
+
+    Parameters
+    ----------
+    tol : float
+        Tolerance of the stop rule.
+    max_iter : int
+        Maximum number of passes over X.
+    max_time : float or None
+        Seconds after which no further pass or step begins. None is without limit.
+    begun : float or None
+        The ``time.perf_counter()`` that `max_time` is counted from. None counts from the first line of the loop.
+    """
+
+    tol: float
+    max_iter: int
+    max_time: float | None = None
+    begun: float | None = None
+
+
+class Stopped:
+    """An exception that ended a fit, kept until the results are safe, and raised once.
+
+    An exception's traceback holds the frames that it has passed. A frame that in turn kept the exception would make a
+    cycle, and X and W would stay in memory until the garbage collector runs: so only this object holds it.
+    """
+
+    def __init__(self, exception: BaseException):
+        self.exception: BaseException | None = exception
+
+    def again(self) -> NoReturn:
+        """Raise the exception, and drop the reference to it."""
+        exception, self.exception = self.exception, None
+        try:
+            assert exception is not None, "it was raised before"
+            raise exception
+        finally:
+            del exception
+
+
+class Progress:
+    """What a callback receives after each accepted pass, or step over a batch.
+
+    Attributes
+    ----------
+    iteration : int
+        Passes over X so far; of mini-batches, steps.
+    loss : float
+        Penalised objective; for mu with β ≠ 2 as last measured (every 10 passes). Of mini-batches, the cost per row.
+    kkt : float
+        KKT residual.
+    violation : float
+        Σ |projected gradient|, NaN for solvers without one.
+    seconds : float
+        Seconds since the loop began.
+    """
+
+    __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "seconds", "violation")
+
+    def __init__(
+        self,
+        iteration: int,
+        loss: float,
+        kkt: float,
+        violation: float,
+        seconds: float,
+        factors: tuple[Array, Array],
+        to_caller: Callable[[Array], Array] = lambda A: A,
+    ):
+        self.iteration = iteration
+        self.loss = loss
+        self.kkt = kkt
+        self.violation = violation
+        self.seconds = seconds
+        self._factors = factors
+        self._to_caller = to_caller
+        self._power = 0
+
+    def factors(self) -> tuple[Array, Array]:
+        """Return copies of W (n × k) and H (k × m) as they are now."""
+        W, Ht = self._factors
+        W, Ht = times(W.copy(), -self._power), times(Ht.T.copy(), -self._power)
+        return self._to_caller(W), self._to_caller(Ht)
+
+    def rescale(self, power: int) -> None:
+        """Bring the numbers of a fit of 4^power·X into the unit of X."""
+        self.loss, self.violation = times(self.loss, -4 * power), times(self.violation, -3 * power)
+        self._power += power
+
+
+# The history of a fit: loss, violation and seconds of the last accepted pass, and the history before it; None is the
+# history before the first pass. None of it is ever changed, so that it is committed together with the factors by one
+# assignment, and an interruption finds all of a pass or nothing of it.
+History = tuple[float, float, float, Any] | None
+
+
+def columns(history: History) -> tuple[list[float], list[float], list[float]]:
+    """Return losses, violations and seconds from the first pass to the last."""
+    entries = []
+    while history is not None:
+        entries.append(history)
+        history = history[3]
+    entries.reverse()
+    return [each[0] for each in entries], [each[1] for each in entries], [each[2] for each in entries]
+
+
+def history_of(losses: list[float], violations: list[float], seconds: list[float]) -> History:
+    """Return the history with these columns."""
+    history: History = None
+    for entry in zip(losses, violations, seconds, strict=True):
+        history = (*entry, history)
+    return history
+
+
+def corrected_by(report: Report, history: History) -> History:
+    """Return a history as a pass has measured its losses."""
+    if history is not None and report.incoming is not None and not isnan(report.incoming.loss):
+        history = (report.incoming.loss, *history[1:])
+    if report.offset:
+        losses, *others = columns(history)
+        history = history_of(corrected(losses, report), *others)
+    return history
+
+
+def arrays(history: History) -> dict[str, Array]:
+    """Return the columns by their names in `history_`."""
+    return dict(zip(("loss", "violation", "seconds"), map(np.array, columns(history)), strict=True))
+
+
+F = TypeVar("F")  # what an advance leads to
+
+
+class Process(ABC, Generic[R, F]):
+    """What a session repeats: passes over X, or steps over batches.
+
+    Attributes
+    ----------
+    most : int
+        Maximum number of passes or steps.
+    """
+
+    most: int
+
+    @abstractmethod
+    def begin(self, rule: StopRule[R]) -> tuple[int, float]:
+        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
+
+    @abstractmethod
+    def advance(self) -> tuple[R, F]:
+        """Make a pass, and return its report and where it leads to; nothing is committed."""
+
+    @abstractmethod
+    def commit(self, report: R, following: F, seconds: float) -> None:
+        """Go on from where a pass leads to, by one assignment."""
+
+    @abstractmethod
+    def progress(self, report: R) -> Progress:
+        """Return what a callback receives after the pass that was committed last."""
+
+    def mark(self, checkpoint: Checkpoint, rule: StopRule[R]) -> None:
+        """Note in a checkpoint where the process is."""
+        raise NotImplementedError
+
+
+class Session:
+    """One run of a process from its first pass to its end.
+
+    Parameters
+    ----------
+    limits : Limits
+        What ends it at the latest.
+    callback : callable or None
+        Called with a `Progress` after each accepted pass; the fit ends if it returns True.
+    checkpoint : Checkpoint or None
+        Where the fit is kept now and then. Defaults to nowhere.
+
+    Attributes
+    ----------
+    termination : Termination or None
+        How the run ended; None if it was by the maximum number of passes.
+    interruption : Stopped or None
+        The exception that ended it. It is not raised here, so that no factors are lost.
+    """
+
+    def __init__(
+        self, limits: Limits, callback: Callable[[Progress], Any] | None = None, checkpoint: Checkpoint | None = None
+    ):
+        self.limits, self.callback, self.checkpoint = limits, callback, checkpoint
+        self.started = time.perf_counter()
+        self.begun = self.started if limits.begun is None else limits.begun  # what `max_time` is counted from
+        self.termination: Termination | None = None
+        self.interruption: Stopped | None = None
+
+    def run(self, process: Process[R, F], rule: StopRule[R]) -> None:
+        """Repeat a process until a rule, a limit, the callback or an exception ends it."""
+        try:
+            self.termination = self._repeat(process, rule)
+        except BaseException as exception:
+            self.interrupt(exception)
+        if self.interruption is not None:
+            self.save()
+
+    def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Termination | None:
+        checkpoint, max_time = self.checkpoint, self.limits.max_time
+        done, seconds = process.begin(rule)
+        started = self.started - seconds
+        while done < process.most:
+            report, following = process.advance()
+            termination = rule.before(report, done)
+            if termination is not None:
+                return termination
+            process.commit(report, following, time.perf_counter() - started)
+            done += 1  # X was read, whether or not the pass is accepted
+            if report.accepted:
+                termination = rule.after(report, done)
+                if self.callback is not None and self.callback(process.progress(report)) is True:
+                    termination = termination or StopReason.CALLBACK.given()
+                if termination is not None:
+                    return termination
+            late = max_time is not None and time.perf_counter() - self.begun >= max_time and done < process.most
+            if checkpoint is not None:
+                process.mark(checkpoint, rule)
+                if late or checkpoint.due():
+                    checkpoint.save()
+            if late:
+                return StopReason.MAX_TIME.given(max_time=max_time)
+        return None
+
+    def interrupt(self, exception: BaseException) -> None:
+        """End the fit by an exception, unless one has ended it before."""
+        if self.interruption is None:
+            self.interruption = Stopped(exception)
+            self.termination = self.termination or Termination.by(exception)
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is one. An exception, such as a warning raised as an error, ends the fit."""
+        try:
+            if self.checkpoint is not None:
+                self.checkpoint.save()
+        except BaseException as exception:
+            if self.interruption is None:
+                self.interruption = Stopped(exception)
+
+    def end(self, rule: StopRule[R], done: int, error: float = np.nan, unfinished: bool = False) -> Termination:
+        """Return how the fit ended, now that it is over.
+
+        Parameters
+        ----------
+        rule : StopRule
+            The rule of the run.
+        done : int
+            Number of passes or steps.
+        error : float
+            √(2 D_β) of the final pair. Defaults to NaN, which stands for an error that was not measured.
+        unfinished : bool
+            Whether components were being revived. Defaults to False.
+
+        Returns
+        -------
+        termination : Termination
+        """
+        if self.termination is None:
+            reason = StopReason.MAX_ITER_REVIVING if unfinished else StopReason.MAX_ITER
+            self.termination = rule.end(done, error) or reason.given(max_iter=self.limits.max_iter)
+            if not self.termination.converged and self.limits.tol > 0:
+                self.save()  # a fit with a larger max_iter goes on from it
+        elif self.termination.converged:
+            rule.end(done, np.nan)
+        return self.termination
