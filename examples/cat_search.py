@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from nmfcore.search.engine.engine import SearchEngine
 from sklearn.cluster import KMeans
 
 from nmfcore import NMF, plots
+from nmfcore.search.engine import SearchEngine
 
 
 def main() -> None:

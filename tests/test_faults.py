@@ -15,7 +15,6 @@ import weakref
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.engine import SearchEngine
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
@@ -25,6 +24,7 @@ from nmfcore.images import InputError, cached_images
 from nmfcore.loop import solve
 from nmfcore.rows import disk
 from nmfcore.rows import memory as data
+from nmfcore.search.engine import SearchEngine
 from nmfcore.solvers import SOLVERS
 from nmfcore.starts import samples as warm_start
 

@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 # line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
     "__main__ → cli → nmfcore → pages → search → plots → analysis → images → models → _nmf → estimators → minibatch "
-    "→ distributed → starts → loop → solvers → scale → objective → rows → backends → _files → _compat"
+    "→ distributed → starts → loop → solvers → scale → objective → rows → backends → _files → _text → _compat"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 

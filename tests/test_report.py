@@ -12,12 +12,12 @@ import pytest
 for module in ("jinja2", "matplotlib", "PIL"):
     pytest.importorskip(module, reason="reports need the extra 'app'")
 from browser import Watched, chromium  # noqa: E402
-from nmfcore.search.engine.engine import SearchEngine  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import Pictures  # noqa: E402
 from nmfcore.pages.report import report  # noqa: E402
 from nmfcore.pages.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
+from nmfcore.search.engine import SearchEngine  # noqa: E402
 
 
 class Page(HTMLParser):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nmfcore.search.engine.engine import Explanation, SearchEngine, frobenius_norm, write_rows
 
 import nmfcore
 from nmfcore.images import InputError, Pictures
 from nmfcore.models import ModelFileError, estimator_from
-from nmfcore.search.engine import engine as room
+from nmfcore.search import engine as room
+from nmfcore.search.engine import Explanation, SearchEngine, frobenius_norm, write_rows
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")
 

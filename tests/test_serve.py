@@ -22,13 +22,13 @@ import pytest
 for module in ("starlette", "uvicorn"):
     pytest.importorskip(module, reason="the search page needs the extra 'serve'")
 from browser import Watched, chromium  # noqa: E402
-from nmfcore.search.engine.engine import SearchEngine  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import InputError  # noqa: E402
 from nmfcore.pages.serve import app as room  # noqa: E402
 from nmfcore.pages.serve import create_app  # noqa: E402
 from nmfcore.pages.serve.guard import HEADERS  # noqa: E402
+from nmfcore.search.engine import SearchEngine  # noqa: E402
 
 
 def png(pixels):

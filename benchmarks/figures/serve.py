@@ -74,7 +74,7 @@ def _pictures(X: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _save(pictures: np.ndarray, k: int, folder: str) -> None:
-    from nmfcore.search.engine.engine import SearchEngine
+    from nmfcore.search.engine import SearchEngine
 
     SearchEngine(k, max_iter=20, tol=0).fit(pictures).save(folder, overwrite=True)
 

@@ -4,7 +4,9 @@ Each command's work is in a module of its own. typer, rich, matplotlib and Pillo
 ``app``; they are imported when a command needs them, and a missing one is named before anything is computed.
 """
 
+import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 __all__ = ["main"]
 
 APP_MODULES = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "PIL": "Pillow"}
-BAD_INPUT = 2
+INCOMPLETE, BAD_INPUT = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 when all went well, 2 on bad input, 130 when interrupted.
+        The exit code: 0 when all went well, 1 when a part of the results is missing, 2 on bad input, 130 when
+        interrupted.
 
     Examples
     --------
@@ -37,15 +40,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["fit", "no-such-folder"])
     2
     """
+    from .console import any_text_printable, quiet_libraries
+
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
+    with any_text_printable(), quiet_libraries():
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            sys.stderr.write(f"nmfcore: the table could not be printed ({error.strerror or error})\n")
+            with contextlib.suppress(OSError, ValueError):  # else Python fails once more when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return code or INCOMPLETE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command; return its exit code. Errors in options are one sentence, like all others."""
+    import typer
+
+    from .common import INTERRUPTED, one_line
+
+    refused: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     try:
-        _app()(args=None if arguments is None else list(arguments), prog_name="nmfcore")
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    return 0
+        code = _app()(args=arguments or ["--help"], prog_name="nmfcore", standalone_mode=False)
+    except refused as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "nmfcore"
+        message = one_line(error.format_message()).rstrip(".")
+        sys.stderr.write(f"nmfcore: {message[:1].lower()}{message[1:]}: see {command} --help\n")
+        return BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("nmfcore: interrupted; nothing was written\n")
+        return INTERRUPTED
+    except SystemExit as end:  # of rich, when what reads the output has gone
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return code if isinstance(code, int) else 0
 
 
 def _app() -> Any:
@@ -97,7 +130,10 @@ def _app() -> Any:
                 show_default=False,
             ),
         ] = None,
-        k: Annotated[int, Option("-k", "--components", min=1, help="Number of parts to learn.")] = 16,
+        k: Annotated[
+            int | None,
+            Option("-k", "--components", min=1, help="Number of parts to learn.", show_default="16 at most"),
+        ] = None,
         solver: Annotated[
             str | None,
             Option(
@@ -187,9 +223,9 @@ def _app() -> Any:
         Ctrl-C stops early and keeps the best result so far.
         """
         from . import fit as command
-        from .common import one_sentence, size_option
+        from .common import errors_as_sentences, size_option
 
-        with one_sentence():
+        with errors_as_sentences():
             settings = {
                 "solver": solver,
                 "init": init,
@@ -234,9 +270,9 @@ def _app() -> Any:
     ) -> None:
         """Find the pictures most similar to one, and the parts they have in common."""
         from . import search as command
-        from .common import one_sentence
+        from .common import errors_as_sentences
 
-        with one_sentence():
+        with errors_as_sentences():
             command.search(folder, query, n, dissimilar, space, out, force)
 
     @app.command()
@@ -256,9 +292,9 @@ def _app() -> Any:
     ) -> None:
         """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each."""
         from . import search as command
-        from .common import one_sentence
+        from .common import errors_as_sentences
 
-        with one_sentence():
+        with errors_as_sentences():
             command.transform(folder, source, out, skip_broken, force)
 
     @app.command()
@@ -280,9 +316,9 @@ def _app() -> Any:
     ) -> None:
         """Write one self-contained page about a model: parts, reconstructions, classes, neighbours."""
         from . import pages as command
-        from .common import one_sentence
+        from .common import errors_as_sentences
 
-        with one_sentence():
+        with errors_as_sentences():
             command.report(folder, labels, space, out, force)
 
     @app.command()
@@ -297,9 +333,9 @@ def _app() -> Any:
     ) -> None:
         """Search pictures by sight: a local page with all of them, until Ctrl-C."""
         from . import pages as command
-        from .common import one_sentence
+        from .common import errors_as_sentences
 
-        with one_sentence("stopped"):
+        with errors_as_sentences("stopped"):
             command.serve(folder, host, port, space, browse)
 
     @app.command()

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, about_writing, count, new_file, note, open_model, print_pairs, refusals
+from .common import Stop, count, new_file, note, open_model, print_pairs, refusals, written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 def report(folder: str, labels: Path | None, space: str | None, out: Path | None, force: bool) -> None:
     """Run the command."""
     from rich.console import Console
-
-    from .._files import replacing
 
     home = Path(folder).expanduser()
     target = new_file(out, (home if home.is_dir() else home.parent) / "report.html", force)
@@ -26,11 +24,8 @@ def report(folder: str, labels: Path | None, space: str | None, out: Path | None
 
         with Console(stderr=True).status("drawing"):
             page = make(engine, labels=given)
-    try:
-        with replacing(target) as file:
-            file.write(page.encode("utf-8"))
-    except OSError as error:
-        raise Stop(about_writing(error, target)) from error
+    with written(target, force or out is None) as file:
+        file.write(page.encode("utf-8"))
     print_pairs(
         [("report", f"{len(page.encode()) / 1e6:.1f} MB, one self-contained page"), ("written to", str(target))]
     )

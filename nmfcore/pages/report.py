@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
+from .._text import printable
 from ..analysis import class_means, explained_share, rank, rebuild, reconstruction_errors, top_components
 from ..images import InputError
+from ..plots._loading import load_matplotlib
 from ..search.engine import SearchEngine
 from .thumbnails import brightness, data_uri, part_png, picture_png
 
@@ -90,9 +92,14 @@ def _template() -> Any:
         raise ImportError("a report needs Jinja2: pip install 'nmfcore[app]'") from error
     text = resources.files("nmfcore.pages").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(text)
+
+
+def _shown(value: Any) -> Any:
+    """Return what the template inserts: names and labels without control characters; its own HTML as it is."""
+    return printable(value) if type(value) is str else value
 
 
 class _Drawing:
@@ -301,10 +308,9 @@ def _percent(share: float) -> str:
 
 def _axes(width: float, height: float) -> Any:
     """Return axes of a figure this large, in inches, which a narrow page shrinks little."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a report needs matplotlib: pip install 'nmfcore[app]'") from error
+    load_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height)).subplots()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._text import printable
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
+from ._text import drawable, fit, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,9 +138,10 @@ class Grid:
                     text = fit(text, self.size, (width + self.gap) / self.per_inch)
                     # On the baseline, so that captions side by side are level whatever their letters.
                     y = top - 0.5 - self.gap / 3 + (line - 0.2) * self.line
-                    axes.text(middle, y, text, va="baseline", **style)
+                    axes.text(middle, y, text, va="baseline", **style, **text_style(text))
             if number < len(below) and below[number]:
-                axes.text(middle, top + height - 0.5 + self.gap / 3, below[number], va="top", **style)
+                text = drawable(below[number])
+                axes.text(middle, top + height - 0.5 + self.gap / 3, text, va="top", **style, **text_style(text))
             if number in marked:
                 corner = left - 0.5, top - 0.5
                 axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=1.8))
@@ -150,7 +154,8 @@ class Grid:
         """Write label `number` left of a row, or of several from that one on."""
         bottom = self.tops[row + rows - 1] + self.shape[0]
         x, y = self.lefts[column] - 1.2 * self.gap, (self.tops[row] + bottom - 1) / 2
-        axes.text(x, y, self.labels[number], ha="right", va="center", color=INK, fontsize=self.label_size)
+        text = self.labels[number]
+        axes.text(x, y, text, ha="right", va="center", color=INK, fontsize=self.label_size, **text_style(text))
 
     def _scaled(self, tile: np.ndarray) -> np.ndarray:
         down, across = self.steps
@@ -201,7 +206,7 @@ def bands(axes: Axes | None, titles: Sequence[str], across: int, heading: str, w
         axes.axhline(base, color=RULE, linewidth=0.8, zorder=1)
     axes.set_ylim(-0.3, n)
     axes.set_xlim(-0.5, across - 0.5)
-    axes.set_yticks(np.arange(n)[::-1], [fit(title, 8, 2.0) for title in titles])
+    label_rows(axes, np.arange(n)[::-1], titles, 2.0)
     axes.set_xlabel(what, color=INK)
     bare(axes)
     write_heading(axes, heading)
@@ -231,17 +236,31 @@ def new_axes(axes: Axes | None, inches: tuple[float, float]) -> Axes:
     """Return the axes given, or those of a new figure."""
     if axes is not None:
         return axes
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'nmfcore[app]'") from error
-    figure = Figure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
-    return figure.add_subplot()
+    load_matplotlib()
+    from ._figures import ShownAxes, ShownFigure
+
+    figure = ShownFigure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
+    return figure.add_subplot(axes_class=ShownAxes)
 
 
 def write_heading(axes: Axes, heading: str) -> None:
     """Write the title of the whole, at the left."""
-    axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8)
+    heading = drawable(heading)
+    axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8, **text_style(heading))
+
+
+def label_rows(axes: Axes, places: Any, labels: Iterable[Any], inches: float) -> None:
+    """Write labels along the left edge, shortened to the room there is."""
+    texts = [fit(str(label), 8, inches) for label in labels]
+    axes.set_yticks(places, texts, **text_style(*texts))
+
+
+def add_legend(axes: Axes, **settings: Any) -> None:
+    """Add a legend at the right, outside of the axes."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    legend = axes.legend(**(place | {"frameon": False, "labelcolor": INK, "fontsize": 9} | settings))
+    for text in legend.get_texts():
+        text.set(**text_style(text.get_text()))
 
 
 def as_matrix(values: Any, shape: Shape | None, what: str) -> np.ndarray:
@@ -294,7 +313,7 @@ def as_titles(titles: Sequence[str] | None, n: int, default: list[str]) -> list[
         return default
     if len(titles) != n:
         raise ValueError(f"expected {n} titles, one per picture, but got {len(titles)}")
-    return [str(title) for title in titles]
+    return [printable(str(title)) for title in titles]
 
 
 def suitable_columns(k: int, shape: Shape) -> int:
@@ -318,9 +337,3 @@ def short(number: float) -> str:
 def percent(share: float) -> str:
     """Write a share in percent, with two digits."""
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.0995 else f"{100 * share:.1f} %"
-
-
-def fit(text: str, points: float, inches: float) -> str:
-    """Shorten a caption to about the width there is: a letter is half as wide as it is high."""
-    room = max(3, int(inches * 72 / (0.55 * points)))
-    return text if len(text) <= room else text[: room - 1] + "…"

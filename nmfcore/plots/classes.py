@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .. import analysis
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
 from ._shared import (
     BLUE,
     CLASSES,
@@ -21,11 +22,12 @@ from ._shared import (
     PAGE,
     Grid,
     Shape,
+    add_legend,
     as_matrix,
     bands,
     bare,
     check_shape,
-    fit,
+    label_rows,
     new_axes,
     number_components,
     on_common_scale,
@@ -164,6 +166,7 @@ def features_by_class(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['cat', 'dog']
     """
+    load_matplotlib()
     from matplotlib.collections import LineCollection, PolyCollection
 
     F, labels = _features(W, labels, H)
@@ -248,7 +251,7 @@ def means_by_class(
     c, k = len(classes), F.shape[1]
     axes = new_axes(axes, (max(5.0, min(PAGE, 0.34 * k + 1.8)), max(2.9, min(HEIGHT, 0.3 * c + 1.2))))
     image = axes.imshow(means[:c], cmap="viridis", vmin=min(0.0, means.min()), aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(c), [fit(str(one), 8, 1.2) for one in classes])
+    label_rows(axes, range(c), classes, 1.2)
     number_components(axes, k)
     axes.set_xlim(-0.5, k - 0.5)
     bare(axes)
@@ -333,7 +336,7 @@ def components_by_class(
             str(t), (weight, place), (3, 0), textcoords="offset points", va="center", fontsize=size, color=INK
         )
     axes.set_ylim(c, -0.1)
-    axes.set_yticks(np.arange(c) + 0.43, [fit(str(one), 8, 1.2) for one in classes])
+    label_rows(axes, np.arange(c) + 0.43, classes, 1.2)
     axes.set_xlabel("mean weight × norm of the component", color=INK)
     bare(axes)
     write_heading(axes, heading)
@@ -416,7 +419,7 @@ def rebuilt_by_class(
     for base, lines in zip(_bases(classes), pictures, strict=True):
         for line, each, colour in zip(on_common_scale(lines, lines.max()), how, COLOURS, strict=False):
             axes.plot(base + 0.9 * line, color=colour, linewidth=1.1, label=each if base == 0 else None)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=INK, fontsize=9)
+    add_legend(axes)
     return axes
 
 

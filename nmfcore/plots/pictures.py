@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .. import analysis
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
 from ._shared import (
     BLUE,
     COLOURS,
@@ -18,9 +19,9 @@ from ._shared import (
     PAGE,
     Grid,
     Shape,
+    add_legend,
     as_matrix,
     as_titles,
-    fit,
     new_axes,
     number_components,
     on_common_scale,
@@ -31,6 +32,7 @@ from ._shared import (
     suitable_columns,
     write_heading,
 )
+from ._text import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -485,15 +487,6 @@ def overlay(
     parts = on_own_scale(parts[chosen])
     titles = as_titles(titles, len(chosen), [str(t) for t in chosen])
     heading = f"{len(chosen)} components, one over the other" if heading is None else heading
-    legend: dict[str, Any] = {
-        "loc": "upper left",
-        "bbox_to_anchor": (1.01, 1.0),
-        "frameon": False,
-        "labelcolor": INK,
-        "fontsize": 9,
-        "handlelength": 1.0,
-        "handleheight": 1.0,
-    }
     if shape is None:
         axes = new_axes(axes, (8.0, 3.0))
         for part, colour, title in zip(parts, COLOURS, titles, strict=False):
@@ -506,8 +499,9 @@ def overlay(
         axes.tick_params(colors=INK, labelsize=8, length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.legend(**legend)
+        add_legend(axes, handlelength=1.0, handleheight=1.0)
     else:
+        load_matplotlib()
         from matplotlib.colors import to_rgb
         from matplotlib.patches import Patch
 
@@ -525,7 +519,7 @@ def overlay(
         for spine in axes.spines.values():
             spine.set_color("#CCCCCC")
         handles = [Patch(color=colour, label=fit(title, 9, 2)) for colour, title in zip(COLOURS, titles, strict=False)]
-        axes.legend(handles=handles, **legend)
+        add_legend(axes, handles=handles, handlelength=1.0, handleheight=1.0)
     write_heading(axes, heading)
     return axes
 

@@ -15,10 +15,7 @@ import difflib
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,11 +23,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import replacing, sync_folder
+from .._files import replacing
 from ..images import InputError, Pictures, picture_row, read_source
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
 from .cosine import CosineIndex, cosine_topk, reconstruction_space
+from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +39,6 @@ Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 SPACES = ("codes", "reconstruction")
-_PICTURES, _SETTINGS, _MODEL = "pictures.npy", "search.json", "model.npz"
 _AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
 
 
@@ -306,7 +303,7 @@ class SearchEngine:
         path = Path(folder)
         model = load_model(path)
         home = path if path.is_dir() else path.parent
-        stack = _Stack(_mapped(home / _PICTURES, model)) if (home / _PICTURES).exists() else None
+        stack = _Stack(_mapped(home / PICTURES, model)) if (home / PICTURES).exists() else None
         return cls._of(model, stack, home, _saved_space(home) if space is None else space)
 
     def save(self, folder: str | os.PathLike[str], *, pictures: bool = True, overwrite: bool = False) -> None:
@@ -334,15 +331,15 @@ class SearchEngine:
             When writing fails.
         """
         home, model = Path(folder), self.model
-        if (home / _MODEL).exists() and not overwrite:
+        if (home / MODEL).exists() and not overwrite:
             raise FileExistsError(f"'{home}' holds a model: choose another folder, or overwrite=True replaces it")
         blocks = self._originals().blocks if pictures else []
-        with _replaced(home) as folder:
+        with replaced_folder(home) as folder:
             if pictures:
-                write_rows(blocks, folder / _PICTURES)
-            with replacing(folder / _SETTINGS) as file:
+                write_rows(blocks, folder / PICTURES)
+            with replacing(folder / SETTINGS) as file:
                 file.write(json.dumps({"space": self.space}).encode() + b"\n")
-            save(model, folder / _MODEL)
+            save(model, folder / MODEL)
 
     @classmethod
     def _of(cls, model: Model, rows: _Stack | None, folder: Path | None, space: str) -> SearchEngine:
@@ -788,7 +785,7 @@ def _is_picture_file(path: Path) -> bool:
 def _from_source(model: Model, folder: Path | None) -> Array:
     """Read the originals of a model again from where they came from."""
     lacks = "the originals are needed, and " + (
-        "the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}"
+        "the engine has none" if folder is None else f"'{folder}' has no {PICTURES}"
     )
     again = "fit once more, with --pictures on the command line"
     if not model.source:
@@ -802,45 +799,6 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:
         raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
     return pictures.matrix
-
-
-@contextmanager
-def _replaced(home: Path) -> Iterator[Path]:
-    """Give a new folder whose files replace those of the engine in `home`, all or none; it vanishes if this raises."""
-    real, token = Path(os.path.realpath(home)), secrets.token_hex(6)
-    there = real.is_dir()
-    beside = not there or (os.access(real.parent, os.W_OK | os.X_OK) and not os.path.samefile(real, os.curdir))
-    staging = (real.parent if beside else real) / f".nmfcore-{token}.part"
-    staging.mkdir()
-    try:
-        yield staging
-        sync_folder(staging)
-        if not there:
-            staging.rename(real)
-        elif beside:
-            shutil.copymode(real, staging)
-            former = real.with_name(f".nmfcore-{token}.former")
-            real.rename(former)
-            try:
-                staging.rename(real)
-            except BaseException:
-                former.rename(real)
-                raise
-            for entry in former.iterdir():
-                if entry.name not in (_PICTURES, _SETTINGS, _MODEL):
-                    entry.rename(real / entry.name)
-            shutil.rmtree(former, ignore_errors=True)
-        else:  # the model last: one with more pictures than rows opens
-            for name in (_PICTURES, _SETTINGS, _MODEL):
-                if (staging / name).exists():
-                    (staging / name).replace(real / name)
-                else:
-                    (real / name).unlink(missing_ok=True)
-            staging.rmdir()
-        sync_folder(real if there and not beside else real.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _mapped(path: Path, model: Model) -> Array:
@@ -860,7 +818,7 @@ def _mapped(path: Path, model: Model) -> Array:
 
 
 def _saved_space(folder: Path) -> str:
-    path = folder / _SETTINGS
+    path = folder / SETTINGS
     if not path.exists():
         return SPACES[0]
     try:
