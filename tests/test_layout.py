@@ -45,7 +45,7 @@ ONLY_IN = {
     "h5py": {"rows/disk/paths.py"},
     "zarr": {"rows/disk/paths.py"},
     "starlette": {"pages/serve/app.py"},
-    "uvicorn": {"cli/pages.py"},
+    "uvicorn": {"cli/server.py"},
     "sklearn.decomposition": set(),
 }
 

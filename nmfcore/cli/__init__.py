@@ -329,14 +329,24 @@ def _app() -> Any:
             str, Option(help="Address to listen on. Any other than this lets other machines in.")
         ] = "127.0.0.1",
         space: Annotated[str | None, spaces] = None,
+        allow_host: Annotated[
+            list[str] | None,
+            Option(
+                metavar="NAME",
+                help="With --host, a name that the page may have in the address bar, such as that of a proxy; may be "
+                "given several times. Numerical addresses and the names of this machine need not be listed.",
+                show_default=False,
+            ),
+        ] = None,
         browse: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
     ) -> None:
         """Search pictures by sight: a local page with all of them, until Ctrl-C."""
         from . import pages as command
         from .common import errors_as_sentences
 
-        with errors_as_sentences("stopped"):
-            command.serve(folder, host, port, space, browse)
+        with errors_as_sentences("stopped") as answered:
+            answered.set()  # the server answers by itself
+            command.serve(folder, host, port, space, browse, allow_host or [])
 
     @app.command()
     def info() -> None:

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,13 +32,19 @@ class Stop(Exception):
 
 
 @contextmanager
-def errors_as_sentences(interrupted: str = "interrupted; nothing was written") -> Iterator[None]:
-    """Turn whatever ends a command into one sentence on stderr and an exit code."""
+def errors_as_sentences(interrupted: str = "interrupted; nothing was written") -> Iterator[threading.Event]:
+    """Turn whatever ends a command into one sentence on stderr and an exit code.
+
+    Yields
+    ------
+    answered : threading.Event
+        See `interrupts_answered`; set here when KeyboardInterrupt is caught.
+    """
     import typer
 
     with interrupts_answered() as answered:
         try:
-            yield
+            yield answered
         except (KeyboardInterrupt, Exception) as error:
             answered.set()
             if isinstance(error, typer.Exit):
