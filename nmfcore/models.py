@@ -115,6 +115,10 @@ class Model:
     stop_reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        n, m = len(self.W), self.components.shape[-1]
+        return f"Model of {n:,} rows × {m:,} features by {len(self.components)} components, made by {self.estimator}"
+
     def reconstruct(self, rows: Any = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
 

@@ -464,7 +464,7 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
         """Press Ctrl-C in a while, once it runs."""
         pressed = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
 
-        def show(report, norm, final=False):
+        def show(report, norm, final=False, n_iter=None):
             if report.iteration == 3:
                 pressed.start()
 

@@ -38,7 +38,6 @@ WRITTEN = (
 )
 _COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
-_REFRESH = 0.1  # seconds between updates of the progress bar
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
 
 
@@ -213,7 +212,7 @@ def _factorise(
         except OSError as error:
             raise Stop(_about_reading(error, pictures, settings)) from error
         if last is not None:
-            show(last, norm if frobenius else None, final=True)
+            show(last, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
     seconds = time.perf_counter() - start
 
     model = model_of(estimator, W, pictures)
@@ -291,35 +290,9 @@ def _about_reading(error: OSError, pictures: "Pictures", settings: dict[str, Any
 @contextmanager
 def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
     """Show iteration, loss and rate while fitting."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from ..search._progress import fitting_bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=notes) as bar:
-        task = bar.add_task("fitting", total=max_iter, loss="", rate="")
-        shown, loss = 0.0, ""
-
-        def show(report: Any, norm: float | None, final: bool = False) -> None:
-            nonlocal shown, loss
-            now = time.perf_counter()
-            if math.isfinite(report.loss):
-                loss = (
-                    f"loss {report.loss:.5g}"
-                    if not norm
-                    else f"error {math.sqrt(2 * max(report.loss, 0.0)) / norm:.5f}"
-                )
-            if now - shown < _REFRESH and not final:
-                return
-            shown = now
-            rate = f"{report.iteration / report.seconds:.3g}/s" if report.seconds > 0 else ""
-            bar.update(task, completed=report.iteration, loss=loss, rate=rate)
-
+    with fitting_bar(notes, max_iter) as show:
         yield show
 
 

@@ -59,6 +59,12 @@ class Pictures:
     source: str = ""
     skipped: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        rows = " × ".join(f"{side:,}" for side in getattr(self.matrix, "shape", ()))
+        folded = "" if self.shape is None else f", pictures of {' × '.join(map(str, self.shape))}"
+        held = [word for word, value in (("names", self.names), ("labels", self.labels)) if value is not None]
+        return f"Pictures({rows} {getattr(self.matrix, 'dtype', '')}{folded}{''.join(f', {word}' for word in held)})"
+
     def title(self, row: int) -> str:
         """Return what to write over the picture in `row`: name, label or number.
 

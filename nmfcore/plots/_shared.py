@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,12 @@ class Grid:
         captions: Sequence[str] = (),
         below: Sequence[str] = (),
         marked: Sequence[int] = (),
+        cmap: Any = None,
     ) -> None:
-        """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked."""
+        """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked.
+
+        The colour map is of matplotlib; grey by default, and without effect on pictures in colour.
+        """
         from matplotlib import colormaps
         from matplotlib.patches import Rectangle
 
@@ -145,9 +150,9 @@ class Grid:
             if number in marked:
                 corner = left - 0.5, top - 0.5
                 axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=1.8))
-        grey = colormaps["gray"].with_extremes(bad="white")
+        scale = colormaps.get_cmap("gray" if cmap is None else cmap).with_extremes(bad="white")
         image = canvas if self.colour else np.ma.masked_invalid(canvas)
-        axes.imshow(image, cmap=grey, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+        axes.imshow(image, cmap=scale, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
         axes.set_axis_off()
 
     def label(self, axes: Axes, number: int, row: int, column: int = 0, rows: int = 1) -> None:
@@ -249,6 +254,21 @@ def write_heading(axes: Axes, heading: str) -> None:
     axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8, **text_style(heading))
 
 
+def class_names(classes: Iterable[Any]) -> list[str]:
+    """Return what classes are called in a figure; a number alone could be taken for that of a component."""
+    names = [printable(str(one)) for one in classes]
+    return [f"class {name}" if re.fullmatch(r"-?\d+(\.\d+)?", name) else name or "no label" for name in names]
+
+
+def palette(n: int) -> np.ndarray:
+    """Return n colours, n × 3: those of the palette, then hues between them, in turn light and dark."""
+    from matplotlib.colors import hsv_to_rgb, to_rgb
+
+    named = [to_rgb(colour) for colour in COLOURS[:n]]
+    more = [hsv_to_rgb(((0.08 + 0.618034 * i) % 1, 0.9, 0.6 + 0.35 * (i % 2))) for i in range(n - len(named))]
+    return np.array([*named, *more])
+
+
 def label_rows(axes: Axes, places: Any, labels: Iterable[Any], inches: float) -> None:
     """Write labels along the left edge, shortened to the room there is."""
     texts = [fit(str(label), 8, inches) for label in labels]
@@ -335,5 +355,7 @@ def short(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent, with two digits."""
+    """Write a share in percent, with two digits; from 1,000 % on as a multiple."""
+    if share >= 9.995:
+        return f"{share:,.0f} times"
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.0995 else f"{100 * share:.1f} %"

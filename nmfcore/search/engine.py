@@ -15,6 +15,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import replacing
+from .._text import printable
 from ..images import InputError, Pictures, picture_row, read_source
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
+from ._progress import fit_shown
 from .cosine import CosineIndex, cosine_topk, reconstruction_space
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 
@@ -39,6 +42,7 @@ Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 SPACES = ("codes", "reconstruction")
+_LISTED = 20  # entries that a repr shows
 _AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
 
 
@@ -88,8 +92,10 @@ class Found:
 
     def __repr__(self) -> str:
         kind = "similar" if self.similar else "dissimilar"
-        lines = [f"  {score:6.3f}  {name}" for score, name in zip(self.scores, self.names, strict=True)]
-        return "\n".join([f"most {kind} to {self.title}:", *lines])
+        shown = list(zip(self.scores, self.names, strict=True))[:_LISTED]
+        lines = [f"  {score:6.3f}  {_shortened(name)}" for score, name in shown]
+        more = [f"  and {len(self) - len(shown):,} more"] if len(self) > len(shown) else []
+        return "\n".join([f"most {kind} to {_shortened(self.title)}:", *lines, *more])
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,12 @@ class Explanation:
     components: Array
     shares: Array
     score: float
+
+    def __repr__(self) -> str:
+        pairs = list(zip(self.components, self.shares, strict=True))[:_LISTED]
+        parts = ", ".join(f"part {part} ({share:.0%})" for part, share in pairs) or "no part in common"
+        more = f" and {len(self.components) - len(pairs):,} more" if len(self.components) > len(pairs) else ""
+        return f"Explanation of a similarity of {self.score:.3f}: {parts}{more}"
 
 
 class SearchEngine:
@@ -186,7 +198,7 @@ class SearchEngine:
         size: tuple[int, int] | None = None,
         rgb: bool = False,
         skip_broken: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = True,
     ) -> SearchEngine:
         """Learn the parts of pictures, and code every picture by them.
 
@@ -201,8 +213,10 @@ class SearchEngine:
             Keep the colours of a folder's pictures.
         skip_broken : bool
             Leave out pictures that cannot be decoded.
-        progress : callable(done, total) or None
-            Called while pictures are read. To watch the fit itself, give the engine a ``callback``, as for `NMF`.
+        progress : callable(done, total), bool or None
+            A callable is called while pictures are read. True, the default, shows a bar for the reading and one for
+            the fit on a terminal and in a notebook, if rich is installed. To follow the fit in another way, give the
+            engine a ``callback``, as for `NMF`.
 
         Returns
         -------
@@ -228,8 +242,9 @@ class SearchEngine:
 
         pictures = _pictures(source, size, rgb, skip_broken, progress)
         estimator = NMF(**self.settings)
-        W = estimator.fit_transform(pictures.matrix)
         norm = frobenius_norm(pictures.matrix)
+        with fit_shown(estimator, norm, progress is True):
+            W = estimator.fit_transform(pictures.matrix)
         relative = math.nan
         if estimator.beta_loss in ("frobenius", 2) and norm > 0:
             relative = float(estimator.reconstruction_err_) / norm
@@ -718,10 +733,17 @@ class SearchEngine:
         return row, code
 
     def _hint(self, name: str) -> str:
+        """Suggest a name that differs in little, whatever the suffixes; numbers do not resemble each other."""
         if len(self._numbers) > 100_000:
             return ""
-        close = difflib.get_close_matches(name, self._numbers, 1)
-        return f"; do you mean '{close[0]}'?" if close else ""
+        stems = {Path(known).stem.casefold(): known for known in self._numbers}
+        stem = Path(name).stem.casefold()
+        number = re.sub(r"\D", "", stem).lstrip("0")
+        alike = [known for known in stems if re.sub(r"\D", "", known).lstrip("0") == number]
+        close = difflib.get_close_matches(stem, alike, 1, 0.75)
+        if not close and stem.isdecimal():  # 007 for 7
+            close = [known for known in alike if known.isdecimal()][:1]
+        return f"; do you mean '{printable(stems[close[0]])}'?" if close else ""
 
     def _coded(self, matrix: Array) -> Array:
         return np.asarray(self._estimator.transform(matrix))
@@ -757,7 +779,7 @@ class _Stack:
 
 
 def _pictures(
-    source: Any, size: tuple[int, int] | None, rgb: bool, skip_broken: bool, progress: Progress | None
+    source: Any, size: tuple[int, int] | None, rgb: bool, skip_broken: bool, progress: Progress | bool | None
 ) -> Pictures:
     if isinstance(source, Pictures):
         return source
@@ -774,6 +796,11 @@ def _pictures(
     if shape is not None and math.prod(shape) != array.shape[1]:
         raise InputError(f"size {size} makes {math.prod(shape)} pixels, a row of the matrix has {array.shape[1]}")
     return Pictures(array, shape)  # type: ignore[arg-type]
+
+
+def _shortened(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= 80 else f"{name[:79]}…"
 
 
 def _is_picture_file(path: Path) -> bool:
