@@ -918,8 +918,27 @@ def occupy(folder):
     Path("taken").write_text("mine", encoding="utf-8")
 
 
+def only_pictures(folder):
+    pictures(Path("pictures"), [(4, 4)])
+
+
+def fitted_beside(folder):
+    only_pictures(folder)
+    shutil.copytree(folder, "nmfcore-pictures")
+
+
 def nothing(folder):
     pass
+
+
+def test_a_k_that_fits_few_pictures_and_a_word_about_black_ones(run, tmp_path):
+    pictures(tmp_path / "few", [(8, 8)] * 12)
+    assert run("fit", "few", "--max-iter", 3)[0] == 0
+    assert nmfcore.load("nmfcore-few").components.shape == (6, 64)
+    np.save("black.npy", np.zeros((9, 16), np.uint8))
+    code, _, notes = run("fit", "black.npy")
+    assert code == 0
+    assert any("every value is 0 (all pictures are black)" in line for line in notes)
 
 
 @pytest.mark.parametrize(
@@ -927,6 +946,10 @@ def nothing(folder):
     [
         (("search", "nowhere", "0"), nothing, "there is no model 'nowhere': give the folder that nmfcore fit wrote"),
         (("search", ".", "0"), nothing, "there is no model file 'model.npz'"),
+        (("search", "model/pictures.npy", "0"), nothing, "'model/pictures.npy' is no model: give the folder"),
+        (("search", "pictures", "0"), only_pictures, "there is no model file 'pictures/model.npz': it is a folder of "),
+        (("search", "pictures", "0"), fitted_beside, "there is no model file 'pictures/model.npz': did you mean "),
+        (("fit", "model"), nothing, "'model' holds what nmfcore fit wrote: give the folder of pictures"),
         (("search", "model", "0"), spoil_model, "'model/model.npz' is not an nmfcore model, or it is damaged"),
         (("search", "model", "0"), spoil_pictures, "'model/pictures.npy' (3, 4) does not belong to the model"),
         (("search", "model", "1797"), nothing, "there is no row 1797: rows are numbered 0 to 1,796"),
@@ -1021,6 +1044,25 @@ def test_help_names_every_option(run):
     code, out, _ = run("--help")
     assert code == 0
     assert all(command in out for command in ("fit", "search", "transform", "report", "serve", "info"))
+
+
+def test_help_has_groups_examples_and_a_next_step(run):
+    _, out, _ = run("fit", "--help")
+    assert all(group in out for group in ("Model", "Stopping", "Input", "Computing", "Output"))
+    for command in ("fit", "search", "transform", "report", "serve"):
+        _, out, _ = run(command, "--help")
+        assert f"nmfcore {command} " in out.partition("Example")[2]
+        assert "Next: " in out or command == "serve"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fit", "--what"), ("nothing",), ("search",), ("fit", "a", "b"), ("fit", "-k", "x"), ("fit", "--size")],
+)
+def test_errors_in_options_are_one_sentence_like_all_others(run, arguments):
+    code, out, notes = run(*arguments)
+    assert (code, out, len(notes)) == (2, "", 1)
+    assert re.fullmatch(r"nmfcore: .*: see nmfcore( fit| search)? --help", notes[0])
 
 
 def test_version(run):

@@ -139,6 +139,7 @@ def _app() -> Any:
             Option(
                 help=f"Algorithm: {', '.join(SOLVERS)}.",
                 show_default=f"{default_solver(True)}; {default_solver(False)} for other losses",
+                rich_help_panel="Model",
             ),
         ] = None,
         init: Annotated[
@@ -146,25 +147,57 @@ def _app() -> Any:
             Option(
                 help="Start: random, nndsvd, nndsvda, nndsvdar, or auto (hals only).",
                 show_default="what suits the solver",
+                rich_help_panel="Model",
             ),
         ] = None,
         beta_loss: Annotated[
             str,
-            Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta."),
+            Option(
+                help="frobenius, kullback-leibler, itakura-saito, or any number beta.",
+                rich_help_panel="Model",
+            ),
         ] = "frobenius",
         extrapolate: Annotated[
             bool,
-            Option("--extrapolate", help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations."),
+            Option(
+                "--extrapolate",
+                help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations.",
+                rich_help_panel="Model",
+            ),
         ] = False,
-        max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 1000,
-        tol: Annotated[float, Option(min=0, help="Stop when progress falls below this.")] = 1e-4,
+        max_iter: Annotated[
+            int,
+            Option(
+                min=1,
+                help="Iterations at most.",
+                rich_help_panel="Stopping",
+            ),
+        ] = 1000,
+        tol: Annotated[
+            float,
+            Option(
+                min=0,
+                help="Stop when progress falls below this.",
+                rich_help_panel="Stopping",
+            ),
+        ] = 1e-4,
         max_time: Annotated[
             float | None,
-            Option(min=0, metavar="SECONDS", help="Stop after this time.", show_default="no limit"),
+            Option(
+                min=0,
+                metavar="SECONDS",
+                help="Stop after this time.",
+                show_default="no limit",
+                rich_help_panel="Stopping",
+            ),
         ] = None,
         checkpoint: Annotated[
             Path | None,
-            Option(metavar="FILE", help="Keep the fit here while it runs; a fit that was killed goes on from it."),
+            Option(
+                metavar="FILE",
+                help="Keep the fit here while it runs; a fit that was killed goes on from it.",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         memory: Annotated[
             str | None,
@@ -173,6 +206,7 @@ def _app() -> Any:
                 help="How much of a .npy, .h5 or .zarr may be in memory at a time, such as 2GB; a folder of pictures "
                 "is then decoded into a file beside it, once.",
                 show_default="512MB for .h5 and .zarr",
+                rich_help_panel="Computing",
             ),
         ] = None,
         size: Annotated[
@@ -182,19 +216,56 @@ def _app() -> Any:
                 help="Resize the pictures of a folder to this height and width; for a matrix, the "
                 "picture a row folds to.",
                 show_default="the first picture's",
+                rich_help_panel="Input",
             ),
         ] = None,
-        rgb: Annotated[bool, Option("--rgb", help="Keep the colours of a folder's pictures.")] = False,
-        skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
-        seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
-        n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
+        rgb: Annotated[
+            bool,
+            Option(
+                "--rgb",
+                help="Keep the colours of a folder's pictures.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        skip_broken: Annotated[
+            bool,
+            Option(
+                "--skip-broken",
+                help="Leave out pictures that cannot be used.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        seed: Annotated[
+            int,
+            Option(
+                min=0,
+                help="Seed of the random numbers.",
+                rich_help_panel="Computing",
+            ),
+        ] = 0,
+        n_jobs: Annotated[
+            int | None,
+            Option(
+                help="Threads; -1 for all.",
+                show_default="as many as are free",
+                rich_help_panel="Computing",
+            ),
+        ] = None,
         device: Annotated[
             str | None,
-            Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
+            Option(
+                help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).",
+                show_default="cpu",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         scheduler: Annotated[
             str | None,
-            Option(metavar="ADDRESS", help="Compute on the Dask cluster of the scheduler at tcp://host:port."),
+            Option(
+                metavar="ADDRESS",
+                help="Compute on the Dask cluster of the scheduler at tcp://host:port.",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         out: Annotated[
             Path | None,
@@ -202,6 +273,7 @@ def _app() -> Any:
                 metavar="DIR",
                 help="Folder to write the results to.",
                 show_default="nmfcore-<name of SOURCE>",
+                rich_help_panel="Output",
             ),
         ] = None,
         pictures: Annotated[
@@ -210,9 +282,17 @@ def _app() -> Any:
                 "--pictures/--no-pictures",
                 help="Keep the originals in the folder, for search, report and serve.",
                 show_default="kept up to 1 GiB",
+                rich_help_panel="Output",
             ),
         ] = None,
-        force: Annotated[bool, Option("--force", help="Replace earlier results in that folder.")] = False,
+        force: Annotated[
+            bool,
+            Option(
+                "--force",
+                help="Replace earlier results in that folder.",
+                rich_help_panel="Output",
+            ),
+        ] = False,
     ) -> None:
         """Learn the parts of pictures, and write what was learned to a folder.
 
@@ -221,6 +301,14 @@ def _app() -> Any:
         pictures.npy (the originals). search, transform, report and serve take that folder.
 
         Ctrl-C stops early and keeps the best result so far.
+
+        Examples
+        --------
+            nmfcore fit pictures/ -k 20
+
+            nmfcore fit train.csv -k 15 --max-time 60 --out digits
+
+        Next: nmfcore report FOLDER makes a page of the results, nmfcore search FOLDER 0 finds similar pictures.
         """
         from . import fit as command
         from .common import errors_as_sentences, size_option
@@ -268,7 +356,16 @@ def _app() -> Any:
         ] = None,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Find the pictures most similar to one, and the parts they have in common."""
+        """Find the pictures most similar to one, and the parts they have in common.
+
+        Examples
+        --------
+            nmfcore search nmfcore-pictures 3 -n 9 --out similar.png
+
+            nmfcore search nmfcore-pictures my-cat.jpg --dissimilar
+
+        Next: nmfcore serve MODEL searches by clicking.
+        """
         from . import search as command
         from .common import errors_as_sentences
 
@@ -290,7 +387,14 @@ def _app() -> Any:
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each."""
+        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each.
+
+        Example:
+
+            nmfcore transform nmfcore-pictures more-pictures/ --out codes.npy
+
+        Next: numpy.load reads the file.
+        """
         from . import search as command
         from .common import errors_as_sentences
 
@@ -314,7 +418,14 @@ def _app() -> Any:
         ] = None,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write one self-contained page about a model: parts, reconstructions, classes, neighbours."""
+        """Write one self-contained page about a model: parts, reconstructions, classes, neighbours.
+
+        Example:
+
+            nmfcore report nmfcore-pictures --labels classes.txt
+
+        Next: open the page in a browser, or mail it; it loads nothing.
+        """
         from . import pages as command
         from .common import errors_as_sentences
 
@@ -340,7 +451,14 @@ def _app() -> Any:
         ] = None,
         browse: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
     ) -> None:
-        """Search pictures by sight: a local page with all of them, until Ctrl-C."""
+        """Search pictures by sight: a local page with all of them, until Ctrl-C.
+
+        Examples
+        --------
+            nmfcore serve nmfcore-pictures --open
+
+            nmfcore serve nmfcore-pictures --host 0.0.0.0 --allow-host cats.example
+        """
         from . import pages as command
         from .common import errors_as_sentences
 
