@@ -40,6 +40,7 @@ _EXAMPLES, _RANKED = 12, 8  # pictures shown
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLASSES = 30  # more classes than this are no classes but names
 _CLASS_PARTS = 6  # parts shown per class
+_PAGES = ("wide", "middle", "narrow")
 _OPTIONS = {
     "--solver": "solver",
     "--init": "init",
@@ -120,15 +121,15 @@ def _contents(sections: dict[str, Any]) -> list[tuple[str, str]]:
     return contents
 
 
-def _columns(count: int) -> str:
+def _columns(count: int, wide: int = 9, middle: int = 6, narrow: int = 4) -> str:
     """Return how many tiles are side by side on a wide, a middle and a narrow page, so that no row has only one."""
 
     def suitable(most: int) -> int:
-        if count <= most:
-            return max(count, most // 2)  # few tiles are not blown up
+        if count <= most or most == 1:
+            return max(count if most > 1 else 1, most // 2)  # few tiles are not blown up
         return min(range(max(2, 2 * most // 3), most + 2), key=lambda n: (count % n == 1, -count % n, -n))
 
-    return "; ".join(f"--{name}: {suitable(most)}" for name, most in (("wide", 9), ("middle", 6), ("narrow", 4)))
+    return "; ".join(f"--{name}: {suitable(most)}" for name, most in zip(_PAGES, (wide, middle, narrow), strict=True))
 
 
 def _template() -> Any:
@@ -291,13 +292,13 @@ class _Drawing:
                 "title": "The mean of every part in every class",
                 "alt": "Heat map: a row per class, a column per part",
                 "picture": _saved(means_by_class(W, self.labels, H, heading="", axes=heat)),
-                "colour": True,
+                "dark": _saved(heat, dark=True),  # its colours are numbers, which a filter would change
             },
             {
                 "title": "Its spread: the middle half of a class, and its median",
                 "alt": "Box plots: a band per class, a box per part",
                 "picture": _saved(features_by_class(W, self.labels, H, heading="", axes=boxes)),
-                "colour": False,
+                "dark": None,
             },
         ]
 
@@ -386,8 +387,16 @@ def _axes(width: float, height: float) -> Any:
     return Figure(figsize=(width, height)).subplots()
 
 
-def _saved(axes: Any) -> str:
-    """Return a figure as an address."""
+def _saved(axes: Any, dark: bool = False) -> str:
+    """Return a figure as an address that holds it; with light text on a transparent ground for a dark page."""
+    figure = axes.figure
+    if dark:
+        from matplotlib.text import Text
+
+        for text in figure.findobj(Text):
+            text.set_color("#d8d8d5")
+        for each in figure.axes:
+            each.tick_params(labelcolor="#d8d8d5")
     file = io.BytesIO()
-    axes.figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
+    figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05, transparent=dark)
     return data_uri(file.getvalue())

@@ -20,7 +20,7 @@ def load_matplotlib() -> None:
     ImportError
         When matplotlib is missing.
     """
-    if "matplotlib" in sys.modules:
+    if sys.modules.get("matplotlib") is not None:
         return
     named = os.environ.pop("MPLBACKEND", None)
     try:
