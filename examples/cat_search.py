@@ -33,7 +33,7 @@ def main() -> None:
     save("parts", plots.components_grid(model.components, model.shape))
     few = np.linspace(0, len(X) - 1, 10).astype(int)
     save("reconstructions", plots.reconstructions(X[few], model.reconstruct(few), model.shape))
-    save("best-and-worst", plots.best_and_worst(X, model.W, model.components, model.shape, model.names))
+    save("best-and-worst", plots.best_and_worst(X, model.W, model.components, model.shape, model.names, relative=False))
 
     for similar in (True, False):
         found = engine.search(args.query, 9, similar=similar)
@@ -52,7 +52,7 @@ def main() -> None:
 
     codes = model.W / np.maximum(np.linalg.norm(model.W, axis=1, keepdims=True), 1e-12)
     clusters = KMeans(8, n_init=3, random_state=0).fit_predict(codes)
-    save("clusters", plots.samples_by_class(X, clusters, model.shape, heading="Clusters of the codes"))
+    save("clusters", plots.samples_by_cluster(X, codes, clusters, model.shape))
 
     ks = [k for k in (2, 5, 10, 20, 35, 50, 75) if k <= min(X.shape)]
     sample = X[np.sort(np.random.RandomState(0).choice(len(X), min(len(X), 4000), replace=False))]

@@ -49,14 +49,15 @@ def study(pictures, k: int, out: Path) -> None:
     save("rebuilt-classes", plots.rebuilt_by_class(W, H, labels, shape))
     few = np.linspace(0, len(X) - 1, 10).astype(int)
     save("reconstructions", plots.reconstructions(X[few], W[few] @ H, shape))
-    save("best-and-worst", plots.best_and_worst(X, W, H, shape, errors=errors))
-    strongest = np.argsort(-analysis.explained_share(X, W, H))[:5]
-    save("overlay", plots.overlay(H, shape, strongest))
-    save("convergence", plots.convergence(model.history_))
+    save("best-and-worst", plots.best_and_worst(X, W, H, shape, relative=False))
+    save("convergence", plots.convergence(model.history_, n_iter=model.n_iter_))
 
-    classes, components, _ = analysis.top_components(W, labels, n=3, H=H)
+    classes, components, _ = analysis.top_components(W, labels, n=8, H=H)
     for name, strong in zip(classes, components, strict=True):
-        print(f"  class {name}: parts {', '.join(map(str, strong))}")
+        print(f"  class {name}: parts {', '.join(map(str, strong[:3]))}")
+    one = min(3, len(classes) - 1)  # of digits, the threes: eight of their parts make a 3
+    heading = f"The {components.shape[1]} strongest parts of class {classes[one]}"
+    save("overlay", plots.overlay(H, shape, components[one], heading=heading))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from .backends.cuda import to_host
 
 __all__ = [
     "class_means",
+    "components_for_share",
     "explained_share",
     "rank",
     "rebuild",
@@ -198,6 +199,31 @@ def top_components(
         means = means * np.linalg.norm(_matching(H, means), axis=1)
     components = np.argsort(-means, axis=1, kind="stable")[:, :n]
     return classes, components, np.take_along_axis(means, components, axis=1)
+
+
+def components_for_share(weights: ArrayLike, share: float = 0.5) -> Numbers:
+    """Count the components that make up a share of every class.
+
+    Parameters
+    ----------
+    weights : array-like of shape (c, k), any real type
+        Weights of all components in every class, the heaviest first, as `top_components` returns them with n = k.
+    share : float
+        What the weights of these components must add up to, of the sum of all weights of the class.
+
+    Returns
+    -------
+    ndarray of shape (c,), intp
+        At least 1.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import components_for_share
+    >>> components_for_share([[6, 3, 1], [4, 3, 3]]).tolist()
+    [1, 2]
+    """
+    sums = np.cumsum(np.asarray(weights, dtype=float), axis=1)
+    return np.minimum((sums < share * sums[:, -1:]).sum(axis=1) + 1, sums.shape[1])
 
 
 def explained_share(X: Any, W: ArrayLike, H: ArrayLike) -> Floats:

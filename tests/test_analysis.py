@@ -165,6 +165,15 @@ def test_top_components_with_h_do_not_depend_on_the_scale(factors):
     np.testing.assert_allclose(one[2], other[2])
 
 
+@given(st.lists(st.lists(st.floats(0, 9), min_size=4, max_size=4), min_size=1, max_size=5), st.floats(0.05, 1))
+def test_components_for_a_share(weights, share):
+    weights = -np.sort(-np.array(weights), axis=1)
+    for row, count in zip(weights, analysis.components_for_share(weights, share), strict=True):
+        assert 1 <= count <= 4
+        assert row[:count].sum() >= share * row.sum() * (1 - 1e-12)
+        assert count == 1 or row[: count - 1].sum() < share * row.sum()
+
+
 codes = st.lists(st.floats(0, 100).map(lambda x: round(x, 3)), min_size=5, max_size=5)
 
 

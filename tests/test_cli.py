@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -387,20 +389,53 @@ class Full:
         return no_space() if self.room < 0 else self.sync(handle)
 
 
-@pytest.mark.parametrize("room", [0, 2])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_full_disk_leaves_nothing_half_written(run, monkeypatch, room, earlier):
+def test_a_full_disk_leaves_nothing_half_written(run, monkeypatch, earlier):
     if earlier:
         assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
     before = {path: Path(path).read_bytes() for path in listing()}
     with monkeypatch.context() as patch:
-        Full(room, patch)
+        Full(0, patch)
         code, out, notes = run("fit", "-k", 3, "--max-iter", 3, "--force")
     assert code == 2
     assert out == ""
     (said,) = (line for line in notes if line.startswith("nmfcore: "))
     assert said.startswith("nmfcore: the disk is full, so the results could not be written to")
     assert {path: Path(path).read_bytes() for path in listing()} == before
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_disk_that_is_full_after_the_model_keeps_the_model(run, monkeypatch, earlier):
+    if earlier:
+        assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
+    with monkeypatch.context() as patch:
+        Full(2, patch)
+        code, out, notes = run("fit", "-k", 3, "--max-iter", 3, "--force")
+    assert code == 1
+    assert table(out)["written to"] == "nmfcore-digits/"
+    assert notes[-1] == (
+        "nmfcore: the model is in 'nmfcore-digits/', which lacks pictures.npy and components.png and "
+        "reconstructions.png and convergence.png: pictures.npy could not be made (No space left on device)"
+    )
+    assert os.listdir() == ["nmfcore-digits"]
+    assert os.listdir("nmfcore-digits") == ["model.npz"]
+    assert nmfcore.load("nmfcore-digits").components.shape == (3, 64)
+
+
+def test_a_disk_that_is_full_before_the_model_sends_it_to_another(run, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    mkdir = Path.mkdir
+
+    def full_here(path, *rest, **options):
+        return no_space() if path.parent == tmp_path else mkdir(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full_here)
+    code, out, notes = run("fit", "-k", 3, "--max-iter", 3)
+    assert (code, out) == (1, "")
+    (kept,) = (tmp_path / "temporary").glob("*/nmfcore-digits")
+    assert f"the model alone was saved in '{kept}'" in notes[-1]
+    assert nmfcore.load(kept).components.shape == (3, 64)
 
 
 def test_earlier_results_come_back_when_the_swap_fails(run, monkeypatch):
@@ -429,7 +464,7 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
         """Press Ctrl-C in a while, once it runs."""
         pressed = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
 
-        def show(report, norm, final=False):
+        def show(report, norm, final=False, n_iter=None):
             if report.iteration == 3:
                 pressed.start()
 
@@ -454,22 +489,269 @@ def test_ctrl_c_before_there_is_anything_to_keep(run, monkeypatch, where):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nmfcore.images, where, interrupt)
+    monkeypatch.setattr(nmfcore.models if where == "model_of" else nmfcore.images, where, interrupt)
     code, _, notes = run("fit", "--max-iter", 3)
     assert code == 130
     assert notes[-1] == "nmfcore: interrupted; nothing was written"
     assert os.listdir() == []
 
 
-def test_ctrl_c_while_writing(run, monkeypatch):
+def test_ctrl_c_while_drawing_keeps_the_model(run, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nmfcore.plots.convergence", interrupt)
+    monkeypatch.setattr("nmfcore.plots.reconstructions", interrupt)
     code, _, notes = run("fit", "--max-iter", 3)
     assert code == 130
-    assert notes[-1] == "nmfcore: interrupted; nothing was written"
-    assert os.listdir() == []
+    assert notes[-1] == (
+        "nmfcore: interrupted; 'nmfcore-digits/' holds the model and lacks reconstructions.png and convergence.png"
+    )
+    assert set(os.listdir("nmfcore-digits")) == FILES - {"reconstructions.png", "convergence.png"}
+
+
+# --------------------------------------------------------------------------------------------------
+# a finished fit is never lost
+
+
+FAILURES = {
+    "nmfcore.search.engine.write_rows": "pictures.npy",
+    "nmfcore.plots.components_grid": "components.png",
+    "nmfcore.plots.reconstructions": "reconstructions.png",
+    "nmfcore.plots.convergence": "convergence.png",
+    "nmfcore.images.Pictures.title": "reconstructions.png",
+    "nmfcore.cli.fit.print_pairs": "the table of results",
+}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it\nfailed"), no_space, UserWarning("w"), MemoryError(), Exception()])
+@pytest.mark.parametrize("where", FAILURES)
+def test_whatever_fails_after_the_last_pass(run, monkeypatch, where, error):
+    def fail(*args, **options):
+        raise error if isinstance(error, Exception) else OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(where, fail)
+    code, _, notes = run("fit", "-k", 3, "--max-iter", 3)
+    assert code == 1
+    assert notes[-1].startswith(f"nmfcore: the model is in 'nmfcore-digits/', which lacks {FAILURES[where]}: ")
+    assert sum(line.startswith("nmfcore: ") for line in notes) == 1
+    assert nmfcore.load("nmfcore-digits").components.shape == (3, 64)
+    assert set(os.listdir("nmfcore-digits")) == FILES - {FAILURES[where]}
+
+
+def test_labels_that_cannot_be_saved_do_not_lose_the_factors(run, monkeypatch):
+    save = nmfcore.models.save
+
+    def refuse(model, path):
+        if model.labels is not None:
+            raise TypeError("these labels cannot be stored")
+        save(model, path)
+
+    monkeypatch.setattr(nmfcore.models, "save", refuse)
+    code, _, notes = run("fit", "-k", 3, "--max-iter", 3)
+    assert code == 0
+    assert "warning: the model lacks names, labels and parameters" in " ".join(notes)
+    assert nmfcore.load("nmfcore-digits").components.shape == (3, 64)
+
+
+def test_a_folder_that_appears_during_the_fit_is_left_alone(run, tmp_path, monkeypatch):
+    show = nmfcore.cli.fit.progress_bar
+
+    @contextmanager
+    def bar(notes, max_iter):
+        (tmp_path / "nmfcore-digits").mkdir()
+        (tmp_path / "nmfcore-digits" / "thesis.tex").write_text("years of work")
+        with show(notes, max_iter) as report:
+            yield report
+
+    monkeypatch.setattr("nmfcore.cli.fit.progress_bar", bar)
+    code, out, notes = run("fit", "-k", 3, "--max-iter", 3)
+    assert code == 0
+    assert table(out)["written to"] == "nmfcore-digits-2/"
+    assert any("'nmfcore-digits' appeared during the fit" in line for line in notes)
+    assert os.listdir("nmfcore-digits") == ["thesis.tex"]
+    assert set(os.listdir("nmfcore-digits-2")) == FILES
+
+
+def test_force_keeps_a_file_that_comes_during_the_fit(run, tmp_path, monkeypatch):
+    assert run("fit", "-k", 2, "--max-iter", 3)[0] == 0
+    show = nmfcore.cli.fit.progress_bar
+
+    @contextmanager
+    def bar(notes, max_iter):
+        (tmp_path / "nmfcore-digits" / "notes.txt").write_text("precious")
+        with show(notes, max_iter) as report:
+            yield report
+
+    monkeypatch.setattr("nmfcore.cli.fit.progress_bar", bar)
+    assert run("fit", "-k", 3, "--max-iter", 3, "--force")[0] == 0
+    assert (tmp_path / "nmfcore-digits" / "notes.txt").read_text() == "precious"
+    assert nmfcore.load("nmfcore-digits").components.shape == (3, 64)
+    assert os.listdir() == ["nmfcore-digits"]
+
+
+# --------------------------------------------------------------------------------------------------
+# any text may be a name, on any console
+
+
+NAMES = {
+    "mathematics": ["$_$", "5$ and 10$ {", "a_$b_$c", "ke$ha", r"\$x\$", "$$"],
+    "markup": ["[red]x[/red]", "[/]", "<b>x</b>", "{% x %}", "&amp;", "%s %d"],
+    "scripts": ["猫の写真", "고양이", "кошка", "قطة", "חתול", "Ψ", "\U0001d520at", "🐈", "e\u0301\u200d", "\u202egnp"],
+    "control": ["a\tb", "line\nfeed", "\x1b]0;owned\x07", "\x9b31m", "\u2028", "\x7f"],
+    "bytes": [os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff\xfe"), "\udfff"],
+}
+
+
+def unsafe(text):
+    return [letter for letter in text if letter != "\n" and (ord(letter) < 32 or 0x7F <= ord(letter) < 0xA0)]
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_of_every_kind(run, kind, tmp_path):
+    """A model with such names and labels is searched, reported and drawn, in one line each and without a warning."""
+    names = [f"{name}.png" for name in NAMES[kind]]
+    rng = np.random.default_rng(0)
+    model = nmfcore.models.Model(
+        W=rng.random((len(names), 2)),
+        components=rng.random((2, 16)),
+        shape=(4, 4),
+        names=tuple(names),
+        labels=None if kind == "bytes" else np.array([NAMES[kind][row // 2] for row in range(len(names))]),
+        parameters={"n_components": 2},
+        source=names[0],
+    )
+    engine = nmfcore.search.engine.SearchEngine.from_model(model, rng.random((len(names), 16)))
+    engine.save("m")
+    code, out, notes = run("search", "m", 0, "-n", 9, "--out", "x.png")
+    assert (code, notes) == (0, [])
+    assert not unsafe(out)
+    assert len(out.splitlines()) == len(names) + 2
+    out.encode("utf-8")
+    assert run("report", "m")[0] == 0
+    Path("m/report.html").read_text(encoding="utf-8")
+    code, out, notes = run("search", "m", f"no {names[-1]}")
+    assert code == 2
+    assert len(notes) == 1
+    assert not unsafe(notes[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX systems")
+def test_a_folder_with_names_of_every_kind(run, tmp_path):
+    names = [name for kind in NAMES for name in NAMES[kind] if "/" not in name and name != "\udfff"]
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"in/{name}.png")
+    code, out, notes = run("fit", "in", "-k", 2, "--max-iter", 3)
+    assert code == 0
+    assert not unsafe(out + "".join(notes))
+    assert set(os.listdir("nmfcore-in")) == FILES
+    assert sorted(nmfcore.load("nmfcore-in").names) == sorted(f"{name}.png" for name in names)
+
+
+def command(*arguments, python=(), cwd=None, stdout=subprocess.PIPE, **environment):
+    done = subprocess.run(
+        [sys.executable, *python, "-m", "nmfcore", *map(str, arguments)],
+        stdout=stdout, stderr=subprocess.PIPE, cwd=cwd, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(Path(nmfcore.__file__).parents[1]), **environment},
+    )  # fmt: skip
+    return done.returncode, (done.stdout or b"").decode("latin-1"), done.stderr.decode("latin-1")
+
+
+@pytest.fixture
+def odd_folder(tmp_path):
+    (tmp_path / "猫").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("$_$", "猫", "é"):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "猫" / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("python", "environment"),
+    [
+        ((), {"MPLBACKEND": "no_such_backend"}),
+        ((), {"MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there"}),
+        ((), {"PYTHONIOENCODING": "ascii"}),
+        ((), {"PYTHONIOENCODING": "cp1252", "TERM": "dumb"}),
+        (("-W", "error"), {}),
+        (("-X", "dev"), {}),
+    ],
+)
+def test_every_console_and_environment(odd_folder, python, environment):
+    options = ("-k", 1, "--max-iter", 2, "--out", "m")
+    code, _, err = command("fit", "猫", *options, python=python, cwd=odd_folder, **environment)
+    assert code == 0, err
+    assert set(os.listdir(odd_folder / "m")) == FILES
+    for text in ("Traceback", "site-packages", "Warning:", "Exception ignored"):
+        assert text not in err
+    code, _, err = command("search", "m", 0, "--out", "x.png", python=python, cwd=odd_folder, **environment)
+    assert (code, err) == (0, "")
+    code, _, err = command("report", "m", python=python, cwd=odd_folder, **environment)
+    assert code == 0, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_table_that_cannot_be_printed_loses_nothing(tmp_path):
+    with open("/dev/full", "w") as full:
+        code, _, err = command("fit", "-k", 2, "--max-iter", 2, "--out", "m", cwd=tmp_path, stdout=full)
+    assert code == 1
+    assert "Traceback" not in err and "Exception ignored" not in err
+    assert err.splitlines()[-1].startswith("nmfcore: ")
+    assert set(os.listdir(tmp_path / "m")) == FILES
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no\nsuch thing"), KeyError("x"), EOFError(), RecursionError("deep"), OSError()]
+)
+def test_what_nobody_expected_is_one_sentence(run, fitted, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(nmfcore.search.engine.SearchEngine, "search", fail)
+    code, out, notes = run("search", fitted, 0)
+    assert code in (1, 2)
+    assert out == ""
+    assert len(notes) == 1
+    assert notes[0].startswith("nmfcore: ")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ("foo", "--scheduler 'foo' is no address: give one like tcp://127.0.0.1:8786"),
+        ("tcp://127.0.0.1:x", "--scheduler 'tcp://127.0.0.1:x' is no address"),
+        ("tcp://[::1", "--scheduler 'tcp://[::1' is no address"),
+        ("127.0.0.1:1", "no Dask scheduler answers at '127.0.0.1:1' (Connection refused): start one with"),
+        ("tcp://no-such-host.invalid:8786", "no Dask scheduler answers at 'tcp://no-such-host.invalid:8786' ("),
+    ],
+)
+def test_a_scheduler_that_is_not_there(run, scheduler, message):
+    pytest.importorskip("distributed", reason="needs the extra 'dask'")
+    start = time.monotonic()
+    code, out, notes = run("fit", "--scheduler", scheduler)
+    assert (code, out, len(notes)) == (2, "", 1)
+    assert notes[0].startswith(f"nmfcore: {message}")
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+def test_an_interrupt_that_python_cannot_act_on_is_answered(capfd):
+    from nmfcore.cli.console import interrupts_answered
+
+    with interrupts_answered() as answered:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(1.2)
+        assert not answered.is_set()
+    assert "interrupted; waiting for the step that is running to end" in capfd.readouterr().err
+    with interrupts_answered() as answered:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        answered.set()
+        time.sleep(1.2)
+    assert capfd.readouterr().err == ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -636,8 +918,27 @@ def occupy(folder):
     Path("taken").write_text("mine", encoding="utf-8")
 
 
+def only_pictures(folder):
+    pictures(Path("pictures"), [(4, 4)])
+
+
+def fitted_beside(folder):
+    only_pictures(folder)
+    shutil.copytree(folder, "nmfcore-pictures")
+
+
 def nothing(folder):
     pass
+
+
+def test_a_k_that_fits_few_pictures_and_a_word_about_black_ones(run, tmp_path):
+    pictures(tmp_path / "few", [(8, 8)] * 12)
+    assert run("fit", "few", "--max-iter", 3)[0] == 0
+    assert nmfcore.load("nmfcore-few").components.shape == (6, 64)
+    np.save("black.npy", np.zeros((9, 16), np.uint8))
+    code, _, notes = run("fit", "black.npy")
+    assert code == 0
+    assert any("every value is 0 (all pictures are black)" in line for line in notes)
 
 
 @pytest.mark.parametrize(
@@ -645,6 +946,10 @@ def nothing(folder):
     [
         (("search", "nowhere", "0"), nothing, "there is no model 'nowhere': give the folder that nmfcore fit wrote"),
         (("search", ".", "0"), nothing, "there is no model file 'model.npz'"),
+        (("search", "model/pictures.npy", "0"), nothing, "'model/pictures.npy' is no model: give the folder"),
+        (("search", "pictures", "0"), only_pictures, "there is no model file 'pictures/model.npz': it is a folder of "),
+        (("search", "pictures", "0"), fitted_beside, "there is no model file 'pictures/model.npz': did you mean "),
+        (("fit", "model"), nothing, "'model' holds what nmfcore fit wrote: give the folder of pictures"),
         (("search", "model", "0"), spoil_model, "'model/model.npz' is not an nmfcore model, or it is damaged"),
         (("search", "model", "0"), spoil_pictures, "'model/pictures.npy' (3, 4) does not belong to the model"),
         (("search", "model", "1797"), nothing, "there is no row 1797: rows are numbered 0 to 1,796"),
@@ -739,6 +1044,25 @@ def test_help_names_every_option(run):
     code, out, _ = run("--help")
     assert code == 0
     assert all(command in out for command in ("fit", "search", "transform", "report", "serve", "info"))
+
+
+def test_help_has_groups_examples_and_a_next_step(run):
+    _, out, _ = run("fit", "--help")
+    assert all(group in out for group in ("Model", "Stopping", "Input", "Computing", "Output"))
+    for command in ("fit", "search", "transform", "report", "serve"):
+        _, out, _ = run(command, "--help")
+        assert f"nmfcore {command} " in out.partition("Example")[2]
+        assert "Next: " in out or command == "serve"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fit", "--what"), ("nothing",), ("search",), ("fit", "a", "b"), ("fit", "-k", "x"), ("fit", "--size")],
+)
+def test_errors_in_options_are_one_sentence_like_all_others(run, arguments):
+    code, out, notes = run(*arguments)
+    assert (code, out, len(notes)) == (2, "", 1)
+    assert re.fullmatch(r"nmfcore: .*: see nmfcore( fit| search)? --help", notes[0])
 
 
 def test_version(run):

@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 # line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
     "__main__ → cli → nmfcore → pages → search → plots → analysis → images → models → _nmf → estimators → minibatch "
-    "→ starts → loop → solvers → scale → objective → rows → backends → _files → _compat → _typing"
+    "→ starts → loop → solvers → scale → objective → rows → backends → _files → _text → _compat → _typing"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 
@@ -45,7 +45,7 @@ ONLY_IN = {
     "h5py": {"rows/disk/paths.py"},
     "zarr": {"rows/disk/paths.py"},
     "starlette": {"pages/serve/app.py"},
-    "uvicorn": {"cli/pages.py"},
+    "uvicorn": {"cli/server.py"},
     "sklearn.decomposition": set(),
 }
 

@@ -1,5 +1,6 @@
 """Plots show the right numbers in the right places; how they look, people have checked."""
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'app'")
 import matplotlib.cbook
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -33,6 +35,7 @@ from nmfcore.plots import (
     reconstructions,
     sample_features,
     samples_by_class,
+    samples_by_cluster,
 )
 
 
@@ -84,6 +87,7 @@ DRAWS = {
     "one sample": lambda d, axes=None: sample_features(d.W[0], d.H, d.shape, picture=d.X[0], axes=axes),
     "overlay": lambda d, axes=None: overlay(d.H, d.shape, range(min(d.k, 8)), axes=axes),
     "samples": lambda d, axes=None: samples_by_class(d.X, d.labels, d.shape, axes=axes),
+    "clusters": lambda d, axes=None: samples_by_cluster(d.X, d.W, d.labels, d.shape, axes=axes),
     "boxes": lambda d, axes=None: features_by_class(d.W, d.labels, d.H, axes=axes),
     "means": lambda d, axes=None: means_by_class(d.W, d.labels, d.H, axes=axes),
     "of classes": lambda d, axes=None: components_by_class(d.W, d.H, d.labels, d.shape, axes=axes),
@@ -191,12 +195,13 @@ def test_originals_stand_over_their_reconstructions():
     axes = reconstructions(originals, reconstructed, (3, 4), names, columns=3)
     drawn = tiles(axes, (3, 4))
     expected = []
-    for rows in (slice(0, 3), slice(3, 5)):  # a pair of rows shares one scale
+    for rows in (slice(0, 3), slice(3, 5)):  # the figure has one scale
         for values in (originals[rows], reconstructed[rows]):
-            expected += list(np.clip(values / originals[rows].max(), 0, 1).reshape(-1, 3, 4))
+            expected += list(np.clip(values / originals.max(), 0, 1).reshape(-1, 3, 4))
     np.testing.assert_allclose(drawn, expected)
     error = np.linalg.norm(originals - reconstructed, axis=1) / np.linalg.norm(originals.astype(float), axis=1)
-    assert sorted(texts(axes)) == sorted([*names, *(f"{100 * e:.0f} %" for e in error)])
+    rows = ["original", "reconstruction"] * 2
+    assert sorted(texts(axes)) == sorted([*names, *(f"{100 * e:.0f} %" for e in error), *rows])
     place = {text.get_text(): text.get_position() for text in axes.texts}
     assert place["0.jpg"][1] < place["3.jpg"][1]
     assert place["0.jpg"][0] == place["3.jpg"][0] < place["1.jpg"][0]
@@ -205,7 +210,7 @@ def test_originals_stand_over_their_reconstructions():
 def test_black_pictures():
     axes = reconstructions(np.zeros((2, 12)), np.zeros((2, 12)), (3, 4))
     assert (tiles(axes, (3, 4)) == 0).all()
-    assert texts(axes) == ["0 %", "0 %"]
+    assert texts(axes) == ["0 %", "0 %", "original", "reconstruction"]
 
 
 def test_profiles_of_originals_and_reconstructions():
@@ -315,6 +320,113 @@ def test_no_global_state_is_touched():
 
 
 # --------------------------------------------------------------------------------------------------
+# notebooks, colour maps, text
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_notebook_shows_a_plot_that_ends_a_cell(name):
+    axes = DRAWS[name](Drawn(4, 3, (3, 4)))
+    for shown in (axes, axes.figure):  # IPython calls the method where an object has it
+        assert shown._repr_png_().startswith(b"\x89PNG")
+
+
+def test_axes_of_pyplot_are_left_to_pyplot():
+    own = Figure().add_subplot()
+    assert not hasattr(components_grid(np.eye(12), (3, 4), axes=own), "_repr_png_")
+
+
+@pytest.mark.parametrize("draw", [
+    lambda d, cmap: components_grid(d.H, d.shape, cmap=cmap),
+    lambda d, cmap: reconstructions(d.X[:4], d.W[:4] @ d.H, d.shape, cmap=cmap),
+    lambda d, cmap: best_and_worst(d.X, d.W, d.H, d.shape, cmap=cmap),
+    lambda d, cmap: neighbours(d.X[:4], d.W[:4] @ d.H, d.shape, cmap=cmap),
+    lambda d, cmap: sample_features(d.W[0], d.H, d.shape, picture=d.X[0], cmap=cmap).child_axes[0],
+    lambda d, cmap: samples_by_class(d.X, d.labels, d.shape, cmap=cmap),
+    lambda d, cmap: samples_by_cluster(d.X, d.W, d.labels, d.shape, cmap=cmap),
+    lambda d, cmap: components_by_class(d.W, d.H, d.labels, d.shape, cmap=cmap),
+    lambda d, cmap: rebuilt_by_class(d.W, d.H, d.labels, d.shape, cmap=cmap),
+    lambda d, cmap: means_by_class(d.W, d.labels, cmap=cmap),
+])  # fmt: skip
+def test_every_picture_takes_a_colour_map(draw):
+    d = Drawn(4, 3, (3, 4))
+    assert draw(d, "magma").images[0].get_cmap().name == "magma"
+    assert draw(d, None).images[0].get_cmap().name in ("gray", "viridis")
+    assert draw(d, matplotlib.colormaps["Blues"]).images[0].get_cmap().name == "Blues"
+
+
+ODD = ["$_$", r"\frac{1}$x$", "猫の写真", "\udce9.png", "two\nlines", "\x1b[31m", "קטן", "e\u0301", "🐈", "$" * 40]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("shape", [(3, 4), None])
+def test_names_of_every_kind_are_drawn(name, shape, tmp_path):
+    """Warnings are errors here: that no glyph is missing, and that nothing is taken for mathematics."""
+    d = Drawn(4, 10, shape)
+    d.names = [f"{ODD[i % 10]}{i}" for i in range(60)]
+    d.labels = np.array(ODD)[np.arange(60) % 10]
+    axes = DRAWS[name](d)
+    axes.set_title(axes.get_title(loc="left"), loc="left", parse_math=False)
+    FigureCanvasAgg(axes.figure).draw()
+    if name == "reconstructions":
+        for kind in ("pdf", "svg"):
+            axes.figure.savefig(tmp_path / f"plot.{kind}")
+
+
+def test_headings_and_legends_of_every_kind_are_drawn(tmp_path):
+    for odd in ODD:
+        axes = overlay(np.eye(12), (3, 4), titles=[odd] * 12, heading=odd)
+        axes.figure.savefig(tmp_path / "plot.png")
+    axes = components_grid(np.eye(2, 12), (3, 4), titles=["猫", "$_$"], heading="cost in $ and $")
+    assert axes.get_title(loc="left") == "cost in $ and $"
+    assert texts(axes)[1] == "$_$"
+    assert len(texts(axes)[0]) == 1  # the letter, or a box where no font has it
+
+
+def test_a_font_that_has_the_letters_is_used(monkeypatch):
+    from nmfcore.plots import _text
+
+    serif = font_manager.findfont("DejaVu Serif")
+    own = _text._default_letters()
+    monkeypatch.setattr(_text, "_letters_of", lambda path: own | {0x732B} if path == serif else own)
+    monkeypatch.setattr(_text, "_installed_fallbacks", lambda: (("DejaVu Serif", serif),))
+    assert _text.drawable("a猫犬") == "a猫□"
+    assert _text.text_style("a猫")["fontfamily"][-1] == "DejaVu Serif"
+    assert "fontfamily" not in _text.text_style("aé")
+
+
+@pytest.mark.parametrize("backend", ["no_such_backend", "module://no.such.backend", "agg", "svg", ""])
+def test_any_backend_may_be_named_in_the_environment(backend):
+    code = (
+        "import os\n"
+        "from nmfcore.plots import components_grid, features_by_class, overlay\n"
+        "features_by_class([[1, 2], [0, 5]], [0, 1]).figure.canvas\n"
+        "overlay([[1, 2], [0, 5]], (1, 2)).figure.savefig(os.devnull, format='png')\n"
+        f"assert os.environ['MPLBACKEND'] == {backend!r}\n"
+        "import matplotlib\n"
+        f"assert {backend!r} not in ('agg', 'svg') or matplotlib.get_backend() == {backend!r}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": backend})
+
+
+def test_an_overlay_of_many_marks_each_where_it_is_strongest():
+    axes = overlay(np.eye(12), (3, 4))
+    assert texts(axes) == [str(t) for t in range(12)]
+    assert [tuple(map(int, text.get_position())) for text in axes.texts] == [(t % 4, t // 4) for t in range(12)]
+    pixels = axes.images[0].get_array().reshape(12, 3)
+    assert len(np.unique(pixels.round(3), axis=0)) == 12
+    assert not texts(overlay(np.eye(8), (2, 4)))
+    assert len(overlay(np.ones((60, 4)), (2, 2)).get_legend().get_texts()) == 60
+
+
+def test_convergence_counts_the_iterations_it_is_told():
+    axes = convergence({"loss": [3.0, 2, 1], "seconds": [1, 2, 3]}, n_iter=5)
+    (top,) = (other for other in axes.figure.axes if other is not axes)
+    labels = dict(zip([label.get_text() for label in top.get_xticklabels()], top.get_xticks(), strict=True))
+    assert labels["5"] == 3
+    assert labels["1"] == 1
+
+
+# --------------------------------------------------------------------------------------------------
 # colour
 
 
@@ -329,7 +441,7 @@ def test_pairs_in_colour():
     originals = np.random.default_rng(0).integers(0, 256, (3, 36)).astype(np.uint8)
     drawn = tiles(reconstructions(originals, originals * 0.5, (3, 4, 3), columns=2), (3, 4, 3))
     scaled = originals.reshape(-1, 3, 4, 3)
-    first, last = scaled[:2] / scaled[:2].max(), scaled[2:] / scaled[2].max()
+    first, last = scaled[:2] / scaled.max(), scaled[2:] / scaled.max()
     np.testing.assert_allclose(drawn, np.concatenate([first, first / 2, last, last / 2]), atol=0.51 / 255)
 
 
@@ -427,7 +539,8 @@ def test_neighbours_stand_behind_the_query():
     axes = neighbours(originals, originals / 2, (3, 4), ["q", "a", "b", "c"], [0.9876, 0.5, -0.25], columns=4)
     scaled = originals.reshape(-1, 3, 4) / originals.max()  # one scale for all
     np.testing.assert_allclose(tiles(axes, (3, 4)), np.concatenate([scaled, scaled / 2]))
-    assert texts(axes) == ["q", "query", "a", "0.988", "b", "0.500", "c", "-0.250"]
+    rows = ["original", "reconstruction"]
+    assert texts(axes) == ["q", "query", "a", "0.988", "b", "0.500", "c", "-0.250", *rows]
     place = {text.get_text(): text.get_position() for text in axes.texts}
     assert place["q"][1] == place["a"][1] < place["query"][1] == place["0.988"][1]  # the name over the score
     assert place["a"][0] == place["0.988"][0]
@@ -452,15 +565,33 @@ def test_best_stand_over_worst(rng):
     order = np.argsort(analysis.reconstruction_errors(X, W, H))
     best, worst = order[:3], order[::-1][:3]
     expected = []
+    top = X[[*best, *worst]].max()
     for rows in (best, worst):
-        expected += [*(X[rows] / X[rows].max()), *np.clip(W[rows] @ H / X[rows].max(), 0, 1)]
+        expected += [*(X[rows] / top), *np.clip(W[rows] @ H / top, 0, 1)]
     np.testing.assert_allclose(tiles(axes, (3, 4)), np.reshape(expected, (-1, 3, 4)))
     assert [text for text in texts(axes) if text.startswith("row")] == [f"row {row}" for row in (*best, *worst)]
-    assert texts(axes)[-2:] == ["best", "worst"]
+    sides = ["best: original", "reconstruction", "worst: original", "reconstruction"]
+    assert texts(axes)[-4:] == sides
     again = best_and_worst(scipy.sparse.csr_matrix(X), W, H, (3, 4), n=3)
     assert texts(again) == texts(axes)
     given = best_and_worst(X, W, H, (3, 4), [f"n{i}" for i in range(9)], n=2, errors=np.arange(9) / 100)
-    assert texts(given) == ["n0", "n1", "0 %", "1.0 %", "n8", "n7", "8.0 %", "7.0 %", "best", "worst"]
+    assert texts(given) == ["n0", "n1", "0 %", "1.0 %", "n8", "n7", "8.0 %", "7.0 %", *sides]
+
+
+def test_best_and_worst_by_absolute_error(rng):
+    W, H = rng.random((9, 2)), rng.random((2, 12))
+    X = W @ H * rng.uniform(0.5, 1, (9, 12))
+    X[4] = 1e-3  # dark, and so badly reconstructed by its own measure
+    W[4] = 1
+    relative = best_and_worst(X, W, H, (3, 4), n=1)
+    assert "row 4" in texts(relative)
+    assert [text for text in texts(relative) if text.endswith(" times")]
+    errors = np.linalg.norm(X - W @ H, axis=1)
+    axes = best_and_worst(X, W, H, (3, 4), n=2, relative=False)
+    order = [*np.argsort(errors)[:2], *np.argsort(-errors)[:2]]
+    assert [text for text in texts(axes) if text.startswith("row")] == [f"row {row}" for row in order]
+    assert [text for text in texts(axes) if text in [_shared.short(errors[row]) for row in order]]
+    assert "absolute" in axes.get_title(loc="left")
 
 
 def test_one_sample(rng):
@@ -554,7 +685,8 @@ def test_boxes_are_quartiles_medians_and_whiskers(rng):
             np.testing.assert_allclose(median[:, 1], base + scale * stats["med"])
             number += 1
     assert len(whiskers.get_segments()) == number
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2"]
+    # A bare number could be taken for that of a component.
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["class 0", "class 1", "class 2"]
 
 
 def test_means_are_those_of_the_classes(rng):
@@ -614,6 +746,30 @@ def test_classes_rebuilt():
     assert [text.get_text() for text in lines.get_legend().get_texts()] == ["mean", "median", "min", "max"]
 
 
+def test_a_class_is_rebuilt_from_what_makes_up_half_of_it():
+    # Class a is half of part 0; class b needs two parts; the least weights are zero in a, not in b.
+    W = np.array([[6.0, 3, 1], [6, 3, 0], [6, 0, 0.5], [4, 3.9, 3.5], [4, 3.9, 3.5], [4, 3.9, 3.5]])
+    W[0, 0] = 0
+    labels, H = np.array(list("aaabbb")), np.eye(3, 12)
+    axes = rebuilt_by_class(W, H, labels, (3, 4))
+    assert texts(axes) == ["mean", "median", "min", "max", "a", "b"]
+    drawn = tiles(axes, (3, 4)).reshape(-1, 12)
+    assert len(drawn) == 7  # the black one is left out
+    assert [(picture > 0).sum() for picture in drawn] == [1] * 3 + [2] * 4
+    assert "make up half" in axes.get_title(loc="left")
+    W[:, :] *= (np.arange(6) % 3 > 0)[:, None]  # the least are zero everywhere
+    assert texts(rebuilt_by_class(W, H, labels, (3, 4))) == ["mean", "median", "max", "a", "b"]
+    assert texts(rebuilt_by_class(W, H, labels, (3, 4), how=["min"])) == ["min", "a", "b"]
+
+
+def test_clusters_show_those_nearest_to_the_centre():
+    codes = np.array([0.0, 1, 2, 10, 11, 13, 14])[:, None]
+    X = np.arange(1.0, 8)[:, None] * np.ones(12)
+    axes = samples_by_cluster(X, codes, [0, 0, 0, 1, 1, 1, 1], (3, 4), n=2)
+    assert texts(axes) == ["cluster 0 (3)", "cluster 1 (4)"]
+    assert np.rint(tiles(axes, (3, 4))[:, 0, 0] * 6).tolist() == [2, 1, 5, 6]
+
+
 def test_many_classes_are_cut_and_said_to_be():
     labels = np.arange(200) % 100
     axes = means_by_class(np.ones((200, 3)), labels)
@@ -649,7 +805,9 @@ def test_error_against_k_is_sorted_and_begins_at_zero():
         (lambda: best_and_worst(np.ones((3, 4)), np.ones((3, 1)), np.ones((1, 4)), None, ["a"]), "expected 3 titles"),
         (lambda: sample_features([1, 2], np.ones((3, 4))), "expected a code of 3 weights"),
         (lambda: sample_features([1, 2], np.ones((2, 4)), picture=[1]), "must have 4 features"),
-        (lambda: overlay(np.ones((9, 4))), r"1 to 8 components, got 9: choose some by which="),
+        (lambda: overlay(np.ones((61, 4))), r"1 to 60 components, got 61: choose some by which="),
+        (lambda: samples_by_cluster(np.ones((3, 4)), np.ones((3, 2)), [1, 2]), "one cluster per row of the codes"),
+        (lambda: samples_by_cluster(np.ones((3, 4)), np.ones((3, 2)), [1, 2, 3], n=0), "n must be at least 1"),
         (lambda: overlay(np.ones((9, 4)), which=[]), "got 0"),
         (lambda: samples_by_class(np.ones((3, 4)), [1, 2]), r"one label per row of X \(3\)"),
         (lambda: samples_by_class(np.ones((3, 4)), [1, 2, 3], n=0), "n must be at least 1"),

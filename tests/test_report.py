@@ -15,6 +15,7 @@ from browser import Watched, chromium  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import Pictures  # noqa: E402
+from nmfcore.pages import report as room  # noqa: E402
 from nmfcore.pages.report import report  # noqa: E402
 from nmfcore.pages.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.search.engine import SearchEngine  # noqa: E402
@@ -88,10 +89,36 @@ def test_it_shows_everything_that_the_model_allows(engine, page):
 
 def test_it_stands_alone(page):
     shown = Page(page)
-    assert all(address.startswith("data:image/png;base64,") for address in shown.addresses)
+    anchors = {address for address in shown.addresses if address.startswith("#")}
+    assert all(f'id="{anchor[1:]}"' in page for anchor in anchors)
+    assert len(anchors) == len(shown.headings)
+    assert all(address.startswith("data:image/png;base64,") for address in set(shown.addresses) - anchors)
     assert not {"script", "link", "iframe", "object", "form"} & set(shown.tags)
     assert "url(" not in page and "@import" not in page
     assert all(image["alt"].strip() for image in shown.images)
+
+
+def test_it_says_how_the_model_was_made(engine, page):
+    assert "Made by <code>nmfcore fit -k 12 --solver hals" in page
+    assert "--seed 0" in page
+    assert re.search(r"<dt>seed</dt><dd>0</dd>", page)
+    assert re.search(rf"<dt>seconds</dt><dd>{engine.model.history['seconds'][-1]:.3g}</dd>", page)
+
+
+@pytest.mark.parametrize("count", range(1, 61))
+def test_no_tile_is_alone_in_its_row(count):
+    for columns in map(int, re.findall(r": (\d+)", room._columns(count))):
+        assert 1 <= columns <= 10
+        assert count <= columns or count % columns != 1
+
+
+def test_a_dark_picture_is_no_multiple_of_itself_worse(rng):
+    X = rng.random((20, 4, 5))
+    X[7] = 1e-6
+    model = SearchEngine(2, max_iter=5, tol=0, init="random").fit(X).model
+    model = dataclasses.replace(model, W=model.W + 0.1)
+    html = report(SearchEngine.from_model(model, X.reshape(20, -1)))
+    assert not re.search(r"\d{5,} %", html)
 
 
 def test_names_and_labels_are_escaped(engine):

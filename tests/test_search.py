@@ -146,6 +146,62 @@ def test_a_name_that_is_nearly_right_gets_a_hint(engine):
         named.search("cat1234.jpg")
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("foo.jpg", None), ("cat 99.jpg", None), ("31.jpg", None), ("cat 7.png", "cat 7.jpg"), ("Cat 7", "cat 7.jpg"),
+        ("cat7.jpg", "cat 7.jpg"), ("kat 7.jpg", "cat 7.jpg"), ("005.jpg", "5.jpg"), ("5.jpeg", "5.jpg"),
+    ],
+)  # fmt: skip
+def test_hints_are_names_that_may_have_been_meant(engine, name, hint):
+    names = tuple(f"{row}.jpg" if row < 9 else f"cat {row - 9}.jpg" for row in range(30))
+    model = dataclasses.replace(engine.model, W=engine.model.W[:30], names=names, labels=None)
+    with pytest.raises(InputError) as refused:
+        SearchEngine.from_model(model).search(name)
+    assert str(refused.value).endswith(f"; do you mean '{hint}'?" if hint else "as a file")
+
+
+def test_what_is_printed_is_short(engine):
+    shown = [engine, engine.model, engine.search(0, 1000), engine.explain(0, 1, 10), nmfcore.images.read_source()]
+    lengths = [len(repr(one)) for one in shown]
+    assert max(lengths) < 800
+    assert "and 980 more" in repr(shown[2])
+    assert repr(shown[4]) == "Pictures(1,797 × 64 uint8, pictures of 8 × 8, labels)"
+    named = dataclasses.replace(engine.model, names=("x" * 9999 + "\x1b",) * len(engine))
+    assert len(repr(SearchEngine.from_model(named).search(0, 5))) < 800
+
+
+def test_a_fit_shows_a_bar_where_someone_sees_it(digits, monkeypatch):
+    from nmfcore.search import _progress
+
+    seen = []
+
+    class Bar:
+        def __init__(self, console, max_iter, transient):
+            seen.append(("max_iter", max_iter))
+
+        def __enter__(self):
+            return lambda report, norm: seen.append((report.iteration, norm))
+
+        def __exit__(self, *rest):
+            seen.append("gone")
+
+    rich = pytest.importorskip("rich.console")
+    monkeypatch.setattr(_progress, "fitting_bar", Bar)
+    own = []
+    SearchEngine(2, max_iter=4, tol=0, callback=own.append).fit(digits[:50])
+    assert seen == []  # no terminal here
+    monkeypatch.setattr(rich.Console, "is_terminal", True)
+    engine = SearchEngine(2, max_iter=4, tol=0, callback=own.append).fit(digits[:50])
+    assert seen[0] == ("max_iter", 4) and seen[-1] == "gone"
+    assert seen[1:-1] == [(number, frobenius_norm(digits[:50])) for number in range(1, len(seen) - 1)]
+    assert len(own) == 8
+    seen.clear()
+    SearchEngine(2, max_iter=4, tol=0).fit(digits[:50], progress=None)
+    assert seen == []
+    assert "callback" not in engine.model.parameters
+
+
 def test_nothing_is_found_without_having_learned():
     engine = SearchEngine(3)
     assert len(engine) == 0

@@ -1,6 +1,7 @@
 """The search page: its answers, what it refuses, and a visit with a real browser."""
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from urllib.error import URLError
 from urllib.parse import quote, unquote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -313,6 +314,134 @@ def test_pages_elsewhere_may_not_post(client, pictures, origin):
     assert own.status == 200
 
 
+@pytest.mark.parametrize("host", ["cats.example", "evil.example:8765", "localhost"])
+@pytest.mark.parametrize("address", ["192.168.1.5", "[fe80::1]:8765", "10.0.0.1:80"])
+def test_other_machines_come_by_address_or_by_a_name_that_is_listed(folder, host, address):
+    app = create_app(folder, hosts={"localhost", "cats.example"}, addresses=True)
+    allowed = host != "evil.example:8765"
+    assert Client(app, host).get("/api/model").status == (200 if allowed else 403)
+    assert Client(app, address).get("/api/model").status == 200
+    assert Client(create_app(folder), address).get("/api/model").status == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://[", "http://[::1", "//localhost:8765", "https://localhost:8765", "http://localhost:8765/", "", "http:///"],
+)
+def test_an_origin_that_makes_no_sense_is_refused(client, pictures, origin):
+    response = client.post("/api/neighbours", png(pictures[0]), origin=origin)
+    assert response.status == 403
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_request_that_takes_too_long_is_given_up(folder):
+    from nmfcore.pages.serve.guard import Guard
+
+    async def slow(scope, receive, send):
+        await asyncio.sleep(30)
+
+    response = Client(Guard(slow, {"localhost"}, seconds=0.05)).get("/")
+    assert response.status == 503
+    assert response.headers["x-frame-options"] == "DENY"
+
+
+def test_a_body_that_does_not_arrive_is_given_up(folder, monkeypatch):
+    monkeypatch.setattr(room, "BODY_SECONDS", 0.05)
+    app = create_app(folder)
+
+    async def never():
+        await asyncio.sleep(30)
+
+    client = Client(app)
+    talk = client.talk
+
+    async def hanging(scope, chunks):
+        start = {}
+
+        async def send(message):
+            start.update(message) if message["type"].endswith("start") else None
+
+        await app(scope, never, send)
+        return start["status"]
+
+    client.talk = hanging
+    assert client.post("/api/neighbours", b"x" * 100) == 408
+    client.talk = talk
+    assert client.get("/api/model").status == 200
+
+
+def test_what_is_too_large_is_read_to_its_end(client):
+    taken = []
+
+    def chunks():
+        for number in range(20):
+            taken.append(number)
+            yield bytes(1 << 20)
+
+    response = client.post("/api/neighbours", chunks(), content_length=str(20 << 20))
+    assert response.status == 413
+    assert len(taken) == 20
+    taken.clear()
+    assert client.post("/api/neighbours", chunks(), content_length=str(1 << 40)).status == 413
+    assert not taken
+
+
+def test_one_picture_is_decoded_at_a_time(folder, pictures, monkeypatch):
+    app = create_app(folder)
+    page = app.app.router.routes[-1].endpoint.__self__
+    both, now, most = page.both, [], []
+
+    def slow(query):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.05)
+        try:
+            return both(query)
+        finally:
+            now.pop()
+
+    monkeypatch.setattr(page, "both", slow)
+    with running(app) as home:
+        results = []
+        request = Request(f"{home}api/neighbours", data=png(pictures[0]))
+        threads = [
+            threading.Thread(target=lambda: results.append(urlopen(request, timeout=30).status)) for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [200] * 6
+    assert most == [1] * 6
+
+
+def test_a_picture_of_a_large_size_is_refused_before_it_is_decoded(client, monkeypatch):
+    pixels = np.zeros((4200, 4200), np.uint16)
+    picture = png(pixels)
+    assert len(picture) < 1 << 18
+    before = time.monotonic()
+    response = client.post("/api/neighbours", picture)
+    assert response.status == 422
+    assert response.json()["error"] == "the file has 18 megapixels, too many to be decoded here: send a smaller one"
+    assert time.monotonic() - before < 1
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((4200, 4200), np.uint8)).save(file, "JPEG")  # is decoded at an eighth
+    assert client.post("/api/neighbours", file.getvalue()).status == 200
+
+
+def test_names_of_any_kind_are_sent(folder):
+    engine = SearchEngine.load(folder)
+    names = tuple(f"\udce9\x1b[31m\u202e\n{row}" for row in range(300))
+    model = dataclasses.replace(engine.model, names=names, labels=np.full(300, "\x07"), source="\udcff\n")
+    client = Client(create_app(SearchEngine.from_model(model, engine.matrix())))
+    for address in ("/api/model", "/api/titles/0", "/api/find?text=7", "/api/neighbours/0"):
+        answer = client.get(address)
+        assert answer.status == 200
+        assert not [letter for letter in answer.content if letter < 32]
+        assert not any(ord(letter) < 32 or letter in "\u202e" for letter in str(answer.json()))
+    assert client.get("/api/titles/0").json()[3] == r"\xe9\x1b[31m\u202e\n3"
+
+
 @pytest.mark.parametrize("address", ["/", "/app.js", "/pictures/0.png", "/nothing", "/api/model"])
 def test_every_answer_has_careful_headers(client, address):
     response = client.get(address)
@@ -476,6 +605,143 @@ def test_a_long_wall_has_few_elements(tmp_path):
 
 
 # --- the command ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(folder, *options, before=None):
+    """Run the command; give the process and the port."""
+    command = [sys.executable, "-m", "nmfcore", "serve", str(folder), "--port", "0", *options]
+    env = {**os.environ, "COLUMNS": "200"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=before) as process:
+        try:
+            for line in process.stderr:
+                if "300 pictures at http://" in line:
+                    break
+            port = int(line.split(" at ")[1].split("/")[2].rpartition(":")[2])
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    urlopen(f"http://127.0.0.1:{port}/api/model", timeout=10).close()
+                    break
+                except URLError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            yield process, port
+        finally:
+            process.kill()
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+
+
+@posix
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_the_command_ends_at_once_whatever_hangs(folder, number):
+    import signal
+
+    with contextlib.ExitStack() as opened:
+        process, port = opened.enter_context(serving(folder))
+        half, upload, _ = (opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3))
+        half.sendall(b"GET / HT")
+        head = f"POST /api/neighbours HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 1000\r\n\r\nabc"
+        upload.sendall(head.encode())
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, number))
+        start = time.monotonic()
+        said = process.stderr.readline()
+        assert time.monotonic() - start < 2.5
+        assert said == ("stopped\n" if number == "SIGINT" else "")
+        process.wait(10)
+
+
+@posix
+def test_half_requests_do_not_keep_others_out(folder):
+    import resource
+
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+
+    with serving(folder, before=few_files) as (process, port):
+        with contextlib.ExitStack() as half:
+            for _ in range(200):
+                connection = half.enter_context(socket.create_connection(("127.0.0.1", port)))
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHo")
+            for _ in range(3):
+                with urlopen(f"http://127.0.0.1:{port}/api/model", timeout=5) as answer:
+                    assert answer.status == 200
+        process.terminate()
+        assert len(process.stderr.read()) < 500
+
+
+@posix
+def test_headers_must_arrive_in_time(folder, monkeypatch):
+    from nmfcore.cli import server as web
+
+    monkeypatch.setattr(web, "HEADER_SECONDS", 0.3)
+    listening = web.listen("127.0.0.1", 0)
+    server = web.server(create_app(folder), print)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        place = listening.getsockname()
+        complete = f"GET /api/model HTTP/1.1\r\nHost: localhost:{place[1]}\r\n\r\n".encode()
+        for first in (b"", b"GET / HTTP", complete):
+            with socket.create_connection(place, timeout=10) as connection:
+                connection.sendall(first)
+                if first == complete:
+                    assert b"200 OK" in connection.recv(100_000)
+                    connection.sendall(b"GET / HTTP/1.1\r\nHo")
+                start = time.monotonic()
+                with contextlib.suppress(ConnectionError):
+                    while connection.recv(100_000):
+                        pass
+                assert time.monotonic() - start < 3
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
+
+
+def test_what_counts_as_this_machine_alone():
+    from nmfcore.cli import server as web
+
+    for host, alone in (("127.0.0.1", True), ("localhost", True), ("2130706433", True), ("0.0.0.0", False)):
+        with web.listen(host, 0) as listening:
+            assert web.is_loopback(listening) == alone
+    if socket.has_ipv6:
+        for host, alone in (("::1", True), ("::ffff:127.0.0.1", True), ("::", False)):
+            try:
+                listening = web.listen(host, 0)
+            except web.Stop:
+                pytest.skip("this machine has no IPv6")
+            with listening:
+                assert web.is_loopback(listening) == alone
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "advice"),
+    [
+        ("300.1.1.1", 0, "give --host an address of this machine"),
+        ("no-such-host.invalid", 0, "give --host an address of this machine"),
+        ("a" * 80, 0, "give --host an address of this machine"),
+        ("203.0.113.7", 0, "this machine has no such address: give --host 127.0.0.1"),
+        ("127.0.0.1", "taken", "choose another --port"),
+    ],
+)
+def test_advice_about_hosts_and_ports_can_be_followed(host, port, advice):
+    from nmfcore.cli import server as web
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(web.Stop, match=advice) as refused:
+            web.listen(host, other.getsockname()[1] if port == "taken" else port)
+    assert ("--port" in str(refused.value)) == (port == "taken")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")

@@ -4,7 +4,9 @@ Each command's work is in a module of its own. typer, rich, matplotlib and Pillo
 ``app``; they are imported when a command needs them, and a missing one is named before anything is computed.
 """
 
+import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 __all__ = ["main"]
 
 APP_MODULES = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "PIL": "Pillow"}
-BAD_INPUT = 2
+INCOMPLETE, BAD_INPUT = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 when all went well, 2 on bad input, 130 when interrupted.
+        The exit code: 0 when all went well, 1 when a part of the results is missing, 2 on bad input, 130 when
+        interrupted.
 
     Examples
     --------
@@ -37,15 +40,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["fit", "no-such-folder"])
     2
     """
+    from .console import any_text_printable, quiet_libraries
+
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
+    with any_text_printable(), quiet_libraries():
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            sys.stderr.write(f"nmfcore: the table could not be printed ({error.strerror or error})\n")
+            with contextlib.suppress(OSError, ValueError):  # else Python fails once more when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return code or INCOMPLETE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command; return its exit code. Errors in options are one sentence, like all others."""
+    import typer
+
+    from .common import INTERRUPTED, one_line
+
+    refused: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     try:
-        _app()(args=None if arguments is None else list(arguments), prog_name="nmfcore")
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    return 0
+        code = _app()(args=arguments or ["--help"], prog_name="nmfcore", standalone_mode=False)
+    except refused as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "nmfcore"
+        message = one_line(error.format_message()).rstrip(".")
+        sys.stderr.write(f"nmfcore: {message[:1].lower()}{message[1:]}: see {command} --help\n")
+        return BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("nmfcore: interrupted; nothing was written\n")
+        return INTERRUPTED
+    except SystemExit as end:  # of rich, when what reads the output has gone
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return code if isinstance(code, int) else 0
 
 
 def _app() -> Any:
@@ -108,6 +141,7 @@ def _app() -> Any:
             Option(
                 help=f"Algorithm: {', '.join(SOLVERS)}.",
                 show_default=f"{default_solver(True)}; {default_solver(False)} for other losses",
+                rich_help_panel="Model",
             ),
         ] = None,
         init: Annotated[
@@ -115,25 +149,57 @@ def _app() -> Any:
             Option(
                 help="Start: random, nndsvd, nndsvda, nndsvdar, or auto (hals only).",
                 show_default="what suits the solver",
+                rich_help_panel="Model",
             ),
         ] = None,
         beta_loss: Annotated[
             str,
-            Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta."),
+            Option(
+                help="frobenius, kullback-leibler, itakura-saito, or any number beta.",
+                rich_help_panel="Model",
+            ),
         ] = "frobenius",
         extrapolate: Annotated[
             bool,
-            Option("--extrapolate", help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations."),
+            Option(
+                "--extrapolate",
+                help="Solver mu, beta from 1 to 2: step from points ahead, for fewer iterations.",
+                rich_help_panel="Model",
+            ),
         ] = False,
-        max_iter: Annotated[int, Option(min=1, help="Iterations at most.")] = 1000,
-        tol: Annotated[float, Option(min=0, help="Stop when progress falls below this.")] = 1e-4,
+        max_iter: Annotated[
+            int,
+            Option(
+                min=1,
+                help="Iterations at most.",
+                rich_help_panel="Stopping",
+            ),
+        ] = 1000,
+        tol: Annotated[
+            float,
+            Option(
+                min=0,
+                help="Stop when progress falls below this.",
+                rich_help_panel="Stopping",
+            ),
+        ] = 1e-4,
         max_time: Annotated[
             float | None,
-            Option(min=0, metavar="SECONDS", help="Stop after this time.", show_default="no limit"),
+            Option(
+                min=0,
+                metavar="SECONDS",
+                help="Stop after this time.",
+                show_default="no limit",
+                rich_help_panel="Stopping",
+            ),
         ] = None,
         checkpoint: Annotated[
             Path | None,
-            Option(metavar="FILE", help="Keep the fit here while it runs; a fit that was killed goes on from it."),
+            Option(
+                metavar="FILE",
+                help="Keep the fit here while it runs; a fit that was killed goes on from it.",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         memory: Annotated[
             str | None,
@@ -142,6 +208,7 @@ def _app() -> Any:
                 help="How much of a .npy, .h5 or .zarr may be in memory at a time, such as 2GB; a folder of pictures "
                 "is then decoded into a file beside it, once.",
                 show_default="512MB for .h5 and .zarr",
+                rich_help_panel="Computing",
             ),
         ] = None,
         size: Annotated[
@@ -151,26 +218,80 @@ def _app() -> Any:
                 help="Resize the pictures of a folder to this height and width; for a matrix, the "
                 "picture a row folds to.",
                 show_default="the first picture's",
+                rich_help_panel="Input",
             ),
         ] = None,
-        rgb: Annotated[bool, Option("--rgb", help="Keep the colours of a folder's pictures.")] = False,
-        crop: Annotated[bool, Option("--crop", help="Cut off the edges of pictures of other proportions.")] = False,
+        rgb: Annotated[
+            bool,
+            Option(
+                "--rgb",
+                help="Keep the colours of a folder's pictures.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        skip_broken: Annotated[
+            bool,
+            Option(
+                "--skip-broken",
+                help="Leave out pictures that cannot be used.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        seed: Annotated[
+            int,
+            Option(
+                min=0,
+                help="Seed of the random numbers.",
+                rich_help_panel="Computing",
+            ),
+        ] = 0,
+        n_jobs: Annotated[
+            int | None,
+            Option(
+                help="Threads; -1 for all.",
+                show_default="as many as are free",
+                rich_help_panel="Computing",
+            ),
+        ] = None,
+        crop: Annotated[
+            bool,
+            Option(
+                "--crop",
+                help="Cut off the edges of pictures of other proportions.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
         background: Annotated[
-            str, Option(metavar="COLOUR", help="What transparent pictures are laid on: a name, or #rrggbb.")
+            str,
+            Option(
+                metavar="COLOUR",
+                help="The background of transparent pictures: a name, or #rrggbb.",
+                rich_help_panel="Input",
+            ),
         ] = "white",
         recursive: Annotated[
-            bool, Option("--recursive", help="Read the pictures in subfolders, too; their names are labels.")
+            bool,
+            Option(
+                "--recursive",
+                help="Read the pictures in subfolders, too; their names are labels.",
+                rich_help_panel="Input",
+            ),
         ] = False,
-        skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
-        seed: Annotated[int, Option(min=0, help="Seed of the random numbers.")] = 0,
-        n_jobs: Annotated[int | None, Option(help="Threads; -1 for all.", show_default="as many as are free")] = None,
         device: Annotated[
             str | None,
-            Option(help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).", show_default="cpu"),
+            Option(
+                help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).",
+                show_default="cpu",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         scheduler: Annotated[
             str | None,
-            Option(metavar="ADDRESS", help="Compute on the Dask cluster of the scheduler at tcp://host:port."),
+            Option(
+                metavar="ADDRESS",
+                help="Compute on the Dask cluster of the scheduler at tcp://host:port.",
+                rich_help_panel="Computing",
+            ),
         ] = None,
         out: Annotated[
             Path | None,
@@ -178,6 +299,7 @@ def _app() -> Any:
                 metavar="DIR",
                 help="Folder to write the results to.",
                 show_default="nmfcore-<name of SOURCE>",
+                rich_help_panel="Output",
             ),
         ] = None,
         pictures: Annotated[
@@ -186,9 +308,17 @@ def _app() -> Any:
                 "--pictures/--no-pictures",
                 help="Keep the originals in the folder, for search, report and serve.",
                 show_default="kept up to 1 GiB",
+                rich_help_panel="Output",
             ),
         ] = None,
-        force: Annotated[bool, Option("--force", help="Replace earlier results in that folder.")] = False,
+        force: Annotated[
+            bool,
+            Option(
+                "--force",
+                help="Replace earlier results in that folder.",
+                rich_help_panel="Output",
+            ),
+        ] = False,
     ) -> None:
         """Learn the parts of pictures, and write what was learned to a folder.
 
@@ -197,11 +327,19 @@ def _app() -> Any:
         pictures.npy (the originals). search, transform, report and serve take that folder.
 
         Ctrl-C stops early and keeps the best result so far.
+
+        Examples
+        --------
+            nmfcore fit pictures/ -k 20
+
+            nmfcore fit train.csv -k 15 --max-time 60 --out digits
+
+        Next: nmfcore report FOLDER makes a page of the results, nmfcore search FOLDER 0 finds similar pictures.
         """
         from . import fit as command
-        from .common import one_sentence, size_option
+        from .common import errors_as_sentences, size_option
 
-        with one_sentence():
+        with errors_as_sentences():
             settings = {
                 "solver": solver,
                 "init": init,
@@ -245,11 +383,20 @@ def _app() -> Any:
         ] = None,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Find the pictures most similar to one, and the parts they have in common."""
-        from . import search as command
-        from .common import one_sentence
+        """Find the pictures most similar to one, and the parts they have in common.
 
-        with one_sentence():
+        Examples
+        --------
+            nmfcore search nmfcore-pictures 3 -n 9 --out similar.png
+
+            nmfcore search nmfcore-pictures my-cat.jpg --dissimilar
+
+        Next: nmfcore serve MODEL searches by clicking.
+        """
+        from . import search as command
+        from .common import errors_as_sentences
+
+        with errors_as_sentences():
             command.search(folder, query, n, dissimilar, space, out, force)
 
     @app.command()
@@ -267,11 +414,18 @@ def _app() -> Any:
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each."""
-        from . import search as command
-        from .common import one_sentence
+        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each.
 
-        with one_sentence():
+        Example:
+
+            nmfcore transform nmfcore-pictures more-pictures/ --out codes.npy
+
+        Next: numpy.load reads the file.
+        """
+        from . import search as command
+        from .common import errors_as_sentences
+
+        with errors_as_sentences():
             command.transform(folder, source, out, skip_broken, force)
 
     @app.command()
@@ -291,11 +445,18 @@ def _app() -> Any:
         ] = None,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write one self-contained page about a model: parts, reconstructions, classes, neighbours."""
-        from . import pages as command
-        from .common import one_sentence
+        """Write one self-contained page about a model: parts, reconstructions, classes, neighbours.
 
-        with one_sentence():
+        Example:
+
+            nmfcore report nmfcore-pictures --labels classes.txt
+
+        Next: open the page in a browser, or mail it; it loads nothing.
+        """
+        from . import pages as command
+        from .common import errors_as_sentences
+
+        with errors_as_sentences():
             command.report(folder, labels, space, out, force)
 
     @app.command()
@@ -306,14 +467,31 @@ def _app() -> Any:
             str, Option(help="Address to listen on. Any other than this lets other machines in.")
         ] = "127.0.0.1",
         space: Annotated[str | None, spaces] = None,
+        allow_host: Annotated[
+            list[str] | None,
+            Option(
+                metavar="NAME",
+                help="With --host, a name that the page may have in the address bar, such as that of a proxy; may be "
+                "given several times. Numerical addresses and the names of this machine need not be listed.",
+                show_default=False,
+            ),
+        ] = None,
         browse: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
     ) -> None:
-        """Search pictures by sight: a local page with all of them, until Ctrl-C."""
-        from . import pages as command
-        from .common import one_sentence
+        """Search pictures by sight: a local page with all of them, until Ctrl-C.
 
-        with one_sentence("stopped"):
-            command.serve(folder, host, port, space, browse)
+        Examples
+        --------
+            nmfcore serve nmfcore-pictures --open
+
+            nmfcore serve nmfcore-pictures --host 0.0.0.0 --allow-host cats.example
+        """
+        from . import pages as command
+        from .common import errors_as_sentences
+
+        with errors_as_sentences("stopped") as answered:
+            answered.set()  # the server answers by itself
+            command.serve(folder, host, port, space, browse, allow_host or [])
 
     @app.command()
     def info() -> None:

@@ -1,14 +1,19 @@
 """``--scheduler``: a fit on the Dask cluster of a scheduler."""
 
 import importlib.util
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .common import Stop
 
 if TYPE_CHECKING:
     from ..images import Pictures
+
+
+_SECONDS = 5  # that a scheduler has to answer in
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def spread(pictures: "Pictures", scheduler: str | None) -> Iterator[Any]:
 
 
 def check_scheduler(scheduler: str | None, **others: Any) -> None:
-    """Refuse what a cluster cannot do before anything is read."""
+    """Refuse what a cluster cannot do, and an address where nothing listens, before anything is read."""
     if scheduler is None:
         return
     if not importlib.util.find_spec("distributed"):
@@ -35,8 +40,25 @@ def check_scheduler(scheduler: str | None, **others: Any) -> None:
     for name, value in others.items():
         if value is not None:
             raise Stop(f"--{name} does not go with --scheduler: leave one of them out")
+    try:
+        address = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
+        host, port = address.hostname, address.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise Stop(f"--scheduler {scheduler!r} is no address: give one like tcp://127.0.0.1:8786")
+    if address.scheme not in ("tcp", "tls"):
+        return
+    try:
+        socket.create_connection((host, port), timeout=_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Stop(
+            f"no Dask scheduler answers at '{scheduler}' ({reason}): start one with 'dask scheduler' and give the "
+            "address that it prints"
+        ) from error
 
 
-def here(W: Any) -> Any:
+def as_numpy(W: Any) -> Any:
     """Return a factor that may be on a cluster as numpy's array."""
     return W.compute() if hasattr(W, "compute") else W

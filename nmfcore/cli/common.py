@@ -1,23 +1,30 @@
-"""What the commands share: ends in one sentence, notes on stderr, targets, tables."""
+"""What the commands share: errors as one sentence, notes on stderr, files to write, tables to print."""
 
 import errno
 import logging
 import os
+import re
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import printable
+from .console import interrupts_answered
+
 if TYPE_CHECKING:
     from ..images import Pictures
     from ..search.engine import SearchEngine
 
-BAD_INPUT, INTERRUPTED = 2, 130
+INCOMPLETE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+TRACEBACK = "NMFCORE_TRACEBACK"  # environment variable: show where an unexpected error came from
 
 
 class Stop(Exception):
-    """Ends the command: what to say on stderr, and the exit code."""
+    """Ends a command: the sentence to print on stderr, and the exit code."""
 
     def __init__(self, message: str, code: int = BAD_INPUT) -> None:
         super().__init__(message)
@@ -25,32 +32,63 @@ class Stop(Exception):
 
 
 @contextmanager
-def one_sentence(interrupted: str = "interrupted; nothing was written") -> Iterator[None]:
-    """Turn what stops a command into one line on stderr and an exit code."""
+def errors_as_sentences(interrupted: str = "interrupted; nothing was written") -> Iterator[threading.Event]:
+    """Turn whatever ends a command into one sentence on stderr and an exit code.
+
+    Yields
+    ------
+    answered : threading.Event
+        See `interrupts_answered`; set here when KeyboardInterrupt is caught.
+    """
     import typer
 
-    try:
-        yield
-    except Stop as stop:
-        typer.echo(f"nmfcore: {stop}", err=True)
-        raise typer.Exit(stop.code) from None
-    except MemoryError:
-        typer.echo("nmfcore: not enough memory for this model and its pictures", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        typer.echo(f"nmfcore: {interrupted}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    with interrupts_answered() as answered:
+        try:
+            yield answered
+        except (KeyboardInterrupt, Exception) as error:
+            answered.set()
+            if isinstance(error, typer.Exit):
+                raise
+            message, code = _sentence(error, interrupted)
+            if os.environ.get(TRACEBACK):
+                traceback.print_exception(error)
+            traceback.clear_frames(error.__traceback__)  # arrays of a fit that failed
+        else:
+            return
+    typer.echo(f"nmfcore: {one_line(message)}", err=True)
+    raise typer.Exit(code) from None
+
+
+def _sentence(error: BaseException, interrupted: str) -> tuple[str, int]:
+    """Return what to print about an error, and the exit code."""
+    if isinstance(error, Stop):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted, INTERRUPTED
+    if isinstance(error, MemoryError):
+        return "not enough memory for this model and its pictures", BAD_INPUT
+    if isinstance(error, OSError):
+        about = f"'{error.filename}': " if error.filename else ""
+        return f"{about}{error.strerror or str(error) or type(error).__name__}", BAD_INPUT
+    described = f"{type(error).__name__}: {error}".rstrip(": ")
+    return (
+        f"an error that nmfcore does not expect ({described}): please report it; with the environment variable "
+        f"{TRACEBACK}=1 the command shows where it was raised",
+        INCOMPLETE,
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a message without line breaks and control characters."""
+    return printable(re.sub(r"\s*\n\s*", " ", str(text).strip()))
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Pass on as `Stop` what the library refuses in a sentence of its own."""
-    from ..images import InputError
-    from ..models import ModelFileError
-
+    """Raise what the library refuses, in a sentence of its own, as `Stop`."""
     try:
         yield
-    except (InputError, ModelFileError, FileNotFoundError, ImportError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:  # InputError and ModelFileError are ValueErrors
         raise Stop(str(error)) from error
     except PermissionError as error:
         raise Stop(f"'{error.filename}' cannot be read: {error.strerror or error}") from error
@@ -59,14 +97,36 @@ def refusals() -> Iterator[None]:
 def open_model(folder: str, space: str | None = None) -> "SearchEngine":
     """Load what ``nmfcore fit`` wrote, or say in one sentence why that cannot be done."""
     from ..search.engine import SPACES, SearchEngine
+    from ..search.folders import MODEL
 
     if space is not None and space not in SPACES:
         raise Stop(f"--space {space!r} is unknown: expected {' or '.join(SPACES)}")
     path = Path(folder).expanduser()
-    if not path.exists():
+    if not os.path.lexists(path):
         raise Stop(f"there is no model '{folder}': give the folder that nmfcore fit wrote")
+    if path.is_dir() and not (path / MODEL).exists():
+        raise Stop(f"there is no model file '{path / MODEL}': {_model_advice(path)}")
+    if not path.is_dir() and path.suffix.lower() != Path(MODEL).suffix:
+        raise Stop(f"'{folder}' is no model: give the folder that nmfcore fit wrote, or the {MODEL} in it")
     with refusals():
         return SearchEngine.load(path, space=space)
+
+
+def _model_advice(folder: Path) -> str:
+    """Say what to give instead of a folder without a model."""
+    from ..images import PICTURE_SUFFIXES
+    from ..search.folders import MODEL
+
+    beside = folder.resolve().with_name(f"nmfcore-{folder.resolve().name}")
+    if (beside / MODEL).exists():
+        return f"did you mean '{os.path.relpath(beside)}'?"
+    try:
+        pictures = any(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in os.listdir(folder))
+    except OSError:
+        pictures = False
+    if pictures:
+        return f"it is a folder of pictures; 'nmfcore fit {folder}' learns from them and writes a model"
+    return "give the folder that nmfcore fit wrote"
 
 
 def read_pictures(
@@ -81,7 +141,7 @@ def read_pictures(
     from ..images import InputError, read_source
 
     try:
-        with heard(notes), reading_bar(notes) as progress:
+        with warnings_as_notes(notes), reading_bar(notes) as progress:
             pictures = read_source(source, size, skip_broken, progress, mode="RGB" if rgb else "L", **(how or {}))
     except (InputError, ValueError) as error:
         raise Stop(" ".join(str(error).split())) from error
@@ -119,8 +179,8 @@ def say_skipped(pictures: "Pictures", notes: Any) -> None:
 
 
 @contextmanager
-def heard(notes: Any) -> Iterator[None]:
-    """Show warnings and the library's log as one short line each."""
+def warnings_as_notes(notes: Any) -> Iterator[None]:
+    """Show warnings and the log of nmfcore as one short line each."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -144,8 +204,8 @@ def heard(notes: Any) -> Iterator[None]:
 
 
 def note(notes: Any, text: str) -> None:
-    """Print one line on stderr above the progress bar, as it is: no markup, no wrapping."""
-    notes.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print one line on stderr, above a progress bar where there is one, without markup and wrapping."""
+    notes.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def new_file(given: Path | None, default: Path, force: bool) -> Path:
@@ -166,17 +226,34 @@ def new_file(given: Path | None, default: Path, force: bool) -> Path:
     return target
 
 
-def about_writing(error: OSError, target: Path) -> str:
-    """Say why results could not be written."""
+@contextmanager
+def written(target: Path, force: bool) -> Iterator[Any]:
+    """Give a binary file that takes the target's place when it is complete.
+
+    The target is looked at once more before that: a file that came there meanwhile is not replaced without `force`.
+    """
+    from .._files import replacing
+
+    try:
+        with replacing(target) as file:
+            yield file
+            if not force and os.path.lexists(target):
+                raise Stop(f"the file '{target}' appeared meanwhile: choose another --out, or --force replaces it")
+    except OSError as error:
+        raise Stop(about_writing(error, target)) from error
+
+
+def about_writing(error: Exception, target: Path, kept: str = "nothing was kept") -> str:
+    """Say why results could not be written, and what is left of them."""
+    if not isinstance(error, OSError):
+        return f"the results could not be written to '{target}' (not enough memory), and {kept}"
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
-            f"the disk is full, so the results could not be written to '{target}' and nothing was "
-            "kept: free some space, or choose another --out"
+            f"the disk is full, so the results could not be written to '{target}' and {kept}: "
+            "free some space, or choose another --out"
         )
-    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return f"the folder '{target}' appeared meanwhile: choose another --out"
     reason = error.strerror or str(error)
-    return f"the results could not be written to '{target}' ({reason}): choose another --out"
+    return f"the results could not be written to '{target}' ({reason}) and {kept}: choose another --out"
 
 
 def print_pairs(lines: list[tuple[str, str]]) -> None:
@@ -188,11 +265,12 @@ def print_pairs(lines: list[tuple[str, str]]) -> None:
     table = Table.grid(padding=(0, 3))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    lines = [(name, one_line(value)) for name, value in lines]
     for name, value in lines:
         table.add_row(name, Text(value))
     console = Console()
     if not console.is_terminal:  # a pipe or a file: do not break lines at 80 columns
-        console = Console(width=max(80, 24 + max(len(value) for _, value in lines)))
+        console = Console(width=max(80, 24 + 2 * max(len(value) for _, value in lines)))
     console.print(table)
 
 

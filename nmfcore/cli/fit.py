@@ -3,16 +3,27 @@
 import dataclasses
 import math
 import os
-import secrets
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cluster import check_scheduler, here, spread
-from .common import INTERRUPTED, Stop, about_writing, count, heard, print_pairs, read_pictures
+from .cluster import as_numpy, check_scheduler, spread
+from .common import (
+    INCOMPLETE,
+    INTERRUPTED,
+    Stop,
+    about_writing,
+    count,
+    note,
+    one_line,
+    print_pairs,
+    read_pictures,
+    warnings_as_notes,
+)
+from .console import interrupts_held
 from .stores import SUFFIXES, read_store
 
 if TYPE_CHECKING:
@@ -25,9 +36,8 @@ WRITTEN = (
     *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
     *("search.json", "report.html"),  # what SearchEngine.save and nmfcore report add
 )
+_COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
-_PARTS = 16  # to learn where nothing is said
-_REFRESH = 0.1  # seconds between updates of the progress bar
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
 
 
@@ -62,26 +72,39 @@ def fit(
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
     target = _target(source, out)
     _check_target(target, force)
+    _check_source(source)
     _check_device(settings["device"])
     try:
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
-        k = _checked_k(k, pictures)
+        k = _number_of_components(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
         result = _factorise(pictures, k, settings, notes, scheduler)
-        model = result.model
-        with _all_or_nothing(target, force) as folder:
-            _write(folder, model, pictures, result.norm, keep)
     except MemoryError as error:
-        raise Stop("not enough memory: give a smaller --size, or fewer pictures") from error
+        raise Stop(_about_memory(source)) from error
     except ReadError as error:
         raise Stop(str(error)) from error
-    except OSError as error:
-        raise Stop(about_writing(error, target)) from error
-    _print_table(result, pictures, target)
+    with interrupts_held() as pressed:
+        target = _save_model(result.model, target, force, notes)
+    missing = _add_the_rest(target, result, pictures, keep, KeyboardInterrupt() if pressed.is_set() else None)
+    try:
+        _print_table(result, pictures, target)
+    except Exception as error:
+        missing["the table of results"] = one_line(str(error)) or type(error).__name__
+    if any(isinstance(reason, KeyboardInterrupt) for reason in missing.values()):
+        raise Stop(f"interrupted; '{target}{os.sep}' holds the model and lacks {' and '.join(missing)}", INTERRUPTED)
+    if missing:
+        name, reason = next(iter(missing.items()))
+        raise Stop(
+            f"the model is in '{target}{os.sep}', which lacks {' and '.join(missing)}: "
+            f"{name} could not be made ({reason})",
+            result.code or INCOMPLETE,
+        )
+    if notes.is_terminal and not result.code:
+        note(notes, f"next: nmfcore report {target}, or nmfcore search {target} 0, or nmfcore serve {target}")
     return result.code
 
 
@@ -127,11 +150,29 @@ def _check_device(device: str | None) -> None:
         raise Stop(str(error)) from error
 
 
-def _checked_k(k: int | None, pictures: "Pictures") -> int:
-    """Return the number of parts: by default 16, or half of what the data allows."""
+def _check_source(source: str | None) -> None:
+    """Refuse the results of a fit where pictures are expected: they are pictures of components."""
+    from ..search.folders import MODEL
+
+    if source is not None and (Path(source).expanduser() / MODEL).is_file():
+        raise Stop(f"'{source}' holds what nmfcore fit wrote: give the folder of pictures that it was fitted on")
+
+
+def _about_memory(source: str | None) -> str:
+    """Say what to do where the memory does not suffice."""
+    path = Path((source or "").partition("::")[0]).expanduser()
+    if path.suffix.lower() in (*SUFFIXES, ".npy"):
+        return "not enough memory: give a smaller --memory, such as 256MB, or fewer components (-k)"
+    if path.is_dir():
+        return "not enough memory: give a smaller --size, or --memory 1GB to keep the pictures in a file"
+    return "not enough memory: save the matrix as a .npy file and fit that with --memory 1GB, or give fewer rows"
+
+
+def _number_of_components(k: int | None, pictures: "Pictures") -> int:
+    """Return k if the data allow it; without one, as many as suit the data."""
     n, m = pictures.matrix.shape
     if k is None:
-        return max(1, min(_PARTS, min(n, m) // 2))
+        return min(_COMPONENTS, max(1, min(n, m) // 2))
     if k > min(n, m):
         raise Stop(
             f"{k} components are more than the data allows: with {n:,} samples of {m:,} features "
@@ -152,8 +193,10 @@ def _factorise(
     last: Any = None
     interrupted = False
     start = time.perf_counter()
-    with spread(pictures, scheduler) as X, heard(notes), progress_bar(notes, settings["max_iter"]) as show:
+    with spread(pictures, scheduler) as X, warnings_as_notes(notes), progress_bar(notes, settings["max_iter"]) as show:
         norm = frobenius_norm(pictures.matrix)
+        if norm == 0:
+            note(notes, "warning: every value is 0 (all pictures are black): there is nothing to learn from them")
 
         def callback(report: Any) -> None:
             nonlocal last
@@ -162,16 +205,19 @@ def _factorise(
 
         estimator = NMF(k, callback=callback, **settings)
         try:
-            W = here(estimator.fit_transform(X))
+            W = as_numpy(estimator.fit_transform(X))
         except KeyboardInterrupt:
             if last is None:
                 raise
             interrupted = True
-            W = _settle(estimator, last) if scheduler is None else here(estimator.transform(X))
+            note(notes, "interrupted: the best factors so far are being written")
+            W = _settle(estimator, last) if scheduler is None else as_numpy(estimator.transform(X))
         except (ValueError, TypeError, RuntimeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
+        except OSError as error:
+            raise Stop(_about_reading(error, pictures, settings)) from error
         if last is not None:
-            show(last, norm if frobenius else None, final=True)
+            show(last, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
     seconds = time.perf_counter() - start
 
     model = model_of(estimator, W, pictures)
@@ -233,38 +279,21 @@ def _why_refused(error: Exception, pictures: "Pictures") -> str:
     return text
 
 
+def _about_reading(error: OSError, pictures: "Pictures", settings: dict[str, Any]) -> str:
+    """Say which file failed during a fit."""
+    reason = error.strerror or one_line(str(error))
+    checkpoint = settings["checkpoint"]
+    if checkpoint is not None and Path(str(error.filename or "")).name.startswith(Path(checkpoint).name):
+        return f"the checkpoint '{checkpoint}' could not be written ({reason}): choose another --checkpoint"
+    return f"'{error.filename or pictures.source}' could not be read or written during the fit ({reason})"
+
+
 @contextmanager
 def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
     """Show iteration, loss and rate while fitting."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from ..search._progress import fitting_bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=notes) as bar:
-        task = bar.add_task("fitting", total=max_iter, loss="", rate="")
-        shown, loss = 0.0, ""
-
-        def show(report: Any, norm: float | None, final: bool = False) -> None:
-            nonlocal shown, loss
-            now = time.perf_counter()
-            if math.isfinite(report.loss):
-                loss = (
-                    f"loss {report.loss:.5g}"
-                    if not norm
-                    else f"error {math.sqrt(2 * max(report.loss, 0.0)) / norm:.5f}"
-                )
-            if now - shown < _REFRESH and not final:
-                return
-            shown = now
-            rate = f"{report.iteration / report.seconds:.3g}/s" if report.seconds > 0 else ""
-            bar.update(task, completed=report.iteration, loss=loss, rate=rate)
-
+    with fitting_bar(notes, max_iter) as show:
         yield show
 
 
@@ -272,59 +301,100 @@ def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
 # results
 
 
-@contextmanager
-def _all_or_nothing(target: Path, force: bool) -> Iterator[Path]:
-    """Give a new folder that becomes `target` when the block ends, and vanishes when it raises."""
-    from .._files import sync_folder
+def _save_model(model: "Model", target: Path, force: bool, notes: Any) -> Path:
+    """Put the model on the disk before anything else is tried; return the folder that it is in."""
+    from ..search.folders import MODEL, replaced_folder
 
-    real = Path(os.path.realpath(target))
-    token = secrets.token_hex(6)
-    staging = real.with_name(f".nmfcore-{token}.part")
-    former = real.with_name(f".nmfcore-{token}.former")
-    staging.mkdir()
+    def write(folder: Path) -> None:
+        with replaced_folder(folder, WRITTEN) as new:
+            _save_what_can_be_saved(model, new / MODEL, notes)
+
     try:
-        yield staging
-        if force and real.is_dir():
-            real.rename(former)
-            try:
-                staging.rename(real)
-            except BaseException:
-                former.rename(real)
-                raise
-            shutil.rmtree(former, ignore_errors=True)
-        else:
-            staging.rename(real)
-        sync_folder(real.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        if not (force or not os.path.lexists(target)):  # it appeared during the fit
+            free = _free_name(target)
+            note(notes, f"'{target}' appeared during the fit: the results are written to '{free}'")
+            target = free
+        write(target)
+        return target
+    except (OSError, MemoryError) as error:
+        reason: Any = error
+    kept = None
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="nmfcore-")) / target.name
+        write(kept)
+    except (OSError, MemoryError):
+        if kept is not None:
+            kept.parent.rmdir()
+        raise Stop(about_writing(reason, target, "nothing was kept")) from reason
+    raise Stop(about_writing(reason, target, f"the model alone was saved in '{kept}'"), INCOMPLETE) from reason
 
 
-def _write(folder: Path, model: "Model", pictures: "Pictures", norm: float, keep: bool | None) -> None:
-    from .._files import replacing
+def _save_what_can_be_saved(model: "Model", path: Path, notes: Any) -> None:
+    """Save a model; without its names, labels and parameters if these are what cannot be written."""
     from ..models import save
-    from ..plots import components_grid, convergence, reconstructions
+
+    try:
+        save(model, path)
+    except (TypeError, ValueError) as error:
+        save(dataclasses.replace(model, names=None, labels=None, parameters={}, source=""), path)
+        note(notes, f"warning: the model lacks names, labels and parameters, which could not be saved ({error})")
+
+
+def _free_name(target: Path) -> Path:
+    number = 2
+    while os.path.lexists(free := target.with_name(f"{target.name}-{number}")):
+        number += 1
+    return free
+
+
+def _add_the_rest(
+    folder: Path,
+    result: _Result,
+    pictures: "Pictures",
+    keep: bool | None,
+    interrupt: KeyboardInterrupt | None,
+) -> dict[str, Any]:
+    """Add originals and plots to the folder of the model; return what could not be made, and why."""
     from ..search.engine import write_rows
 
-    save(model, folder / "model.npz")
+    missing: dict[str, Any] = {}
+
+    def drawn(name: str) -> Callable[[Path], None]:
+        return lambda path: _draw(path, name, result, pictures)
+
+    steps: dict[str, Callable[[Path], None]] = {}
     if keep or (keep is None and pictures.matrix.nbytes <= _KEPT):
-        write_rows([pictures.matrix], folder / "pictures.npy")
-    rows = _examples(pictures)
-    relative = math.isfinite(model.relative_error)
-    drawn = {
-        "components.png": components_grid(model.components, model.shape),
-        "reconstructions.png": reconstructions(
-            pictures.matrix[rows],
-            model.reconstruct(rows),
-            model.shape,
-            [pictures.title(row) for row in rows],
-        ),
-        "convergence.png": convergence(model.history, norm=norm if relative else None),
-    }
-    for name, axes in drawn.items():
-        figure: Any = axes.figure
-        with replacing(folder / name) as file:
-            figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
+        steps["pictures.npy"] = lambda path: write_rows([pictures.matrix], path)
+    steps |= {name: drawn(name) for name in ("components.png", "reconstructions.png", "convergence.png")}
+    for name, step in steps.items():
+        try:
+            if interrupt is not None:
+                raise interrupt
+            step(folder / name)
+        except KeyboardInterrupt as error:
+            interrupt = missing[name] = error
+        except Exception as error:
+            missing[name] = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+    return missing
+
+
+def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
+    from .. import plots
+    from .._files import replacing
+
+    model = result.model
+    if name == "components.png":
+        axes = plots.components_grid(model.components, model.shape)
+    elif name == "reconstructions.png":
+        rows = _examples(pictures)
+        titles = [pictures.title(row) for row in rows]
+        axes = plots.reconstructions(pictures.matrix[rows], model.reconstruct(rows), model.shape, titles)
+    else:
+        relative = math.isfinite(model.relative_error)
+        axes = plots.convergence(model.history, norm=result.norm if relative else None, n_iter=model.n_iter)
+    figure: Any = axes.figure
+    with replacing(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
 
 
 def _examples(pictures: "Pictures") -> list[int]:

@@ -1,11 +1,11 @@
 """``nmfcore report`` and ``nmfcore serve``: a page to keep, and a page to search on."""
 
 import contextlib
-import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, about_writing, count, new_file, note, open_model, print_pairs, refusals
+from .common import Stop, count, new_file, note, open_model, print_pairs, refusals, written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 def report(folder: str, labels: Path | None, space: str | None, out: Path | None, force: bool) -> None:
     """Run the command."""
     from rich.console import Console
-
-    from .._files import replacing
 
     home = Path(folder).expanduser()
     target = new_file(out, (home if home.is_dir() else home.parent) / "report.html", force)
@@ -26,11 +24,8 @@ def report(folder: str, labels: Path | None, space: str | None, out: Path | None
 
         with Console(stderr=True).status("drawing"):
             page = make(engine, labels=given)
-    try:
-        with replacing(target) as file:
-            file.write(page.encode("utf-8"))
-    except OSError as error:
-        raise Stop(about_writing(error, target)) from error
+    with written(target, force or out is None) as file:
+        file.write(page.encode("utf-8"))
     print_pairs(
         [("report", f"{len(page.encode()) / 1e6:.1f} MB, one self-contained page"), ("written to", str(target))]
     )
@@ -66,7 +61,7 @@ def _labels(path: Path, n: int) -> "np.ndarray":
     return labels
 
 
-def serve(folder: str, host: str, port: int, space: str | None, browse: bool) -> None:
+def serve(folder: str, host: str, port: int, space: str | None, browse: bool, allow: Sequence[str] = ()) -> None:
     """Run the command until Ctrl-C."""
     import importlib.util
 
@@ -75,49 +70,29 @@ def serve(folder: str, host: str, port: int, space: str | None, browse: bool) ->
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise Stop(f"nmfcore serve needs {' and '.join(missing)}: pip install 'nmfcore[serve]'")
-    import uvicorn
-
     from ..pages.serve import LOCAL, create_app
+    from . import server as web
 
     notes = Console(stderr=True)
-    listening = _listen(host, port)
+    listening = web.listen(host, port)
     with contextlib.closing(listening):
         engine = open_model(folder, space)
-        # Names that a page elsewhere could point at this machine are refused, unless the user opened it to others.
-        hosts = {*LOCAL, host, f"[{host}]"} if _is_local(host) else None
+        alone = web.is_loopback(listening)
+        # A page elsewhere could let a name of its own point at this machine, and read the pictures by it.
+        hosts = {*LOCAL, host, f"[{host}]", *allow, *(() if alone else web.own_names())}
         with refusals(), notes.status("getting ready"):
-            app = create_app(engine, hosts=hosts)
+            app = create_app(engine, hosts=None if "*" in allow else hosts, addresses=not alone)
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/"
-        if hosts is None:
+        if not alone:
             note(notes, "warning: everyone who reaches this machine can see the pictures; there is no password")
         note(notes, f"{count(len(engine), 'picture')} at {url}   (Ctrl-C stops)")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+        running = web.server(app, lambda text: note(notes, text))
         if browse:
-            _open_browser(server, url)
+            _open_browser(running, url)
         with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
-            server.run(sockets=[listening])
+            running.run(sockets=[listening])
     note(notes, "stopped")
-
-
-def _is_local(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio switches Nagle's algorithm off only for sockets that name their protocol; with it every answer to a
-    # browser waits 40 ms for the acknowledgement of its headers.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise Stop(
-            f"port {port} of {host} cannot be opened ({error.strerror or error}): choose another --port"
-        ) from error
-    return listening
 
 
 def _open_browser(server: Any, url: str) -> None:

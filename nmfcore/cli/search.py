@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import printable
 from .common import (
     Stop,
-    about_writing,
     count,
-    heard,
     new_file,
     note,
     open_model,
@@ -16,6 +15,8 @@ from .common import (
     reading_bar,
     refusals,
     say_skipped,
+    warnings_as_notes,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -35,12 +36,11 @@ def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None,
             raise Stop(f"'{out}' names no kind of picture: end --out in {', '.join(_DRAWN)}")
         target = new_file(out, out, force)
     engine = open_model(folder, space)
-    with refusals(), heard(Console(stderr=True)):
+    with refusals(), warnings_as_notes(Console(stderr=True)):
         found = engine.search(_query(engine, query), n, not dissimilar)
-    if target is not None:
-        _draw(engine, found, target)
     _print_found(engine, found)
     if target is not None:
+        _draw(engine, found, target, force)
         print_pairs([("written to", str(target))])
 
 
@@ -51,17 +51,15 @@ def _query(engine: "SearchEngine", text: str) -> Any:
     return int(text)
 
 
-def _draw(engine: "SearchEngine", found: "Found", target: Path) -> None:
-    from .._files import replacing
-
+def _draw(engine: "SearchEngine", found: "Found", target: Path, force: bool) -> None:
     with refusals():
         figure: Any = engine.draw(found)
+    kind = target.suffix.lower().removeprefix(".")
     try:
-        with replacing(target) as file:
-            kind = target.suffix.lower().removeprefix(".")
+        with written(target, force) as file:
             figure.savefig(file, format=kind, bbox_inches="tight", pad_inches=0.1)
-    except OSError as error:
-        raise Stop(about_writing(error, target)) from error
+    except ImportError as error:
+        raise Stop(f"'{target}' could not be drawn ({error}): end --out in .png") from error
 
 
 def _print_found(engine: "SearchEngine", found: "Found") -> None:
@@ -72,7 +70,8 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
     labels = engine.model.labels
     named = engine.model.names is not None
     kind = "similar" if found.similar else "dissimilar"
-    table = Table(title=f"most {kind} to {found.title}", title_justify="left", box=None, pad_edge=False)
+    title = Text(printable(f"most {kind} to {found.title}"), style="italic")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("row", justify="right")
     if named:
         table.add_column("name", overflow="fold")
@@ -83,7 +82,7 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
     for index, name, why in zip(found.indices, found.names, engine.reasons(found, _PARTS), strict=True):
         parts = ", ".join(f"{part} ({share:.0%})" for part, share in zip(why.components, why.shares, strict=True))
         cells = [str(index)] + [name] * named + ([] if labels is None else [str(labels[index])])
-        table.add_row(*(Text(cell) for cell in (*cells, f"{why.score:.3f}", parts or "none")))
+        table.add_row(*(Text(printable(cell)) for cell in (*cells, f"{why.score:.3f}", parts or "none")))
     console = Console()
     if not console.is_terminal:  # a pipe or a file: do not break lines at 80 columns
         console = Console(width=200)
@@ -95,25 +94,21 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
     import numpy as np
     from rich.console import Console
 
-    from .._files import replacing
-
     notes = Console(stderr=True)
     target = new_file(Path("codes.npy") if out is None else out, Path("codes.npy"), force)
     engine = open_model(folder)
-    try:
-        with refusals(), heard(notes), reading_bar(notes) as progress:
+    with warnings_as_notes(notes):
+        with refusals(), reading_bar(notes) as progress:
             pictures = engine.read(source, skip_broken=skip_broken, progress=progress)
+        try:
             codes = engine.transform(pictures)
-    except ValueError as error:
-        raise Stop(f"'{source}' cannot be transformed: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise Stop(f"'{source}' cannot be transformed: {error}") from error
     say_skipped(pictures, notes)
     if target.suffix.lower() != ".npy":
         note(notes, f"'{target}' is a numpy file: read it with numpy.load")
-    try:
-        with replacing(target) as file:
-            np.save(file, codes, allow_pickle=False)
-    except OSError as error:
-        raise Stop(about_writing(error, target)) from error
+    with written(target, force) as file:
+        np.save(file, codes, allow_pickle=False)
     print_pairs(
         [
             ("codes", f"{count(len(codes), 'row')} × {codes.shape[1]} parts, {codes.dtype}"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Stop, heard, reading_bar, refusals, say_skipped
+from .common import Stop, reading_bar, refusals, say_skipped, warnings_as_notes
 
 if TYPE_CHECKING:
     from ..images import Pictures
@@ -42,7 +42,7 @@ def read_store(
     suffix = path.suffix.lower()
     if memory is not None and source is not None and suffix != ".zarr" and path.is_dir():
         try:
-            with refusals(), heard(notes), reading_bar(notes) as progress:
+            with refusals(), warnings_as_notes(notes), reading_bar(notes) as progress:
                 pictures = cached_images(path, size, "RGB" if rgb else "L", skip_broken, progress, **(how or {}))
         except OSError as error:
             raise Stop(f"the pictures of '{source}' cannot be kept beside it: {error.strerror or error}") from error

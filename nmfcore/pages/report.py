@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import shlex
 from importlib import resources
 from typing import Any
 
@@ -15,8 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..analysis import class_means, explained_share, rank, rebuild, reconstruction_errors, top_components
+from .._text import printable
+from ..analysis import (
+    class_means,
+    components_for_share,
+    explained_share,
+    rank,
+    rebuild,
+    reconstruction_errors,
+    top_components,
+)
 from ..images import InputError
+from ..plots._loading import load_matplotlib
 from ..search.engine import SearchEngine
 from .thumbnails import brightness, data_uri, part_png, picture_png
 
@@ -28,7 +39,17 @@ _LONGEST = 128  # pixels of a picture's longer side
 _EXAMPLES, _RANKED = 12, 8  # pictures shown
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLASSES = 30  # more classes than this are no classes but names
-_CLASS_PARTS = 6  # parts shown and built from, per class
+_CLASS_PARTS = 6  # parts shown per class
+_PAGES = ("wide", "middle", "narrow")
+_OPTIONS = {
+    "--solver": "solver",
+    "--init": "init",
+    "--beta-loss": "beta_loss",
+    "--extrapolate": "extrapolate",
+    "--max-iter": "max_iter",
+    "--tol": "tol",
+    "--seed": "random_state",
+}
 
 
 def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None) -> str:
@@ -66,21 +87,49 @@ def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None
     """
     template = _template()
     drawing = _Drawing(engine, labels)
+    sections = {
+        "parts": drawing.parts(),
+        "examples": drawing.pairs(drawing.examples()),
+        "ranked": drawing.ranked(),
+        "convergence": drawing.convergence(),
+        "classes": drawing.classes(),
+        "neighbours": drawing.neighbours(),
+    }
     return template.render(
         title=title or drawing.title(),
         facts=drawing.facts(),
+        command=drawing.command(),
+        contents=_contents(sections),
+        columns=_columns,
         missing=drawing.missing,
         grey=engine.shape is not None and max(engine.shape[:2]) <= 48,
-        parts=drawing.parts(),
-        examples=drawing.pairs(drawing.examples()),
-        ranked=drawing.ranked(),
-        convergence=drawing.convergence(),
-        classes=drawing.classes(),
         charts=drawing.class_charts(),
-        neighbours=drawing.neighbours(),
         space=engine.space,
         version=__version__,
+        **sections,
     )
+
+
+def _contents(sections: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the anchor and the heading of every section that is on the page."""
+    headings = {"examples": "Reconstructions"}
+    contents = []
+    for name, section in sections.items():
+        titles = [title for title, _ in section] if name == "ranked" else [headings.get(name, name.capitalize())]
+        if section:
+            contents += [(title.replace(" ", "-").lower(), title) for title in titles]
+    return contents
+
+
+def _columns(count: int, wide: int = 9, middle: int = 6, narrow: int = 4) -> str:
+    """Return how many tiles are side by side on a wide, a middle and a narrow page, so that no row has only one."""
+
+    def suitable(most: int) -> int:
+        if count <= most or most == 1:
+            return max(count if most > 1 else 1, most // 2)  # few tiles are not blown up
+        return min(range(max(2, 2 * most // 3), most + 2), key=lambda n: (count % n == 1, -count % n, -n))
+
+    return "; ".join(f"--{name}: {suitable(most)}" for name, most in zip(_PAGES, (wide, middle, narrow), strict=True))
 
 
 def _template() -> Any:
@@ -90,9 +139,14 @@ def _template() -> Any:
         raise ImportError("a report needs Jinja2: pip install 'nmfcore[app]'") from error
     text = resources.files("nmfcore.pages").joinpath("report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=_shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(text)
+
+
+def _shown(value: Any) -> Any:
+    """Return what the template inserts: names and labels without control characters; its own HTML as it is."""
+    return printable(value) if type(value) is str else value
 
 
 class _Drawing:
@@ -125,9 +179,28 @@ class _Drawing:
         facts.append(("iterations", f"{model.n_iter:,}"))
         solver = model.parameters.get("solver")
         facts += [("solver", str(solver))] if solver else []
+        seed = model.parameters.get("random_state")
+        facts += [] if seed is None else [("seed", str(seed))]
+        seconds = np.asarray(model.history.get("seconds", ()))
+        facts += [("seconds", f"{seconds[-1]:.3g}")] if len(seconds) else []
         facts += [("stopped", model.stop_reason)] if model.stop_reason else []
         facts += [("read from", model.source)] if model.source else []
         return facts
+
+    def command(self) -> str:
+        """Return a command that makes this model again; empty where its source is not known."""
+        model = self.model
+        if not model.source or model.estimator != "NMF" or not model.parameters.get("n_components"):
+            return ""
+        words = ["nmfcore", "fit", *([] if model.source == "digits" else [model.source])]
+        words += ["-k", str(model.parameters["n_components"])]
+        for option, name in _OPTIONS.items():
+            value = model.parameters.get(name)
+            if value is not None and value is not False:
+                words += [option] if value is True else [option, str(value)]
+        if self.shape is not None and model.names is not None:  # of a folder, whose pictures are resized
+            words += ["--size", f"{self.shape[0]}x{self.shape[1]}", *(["--rgb"] if len(self.shape) == 3 else [])]
+        return shlex.join(words)
 
     # --- pictures ---------------------------------------------------------------------------------
 
@@ -187,9 +260,10 @@ class _Drawing:
 
     def ranked(self) -> list[tuple[str, list[dict[str, Any]]]]:
         """Find the pictures that are reconstructed best, and worst."""
-        if self.errors is None or self.shape is None:
+        if self.X is None or self.errors is None or self.shape is None:
             return []
-        best, worst = rank(self.errors, _RANKED)
+        norms = np.array([np.linalg.norm(np.asarray(row, dtype=np.float64)) for row in self.X])
+        best, worst = rank(self.errors * np.where(norms > 0, norms, 1), min(_RANKED, len(self.errors) // 2 or 1))
         return [("Reconstructed best", self.pairs(best)), ("Reconstructed worst", self.pairs(worst))]
 
     # --- curves -----------------------------------------------------------------------------------
@@ -203,7 +277,7 @@ class _Drawing:
         relative = self.model.relative_error
         known = math.isfinite(relative) and relative > 0
         norm = self.model.reconstruction_err / relative if known else None
-        return _saved(convergence(history, norm=norm, heading="", axes=_axes(5.6, 3.4)))
+        return _saved(convergence(history, norm=norm, n_iter=self.model.n_iter, heading="", axes=_axes(5.6, 3.4)))
 
     def class_charts(self) -> list[dict[str, Any]]:
         """Draw how much of each part is in each class: means, and spread."""
@@ -218,13 +292,13 @@ class _Drawing:
                 "title": "The mean of every part in every class",
                 "alt": "Heat map: a row per class, a column per part",
                 "picture": _saved(means_by_class(W, self.labels, H, heading="", axes=heat)),
-                "colour": True,
+                "dark": _saved(heat, dark=True),  # its colours are numbers, which a filter would change
             },
             {
                 "title": "Its spread: the middle half of a class, and its median",
                 "alt": "Box plots: a band per class, a box per part",
                 "picture": _saved(features_by_class(W, self.labels, H, heading="", axes=boxes)),
-                "colour": False,
+                "dark": None,
             },
         ]
 
@@ -235,12 +309,13 @@ class _Drawing:
         if self.labels is None:
             return []
         W = np.asarray(self.model.W, dtype=np.float64)
-        names, parts, weights = top_components(W, self.labels, _CLASS_PARTS, self.components)
+        names, parts, weights = top_components(W, self.labels, len(self.components), self.components)
         if not 1 < len(names) <= _CLASSES:
             return []
         _, codes = class_means(W, self.labels)
         told = []
-        for name, code, numbers, heavy in zip(names, codes, parts, weights, strict=True):
+        halves = components_for_share(weights)
+        for name, code, numbers, heavy, half in zip(names, codes, parts, weights, halves, strict=True):
             members = np.flatnonzero(self.labels == name)
             largest = float(heavy.max()) or 1.0
             told.append(
@@ -248,10 +323,13 @@ class _Drawing:
                     "name": str(name) if str(name) else "no label",
                     "count": f"{len(members):,}",
                     "mean": self.picture(code @ self.components),
-                    "rebuilt": self.picture(rebuild(W, self.components, members, numbers)),
+                    "rebuilt": self.picture(rebuild(W, self.components, members, numbers[:half])),
+                    "rebuilt_from": int(half),
                     "parts": [
                         {"number": part, "picture": self.part(part), "width": round(100 * weight / largest, 1)}
-                        for part, weight in zip(numbers.tolist(), heavy.tolist(), strict=True)
+                        for part, weight in zip(
+                            numbers[:_CLASS_PARTS].tolist(), heavy[:_CLASS_PARTS].tolist(), strict=True
+                        )
                     ],
                 }
             )
@@ -296,20 +374,29 @@ def _checked(labels: Any, n: int) -> Array | None:
 
 
 def _percent(share: float) -> str:
+    if share >= 9.995:  # of a picture that is nearly black
+        return f"{share:,.0f} times"
     return f"{100 * share:.1f} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
 def _axes(width: float, height: float) -> Any:
     """Return axes of a figure this large, in inches, which a narrow page shrinks little."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a report needs matplotlib: pip install 'nmfcore[app]'") from error
+    load_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height)).subplots()
 
 
-def _saved(axes: Any) -> str:
-    """Return a figure as an address."""
+def _saved(axes: Any, dark: bool = False) -> str:
+    """Return a figure as an address that holds it; with light text on a transparent ground for a dark page."""
+    figure = axes.figure
+    if dark:
+        from matplotlib.text import Text
+
+        for text in figure.findobj(Text):
+            text.set_color("#d8d8d5")
+        for each in figure.axes:
+            each.tick_params(labelcolor="#d8d8d5")
     file = io.BytesIO()
-    axes.figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
+    figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05, transparent=dark)
     return data_uri(file.getvalue())

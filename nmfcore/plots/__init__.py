@@ -9,7 +9,14 @@ colour; without one, rows are drawn as profiles over the features. Grey stands f
 all other colours are Okabe and Ito's, which people with any kind of colour vision tell apart.
 """
 
-from .classes import components_by_class, features_by_class, means_by_class, rebuilt_by_class, samples_by_class
+from .classes import (
+    components_by_class,
+    features_by_class,
+    means_by_class,
+    rebuilt_by_class,
+    samples_by_class,
+    samples_by_cluster,
+)
 from .curves import convergence, error_against_k
 from .pictures import best_and_worst, components_grid, neighbours, overlay, reconstructions, sample_features
 
@@ -27,4 +34,5 @@ __all__ = [
     "reconstructions",
     "sample_features",
     "samples_by_class",
+    "samples_by_cluster",
 ]

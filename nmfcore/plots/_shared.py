@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._text import printable
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
+from ._text import drawable, fit, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,8 +112,12 @@ class Grid:
         captions: Sequence[str] = (),
         below: Sequence[str] = (),
         marked: Sequence[int] = (),
+        cmap: Any = None,
     ) -> None:
-        """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked."""
+        """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked.
+
+        The colour map is of matplotlib; grey by default, and without effect on pictures in colour.
+        """
         from matplotlib import colormaps
         from matplotlib.patches import Rectangle
 
@@ -135,22 +143,24 @@ class Grid:
                     text = fit(text, self.size, (width + self.gap) / self.per_inch)
                     # On the baseline, so that captions side by side are level whatever their letters.
                     y = top - 0.5 - self.gap / 3 + (line - 0.2) * self.line
-                    axes.text(middle, y, text, va="baseline", **style)
+                    axes.text(middle, y, text, va="baseline", **style, **text_style(text))
             if number < len(below) and below[number]:
-                axes.text(middle, top + height - 0.5 + self.gap / 3, below[number], va="top", **style)
+                text = drawable(below[number])
+                axes.text(middle, top + height - 0.5 + self.gap / 3, text, va="top", **style, **text_style(text))
             if number in marked:
                 corner = left - 0.5, top - 0.5
                 axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=1.8))
-        grey = colormaps["gray"].with_extremes(bad="white")
+        scale = colormaps.get_cmap("gray" if cmap is None else cmap).with_extremes(bad="white")
         image = canvas if self.colour else np.ma.masked_invalid(canvas)
-        axes.imshow(image, cmap=grey, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+        axes.imshow(image, cmap=scale, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
         axes.set_axis_off()
 
     def label(self, axes: Axes, number: int, row: int, column: int = 0, rows: int = 1) -> None:
         """Write label `number` left of a row, or of several from that one on."""
         bottom = self.tops[row + rows - 1] + self.shape[0]
         x, y = self.lefts[column] - 1.2 * self.gap, (self.tops[row] + bottom - 1) / 2
-        axes.text(x, y, self.labels[number], ha="right", va="center", color=INK, fontsize=self.label_size)
+        text = self.labels[number]
+        axes.text(x, y, text, ha="right", va="center", color=INK, fontsize=self.label_size, **text_style(text))
 
     def _scaled(self, tile: np.ndarray) -> np.ndarray:
         down, across = self.steps
@@ -201,7 +211,7 @@ def bands(axes: Axes | None, titles: Sequence[str], across: int, heading: str, w
         axes.axhline(base, color=RULE, linewidth=0.8, zorder=1)
     axes.set_ylim(-0.3, n)
     axes.set_xlim(-0.5, across - 0.5)
-    axes.set_yticks(np.arange(n)[::-1], [fit(title, 8, 2.0) for title in titles])
+    label_rows(axes, np.arange(n)[::-1], titles, 2.0)
     axes.set_xlabel(what, color=INK)
     bare(axes)
     write_heading(axes, heading)
@@ -231,17 +241,46 @@ def new_axes(axes: Axes | None, inches: tuple[float, float]) -> Axes:
     """Return the axes given, or those of a new figure."""
     if axes is not None:
         return axes
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'nmfcore[app]'") from error
-    figure = Figure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
-    return figure.add_subplot()
+    load_matplotlib()
+    from ._figures import ShownAxes, ShownFigure
+
+    figure = ShownFigure(figsize=inches, dpi=150, layout="constrained", facecolor="white")
+    return figure.add_subplot(axes_class=ShownAxes)
 
 
 def write_heading(axes: Axes, heading: str) -> None:
     """Write the title of the whole, at the left."""
-    axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8)
+    heading = drawable(heading)
+    axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8, **text_style(heading))
+
+
+def class_names(classes: Iterable[Any]) -> list[str]:
+    """Return what classes are called in a figure; a number alone could be taken for that of a component."""
+    names = [printable(str(one)) for one in classes]
+    return [f"class {name}" if re.fullmatch(r"-?\d+(\.\d+)?", name) else name or "no label" for name in names]
+
+
+def palette(n: int) -> np.ndarray:
+    """Return n colours, n × 3: those of the palette, then hues between them, in turn light and dark."""
+    from matplotlib.colors import hsv_to_rgb, to_rgb
+
+    named = [to_rgb(colour) for colour in COLOURS[:n]]
+    more = [hsv_to_rgb(((0.08 + 0.618034 * i) % 1, 0.9, 0.6 + 0.35 * (i % 2))) for i in range(n - len(named))]
+    return np.array([*named, *more])
+
+
+def label_rows(axes: Axes, places: Any, labels: Iterable[Any], inches: float) -> None:
+    """Write labels along the left edge, shortened to the room there is."""
+    texts = [fit(str(label), 8, inches) for label in labels]
+    axes.set_yticks(places, texts, **text_style(*texts))
+
+
+def add_legend(axes: Axes, **settings: Any) -> None:
+    """Add a legend at the right, outside of the axes."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    legend = axes.legend(**(place | {"frameon": False, "labelcolor": INK, "fontsize": 9} | settings))
+    for text in legend.get_texts():
+        text.set(**text_style(text.get_text()))
 
 
 def as_matrix(values: Any, shape: Shape | None, what: str) -> np.ndarray:
@@ -294,7 +333,7 @@ def as_titles(titles: Sequence[str] | None, n: int, default: list[str]) -> list[
         return default
     if len(titles) != n:
         raise ValueError(f"expected {n} titles, one per picture, but got {len(titles)}")
-    return [str(title) for title in titles]
+    return [printable(str(title)) for title in titles]
 
 
 def suitable_columns(k: int, shape: Shape) -> int:
@@ -316,11 +355,7 @@ def short(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent, with two digits."""
+    """Write a share in percent, with two digits; from 1,000 % on as a multiple."""
+    if share >= 9.995:
+        return f"{share:,.0f} times"
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.0995 else f"{100 * share:.1f} %"
-
-
-def fit(text: str, points: float, inches: float) -> str:
-    """Shorten a caption to about the width there is: a letter is half as wide as it is high."""
-    room = max(3, int(inches * 72 / (0.55 * points)))
-    return text if len(text) <= room else text[: room - 1] + "…"

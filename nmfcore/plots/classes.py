@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import analysis
+from .._text import printable
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
 from ._shared import (
     BLUE,
     CLASSES,
@@ -21,11 +23,13 @@ from ._shared import (
     PAGE,
     Grid,
     Shape,
+    add_legend,
     as_matrix,
     bands,
     bare,
     check_shape,
-    fit,
+    class_names,
+    label_rows,
     new_axes,
     number_components,
     on_common_scale,
@@ -38,7 +42,14 @@ from ._shared import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["components_by_class", "features_by_class", "means_by_class", "rebuilt_by_class", "samples_by_class"]
+__all__ = [
+    "components_by_class",
+    "features_by_class",
+    "means_by_class",
+    "rebuilt_by_class",
+    "samples_by_class",
+    "samples_by_cluster",
+]
 
 
 def samples_by_class(
@@ -47,6 +58,7 @@ def samples_by_class(
     shape: Shape | None = None,
     *,
     n: int = 10,
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -64,6 +76,8 @@ def samples_by_class(
         The picture a row folds to.
     n : int
         Samples of a class at most.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -100,22 +114,72 @@ def samples_by_class(
     for one in classes:
         rows = np.flatnonzero(labels == one)
         chosen.append(rows[np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int))])
-    samples = rows_of(X, np.concatenate(chosen))
-    check_shape(shape, samples.shape[1], "samples")
-    n = max(map(len, chosen))
-    tiles = np.full((len(classes), n, samples.shape[1]), np.nan)
-    start = 0
-    for tile, rows in zip(tiles, chosen, strict=True):
-        tile[: len(rows)] = samples[start : start + len(rows)]
-        start += len(rows)
-    tiles = on_common_scale(tiles, samples.max())
-    if shape is not None:
-        return _class_grid(tiles, classes, shape, heading, axes)
-    axes = bands(axes, list(map(str, classes)), samples.shape[1], heading)
-    for base, lines in zip(_bases(classes), tiles, strict=True):
-        for line in lines:
-            axes.plot(base + 0.9 * line, color=BLUE, alpha=0.45, linewidth=0.9)
-    return axes
+    return _rows_of_samples(X, chosen, class_names(classes), shape, n, heading, axes, cmap)
+
+
+def samples_by_cluster(
+    X: Any,
+    codes: ArrayLike,
+    clusters: ArrayLike,
+    shape: Shape | None = None,
+    *,
+    n: int = 10,
+    cmap: Any = None,
+    heading: str | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw the members of every cluster that are nearest to its centre, the nearest first, with its size.
+
+    Parameters
+    ----------
+    X : array-like or sparse matrix of shape (n_samples, n_features), any real type
+        The samples; only those shown are copied.
+    codes : array-like of shape (n_samples, k), any real type
+        What was clustered. The centre of a cluster is the mean of its codes.
+    clusters : array-like of shape (n_samples,), integers or strings
+        The cluster of every sample.
+    shape : tuple of (height, width) or (height, width, 3), or None
+        The picture a row folds to.
+    n : int
+        Members of a cluster at most.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
+    heading : str or None
+        Title of the whole.
+    axes : matplotlib Axes or None
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        When X, the codes, the clusters and the shape do not fit each other, or n is less than 1.
+    ImportError
+        When matplotlib is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.plots import samples_by_cluster
+    >>> axes = samples_by_cluster(np.eye(12), np.arange(12)[:, None], [0, 1, 1] * 4, (3, 4), n=3)
+    >>> [text.get_text() for text in axes.texts]
+    ['cluster 0 (4)', 'cluster 1 (8)']
+    """
+    codes, clusters = as_matrix(codes, None, "codes"), np.asarray(clusters)
+    if clusters.shape != codes.shape[:1]:
+        raise ValueError(f"expected one cluster per row of the codes ({len(codes)}), got shape {clusters.shape}")
+    chosen, names = [], []
+    for one in np.unique(clusters)[:CLASSES]:
+        rows = np.flatnonzero(clusters == one)
+        distances = np.linalg.norm(codes[rows] - codes[rows].mean(axis=0), axis=1)
+        chosen.append(rows[np.argsort(distances, kind="stable")[:n]])
+        names.append(f"cluster {printable(str(one))} ({len(rows):,})")
+    heading = "Clusters: the members nearest to the centre, and the size" if heading is None else heading
+    _, heading = _shown(np.unique(clusters), heading)
+    return _rows_of_samples(X, chosen, names, shape, n, heading, axes, cmap)
 
 
 def features_by_class(
@@ -164,6 +228,7 @@ def features_by_class(
     >>> [label.get_text() for label in axes.get_yticklabels()]
     ['cat', 'dog']
     """
+    load_matplotlib()
     from matplotlib.collections import LineCollection, PolyCollection
 
     F, labels = _features(W, labels, H)
@@ -176,7 +241,7 @@ def features_by_class(
     if axes is None:
         band = max(0.6, min(1.1, 5 / len(classes)))
         axes = new_axes(None, (max(6.0, min(PAGE, 0.32 * k + 1.2)), min(14.0, band * len(classes) + 1.0)))
-    axes = bands(axes, list(map(str, classes)), k, heading, "component")
+    axes = bands(axes, class_names(classes), k, heading, "component")
     x = np.broadcast_to(np.arange(k), q1.shape)
     half = min(0.34, 0.035 * k + 0.02)  # of a few, wide boxes would hide how high they are
     corners = [np.stack([x + side, y], -1) for side, y in ((-half, q1), (half, q1), (half, q3), (-half, q3))]
@@ -204,6 +269,7 @@ def means_by_class(
     labels: ArrayLike,
     H: ArrayLike | None = None,
     *,
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -217,6 +283,8 @@ def means_by_class(
         The class of every sample.
     H : array-like of shape (k, n_features), any real type, or None
         The components, to multiply features by the norms of; as in `features_by_class`.
+    cmap : str, matplotlib Colormap or None
+        Colours of the heat map; matplotlib's "viridis" by default.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -247,8 +315,10 @@ def means_by_class(
     classes, heading = _shown(classes, heading)
     c, k = len(classes), F.shape[1]
     axes = new_axes(axes, (max(5.0, min(PAGE, 0.34 * k + 1.8)), max(2.9, min(HEIGHT, 0.3 * c + 1.2))))
-    image = axes.imshow(means[:c], cmap="viridis", vmin=min(0.0, means.min()), aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(c), [fit(str(one), 8, 1.2) for one in classes])
+    image = axes.imshow(
+        means[:c], cmap=cmap or "viridis", vmin=min(0.0, means.min()), aspect="auto", interpolation="nearest"
+    )
+    label_rows(axes, range(c), class_names(classes), 1.2)
     number_components(axes, k)
     axes.set_xlim(-0.5, k - 0.5)
     bare(axes)
@@ -267,6 +337,7 @@ def components_by_class(
     shape: Shape | None = None,
     *,
     n: int = 5,
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -287,6 +358,8 @@ def components_by_class(
         The picture a row folds to. Without one, the weights are drawn as bars.
     n : int
         Components of a class, at most.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -314,13 +387,13 @@ def components_by_class(
         raise ValueError(f"n must be at least 1, got {n}")
     H = as_matrix(H, shape, "components")
     classes, components, weights = analysis.top_components(W, labels, n, H)
-    heading = "Strongest components of every class, with mean weights" if heading is None else heading
+    heading = "Strongest components of every class: number and mean weight" if heading is None else heading
     classes, heading = _shown(classes, heading)
     components, weights = components[: len(classes)], weights[: len(classes)]
     numbers = [f"{t}: {short(weight)}" for t, weight in zip(components.ravel(), weights.ravel(), strict=True)]
     if shape is not None:
         tiles = on_own_scale(H)[components]
-        return _class_grid(tiles, classes, shape, heading, axes, numbers)
+        return _class_grid(tiles, class_names(classes), shape, heading, axes, numbers, cmap=cmap)
     c, n = components.shape
     down = min(14.0, max(2.4, 0.16 * n * c + 0.22 * c + 1.0))
     axes = new_axes(axes, (8.0, down))
@@ -333,7 +406,7 @@ def components_by_class(
             str(t), (weight, place), (3, 0), textcoords="offset points", va="center", fontsize=size, color=INK
         )
     axes.set_ylim(c, -0.1)
-    axes.set_yticks(np.arange(c) + 0.43, [fit(str(one), 8, 1.2) for one in classes])
+    label_rows(axes, np.arange(c) + 0.43, class_names(classes), 1.2)
     axes.set_xlabel("mean weight × norm of the component", color=INK)
     bare(axes)
     write_heading(axes, heading)
@@ -346,15 +419,15 @@ def rebuilt_by_class(
     labels: ArrayLike,
     shape: Shape | None = None,
     *,
-    n: int = 5,
+    n: int | None = None,
     how: Sequence[analysis.How] = ("mean", "median", "min", "max"),
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
     """Draw every class as its strongest components make it: with mean, median, least and largest weights.
 
-    Every picture has its own grey scale; one is black where all its weights are zero, as the least
-    of many often are.
+    Every picture has its own scale. The least weights are often all zero: such a picture is left out.
 
     Parameters
     ----------
@@ -366,10 +439,13 @@ def rebuilt_by_class(
         The class of every sample.
     shape : tuple of (height, width) or (height, width, 3), or None
         The picture a row folds to.
-    n : int
-        Components to build a class from, at most; `nmfcore.analysis.top_components` chooses them.
+    n : int or None
+        How many components to build a class from, at most; `nmfcore.analysis.top_components` chooses them. By
+        default as many as make up half of the class: see `nmfcore.analysis.components_for_share`.
     how : sequence of {"mean", "median", "min", "max"}
         What to make of the weights in a class, a picture each.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -394,34 +470,79 @@ def rebuilt_by_class(
     >>> [text.get_text() for text in axes.texts]
     ['mean', 'a', 'b']
     """
-    if n < 1:
+    if n is not None and n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     if not len(how):
         raise ValueError("how names no statistic: give some of 'mean', 'median', 'min', 'max'")
     H, W, labels = as_matrix(H, shape, "components"), np.asarray(to_host(W), dtype=float), np.asarray(labels)
-    classes, components, _ = analysis.top_components(W, labels, n, H)
-    few = f"{components.shape[1]} strongest components" if components.shape[1] > 1 else "strongest component"
-    heading = f"Classes rebuilt from their {few}" if heading is None else heading
+    classes, components, weights = analysis.top_components(W, labels, len(H) if n is None else n, H)
+    if n is None:
+        few = "the components that make up half of each"
+        counts = analysis.components_for_share(weights)
+    else:
+        few = f"their {components.shape[1]} strongest components" if n > 1 else "their strongest component"
+        counts = np.full(len(classes), components.shape[1])
+    heading = f"Classes rebuilt from {few}" if heading is None else heading
     classes, heading = _shown(classes, heading)
     pictures = np.array(
         [
-            [analysis.rebuild(W, H, labels == one, top, each) for each in how]
-            for one, top in zip(classes, components, strict=False)
+            [analysis.rebuild(W, H, labels == one, top[:count], each) for each in how]
+            for one, top, count in zip(classes, components, counts, strict=False)
         ]
     )
-    flat = pictures.reshape(-1, H.shape[1])
+    black = (np.array(how) == "min") & ~pictures.any(axis=2)
+    shown = ~black.all(axis=0) if len(how) > 1 else np.ones(1, bool)
+    how, pictures, black = (
+        [one for one, kept in zip(how, shown, strict=True) if kept],
+        pictures[:, shown],
+        black[:, shown],
+    )
     if shape is not None:
-        return _class_grid(on_own_scale(flat).reshape(pictures.shape), classes, shape, heading, axes, head=how)
-    axes = bands(axes, list(map(str, classes)), H.shape[1], heading)
+        tiles = on_own_scale(pictures.reshape(-1, H.shape[1])).reshape(pictures.shape)
+        if len(how) > 1:
+            tiles[black] = np.nan
+        return _class_grid(tiles, class_names(classes), shape, heading, axes, head=how, cmap=cmap)
+    axes = bands(axes, class_names(classes), H.shape[1], heading)
     for base, lines in zip(_bases(classes), pictures, strict=True):
         for line, each, colour in zip(on_common_scale(lines, lines.max()), how, COLOURS, strict=False):
             axes.plot(base + 0.9 * line, color=colour, linewidth=1.1, label=each if base == 0 else None)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=INK, fontsize=9)
+    add_legend(axes)
     return axes
 
 
 # --------------------------------------------------------------------------------------------------
 # what they share
+
+
+def _rows_of_samples(
+    X: Any,
+    chosen: Sequence[np.ndarray],
+    names: Sequence[str],
+    shape: Shape | None,
+    n: int,
+    heading: str,
+    axes: Axes | None,
+    cmap: Any,
+) -> Axes:
+    """Draw the chosen samples of every class, a row to the class, on one scale."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    samples = rows_of(X, np.concatenate(chosen))
+    check_shape(shape, samples.shape[1], "samples")
+    n = max(map(len, chosen))
+    tiles = np.full((len(chosen), n, samples.shape[1]), np.nan)
+    start = 0
+    for tile, rows in zip(tiles, chosen, strict=True):
+        tile[: len(rows)] = samples[start : start + len(rows)]
+        start += len(rows)
+    tiles = on_common_scale(tiles, samples.max())
+    if shape is not None:
+        return _class_grid(tiles, names, shape, heading, axes, cmap=cmap)
+    axes = bands(axes, names, samples.shape[1], heading)
+    for base, lines in zip(_bases(names), tiles, strict=True):
+        for line in lines:
+            axes.plot(base + 0.9 * line, color=BLUE, alpha=0.45, linewidth=0.9)
+    return axes
 
 
 def _shown(classes: np.ndarray, heading: str) -> tuple[np.ndarray, str]:
@@ -430,7 +551,7 @@ def _shown(classes: np.ndarray, heading: str) -> tuple[np.ndarray, str]:
     return classes[:CLASSES], f"{heading}, the first {CLASSES} of {len(classes)}"
 
 
-def _bases(classes: np.ndarray) -> np.ndarray:
+def _bases(classes: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Where the bands of classes begin, the first on top."""
     return np.arange(len(classes), dtype=float)[::-1]
 
@@ -463,20 +584,20 @@ def _box(F: np.ndarray) -> np.ndarray:
 
 def _class_grid(
     tiles: np.ndarray,
-    classes: np.ndarray,
+    names: Sequence[str],
     shape: Shape,
     heading: str,
     axes: Axes | None,
     captions: Sequence[str] = (),
     head: Sequence[str] = (),
+    cmap: Any = None,
 ) -> Axes:
     """Draw tiles, c × n × m, a row to the class, in as many blocks side by side as suit a page.
 
     Captions are over every tile; a head is over the first row.
     """
     c, n = tiles.shape[:2]
-    names = list(map(str, classes))
-    letters = min(14, max(map(len, names)))
+    letters = min(16, max(map(len, names)))
     # Of a tile whose longer side is 1, with its gap and its caption:
     height, width = (side / max(shape[:2]) + 0.06 for side in shape[:2])
     height += 0.2 * bool(captions)
@@ -506,7 +627,7 @@ def _class_grid(
         elif head and row == 0:
             over[first : first + n] = head
     axes = new_axes(axes, grid.figure_size())
-    grid.draw(axes, placed.reshape(-1, *shape), over)
+    grid.draw(axes, placed.reshape(-1, *shape), over, cmap=cmap)
     for number in range(c):
         block, row = divmod(number, rows)
         grid.label(axes, number, row, block * n)

@@ -20,6 +20,7 @@ def convergence(
     history: Mapping[str, Any],
     *,
     norm: float | None = None,
+    n_iter: int | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -33,6 +34,8 @@ def convergence(
     norm : float or None
         ‖X‖_F. Given it, the relative error √(2·loss)/‖X‖ is drawn instead of the loss; right for
         the Frobenius loss without penalties.
+    n_iter : int or None
+        How many iterations there were (``n_iter_``); as many as the history has entries by default.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -85,7 +88,7 @@ def convergence(
             color=BLUE,
         )
         axes.set_xlim(left=0, right=max(seconds[-1], 1e-9) * 1.02)
-        _iterations_on_top(axes, seconds)
+        _iterations_on_top(axes, seconds, n_iter)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -178,11 +181,13 @@ def _rules(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=9, length=3, color=FAINT)
 
 
-def _iterations_on_top(axes: Axes, seconds: np.ndarray) -> None:
+def _iterations_on_top(axes: Axes, seconds: np.ndarray, n_iter: int | None) -> None:
     """Label the top edge with iteration numbers, each where it ended in time."""
     from matplotlib.ticker import MaxNLocator
 
-    n = len(seconds)
+    n = n_iter or len(seconds)
+    if n != len(seconds):  # some iterations have no entry: spread the entries over all of them
+        seconds = np.interp(np.linspace(0, len(seconds) - 1, n), np.arange(len(seconds)), seconds)
     ticks = MaxNLocator(nbins=6, integer=True, min_n_ticks=1).tick_values(1, n)
     wanted = sorted({int(tick) for tick in ticks if 1 <= tick <= n} | {n})
     left, right = axes.get_xlim()

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from .. import analysis
 from ..backends.cuda import to_host
+from ._loading import load_matplotlib
 from ._shared import (
     BLUE,
     COLOURS,
@@ -18,22 +19,27 @@ from ._shared import (
     PAGE,
     Grid,
     Shape,
+    add_legend,
     as_matrix,
     as_titles,
-    fit,
     new_axes,
     number_components,
     on_common_scale,
     on_own_scale,
+    palette,
     percent,
     profiles,
     rows_of,
+    short,
     suitable_columns,
     write_heading,
 )
+from ._text import fit, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+OVERLAID = 60  # components of an overlay at most
 
 __all__ = ["best_and_worst", "components_grid", "neighbours", "overlay", "reconstructions", "sample_features"]
 
@@ -43,6 +49,7 @@ def components_grid(
     shape: Shape | None = None,
     *,
     titles: Sequence[str] | None = None,
+    cmap: Any = None,
     heading: str | None = None,
     columns: int | None = None,
     axes: Axes | None = None,
@@ -61,6 +68,8 @@ def components_grid(
         The picture a row folds to.
     titles : sequence of k str or None
         Short title of each component; its number by default.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole; states the number of components by default.
     columns : int or None
@@ -98,7 +107,7 @@ def components_grid(
     inches = min(1.8, PAGE / columns)
     grid = Grid(shape, rows, columns, inches, lines=int(inches >= 0.35))
     axes = new_axes(axes, grid.figure_size())
-    grid.draw(axes, on_own_scale(parts).reshape(k, *shape), titles if inches >= 0.35 else ())
+    grid.draw(axes, on_own_scale(parts).reshape(k, *shape), titles if inches >= 0.35 else (), cmap=cmap)
     write_heading(axes, heading)
     return axes
 
@@ -109,14 +118,15 @@ def reconstructions(
     shape: Shape | None = None,
     names: Sequence[str] | None = None,
     *,
+    cmap: Any = None,
     heading: str | None = None,
     columns: int = 10,
     axes: Axes | None = None,
 ) -> Axes:
     """Draw originals over their reconstructions, with the relative error of each below.
 
-    All pictures of a pair of rows share one grey scale, from 0 to the brightest original among
-    them, so a reconstruction that is too dark looks too dark. Without a picture shape, each
+    All pictures share one scale, from 0 to the brightest original, so a reconstruction that is too
+    dark looks too dark. Without a picture shape, each
     original is a grey profile and its reconstruction a blue line over it.
 
     Parameters
@@ -129,6 +139,8 @@ def reconstructions(
         The picture a row folds to.
     names : sequence of n str or None
         What to write over the originals.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     columns : int
@@ -167,7 +179,7 @@ def reconstructions(
     if shape is None:
         both = [f"{name}  {note}".strip() for name, note in zip(names, notes, strict=True)]
         return profiles(originals, reconstructed, both, heading, axes)
-    axes = _pairs(originals, reconstructed, shape, names, notes, columns, axes)
+    axes = _pairs(originals, reconstructed, shape, names, notes, columns, axes, cmap=cmap)
     write_heading(axes, heading)
     return axes
 
@@ -181,6 +193,8 @@ def best_and_worst(
     *,
     n: int = 10,
     errors: ArrayLike | None = None,
+    relative: bool = True,
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -201,7 +215,12 @@ def best_and_worst(
     n : int
         How many of each, at most.
     errors : array-like of shape (n_samples,), any real type, or None
-        Relative errors, if they are known: `nmfcore.analysis.reconstruction_errors` reads all of X.
+        The errors, if they are known: `nmfcore.analysis.reconstruction_errors` reads all of X.
+    relative : bool
+        Whether the errors are ‖x − wh‖ / ‖x‖, by which a dark picture is soon among the worst, or ‖x − wh‖, by which
+        a bright one is.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -225,11 +244,11 @@ def best_and_worst(
     >>> X = np.eye(4)
     >>> axes = best_and_worst(X, [[1], [0.5], [0], [0]], [[1, 0, 0, 0]], (2, 2), n=1)
     >>> [text.get_text() for text in axes.texts]
-    ['row 0', '0 %', 'row 1', '112 %', 'best', 'worst']
+    ['row 0', '0 %', 'row 1', '112 %', 'best: original', 'reconstruction', 'worst: original', 'reconstruction']
     """
     W = np.asarray(to_host(W), dtype=float)
     if errors is None:
-        errors = analysis.reconstruction_errors(X, W, H)
+        errors = analysis.reconstruction_errors(X, W, H, relative)
     errors = np.asarray(errors, dtype=float)
     if len(errors) != len(W):
         raise ValueError(f"expected {len(W)} errors, one per row of W, but got {len(errors)}")
@@ -240,14 +259,15 @@ def best_and_worst(
     originals, reconstructed = rows_of(X, rows), W[rows] @ H
     labels = as_titles(names, len(W), []) if names is not None else None
     captions = [f"row {row}" if labels is None else labels[row] for row in rows]
-    notes = [percent(errors[row]) for row in rows]
-    heading = "Reconstructed best and worst, with relative errors" if heading is None else heading
+    notes = [percent(errors[row]) if relative else short(errors[row]) for row in rows]
+    if heading is None:
+        heading = f"Reconstructed best and worst, with {'relative' if relative else 'absolute'} errors"
     n = len(rows) // 2
     if shape is None:
         sides = ["best"] * n + ["worst"] * n
         titles = ["  ".join(words) for words in zip(sides, captions, notes, strict=True)]
         return profiles(originals, reconstructed, titles, heading, axes)
-    axes = _pairs(originals, reconstructed, shape, captions, notes, n, axes, labels=("best", "worst"))
+    axes = _pairs(originals, reconstructed, shape, captions, notes, n, axes, kinds=("best: ", "worst: "), cmap=cmap)
     write_heading(axes, heading)
     return axes
 
@@ -259,6 +279,7 @@ def neighbours(
     names: Sequence[str] | None = None,
     scores: ArrayLike | None = None,
     *,
+    cmap: Any = None,
     heading: str | None = None,
     columns: int = 10,
     axes: Axes | None = None,
@@ -279,6 +300,8 @@ def neighbours(
         What to write over the pictures.
     scores : array-like of shape (n,), any real type, or None
         The similarity of every picture found, written below its name.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     columns : int
@@ -304,7 +327,7 @@ def neighbours(
     >>> rows = np.arange(24.0).reshape(2, 12)
     >>> axes = neighbours(rows, rows * 0.9, (3, 4), ["a", "b"], [0.98])
     >>> [text.get_text() for text in axes.texts]
-    ['a', 'query', 'b', '0.980']
+    ['a', 'query', 'b', '0.980', 'original', 'reconstruction']
     """
     originals = as_matrix(originals, shape, "originals")
     n = len(originals)
@@ -321,7 +344,7 @@ def neighbours(
     if shape is None:
         return profiles(originals, reconstructed, [text.replace("\n", "  ") for text in both], heading, axes)
     lines = 1 if names is None else 2
-    axes = _pairs(originals, reconstructed, shape, both, (), columns, axes, lines=lines, marked=(0,), common=True)
+    axes = _pairs(originals, reconstructed, shape, both, (), columns, axes, lines=lines, marked=(0,), cmap=cmap)
     write_heading(axes, heading)
     return axes
 
@@ -333,6 +356,7 @@ def sample_features(
     *,
     picture: ArrayLike | None = None,
     n: int = 6,
+    cmap: Any = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -353,6 +377,8 @@ def sample_features(
         The sample itself, to be drawn before its parts, beside its reconstruction.
     n : int
         Parts to draw at most, and bars to be coloured.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -419,7 +445,7 @@ def sample_features(
         grid = Grid(shape, 1, len(tiles), min(1.15, 7.2 / len(tiles)), lines=1)
         strip = axes.inset_axes((0.0, 1.06, 1.0, 0.62))
         strip.set_anchor("SW")
-        grid.draw(strip, tiles.reshape(-1, *shape), captions)
+        grid.draw(strip, tiles.reshape(-1, *shape), captions, cmap=cmap)
         write_heading(strip, heading)
     else:
         write_heading(axes, heading)
@@ -447,8 +473,8 @@ def overlay(
     shape : tuple of (height, width) or (height, width, 3), or None
         The picture a row folds to. Of parts in colour, the brightness is drawn.
     which : sequence of int or None
-        Numbers of the components to draw, 8 at most: there are no more colours that everyone can
-        tell apart. All of them by default.
+        Numbers of the components to draw, 60 at most; all of them by default. There are no more than 8 colours that
+        everyone can tell apart: of more components, each is marked by its title where it is strongest, too.
     titles : sequence of str or None
         Names in the legend, as many as `which`; the numbers by default.
     heading : str or None
@@ -464,7 +490,7 @@ def overlay(
     ------
     ValueError
         When the shape does not fit the components, there are not as many titles as components, or
-        none or more than 8 are chosen.
+        none or more than 60 are chosen.
     IndexError
         When a component does not exist.
     ImportError
@@ -480,23 +506,17 @@ def overlay(
     """
     parts = as_matrix(components, shape, "components")
     chosen = list(range(len(parts))) if which is None else [int(t) for t in which]
-    if not 0 < len(chosen) <= len(COLOURS):
-        raise ValueError(f"an overlay shows 1 to {len(COLOURS)} components, got {len(chosen)}: choose some by which=")
+    if not 0 < len(chosen) <= OVERLAID:
+        raise ValueError(f"an overlay shows 1 to {OVERLAID} components, got {len(chosen)}: choose some by which=")
     parts = on_own_scale(parts[chosen])
     titles = as_titles(titles, len(chosen), [str(t) for t in chosen])
     heading = f"{len(chosen)} components, one over the other" if heading is None else heading
-    legend: dict[str, Any] = {
-        "loc": "upper left",
-        "bbox_to_anchor": (1.01, 1.0),
-        "frameon": False,
-        "labelcolor": INK,
-        "fontsize": 9,
-        "handlelength": 1.0,
-        "handleheight": 1.0,
-    }
+    load_matplotlib()
+    colours = palette(len(parts))
+    columns = math.ceil(len(parts) / 16)  # of the legend
     if shape is None:
         axes = new_axes(axes, (8.0, 3.0))
-        for part, colour, title in zip(parts, COLOURS, titles, strict=False):
+        for part, colour, title in zip(parts, colours, titles, strict=True):
             axes.fill_between(np.arange(len(part)), part, color=colour, alpha=0.35, lw=0, label=fit(title, 9, 2))
             axes.plot(part, color=colour, linewidth=1.0)
         axes.set_xlim(0, parts.shape[1] - 1)
@@ -506,26 +526,30 @@ def overlay(
         axes.tick_params(colors=INK, labelsize=8, length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.legend(**legend)
+        add_legend(axes, handlelength=1.0, handleheight=1.0, ncols=columns)
     else:
-        from matplotlib.colors import to_rgb
         from matplotlib.patches import Patch
 
         height, width = shape[:2]
         scale = 4.2 / max(height, width)
-        axes = new_axes(axes, (max(2.0, width * scale) + 1.2, max(1.2, height * scale) + 0.4))
+        axes = new_axes(axes, (max(2.0, width * scale) + 0.5 + 0.7 * columns, max(1.2, height * scale) + 0.4))
         strength = parts.reshape(len(parts), height, width, -1).mean(axis=3)
-        palette = np.array([to_rgb(colour) for colour in COLOURS[: len(parts)]])
         total = strength.sum(axis=0)
-        hue = np.einsum("thw,tc->hwc", strength, palette) / np.where(total > 0, total, 1)[..., None]
+        hue = np.einsum("thw,tc->hwc", strength, colours) / np.where(total > 0, total, 1)[..., None]
         cover = strength.max(axis=0)[..., None]
         axes.imshow(1 - cover * (1 - hue), interpolation="nearest", aspect="equal")
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_color("#CCCCCC")
-        handles = [Patch(color=colour, label=fit(title, 9, 2)) for colour, title in zip(COLOURS, titles, strict=False)]
-        axes.legend(handles=handles, **legend)
+        if len(parts) > len(COLOURS):
+            for part, title in zip(strength, titles, strict=True):
+                y, x = np.unravel_index(part.argmax(), part.shape)
+                text = fit(title, 8, 0.6)
+                box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+                axes.text(x, y, text, ha="center", va="center", fontsize=8, color=INK, bbox=box, **text_style(text))
+        handles = [Patch(color=colour, label=fit(title, 9, 2)) for colour, title in zip(colours, titles, strict=True)]
+        add_legend(axes, handles=handles, handlelength=1.0, handleheight=1.0, ncols=columns)
     write_heading(axes, heading)
     return axes
 
@@ -554,12 +578,12 @@ def _pairs(
     *,
     lines: int = 1,
     marked: Sequence[int] = (),
-    labels: Sequence[str] = (),
-    common: bool = False,
+    kinds: Sequence[str] = (),
+    cmap: Any = None,
 ) -> Axes:
-    """Draw rows of originals over their reconstructions, notes below these; a label for each pair of rows.
+    """Draw rows of originals over their reconstructions on one scale, notes below the latter.
 
-    A pair of rows shares one grey scale, or all of them do if it is `common`.
+    The rows are labelled by what they hold; `kinds` says what else the originals of each pair of rows are.
     """
     n, high = len(originals), 1 if reconstructed is None else 2
     columns = max(1, min(columns, n))
@@ -567,9 +591,9 @@ def _pairs(
     tiles = np.full((high * pairs * columns, originals.shape[1]), np.nan)
     over, below = [""] * len(tiles), [""] * len(tiles)
     frames = []
+    top = originals.max()
     for pair in range(pairs):
         rows = np.arange(pair * columns, min((pair + 1) * columns, n))
-        top = originals.max() if common else originals[rows].max()
         first = high * pair * columns + rows - rows[0]
         tiles[first] = on_common_scale(originals[rows], top)
         if reconstructed is not None:
@@ -580,7 +604,11 @@ def _pairs(
                 below[tile + columns] = notes[row]
             if row in marked:
                 frames.append(tile)
-    inches = min(1.8, (PAGE - 0.6 * bool(labels)) / columns)
+    labels: list[str] = []
+    if reconstructed is not None:
+        for pair in range(pairs):
+            labels += [f"{kinds[pair]}original" if kinds else "original", "reconstruction"]
+    inches = min(1.8, (PAGE - (1.2 if labels else 0.0)) / columns)
     grid = Grid(
         shape,
         high * pairs,
@@ -591,7 +619,7 @@ def _pairs(
         labels=labels,
     )
     axes = new_axes(axes, grid.figure_size())
-    grid.draw(axes, tiles.reshape(-1, *shape), over, below, frames)
-    for number in range(len(labels)):
-        grid.label(axes, number, high * number, rows=high)
+    grid.draw(axes, tiles.reshape(-1, *shape), over, below, frames, cmap)
+    for row in range(len(labels)):
+        grid.label(axes, row, row)
     return axes

@@ -15,10 +15,8 @@ import difflib
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,11 +24,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import replacing, sync_folder
+from .._files import replacing
+from .._text import printable
 from ..images import InputError, Pictures, picture_row, read_source
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
+from ._progress import fit_shown
 from .cosine import CosineIndex, cosine_topk, reconstruction_space
+from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 SPACES = ("codes", "reconstruction")
-_PICTURES, _SETTINGS, _MODEL = "pictures.npy", "search.json", "model.npz"
+_LISTED = 20  # entries that a repr shows
 _AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
 
 
@@ -91,8 +92,10 @@ class Found:
 
     def __repr__(self) -> str:
         kind = "similar" if self.similar else "dissimilar"
-        lines = [f"  {score:6.3f}  {name}" for score, name in zip(self.scores, self.names, strict=True)]
-        return "\n".join([f"most {kind} to {self.title}:", *lines])
+        shown = list(zip(self.scores, self.names, strict=True))[:_LISTED]
+        lines = [f"  {score:6.3f}  {_shortened(name)}" for score, name in shown]
+        more = [f"  and {len(self) - len(shown):,} more"] if len(self) > len(shown) else []
+        return "\n".join([f"most {kind} to {_shortened(self.title)}:", *lines, *more])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,12 @@ class Explanation:
     components: Array
     shares: Array
     score: float
+
+    def __repr__(self) -> str:
+        pairs = list(zip(self.components, self.shares, strict=True))[:_LISTED]
+        parts = ", ".join(f"part {part} ({share:.0%})" for part, share in pairs) or "no part in common"
+        more = f" and {len(self.components) - len(pairs):,} more" if len(self.components) > len(pairs) else ""
+        return f"Explanation of a similarity of {self.score:.3f}: {parts}{more}"
 
 
 class SearchEngine:
@@ -189,7 +198,7 @@ class SearchEngine:
         size: tuple[int, int] | None = None,
         rgb: bool = False,
         skip_broken: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = True,
     ) -> SearchEngine:
         """Learn the parts of pictures, and code every picture by them.
 
@@ -204,8 +213,10 @@ class SearchEngine:
             Keep the colours of a folder's pictures.
         skip_broken : bool
             Leave out pictures that cannot be decoded.
-        progress : callable(done, total) or None
-            Called while pictures are read. To watch the fit itself, give the engine a ``callback``, as for `NMF`.
+        progress : callable(done, total), bool or None
+            A callable is called while pictures are read. True, the default, shows a bar for the reading and one for
+            the fit on a terminal and in a notebook, if rich is installed. To follow the fit in another way, give the
+            engine a ``callback``, as for `NMF`.
 
         Returns
         -------
@@ -231,8 +242,9 @@ class SearchEngine:
 
         pictures = _pictures(source, size, rgb, skip_broken, progress)
         estimator = NMF(**self.settings)
-        W = estimator.fit_transform(pictures.matrix)
         norm = frobenius_norm(pictures.matrix)
+        with fit_shown(estimator, norm, progress is True):
+            W = estimator.fit_transform(pictures.matrix)
         relative = math.nan
         if estimator.beta_loss in ("frobenius", 2) and norm > 0:
             relative = float(estimator.reconstruction_err_) / norm
@@ -306,7 +318,7 @@ class SearchEngine:
         path = Path(folder)
         model = load_model(path)
         home = path if path.is_dir() else path.parent
-        stack = _Stack(_mapped(home / _PICTURES, model)) if (home / _PICTURES).exists() else None
+        stack = _Stack(_mapped(home / PICTURES, model)) if (home / PICTURES).exists() else None
         return cls._of(model, stack, home, _saved_space(home) if space is None else space)
 
     def save(self, folder: str | os.PathLike[str], *, pictures: bool = True, overwrite: bool = False) -> None:
@@ -334,15 +346,15 @@ class SearchEngine:
             When writing fails.
         """
         home, model = Path(folder), self.model
-        if (home / _MODEL).exists() and not overwrite:
+        if (home / MODEL).exists() and not overwrite:
             raise FileExistsError(f"'{home}' holds a model: choose another folder, or overwrite=True replaces it")
         blocks = self._originals().blocks if pictures else []
-        with _replaced(home) as folder:
+        with replaced_folder(home) as folder:
             if pictures:
-                write_rows(blocks, folder / _PICTURES)
-            with replacing(folder / _SETTINGS) as file:
+                write_rows(blocks, folder / PICTURES)
+            with replacing(folder / SETTINGS) as file:
                 file.write(json.dumps({"space": self.space}).encode() + b"\n")
-            save(model, folder / _MODEL)
+            save(model, folder / MODEL)
 
     @classmethod
     def _of(cls, model: Model, rows: _Stack | None, folder: Path | None, space: str) -> SearchEngine:
@@ -723,10 +735,17 @@ class SearchEngine:
         return row, code
 
     def _hint(self, name: str) -> str:
+        """Suggest a name that differs in little, whatever the suffixes; numbers do not resemble each other."""
         if len(self._numbers) > 100_000:
             return ""
-        close = difflib.get_close_matches(name, self._numbers, 1)
-        return f"; do you mean '{close[0]}'?" if close else ""
+        stems = {Path(known).stem.casefold(): known for known in self._numbers}
+        stem = Path(name).stem.casefold()
+        number = re.sub(r"\D", "", stem).lstrip("0")
+        alike = [known for known in stems if re.sub(r"\D", "", known).lstrip("0") == number]
+        close = difflib.get_close_matches(stem, alike, 1, 0.75)
+        if not close and stem.isdecimal():  # 007 for 7
+            close = [known for known in alike if known.isdecimal()][:1]
+        return f"; do you mean '{printable(stems[close[0]])}'?" if close else ""
 
     def _coded(self, matrix: Array) -> Array:
         return np.asarray(self._estimator.transform(matrix))
@@ -766,7 +785,7 @@ def _pictures(
     size: tuple[int, int] | None,
     rgb: bool,
     skip_broken: bool,
-    progress: Progress | None,
+    progress: Progress | bool | None,
     decoding: dict[str, Any] | None = None,
     recursive: bool = False,
 ) -> Pictures:
@@ -788,6 +807,11 @@ def _pictures(
     return Pictures(array, shape)  # type: ignore[arg-type]
 
 
+def _shortened(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= 80 else f"{name[:79]}…"
+
+
 def _is_picture_file(path: Path) -> bool:
     from ..images import PICTURE_SUFFIXES
 
@@ -797,7 +821,7 @@ def _is_picture_file(path: Path) -> bool:
 def _from_source(model: Model, folder: Path | None) -> Array:
     """Read the originals of a model again from where they came from."""
     lacks = "the originals are needed, and " + (
-        "the engine has none" if folder is None else f"'{folder}' has no {_PICTURES}"
+        "the engine has none" if folder is None else f"'{folder}' has no {PICTURES}"
     )
     again = "fit once more, with --pictures on the command line"
     if not model.source:
@@ -812,45 +836,6 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:
         raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
     return pictures.matrix
-
-
-@contextmanager
-def _replaced(home: Path) -> Iterator[Path]:
-    """Give a new folder whose files replace those of the engine in `home`, all or none; it vanishes if this raises."""
-    real, token = Path(os.path.realpath(home)), secrets.token_hex(6)
-    there = real.is_dir()
-    beside = not there or (os.access(real.parent, os.W_OK | os.X_OK) and not os.path.samefile(real, os.curdir))
-    staging = (real.parent if beside else real) / f".nmfcore-{token}.part"
-    staging.mkdir()
-    try:
-        yield staging
-        sync_folder(staging)
-        if not there:
-            staging.rename(real)
-        elif beside:
-            shutil.copymode(real, staging)
-            former = real.with_name(f".nmfcore-{token}.former")
-            real.rename(former)
-            try:
-                staging.rename(real)
-            except BaseException:
-                former.rename(real)
-                raise
-            for entry in former.iterdir():
-                if entry.name not in (_PICTURES, _SETTINGS, _MODEL):
-                    entry.rename(real / entry.name)
-            shutil.rmtree(former, ignore_errors=True)
-        else:  # the model last: one with more pictures than rows opens
-            for name in (_PICTURES, _SETTINGS, _MODEL):
-                if (staging / name).exists():
-                    (staging / name).replace(real / name)
-                else:
-                    (real / name).unlink(missing_ok=True)
-            staging.rmdir()
-        sync_folder(real if there and not beside else real.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _mapped(path: Path, model: Model) -> Array:
@@ -870,7 +855,7 @@ def _mapped(path: Path, model: Model) -> Array:
 
 
 def _saved_space(folder: Path) -> str:
-    path = folder / _SETTINGS
+    path = folder / SETTINGS
     if not path.exists():
         return SPACES[0]
     try:

@@ -5,17 +5,21 @@ Everything that is sent comes from the model, from its originals or from this pa
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import io
 import os
 import re
+import threading
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from ..._text import printable
 from ...images import InputError
 from ...search.engine import Found, SearchEngine
 from ..thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
@@ -23,7 +27,6 @@ from .guard import Guard
 
 try:
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
@@ -35,16 +38,26 @@ __all__ = ["LOCAL", "UPLOAD_LIMIT", "create_app"]
 
 LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 UPLOAD_LIMIT = 8 << 20  # bytes
+DROPPED_LIMIT = 1 << 28  # bytes of a picture that is too large that are read before it is refused
+BODY_SECONDS = 30  # in which a picture must have arrived
+UPLOADS = 8  # pictures that may arrive, or wait to be decoded, at a time
+PIXELS = 1 << 24  # of an upload, once decoded: 16 bits of grey take 20 bytes a pixel
 
 COLUMNS, LINES = 16, 8  # pictures of a sheet of the wall
 THUMBNAIL, SHOWN = 96, 512  # pixels of the longer side: on the wall, and alone
 NEIGHBOURS, SHARED, STRONGEST, MATCHES = 12, 3, 6, 20
 _FILES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css", "/icon.svg": "icon.svg"}
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_CLOSE = {"Connection": "close"}
 _FOR_EVER = "private, max-age=31536000, immutable"  # the address holds the model's mark
 
 
-def create_app(model: str | os.PathLike[str] | SearchEngine, *, hosts: Collection[str] | None = LOCAL) -> Any:
+def create_app(
+    model: str | os.PathLike[str] | SearchEngine,
+    *,
+    hosts: Collection[str] | None = LOCAL,
+    addresses: bool = False,
+) -> Any:
     """Make the search page of a model.
 
     Parameters
@@ -54,6 +67,8 @@ def create_app(model: str | os.PathLike[str] | SearchEngine, *, hosts: Collectio
     hosts : collection of str or None
         What the page may be called in the address bar, without ports; requests by other names are refused, since
         they come from pages elsewhere. None answers to any name: only where everyone may see the pictures.
+    addresses : bool
+        Whether the page may be called by any numerical address besides, as where other machines are let in.
 
     Returns
     -------
@@ -72,7 +87,7 @@ def create_app(model: str | os.PathLike[str] | SearchEngine, *, hosts: Collectio
         When Starlette or Pillow is missing.
     """
     page = _Page(model if isinstance(model, SearchEngine) else SearchEngine.load(model))
-    return Guard(Starlette(routes=page.routes(), exception_handlers={HTTPException: _sentence}), hosts)
+    return Guard(Starlette(routes=page.routes(), exception_handlers={HTTPException: _sentence}), hosts, addresses)
 
 
 class _Page:
@@ -98,7 +113,8 @@ class _Page:
         self.lengths = np.linalg.norm(self.components.astype(np.float64), axis=1)
         self.top = brightness(engine.matrix())
         self.mark = _mark(engine)
-        self.titles = [engine.title(row).casefold() for row in range(len(engine))]
+        self.titles = [self.title(row).casefold() for row in range(len(engine))]
+        self.decoding, self.decoder, self.uploads = asyncio.Semaphore(1), threading.Lock(), 0
         files = resources.files("nmfcore.pages.serve")
         self.files = {path: files.joinpath(name).read_bytes() for path, name in _FILES.items()}
         # The kernels are compiled or loaded now, not when somebody clicks.
@@ -137,7 +153,7 @@ class _Page:
             {
                 "rows": len(engine),
                 "parts": len(self.components),
-                "title": source or "pictures",
+                "title": printable(source) or "pictures",
                 "space": engine.space,
                 "mark": self.mark,
                 "height": height,
@@ -153,7 +169,7 @@ class _Page:
     def titles_of_sheet(self, request: Request) -> Response:
         """Say what the pictures of one sheet are called."""
         rows = self.rows_of_sheet(request)
-        return JSONResponse([self.engine.title(row) for row in rows], headers={"Cache-Control": _FOR_EVER})
+        return JSONResponse([self.title(row) for row in rows], headers={"Cache-Control": _FOR_EVER})
 
     def find(self, request: Request) -> Response:
         """Find rows by number, by name, or by part of a name."""
@@ -171,7 +187,7 @@ class _Page:
         # "7" is the name of a picture first, and the class of many last.
         rows = [*exact, *number, *within] if self.engine.model.names is not None else [*number, *exact, *within]
         found = list(dict.fromkeys(rows))[:MATCHES]
-        return JSONResponse([{"row": row, "title": self.engine.title(row)} for row in found])
+        return JSONResponse([{"row": row, "title": self.title(row)} for row in found])
 
     def neighbours(self, request: Request) -> Response:
         """Find what is most similar and most dissimilar to a picture on the wall."""
@@ -180,29 +196,55 @@ class _Page:
 
     async def upload(self, request: Request) -> Response:
         """Find what is most similar and most dissimilar to a picture that is sent."""
+        if self.uploads >= UPLOADS:
+            raise HTTPException(503, "several pictures are being searched by: try again in a moment", _CLOSE)
+        self.uploads += 1
+        try:
+            body = await self.body(request)
+            if body is None:
+                return Response(status_code=400)
+            async with self.decoding:
+                return JSONResponse(await _in_thread(self.answer_to_bytes, body))
+        finally:
+            self.uploads -= 1
+
+    async def body(self, request: Request) -> bytes | None:
+        """Return what is sent; None where the other side has gone."""
         large = f"the picture is larger than {UPLOAD_LIMIT >> 20} MB: send a smaller one"
         declared = request.headers.get("content-length", "0")
-        if not declared.isdecimal() or len(declared) > 12 or int(declared) > UPLOAD_LIMIT:
-            raise HTTPException(413, large)
+        if not declared.isdecimal() or len(declared) > 12:
+            raise HTTPException(413, large, _CLOSE)
+        # Many clients see an answer only when they have sent everything: what is too large is read and dropped.
+        dropped = UPLOAD_LIMIT < int(declared) <= DROPPED_LIMIT
         body = bytearray()
         try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > UPLOAD_LIMIT:
-                    raise HTTPException(413, large)
+            async with asyncio.timeout(BODY_SECONDS):
+                if int(declared) <= DROPPED_LIMIT:
+                    async for chunk in request.stream():
+                        if dropped:
+                            continue
+                        body += chunk
+                        if len(body) > UPLOAD_LIMIT:
+                            raise HTTPException(413, large, _CLOSE)
         except ClientDisconnect:
-            return Response(status_code=400)
+            return None
+        except TimeoutError as error:
+            raise HTTPException(408, f"the picture did not arrive within {BODY_SECONDS} seconds", _CLOSE) from error
+        if dropped or int(declared) > DROPPED_LIMIT:
+            raise HTTPException(413, large, _CLOSE)
         if not body:
             raise HTTPException(400, "there is no picture in the request: send the file as it is")
-        return JSONResponse(await run_in_threadpool(self.answer_to_bytes, bytes(body)))
+        return bytes(body)
 
     def answer_to_bytes(self, picture: bytes) -> dict[str, Any]:
         """Search by a picture file."""
         try:
-            found = self.both(io.BytesIO(picture))
+            with self.decoder:  # a request that was given up may still be decoding
+                _check_pixels(picture, self.shape)
+                found = self.both(io.BytesIO(picture))
         except InputError as error:
             said = str(error).replace("what was given", "the file")
-            raise HTTPException(422, said) from error
+            raise HTTPException(422, printable(said)) from error
         return self.answer(*found)
 
     def sheet(self, request: Request) -> Response:
@@ -226,6 +268,10 @@ class _Page:
         return _png(part_png(self.components[number], self.shape, SHOWN))
 
     # --- what the answers are made of -------------------------------------------------------------
+
+    def title(self, row: int) -> str:
+        """Return what a row is called, as a page can show it."""
+        return printable(self.engine.title(row))
 
     def number(self, request: Request, name: str, limit: int) -> int:
         """Return a number of the address that is below a limit."""
@@ -252,7 +298,7 @@ class _Page:
         strongest = [int(part) for part in np.argsort(-made_of, kind="stable")[:STRONGEST] if made_of[part] > 0]
         query: dict[str, Any] = {
             "row": similar.row,
-            "title": similar.title if similar.pixels is None else "your picture",
+            "title": printable(similar.title) if similar.pixels is None else "your picture",
             "label": self.label(similar.row),
             "parts": [[part, float(made_of[part] / made_of.sum())] for part in strongest],
         }
@@ -269,7 +315,13 @@ class _Page:
         reasons = self.engine.reasons(found, SHARED)
         for index, name, why in zip(found.indices.tolist(), found.names, reasons, strict=True):
             parts = list(zip(why.components.tolist(), why.shares.tolist(), strict=True))
-            result = {"row": index, "title": name, "label": self.label(index), "score": why.score, "parts": parts}
+            result = {
+                "row": index,
+                "title": printable(name),
+                "label": self.label(index),
+                "score": why.score,
+                "parts": parts,
+            }
             results.append(result)
         return results
 
@@ -278,7 +330,43 @@ class _Page:
         labels = self.engine.model.labels
         if row is None or labels is None or self.engine.model.names is None:
             return None
-        return str(labels[row])
+        return printable(str(labels[row]))
+
+
+def _check_pixels(picture: bytes, shape: tuple[int, ...]) -> None:
+    """Refuse a picture that unfolds to too many pixels before it is decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture)) as opened:
+            opened.draft(None, (2 * max(shape[:2]),) * 2)  # a JPEG is decoded at a fraction of its size
+            pixels = opened.width * opened.height
+    except Exception:  # it is refused where it is decoded
+        return
+    if pixels > PIXELS:
+        raise InputError(f"the file has {pixels / 1e6:.0f} megapixels, too many to be decoded here: send a smaller one")
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a thread that the process does not wait for when it ends."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():  # the request was given up
+            future.set_result(result) if error is None else future.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, name="nmfcore-upload", daemon=True).start()
+    return await future
 
 
 def _mark(engine: SearchEngine) -> str:

@@ -1,11 +1,12 @@
-"""What stands before the page: only names of this machine, only requests of the page itself, careful headers."""
+"""What is checked before a request is answered: the name it was sent to, the page that sent it, and its time."""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import re
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -17,6 +18,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+SECONDS = 60
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.ASCII)
 _RAW_HEADERS = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in HEADERS.items()]
 
@@ -34,10 +36,14 @@ class Guard:
         What is guarded.
     hosts : collection of str or None
         Names in the Host header that are answered, without ports; None for any.
+    addresses : bool
+        Answer to numerical addresses, too, whatever they are: no page elsewhere can let one point at this machine.
+    seconds : float
+        A request that is not answered after that time is given up.
     """
 
-    def __init__(self, app: Any, hosts: Collection[str] | None):
-        self.app = app
+    def __init__(self, app: Any, hosts: Collection[str] | None, addresses: bool = False, seconds: float = SECONDS):
+        self.app, self.addresses, self.seconds = app, addresses, seconds
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -50,27 +56,49 @@ class Guard:
             return
         refusal = self._refusal(scope)
 
+        started = False
+
         async def careful(message: Any) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message = {**message, "headers": [*message.get("headers", ()), *_RAW_HEADERS]}
             await send(message)
 
+        status = 403
         if refusal is None:
-            await self.app(scope, receive, careful)
-            return
+            try:
+                async with asyncio.timeout(self.seconds):
+                    await self.app(scope, receive, careful)
+                return
+            except TimeoutError:
+                if started:
+                    raise
+                status, refusal = 503, "This took too long."
         body = refusal.encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-        await careful({"type": "http.response.start", "status": 403, "headers": headers})
+        await careful({"type": "http.response.start", "status": status, "headers": headers})
         await careful({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _refusal(self, scope: Any) -> str | None:
         named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
         match = _HOST.fullmatch(named[0]) if len(named) == 1 else None
-        if match is None or (self.hosts is not None and match[1] not in self.hosts):
+        if match is None or not self._answers_to(match[1]):
             return "This page answers only to the address it was started at."
         if scope["method"] in ("GET", "HEAD"):
             return None
         origins = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"origin"]
-        if any(urlsplit(origin).netloc != named[0] for origin in origins):
+        if any(origin != f"{scope['scheme']}://{named[0]}" for origin in origins):
             return "Only the page itself may send pictures."
         return None
+
+    def _answers_to(self, host: str) -> bool:
+        if self.hosts is None or host in self.hosts:
+            return True
+        if not self.addresses:
+            return False
+        try:
+            ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
