@@ -20,7 +20,8 @@ from ..minibatch import descent as online
 from ..minibatch.loop import Learner, run
 from ..minibatch.multiplicative import Memory, MultiplicativeLearner
 from ..objective import beta_of, divergence
-from ..rows.memory import Rows, as_rows
+from ..rows import Rows
+from ..rows.memory import as_rows
 from ._base import BaseNMF, zero_solution
 from ._validation import Checks
 

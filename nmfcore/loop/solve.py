@@ -20,7 +20,7 @@ from .session import History, Limits, Process, Progress, Session, Stopped, array
 from .stopping import RULES, StopRule, Termination
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
 
 

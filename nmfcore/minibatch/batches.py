@@ -13,7 +13,7 @@ from .._typing import Array
 from ..rows.memory import as_rows
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
 
 # Flops that make a lane of a batch, fewer than usual: a batch is all the work of a step, and is shared among threads
 # even if it is small. An epoch over batches of 1,024 × 784 with k = 15 takes 0.84 of the time on two threads.

@@ -30,7 +30,7 @@ from ..starts.samples import PASSES, TOL
 from .loop import Step
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
     from ..solvers._common import Orders
     from ..solvers._common import Sums as PassSums

@@ -10,7 +10,7 @@ from ..loop.session import History, Limits, Process, Progress, Session, Stopped,
 from ..loop.stopping import BATCH_RULES, BatchReport, StopRule, Termination
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
 
 M = TypeVar("M")  # what a learner remembers of the batches
 

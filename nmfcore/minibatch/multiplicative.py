@@ -25,7 +25,7 @@ from ..solvers.multiplicative import TINY, MultiplicativeUpdate
 from .loop import Step
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
 
 EPSILON = float(np.finfo(np.float32).eps)  # takes the place of a denominator of zero
 

@@ -11,16 +11,15 @@ from scipy import sparse
 
 from .._typing import DType, Matrix
 from ..backends import cuda
+from ..backends.operations import STORED_TYPES
 from . import cluster
 from .base import Rows
 from .device import as_device_rows
 from .disk import Source, StoredRows, source_of
 from .memory import as_rows
 
-_SMALL = ("uint8", "int8", "uint16", "int16", "bool", "float16")
-_WIDE = ("int32", "uint32", "int64", "uint64")
 # Types of numbers that stay what they are; an X of any other type becomes float64, as in scikit-learn.
-READ_AS_THEY_ARE = [np.dtype(name) for name in ("float64", "float32", *_SMALL, *_WIDE)]
+READ_AS_THEY_ARE = list(STORED_TYPES)
 
 
 class Checks(Protocol):

@@ -18,8 +18,7 @@ from scipy import sparse
 
 from .._typing import Array, DType, Matrix
 from ..backends import cpu
-from .base import LOOK_WIDTH, Function, Gather
-from .base import Rows as Rows
+from .base import LOOK_WIDTH, Function, Gather, Rows
 from .opening import Opening, digest_of
 from .state import RowState
 from .sums import LaneSums, Named, Shapes

@@ -13,7 +13,7 @@ from .._typing import Array
 from ..objective import Penalties
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
 
 Shapes = dict[str, tuple[int, ...]]

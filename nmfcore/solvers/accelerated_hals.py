@@ -36,7 +36,7 @@ from ._common import Correction, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
 
 # Ang and Gillis' constants for HALS.

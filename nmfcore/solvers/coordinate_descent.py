@@ -18,7 +18,7 @@ from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._common import Gather, Orders, Report, Small, Solver, Sums
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
 
 

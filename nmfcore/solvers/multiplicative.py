@@ -28,7 +28,7 @@ from ._common import Gather, Incoming, Orders, Report, Small, Solver, Sums
 from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
     from ..rows.state import RowState
 
 TINY = float(np.finfo(np.float64).eps)

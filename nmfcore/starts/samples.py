@@ -21,7 +21,7 @@ from ..rows.threads import run_all
 from .nndsvd import initialize, spectral_start
 
 if TYPE_CHECKING:
-    from ..rows.memory import Rows
+    from ..rows.base import Rows
 
 # Measured on MNIST, k = 15, 12 seeds: worst final error / scikit-learn's, full passes that followed, price of the start
 # in full passes. 3 samples of 10,000 rows: 1.0011, 16, 23. 4 of 5,000: 1.0010, 17, 18; 6 of 5,000: 1.0005, 18, 27; 8 of

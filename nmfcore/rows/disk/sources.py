@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ...backends.operations import STORED_TYPES
 from ..memory import BLOCK_BYTES
 
 Array = NDArray[Any]
@@ -31,8 +32,6 @@ class ReadError(OSError):
 Read = Callable[[int, int, Array], None]  # read(lo, hi, out): rows lo … hi into out
 
 SLACK = 4096  # bytes that a buffer has more than its rows, so that a source may choose their place in it
-# Types that are read as they lie, as of X in memory; anything else becomes float64.
-_KEPT = [np.dtype(n) for n in ("f2", "f4", "f8", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "bool")]
 
 
 class Source:
@@ -65,7 +64,7 @@ class Source:
         self.sample = shape[1:] if fold and len(shape) > 2 else None
         self.shape: tuple[int, int] = _checked_shape((shape[0], math.prod(shape[1:])) if self.sample else shape, what)
         self.given = _checked_type(dtype, what)
-        self.dtype = self.given if self.given in _KEPT else np.dtype(np.float64)
+        self.dtype = self.given if self.given in STORED_TYPES else np.dtype(np.float64)
         self.bytes_read = 0
         self._counting = threading.Lock()
 
