@@ -8,11 +8,14 @@ import math
 import re
 import warnings
 from abc import ABC
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from os import PathLike
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import UNUSED
@@ -20,8 +23,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
-from .._typing import Array, DType, Matrix, Seed
+from .._typing import Array, DType, Factor, Matrix, Seed
 from ..backends import cuda
+from ..loop.session import Progress
 from ..loop.solve import Coded, Solution, code
 from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
@@ -81,29 +85,29 @@ class BaseNMF(
     __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
 
     # Parameters of a subclass whose __init__ does not have all of ours.
-    n_components: Any = "auto"
-    init: Any = None
+    n_components: int | str | None = "auto"
+    init: str | None = None
     solver: str = "cd"
-    beta_loss: Any = "frobenius"
+    beta_loss: str | float = "frobenius"
     tol: float = 1e-4
     max_iter: int = 200
     random_state: Seed = None
     alpha_W: float = 0.0
-    alpha_H: Any = "same"
+    alpha_H: str | float = "same"
     l1_ratio: float = 0.0
     verbose: int = 0
     device: str | None = None
     dtype: DType = None
     n_jobs: int | None = None
     max_time: float | None = None
-    callback: Any = None
-    memory: Any = None
+    callback: Callable[..., object] | None = None
+    memory: int | str | None = None
     _n_components: Any
     _beta_loss: Any
 
     # ---- scikit-learn's machinery --------------------------------------------------------------
 
-    def fit(self, X, y=None, **params):
+    def fit(self, X: Matrix, y: object = None, **params: ArrayLike | None) -> Self:
         """Learn W and H from X.
 
         Parameters
@@ -122,7 +126,7 @@ class BaseNMF(
         self.fit_transform(X, **params)
         return self
 
-    def transform(self, X, *, out=None):
+    def transform(self, X: Matrix, *, out: PathLike[str] | str | Array | None = None) -> Array:
         """Return the codes of X: W ≥ 0 such that X ≈ W · ``components_``.
 
         Every row is solved for alone until its own rule is met, so it has the same code in any
@@ -151,7 +155,7 @@ class BaseNMF(
             coded, _ = self._code(data, self.components_)
             return output.filled(data.rows_to_caller(coded.W))
 
-    def score(self, X, y=None):
+    def score(self, X: Matrix, y: object = None) -> float:
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
 
         Parameters
@@ -297,7 +301,7 @@ class BaseNMF(
                 stacklevel=4,
             )
 
-    def _seen(self, data: Rows, beta: float, *given: Any) -> Rows:
+    def _seen(self, data: Rows, beta: float, *given: Factor) -> Rows:
         """Return X in the unit in which a fit reads it; `given` are the factors of a custom start."""
         if beta != 2:  # the floors of these losses are absolute numbers
             return data
@@ -340,13 +344,13 @@ class BaseNMF(
     def _auto(self) -> bool:
         return self.solver == "hals" and self.init in (None, "auto")
 
-    def _factor(self, F: Any, shape: tuple[Any, Any], name: str) -> tuple[Array, Any]:
+    def _factor(self, F: Factor, shape: tuple[int | str, int | str], name: str) -> tuple[Array, np.dtype | None]:
         """Return a factor of the caller as a checked array, and its type if it had one."""
         if cuda.kind_of(F) is not None:  # small, and checked once: on the host
             F = cuda.to_host(F)
         return check_factor(F, shape, f"NMF (input {name})"), getattr(F, "dtype", None)
 
-    def _check_types(self, data: Rows, **types: Any) -> None:
+    def _check_types(self, data: Rows, **types: np.dtype | None) -> None:
         """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
 
         With `dtype`, and where X is computed on in float32, either type of float is cast.
@@ -362,7 +366,7 @@ class BaseNMF(
                 f"{casts}."
             )
 
-    def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
+    def _start(self, data: Rows, W: Factor, H: Factor, begun: float | None = None) -> tuple[Array, Array]:
         """Return W and Ht of the start in the compute type, checked if they are given."""
         n, m = data.shape
         if self.init == "custom":
@@ -394,7 +398,7 @@ class BaseNMF(
 
         return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
-    def _custom_start(self, data: Rows, W: Any, H: Any) -> tuple[Array, Array]:
+    def _custom_start(self, data: Rows, W: Factor, H: Factor) -> tuple[Array, Array]:
         n, m = data.shape
         if W is None and H is None:
             raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
@@ -424,22 +428,22 @@ class BaseNMF(
 
     # ---- what comes out ------------------------------------------------------------------------
 
-    def _times(self, W: Any) -> Any:
+    def _times(self, W: Matrix) -> Matrix:
         """Return W · components_, where W lives."""
         return cuda.times(W, self.components_)
 
-    def _watch(self, tasks: _compat.FitTasks) -> Any:
+    def _watch(self, tasks: _compat.FitTasks) -> Callable[[Progress], bool] | None:
         """Return the function that the loop calls after each iteration, or None."""
         function = self.callback
         if function is None and not tasks.active:
             return None
 
-        def attributes(progress: Any) -> dict[str, Any]:
+        def attributes(progress: Progress) -> dict[str, Any]:
             _, H = progress.factors()
             k = H.shape[0]
             return {"components_": H, "n_components_": k, "n_iter_": progress.iteration}
 
-        def watch(progress: Any) -> bool:
+        def watch(progress: Progress) -> bool:
             stop = function is not None and bool(function(progress))
             stop |= tasks.end(partial(attributes, progress))
             if not stop:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from .. import _compat, scale
 from .._compat import Interval, StrOptions
+from .._typing import Array, Factor, Matrix
 from ..loop.session import Limits, Stopped
 from ..loop.solve import Coded, factorize
 from ..minibatch import batches as cutting
@@ -26,8 +27,6 @@ from ._base import BaseNMF, zero_solution
 from ._validation import Checks
 
 __all__ = ["MiniBatchNMF"]
-
-Array = NDArray[Any]
 
 
 class _HostChecks(Checks):
@@ -255,7 +254,9 @@ class MiniBatchNMF(BaseNMF):
         self.callback = callback
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, W=None, H=None):
+    def fit_transform(
+        self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None
+    ) -> Array:
         """Learn W and H from X, and return W.
 
         Parameters
@@ -339,7 +340,7 @@ class MiniBatchNMF(BaseNMF):
         return given.rows_to_caller(W)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, W=None, H=None):
+    def partial_fit(self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None) -> Self:
         """Learn from X as one batch, going on from the batches before.
 
         Parameters
@@ -436,7 +437,7 @@ class MiniBatchNMF(BaseNMF):
             restart_iter=self.fresh_restarts_max_iter,
         )
 
-    def _start(self, data: Rows, W: Any, H: Any, begun: float | None = None) -> tuple[Array, Array]:
+    def _start(self, data: Rows, W: Factor, H: Factor, begun: float | None = None) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
             W, Ht = super()._start(data, W, H, begun)
         return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
@@ -454,7 +455,7 @@ class MiniBatchNMF(BaseNMF):
         self._memory = memory
         self.n_steps_ = n_steps
 
-    def _code(self, data: Rows, H: Any) -> tuple[Coded, Array]:
+    def _code(self, data: Rows, H: Factor) -> tuple[Coded, Array]:
         """Solve for W with H fixed, until each row hardly moves."""
         Ht = np.ascontiguousarray(np.asarray(H).T, data.dtype)
         self._check_solver()

@@ -10,12 +10,13 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from .. import _compat, rows, scale
 from .._compat import Interval, StrOptions
-from .._typing import Array, Matrix
+from .._typing import Array, Factor, Matrix
 from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.session import Limits
@@ -183,6 +184,7 @@ class NMF(BaseNMF):
     Examples
     --------
     >>> import numpy as np
+    from numpy.typing import ArrayLike
     >>> from nmfcore import NMF
     >>> X = np.random.default_rng(0).random((30, 8))
     >>> model = NMF(3, random_state=0, max_iter=500)
@@ -209,7 +211,7 @@ class NMF(BaseNMF):
     # Parameters of a subclass whose __init__ does not have all of ours.
     shuffle: bool = False
     extrapolate: bool = False
-    checkpoint: Any = None
+    checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
 
     def __init__(
@@ -260,7 +262,15 @@ class NMF(BaseNMF):
         self.checkpoint_every = checkpoint_every
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, W=None, H=None, *, out=None):
+    def fit_transform(
+        self,
+        X: Matrix,
+        y: object = None,
+        W: ArrayLike | None = None,
+        H: ArrayLike | None = None,
+        *,
+        out: PathLike[str] | str | Array | None = None,
+    ) -> Array:
         """Learn W and H from X, and return W.
 
         Parameters
@@ -316,15 +326,15 @@ class NMF(BaseNMF):
                     solution.kkt,
                     view.power,
                 )
-                W = output.filled(data.rows_to_caller(solution.W))
+                codes = output.filled(data.rows_to_caller(solution.W))
                 self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
                 tasks.close()
                 self._over(solution, checkpoint)
-                return W
+                return codes
 
     def _fit_transform(
-        self, X: Matrix, y: Any = None, W: Any = None, H: Any = None, update_H: bool = True
-    ) -> tuple[Any, Any, int]:
+        self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None, update_H: bool = True
+    ) -> tuple[Array, Array, int]:
         """Return W, H and the number of iterations: a private method of scikit-learn's NMF that others call.
 
         Parameters
@@ -373,7 +383,7 @@ class NMF(BaseNMF):
             )
 
     def _factorize(
-        self, data: Rows, W: Any, H: Any, tasks: _compat.FitTasks, begun: float
+        self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float
     ) -> tuple[Solution, Rows, Checkpoint | None]:
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1])
@@ -386,6 +396,7 @@ class NMF(BaseNMF):
             W, Ht = self._start(data, W, H, begun)
         else:  # only the loop may hold W, so that its memory is free when the loop drops it
             W, Ht = None, kept.Ht
+            assert checkpoint is not None
             self._check_passes(checkpoint)
         del kept
         if data.opening().total == 0:
@@ -411,8 +422,8 @@ class NMF(BaseNMF):
         W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
         return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data, checkpoint
 
-    def _check_passes(self, checkpoint: Any) -> None:
-        if checkpoint.passes > self.max_iter:
+    def _check_passes(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.passes is not None and checkpoint.passes > self.max_iter:
             raise ValueError(
                 f"the checkpoint '{checkpoint.path}' is of iteration {checkpoint.passes}, but max_iter = "
                 f"{self.max_iter}: give a larger max_iter to go on from it, or another path, or delete it."
@@ -425,7 +436,7 @@ class NMF(BaseNMF):
         if checkpoint is not None and not unfinished:
             checkpoint.remove()
 
-    def _checkpoint(self, data: Rows, W: Any, H: Any) -> Checkpoint | None:
+    def _checkpoint(self, data: Rows, W: Factor, H: Factor) -> Checkpoint | None:
         """Return where the fit is to be kept, with what must be the same for another fit to go on from it."""
         if self.checkpoint is None:
             return None
@@ -435,7 +446,7 @@ class NMF(BaseNMF):
         settings = {name: value for name, value in self.get_params(deep=False).items() if name not in no_matter}
         identity = {name: _written(value) for name, value in settings.items()}
         identity["dtype"] = str(data.dtype)  # what None stands for
-        identity["device"] = data.backend.__name__.rpartition(".")[-1]
+        identity["device"] = data.backend_name
         identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.given_dtype)
         identity["blocks of X"] = data.cut
         opening = data.opening()
@@ -468,7 +479,7 @@ class NMF(BaseNMF):
                 stacklevel=3,
             )
 
-    def _code(self, data: Rows, H: Any, given: bool = False) -> tuple[Coded, Array]:
+    def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
         """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
         k, beta = self._resolve(data.shape[1])
         self._check_solver(warn=given)
@@ -485,7 +496,7 @@ class NMF(BaseNMF):
         return coded, Ht
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     """Return a parameter as text, by which two values of it are compared."""
     if isinstance(value, np.generic):
         value = value.item()

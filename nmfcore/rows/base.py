@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array, DType, Matrix
+from ..backends.operations import Backend
 from .opening import OPENING_SUMS, Opening, count_not_finite, look_through
 from .state import RowState
 from .sums import Named, Shapes
@@ -58,7 +59,7 @@ class Rows(ABC):
     dtype: np.dtype
     given_dtype: np.dtype
     sparse: bool
-    backend: Any
+    backend: Backend
     n_jobs: int | None
     threads: int
     power = 0
@@ -79,13 +80,18 @@ class Rows(ABC):
     ) -> None:
         """Release what the call keeps elsewhere; results that were handed out stay."""
 
-    def keep_in(self, checkpoint: Any) -> None:  # noqa: B027
+    def keep_in(self, checkpoint: object) -> None:  # noqa: B027
         """Record where a fit is kept, for errors that say from where it can be continued."""
 
     @property
     def state_in_memory(self) -> bool:
         """Whether row-aligned arrays are in the memory of this process."""
         return self.local and self.folder is None
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend, which results depend on."""
+        return str(vars(self.backend).get("__name__", "cpu")).rpartition(".")[-1]
 
     # ---- the primitive
 
@@ -232,16 +238,16 @@ class Rows(ABC):
 
     # Row-aligned arrays of a start, which are made on the host where X is local.
 
-    def mapped(self, function: Callable[..., Array], F: Array, *arguments: Any, width: int) -> Array:
+    def mapped(self, function: Callable[..., Array], F: Array, *arguments: object, width: int) -> Array:
         """Return function(rows of F, *arguments), which has `width` columns, for all rows of a row-aligned F."""
         return function(F, *arguments)
 
-    def summed(self, function: Callable[..., Array], F: Array, *arguments: Any) -> Array:
+    def summed(self, function: Callable[..., Array], F: Array, *arguments: object) -> Array:
         """Return the sum of function(rows of F, *arguments) over parts of a row-aligned F."""
         return function(F, *arguments)
 
     def drawn(
-        self, function: Callable[..., Array], rng: np.random.RandomState, *arguments: Any, width: int,
+        self, function: Callable[..., Array], rng: np.random.RandomState, *arguments: object, width: int,
         given: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return function(rng, rows, *arguments), drawn for some rows after others from one generator.
@@ -268,10 +274,10 @@ class Rows(ABC):
         return out
 
     @abstractmethod
-    def to_caller(self, A: Array) -> Any:
+    def to_caller(self, A: Array) -> Matrix:
         """Return an array of results as the kind of array that X was."""
 
-    def rows_to_caller(self, W: Array) -> Any:
+    def rows_to_caller(self, W: Array) -> Matrix:
         """Return a row-aligned array of results as the kind of array that X was."""
         return self.to_caller(W)
 
@@ -283,7 +289,7 @@ class Rows(ABC):
         """Number of stored numbers of X: n·m, of a sparse X fewer."""
 
     @abstractmethod
-    def scaled(self, power: int, dtype: DType = None) -> Any:
+    def scaled(self, power: int, dtype: DType = None) -> Rows:
         """Return the same X read as 4^power·X, and in another compute type if one is given.
 
         The two are never visited at the same time. An exact power of two is multiplied where a number is read.
@@ -308,7 +314,9 @@ class Rows(ABC):
     # ---- the small factor
 
     @abstractmethod
-    def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def map_rows(
+        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
+    ) -> list[Array]:
         """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, and return the sums added up.
 
         Parameters
@@ -327,18 +335,22 @@ class Rows(ABC):
         """
 
 
-def _multiply(backend: Any, block: Any, rows: RowState, Ht: Array, after: RowState, sums: Named) -> None:
+def _multiply(backend: Backend, block: object, rows: RowState, Ht: Array, after: RowState, sums: Named) -> None:
     backend.products(block, Ht, after["XHt"])
 
 
-def _add_products(backend: Any, block: Any, rows: RowState, arguments: None, after: RowState, sums: Named) -> None:
+def _add_products(
+    backend: Backend, block: object, rows: RowState, arguments: None, after: RowState, sums: Named
+) -> None:
     if len(sums["XtF"]):  # else they are gathered
         backend.add_products(block, rows["F"], sums["XtF"])
 
 
-def _gather_products(backend: Any, block: Any, after: RowState, arguments: None, lo: int, hi: int, sums: Named) -> None:
+def _gather_products(
+    backend: Backend, block: object, after: RowState, arguments: None, lo: int, hi: int, sums: Named
+) -> None:
     backend.products(block, after["F"], sums["XtF"][lo:hi])
 
 
-def _add_gram(backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
+def _add_gram(backend: Backend, block: object, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
     backend.add_gram(block, dtype, sums["XtX"])

@@ -43,7 +43,7 @@ class CSR(NamedTuple):
         return int(self.data.size)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """Type of the stored numbers."""
         return self.data.dtype
 
@@ -215,7 +215,7 @@ class DeviceRows(Rows):
         """Return a copy of W on the device."""
         return W.copy()
 
-    def to_caller(self, A: Any) -> Any:
+    def to_caller(self, A: Array) -> Matrix:
         """Return an array of results as the kind that X was: numpy for an X on the host, else on the device."""
         return cuda.give_back(A, self.kind)
 
@@ -240,7 +240,9 @@ class DeviceRows(Rows):
     # ---- passes ----------------------------------------------------------------------------------------------------
 
     @_streams_when_full
-    def map_rows(self, visit: Any, rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def map_rows(
+        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
+    ) -> list[Array]:
         """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
         whole = [cuda.cupy().zeros(shape) for shape in shapes]
         visit(0, rows, *whole)
@@ -352,7 +354,7 @@ class _Buffers:
             self.used[slot].record(work)
 
 
-def as_device_rows(X: Matrix, dtype: DType, components: Any = 0) -> DeviceRows:
+def as_device_rows(X: Matrix, dtype: DType, components: object = 0) -> DeviceRows:
     """X as row blocks for the current device.
 
     Parameters
@@ -400,7 +402,7 @@ def as_device_rows(X: Matrix, dtype: DType, components: Any = 0) -> DeviceRows:
     return DeviceRows(X, dtype, kind=kind)
 
 
-def _beside(shape: tuple[int, ...], dtype: Any, components: Any) -> int:
+def _beside(shape: tuple[int, ...], dtype: DType, components: object) -> int:
     """Return how many bytes a fit needs beside X: arrays of n × k, and the partial sums of two products of m × k."""
     n, m = shape
     k = int(components) if isinstance(components, int | np.integer) else m
@@ -418,7 +420,7 @@ def _multiplied(X: Array, power: int, dtype: np.dtype) -> Array:
     return out
 
 
-def _stored_type(given: np.dtype, compute: Any) -> np.dtype:
+def _stored_type(given: np.dtype, compute: DType) -> np.dtype:
     if given == np.bool_:
         return np.dtype(np.uint8)
     return given if cuda_ops.stored_as_is(given) else np.dtype(compute)

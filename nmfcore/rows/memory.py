@@ -11,7 +11,7 @@ import itertools
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy import sparse
@@ -43,6 +43,9 @@ class _Plan(NamedTuple):
     gathers: bool  # whether sums over rows are made from the transposed matrix
 
 
+Visit = Callable[[int, int, int, Any], None]  # visit(lane, first row, last row, block)
+
+
 def _none() -> None:
     return None
 
@@ -62,7 +65,7 @@ class MemoryRows(Rows):
         Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
-    loaded_from: Callable[[Array], Any] | None = None  # makes what X was from row-aligned results
+    loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
 
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
@@ -96,7 +99,7 @@ class MemoryRows(Rows):
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return MemoryRows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
 
-    def scaled(self, power: int, dtype: DType = None) -> Any:
+    def scaled(self, power: int, dtype: DType = None) -> Self:
         """Return the same X read as 4^power·X, see `Rows.scaled`: these rows, or others with the same X."""
         if power == self.power and dtype is None:
             return self
@@ -136,11 +139,11 @@ class MemoryRows(Rows):
         self._sums = other._sums
         return self
 
-    def to_caller(self, A: Array) -> Any:
+    def to_caller(self, A: Array) -> Matrix:
         """Return an array of results as it is."""
         return A
 
-    def rows_to_caller(self, W: Array) -> Any:
+    def rows_to_caller(self, W: Array) -> Matrix:
         """Return a row-aligned array of results as it is, or as the Dask array that X was before it was loaded."""
         return W if self.loaded_from is None else self.loaded_from(W)
 
@@ -166,7 +169,7 @@ class MemoryRows(Rows):
             few_rows = n < GATHER_ROWS * m and 8 * m * width > GATHER_BYTES
             # Of a batch (lane_work) Xᵀ may be used once only, and costs several visits.
             gathers = outweighed or (self.sparse and few_rows and self._lane_work is None)
-            height = self.backend.tile_height(m, width, self.dtype)
+            height = cpu.tile_height(m, width, self.dtype)
             tiles = max(1, -(-n // height))
             work = 4.0 * stored * width + 4.0 * n * width**2
             if self.sparse:  # in time: a number is found twice, 4 ns and 0.4 ns per component, and a row takes 0.1 µs
@@ -193,13 +196,13 @@ class MemoryRows(Rows):
 
     def _cut(self, lo: int, hi: int, height: int) -> Any:
         """Rows lo … hi as a plan has them: the block."""
-        return self.backend.cut(self.X, (lo, hi), height, self.power)
+        return cpu.cut(self.X, (lo, hi), height, self.power)
 
-    def held(self, lo: int, hi: int) -> Any:
+    def held(self, lo: int, hi: int) -> Matrix:
         """Rows lo … hi of X as an array or a CSR matrix, while they are visited."""
         return self.X[lo:hi]
 
-    def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+    def visit_all(self, visit: Visit, width: int) -> None:
         """visit(lane, first row, last row, block) for every block, lanes side by side, a lane's blocks in order."""
         lanes = self.plan(width).lanes
 
@@ -209,11 +212,13 @@ class MemoryRows(Rows):
 
         run_all(task, len(lanes), self.threads if len(lanes) > 1 else 1)
 
-    def visit_verified(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+    def visit_verified(self, visit: Visit, width: int) -> None:
         """Call `visit` as `visit_all` does, and raise if an X outside of memory has changed since the opening pass."""
         self.visit_all(visit, width)
 
-    def map_rows(self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def map_rows(
+        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
+    ) -> list[Array]:
         """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, see `Rows.map_rows`.
 
         The factor is cut by its own size only, so its bits do not depend on the number of threads.
@@ -264,7 +269,7 @@ class MemoryRows(Rows):
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
         accumulators.clear(sums | large, [len(lane) for lane in plan.lanes])
 
-        def on_block(lane: int, lo: int, hi: int, block: Any) -> None:
+        def on_block(lane: int, lo: int, hi: int, block: object) -> None:
             function(backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), accumulators[lane])
             accumulators.ended(lane)
 
@@ -274,7 +279,7 @@ class MemoryRows(Rows):
             gather_rows = gather
             total = total | {name: np.zeros(sums[name]) for name in large}
 
-            def on_columns(lane: int, lo: int, hi: int, block: Any) -> None:
+            def on_columns(lane: int, lo: int, hi: int, block: object) -> None:
                 gather_rows(backend, block, after, arguments, lo, hi, total)
 
             self.T.visit_all(on_columns, width)
@@ -288,14 +293,14 @@ class MemoryRows(Rows):
         """
         if not self._digests:
 
-            def look(lane: int, lo: int, hi: int, block: Any) -> None:
+            def look(lane: int, lo: int, hi: int, block: object) -> None:
                 self._digests[lo] = digest_of(self.held(lo, hi))
 
             self.visit_all(look, LOOK_WIDTH)
         return f"{zlib.crc32(repr(sorted(self._digests.items())).encode()):08x}"
 
 
-def without_duplicates(X: Matrix, dtype: DType) -> Any:
+def without_duplicates(X: Matrix, dtype: DType) -> Matrix:
     """CSR with one number for each entry: those that are stored several times are added up.
 
     Parameters

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from .._typing import Array, Matrix
+from ..backends.operations import Backend
 from .state import RowState
 
 _LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can be trusted
@@ -42,7 +43,7 @@ OPENING_SUMS: dict[str, tuple[int, ...]] = {"least": (1,), "rest": (3,)}
 
 
 def look_through(
-    backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: dict[str, Array]
+    backend: Backend, block: object, rows: RowState, dtype: np.dtype, after: RowState, sums: dict[str, Array]
 ) -> None:
     """Add what a block holds to the sums of the opening: its smallest number, and [non-finite numbers, Σx, Σx²].
 
@@ -63,7 +64,7 @@ def look_through(
 
 
 def count_not_finite(
-    backend: Any, block: Any, rows: RowState, arguments: None, after: RowState, sums: dict[str, Array]
+    backend: Backend, block: object, rows: RowState, arguments: None, after: RowState, sums: dict[str, Array]
 ) -> None:
     """Add 1 to the sum "nan" if a block holds NaN, and to "infinite" if it holds an infinite number.
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .._files import mapped, replacing
-from ..backends import cuda
+from ..backends import cpu, cuda, cuda_ops
 from ..rows.device import as_device_rows
 from ..rows.memory import MemoryRows, as_rows, without_duplicates
 from ..rows.threads import run_all
@@ -630,8 +630,8 @@ def _few(
     exact = queries.dense(0, q)
 
     def task(run: int) -> None:
-        block = data.backend.cut(data.X, (bounds[run], bounds[run + 1]), 64)
-        data.backend.scan(
+        block = cpu.cut(data.X, (bounds[run], bounds[run + 1]), 64)
+        cpu.scan(
             block, bounds[run], database.squares[bounds[run] : bounds[run + 1]], exact, queries.squares, sign, most,
             floor, allowed, excluded, np.zeros(q, np.int64), best[run], found[run],
         )  # fmt: skip
@@ -681,14 +681,14 @@ def _panels(
         sample = slice(begin, min(begin + SAMPLE, end))
         if not allowed.size and needed <= GROUPS // 2 and sample.stop - begin >= 4 * GROUPS:
             scores = np.empty((sample.stop - begin, panel), dtype)
-            data.backend.products(data.backend.cut(data.X, (begin, sample.stop), STRIP), Qt, scores)
+            cpu.products(cpu.cut(data.X, (begin, sample.stop), STRIP), Qt, scores)
             _raise_limits(limits[: hi - lo], scores, database.squares[sample], needed, margin)
         contest = (exact, squares, sign, most, floor, margin, allowed, excluded[lo:hi],
                    limits, np.zeros(hi - lo, np.int64), best[run, lo:hi], found[run, lo:hi])  # fmt: skip
         for first in range(begin, end, step):
             last = min(first + step, end)
-            block = data.backend.cut(data.X, (first, last), STRIP)
-            data.backend.nearest(block, first, Qt, database.squares[first:last], *contest)
+            block = cpu.cut(data.X, (first, last), STRIP)
+            cpu.nearest(block, first, Qt, database.squares[first:last], *contest)
 
     run_all(task, runs * panels, min(threads, runs * panels))
     return best, found
@@ -715,7 +715,7 @@ def _on_device(
     cuda.resolve(None, database)
     with cuda.context(cuda.device_of(database)):
         xp, found = cuda.cupy(), as_device_rows(database, np.float64)
-        backend = found.backend
+        backend = cuda_ops
         (q, m), n = queries.shape if hasattr(queries, "shape") else np.shape(queries), found.shape[0]
         _check_request((q, m), found.shape, k, threshold)
         host_allow, host_exclude = _allowed(cuda.to_host(allow), n), _excluded(cuda.to_host(exclude), q, n)

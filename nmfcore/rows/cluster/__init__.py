@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from ..._files import machine_memory
 from ..._typing import Array, DType, Matrix
 from . import tasks
 from .spread import DaskRows, Spread
-from .workers import POLL, Cluster, Held
+from .workers import POLL, Client, Cluster, Future, Held
 
 __all__ = ["as_dask_rows", "client_of", "is_dask", "load", "on_cluster", "using"]
 
@@ -43,7 +43,7 @@ ROOM = 0.5  # share of this machine's memory that a Dask array may fill where th
 
 
 class _Settings(NamedTuple):
-    client: Any = None
+    client: Client = None
     copy_every: int = COPY_EVERY
 
 
@@ -51,7 +51,7 @@ _settings: contextvars.ContextVar[_Settings | None] = contextvars.ContextVar("nm
 
 
 @contextlib.contextmanager
-def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]:
+def using(client: Client = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]:
     """Have fits of Dask arrays in this block use a client, and copy the workers' state more or less often.
 
     Parameters
@@ -96,7 +96,7 @@ def using(client: Any = None, *, copy_every: int = COPY_EVERY) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def on_cluster(X: Array, address: str) -> Iterator[Any]:
+def on_cluster(X: Array, address: str) -> Iterator[Matrix]:
     """Have fits in this block computed on the cluster of a scheduler.
 
     Parameters
@@ -145,7 +145,7 @@ def is_dask(X: Matrix) -> bool:
     return module is not None and isinstance(X, module.Array)
 
 
-def client_of() -> Any:
+def client_of() -> Client:
     """Return the client to compute on: that of `using`, or Dask's current one; None if there is none.
 
     Returns
@@ -162,7 +162,7 @@ def client_of() -> Any:
     return chosen
 
 
-def load(X: Matrix) -> Any:
+def load(X: Matrix) -> Matrix:
     """Compute a Dask array with Dask's own scheduler, where there is no cluster.
 
     Parameters
@@ -194,7 +194,7 @@ def load(X: Matrix) -> Any:
     return whole
 
 
-def as_given(W: Array, X: Matrix) -> Any:
+def as_given(W: Array, X: Matrix) -> Matrix:
     """Return an array of n rows as a Dask array in the row chunks of X.
 
     Parameters
@@ -305,7 +305,7 @@ def _loaded(cluster: Cluster, X: Matrix, dtype: np.dtype, n_jobs: int | None) ->
     return DaskRows(whole, dtype, n_jobs, held_sparse)
 
 
-def _persisted(client: Any, X: Matrix) -> list[Any]:
+def _persisted(client: Client, X: Matrix) -> list[Future]:
     """Load the chunks of X where Dask puts them → their futures, in order."""
     import distributed
 
@@ -314,7 +314,7 @@ def _persisted(client: Any, X: Matrix) -> list[Any]:
     return [by_key[str(key)] for [key] in held.__dask_keys__()]
 
 
-def _homes(groups: list[list[Any]], client: Any, there: dict[str, int]) -> list[str]:
+def _homes(groups: list[list[Future]], client: Client, there: dict[str, int]) -> list[str]:
     """Where each group is to live: with its chunks, unless its worker has more than its share already."""
     has = {str(key): list(who) for key, who in client.who_has([c for group in groups for c in group]).items()}
     share = {worker: -(-len(groups) * threads // sum(there.values())) for worker, threads in there.items()}

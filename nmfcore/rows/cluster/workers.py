@@ -18,7 +18,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -36,10 +36,15 @@ CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 ATTEMPTS = 5  # losses in one step before giving up: something kills worker after worker
 
 
+# Dask has no types.
+Client: TypeAlias = Any  # distributed.Client
+Future: TypeAlias = Any  # distributed.Future
+
+
 class Held(NamedTuple):
     """A future and the worker that it was given to."""
 
-    future: Any
+    future: Future
     home: str | None
 
 
@@ -86,15 +91,15 @@ class Cluster:
         Passes between copies of the state.
     """
 
-    def __init__(self, client: Any, heights: list[tuple[int, ...]], n_jobs: int, copy_every: int):
+    def __init__(self, client: Client, heights: list[tuple[int, ...]], n_jobs: int, copy_every: int):
         self.client, self.heights, self.n_jobs, self.copy_every = client, heights, n_jobs, copy_every
         self.homes: list[str] = []
-        self.chunks: list[Any] = []  # futures of X as Dask loads it
+        self.chunks: list[Future] = []  # futures of X as Dask loads it
         self.failure: BaseException | None = None  # once the cluster is of no use any more
         self.closed = False
         self.checkpoint: Any = None  # where the fit is kept, to be named when nothing else is left
         self._empty_since = inf
-        self._futures: weakref.WeakSet[Any] = weakref.WeakSet()  # all that were made here
+        self._futures: weakref.WeakSet[Future] = weakref.WeakSet()  # all that were made here
         self._sending: str | None = None
         self._known: weakref.WeakSet[Values] = weakref.WeakSet()
         self._copied: Node | None = None  # whose copies are on their way
@@ -102,19 +107,19 @@ class Cluster:
 
     # ---- tasks
 
-    def submit(self, what: str, function: Any, *arguments: Any, home: str | None = None) -> Any:
+    def submit(self, what: str, function: Callable[..., object], *arguments: object, home: str | None = None) -> Future:
         """Submit a task, to one worker only if it is for a home."""
         key = f"nmfcore-{what}-{self._name}-{next(self._number)}"
         future = self.client.submit(function, *arguments, key=key, pure=False, workers=[home] if home else None)
         self._futures.add(future)
         return future
 
-    def hand_out(self, future: Any) -> Any:
+    def hand_out(self, future: Future) -> Future:
         """Return a future that `close` does not release any more."""
         self._futures.discard(future)
         return future
 
-    def send(self, value: Any, home: str | None = None) -> Any:
+    def send(self, value: object, home: str | None = None) -> Future:
         """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
         self._sending = key = f"nmfcore-order-{self._name}-{next(self._number)}"
         end, attempts = time.monotonic() + FETCH, 0
@@ -170,7 +175,7 @@ class Cluster:
                 RuntimeError(f"The Dask cluster at {_address(self.client)} has had no worker for {PATIENCE:g} s.")
             )
 
-    def finished(self, future: Any) -> None:
+    def finished(self, future: Future) -> None:
         """Wait for a task; raise what it raised."""
         import distributed
 
@@ -189,12 +194,12 @@ class Cluster:
             if future.status != "finished":
                 self.look()
 
-    def all_finished(self, futures: Sequence[Any]) -> None:
+    def all_finished(self, futures: Sequence[Future]) -> None:
         """Wait for tasks."""
         for future in futures:
             self.finished(future)
 
-    def _raise(self, future: Any) -> None:
+    def _raise(self, future: Future) -> None:
         import distributed
 
         try:
@@ -207,7 +212,7 @@ class Cluster:
                 )
             ) from killed
 
-    def fetch(self, future: Any) -> Any:
+    def fetch(self, future: Future) -> Any:
         """Wait for a task and bring its result here."""
         self.finished(future)
         try:
@@ -242,7 +247,7 @@ class Cluster:
         self._known.add(values)
         return values
 
-    def _task(self, node: Node, group: int, order: Any, parents: list[Any]) -> Held:
+    def _task(self, node: Node, group: int, order: Future, parents: list[Future]) -> Held:
         extras, home = None if node.extras is None else node.extras[group], self.homes[group]
         heights, what = self.heights[group], node.order.function.__name__.strip("_") if node.order else "remade"
         return Held(self.submit(what, tasks.visit_group, order, heights, extras, *parents, home=home), home)
@@ -261,7 +266,7 @@ class Cluster:
         # Arrays from the network need not be aligned, and scipy's lu refuses such arrays.
         return {name: np.require(part, requirements="A") for name, part in sums.items()}
 
-    def _tree(self, held: list[Held], first: int, size: int) -> Any:
+    def _tree(self, held: list[Held], first: int, size: int) -> Future:
         places = _branches([h.home for h in held], first, size)
         if len(places) == 1:  # all at one home: W does not move
             group, count = places[0]
@@ -272,10 +277,16 @@ class Cluster:
             places = [(at, step) for at in range(first, min(first + size, len(held)), step)]
         return self.submit("sum", tasks.sum_of_sums, places, *(self._tree(held, *place) for place in places))
 
-    def draw(self, function: Any, arguments: tuple[Any, ...], rng: Any, parent: Values | None = None) -> Values:
+    def draw(
+        self,
+        function: Callable[..., Array],
+        arguments: tuple[object, ...],
+        rng: np.random.RandomState,
+        parent: Values | None = None,
+    ) -> Values:
         """Values drawn block after block from one generator, which is left as if it had drawn them all itself."""
 
-        def chain() -> tuple[list[Held], list[Any]]:
+        def chain() -> tuple[list[Held], list[list[np.random.RandomState]]]:
             held, left, last = [], [], copy.deepcopy(rng)
             for group, (heights, home) in enumerate(zip(self.heights, self.homes, strict=True)):
                 parents = [parent.held[group].future] if parent else []
@@ -352,7 +363,7 @@ class Cluster:
             load[str(new)] += 1 / max(there[str(new)], 1)
             self.homes[group] = str(new)
         done: dict[tuple[int, int], Held] = {}
-        sent: dict[int, Any] = {}
+        sent: dict[int, Future] = {}
         for values in known:
             for group in range(len(self.heights)):
                 self._heal(values.node, group, lives, done, sent)
@@ -413,11 +424,11 @@ class Cluster:
             distributed.Future(self._sending, self.client).release()
 
 
-def _last(states: list[Any]) -> Any:
+def _last(states: list[np.random.RandomState]) -> np.random.RandomState:
     return states[-1]
 
 
-def _branches(homes: list[Any], first: int, size: int) -> list[tuple[int, int]]:
+def _branches(homes: list[str | None], first: int, size: int) -> list[tuple[int, int]]:
     """Cut groups first … first + size − 1 into the largest branches of the tree that have one home each."""
     here = homes[first : first + size]
     if not here:
@@ -444,5 +455,5 @@ def _host(address: str | None) -> str:
     return str(address).rpartition(":")[0]
 
 
-def _address(client: Any) -> str:
+def _address(client: Client) -> str:
     return getattr(getattr(client, "scheduler", None), "address", "?")

@@ -320,6 +320,6 @@ class _Pass:
         rows = self.rows
         X = rows._held[lo] = rows.X.place(lo, hi, buffer)
         try:
-            self.visit(lane, lo, hi, rows.backend.cut(X, (0, hi - lo), height, rows.power))
+            self.visit(lane, lo, hi, cpu.cut(X, (0, hi - lo), height, rows.power))
         finally:
             del rows._held[lo]
