@@ -139,7 +139,7 @@ def _rows(lo: int, hi: int, path: str) -> Any:
 
 def block(X: Any, k: int) -> Row:
     """Seconds of a visit to one block by one thread, as a worker makes it."""
-    from nmfcore.distributed import tasks
+    from nmfcore.rows.cluster import tasks
 
     rng = np.random.default_rng(2)
     n, m = X.shape
@@ -157,17 +157,18 @@ def block(X: Any, k: int) -> Row:
 
 def _order(held: Any, Ht: Any) -> Any:
     """Return what a pass of "cd" has done to a block."""
-    from nmfcore.distributed import tasks
+    from nmfcore.rows.cluster import tasks
     from nmfcore.solvers import SOLVERS
 
     solver, kind = SOLVERS["cd"](), np.dtype(np.float32)
     orders = solver.fix(solver.start(held.rows(kind, 1), Ht))
-    return tasks.Order(tasks.one_pass, (solver.visit, orders, solver.sums, None, ()), (None, None), (kind, 1))
+    keywords = {"width": Ht.shape[1], "sums": solver.sums, "out": None, "gather": None, "gathered": ()}
+    return tasks.Order(tasks.each_block, (None, solver.visit, orders, keywords), (None, None), (kind, 1))
 
 
 def traffic(m: int, k: int) -> Row:
     """Bytes of orders and of sums, which know nothing of n."""
-    from nmfcore.distributed import tasks
+    from nmfcore.rows.cluster import tasks
 
     sizes = []
     for n in (200, 400):
