@@ -51,10 +51,12 @@ def look_through(
     ----------
     backend : Backend
     block : Block
-    rows, after : RowState
+    rows : RowState
         Not used.
     dtype : numpy.dtype
         Compute type.
+    after : RowState
+        Not used.
     sums : dict of str to ndarray
         Of the shapes `OPENING_SUMS`.
     """
