@@ -67,7 +67,7 @@ def _substitute():
         ours, theirs = getattr(nmfcore, name), getattr(ORIGINAL, name)
         if ours is theirs:
             raise AssertionError(f"nmfcore.{name} is scikit-learn's own")
-        if inspect.isclass(ours) and issubclass(ours, ORIGINAL._BaseNMF):
+        if inspect.isclass(ours) and ORIGINAL._BaseNMF in ours.__mro__:
             raise AssertionError(f"nmfcore.{name} inherits from scikit-learn's own")
         setattr(sklearn.decomposition, name, ours)
     sklearn.decomposition._nmf = nmfcore._nmf
