@@ -184,7 +184,6 @@ class NMF(BaseNMF):
     Examples
     --------
     >>> import numpy as np
-    from numpy.typing import ArrayLike
     >>> from nmfcore import NMF
     >>> X = np.random.default_rng(0).random((30, 8))
     >>> model = NMF(3, random_state=0, max_iter=500)
