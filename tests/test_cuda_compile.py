@@ -123,6 +123,7 @@ class StandIn:
     def __init__(self):
         self.launches, self.line = [], 0
         self.cuda = types.SimpleNamespace(
+            get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
             Device=lambda number=0: types.SimpleNamespace(id=number, compute_capability="90")
         )
 

@@ -291,13 +291,13 @@ def test_a_pass_over_a_streamed_X_that_fails_spoils_no_other(rng, streamed, last
     out = cuda.cupy().empty((300, 7), np.float32)
     on_card = cuda_ops.asarray(Q)
 
-    def visit(lane, lo, hi, block):
-        cuda_ops.products(block, on_card, out[lo:hi])
-        if lo // 64 == last:
+    def visit(backend, block, part, arguments, after, sums):
+        backend.products(block, on_card, out[part.first : part.first + block.rows])
+        if part.first // 64 == last:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rows.visit_all(visit, 7)
+        rows.each_block(visit, {}, None, width=7, sums={}, out={})
     np.testing.assert_allclose(cuda_ops.to_numpy(rows.products(Q)), X @ Q, rtol=1e-5)
 
 

@@ -152,12 +152,12 @@ class Kernels:
         for sweeps in (1, 4):
             yield self.timed(
                 f"sweep of W, {sweeps}", lambda s=sweeps: ops._sweep(
-                    "sweep", F, C, G, 0.0, 0.0, order, s, 0.0, 0.0, 0, out, stats), bytes=3 * rows,
+                    "sweep", F, C, G, (0.0, 0.0), order, s, 0.0, 0.0, out, stats), bytes=3 * rows,
                 flops=2.0 * sweeps * n * k * k, **facts,
             )  # fmt: skip
         yield self.timed(
             "sweep of H, 8", lambda: ops._sweep(
-                "sweep_given", Ht, C64, G, 0.0, 0.0, order, 8, 0.0, 0.0, 2, outH, stats),
+                "sweep_given", Ht, C64, G, (0.0, 0.0), order, 8, 0.0, 0.0, outH, stats),
             bytes=16 * k * m, flops=16.0 * m * k * k, **facts,
         )  # fmt: skip
         yield self.timed("gram of W", lambda: ops._add_gram(F, F, FtF), bytes=rows, flops=2.0 * n * k * k, **facts)

@@ -154,13 +154,13 @@ def _check_source(source: str | None) -> None:
     """Refuse the results of a fit where pictures are expected: they are pictures of components."""
     from ..search.folders import MODEL
 
-    if source is not None and (Path(source).expanduser() / MODEL).is_file():
+    if source is not None and (Path(os.path.expanduser(source)) / MODEL).is_file():
         raise Stop(f"'{source}' holds what nmfcore fit wrote: give the folder of pictures that it was fitted on")
 
 
 def _about_memory(source: str | None) -> str:
     """Say what to do where the memory does not suffice."""
-    path = Path((source or "").partition("::")[0]).expanduser()
+    path = Path(os.path.expanduser((source or "").partition("::")[0]))
     if path.suffix.lower() in (*SUFFIXES, ".npy"):
         return "not enough memory: give a smaller --memory, such as 256MB, or fewer components (-k)"
     if path.is_dir():
