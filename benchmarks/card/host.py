@@ -49,7 +49,7 @@ class Host:
         yield self._of("add_products", lambda: ops.add_products(block, F, G))
         yield self._of("gram", lambda: ops.gram(F))
         yield self._of(
-            "sweep", lambda: ops._sweep("sweep", F, F, G, 0.0, 0.0, order, 1, 0.0, 0.0, 0, xp.empty_like(F), stats)
+            "sweep", lambda: ops._sweep("sweep", F, F, G, (0.0, 0.0), order, 1, 0.0, 0.0, xp.empty_like(F), stats)
         )  # fmt: skip
 
     def operations(self) -> Iterator[Row]:
