@@ -11,7 +11,9 @@ Array = NDArray[Any]
 DType: TypeAlias = DTypeLike | None
 # An X as a caller gives it: array, sparse matrix, data frame, path, store, Dask array or array on a device.
 Matrix: TypeAlias = Any
+# Rows of X as the `cut` of a backend returns them. Each backend has a class of its own, which only that backend reads.
+Block: TypeAlias = Any
 # What `random_state` may be.
 Seed: TypeAlias = int | np.random.RandomState | None
 
-__all__ = ["Array", "DType", "Matrix", "Seed"]
+__all__ = ["Array", "Block", "DType", "Matrix", "Seed"]
