@@ -51,7 +51,8 @@ K, TARGET = 32, 1.15
 FIT = """
 import json, mmap, os, resource, sys, threading, time
 import numpy as np
-from nmfcore import NMF, disk
+from nmfcore import NMF
+from nmfcore.rows import disk
 
 path, small = sys.argv[1:3]
 rows, passes, limit, k = map(int, sys.argv[3:7])

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import sklearn
@@ -19,6 +19,12 @@ from sklearn.base import _clone_parametrized as clone_parametrized
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+
+    from sklearn.base import BaseEstimator
 
 __all__ = [
     "CallbackSupportMixin",
@@ -42,10 +48,12 @@ VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 class _Watch(MetaPathFinder):
     """Finds one module as the finders after it do, and calls a function with it once it has been imported."""
 
-    def __init__(self, name: str, function: Callable[[ModuleType], Any]):
+    def __init__(self, name: str, function: Callable[[ModuleType], object]):
         self.name, self.function = name, function
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)
@@ -62,7 +70,7 @@ class _Watch(MetaPathFinder):
         return spec
 
 
-def after_import(name: str, function: Callable[[ModuleType], Any]) -> None:
+def after_import(name: str, function: Callable[[ModuleType], object]) -> None:
     """Call a function with a module: at once if the module has been imported, else when it is imported.
 
     Parameters
@@ -82,7 +90,7 @@ def assumes_finite() -> bool:
     return bool(sklearn.get_config()["assume_finite"])
 
 
-def check_parameters(estimator: Any) -> None:
+def check_parameters(estimator: BaseEstimator) -> None:
     """Check the parameters of an estimator against its ``_parameter_constraints``, as its `fit` does."""
     estimator._validate_params()
 
@@ -183,7 +191,7 @@ class FitTasks:
         What an iteration is called.
     """
 
-    def __init__(self, estimator: Any, X: Any, most: int, name: str = "iteration"):
+    def __init__(self, estimator: BaseEstimator, X: object, most: int, name: str = "iteration"):
         self.estimator, self.X, self.most, self.name = estimator, X, most, name
         self.active = bool(getattr(estimator, "_skl_callbacks", None))
         self._begun: Any = None
@@ -198,7 +206,7 @@ class FitTasks:
             self._begun = self._fit.subcontext(task_name=self.name)
             self._begun.call_on_fit_task_begin(estimator=self.estimator, X=self.X)
 
-    def end(self, attributes: Callable[[], dict[str, Any]]) -> bool:
+    def end(self, attributes: Callable[[], Mapping[str, object]]) -> bool:
         """Announce that the iteration ended; `attributes` makes a fitted estimator of it.
 
         Returns

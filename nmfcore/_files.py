@@ -14,9 +14,12 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ._typing import Array
 
 CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 DEFLATE = 1100  # deflate makes at most so many bytes of one
@@ -295,7 +298,7 @@ def map_npy(path: str | os.PathLike[str]) -> np.ndarray:
     if not header.nbytes:
         return np.zeros(header.shape, header.dtype)
     with faults():
-        order: Any = "F" if header.fortran else "C"
+        order: Literal["F", "C"] = "F" if header.fortran else "C"
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
 
 
@@ -423,7 +426,7 @@ def shortened(text: object, longest: int = 60) -> str:
     return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
 
 
-def mapped(path: str | os.PathLike[str], names: Collection[str] | None = None) -> dict[str, Any]:
+def mapped(path: str | os.PathLike[str], names: Collection[str] | None = None) -> dict[str, Array]:
     """Return the arrays of an uncompressed ``.npz`` archive, memory-mapped where they lie in it.
 
     Parameters
@@ -454,7 +457,7 @@ def mapped(path: str | os.PathLike[str], names: Collection[str] | None = None) -
     [0.0, 1.0, 2.0]
     >>> folder.cleanup()
     """
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     check_regular(path)
     with faults(), zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         for entry in archive.infolist():

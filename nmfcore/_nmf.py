@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -24,6 +24,11 @@ from .objective import beta_of as _beta_loss_to_float
 from .rows.memory import as_rows
 from .solvers import make_solver
 from .starts.nndsvd import CUT_OFF, initialize
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .solvers.multiplicative import MultiplicativeUpdate
 
 __all__ = [
     "EPSILON",
@@ -57,12 +62,12 @@ def norm(x: Array) -> float:
     return sqrt(np.dot(x, x))
 
 
-def trace_dot(X: Array, Y: Array) -> Any:
+def trace_dot(X: Array, Y: Array) -> np.floating:
     """Return trace(X·Yᵀ), without forming the product."""
     return np.dot(X.ravel(), Y.ravel())
 
 
-def _beta_divergence(X: Matrix, W: Any, H: Any, beta: Any, square_root: bool = False) -> Any:
+def _beta_divergence(X: Matrix, W: ArrayLike, H: ArrayLike, beta: str | float, square_root: bool = False) -> np.float64:
     """Return D_β(X | WH) or, with `square_root`, √(2 D_β); X, W, H may be scalars."""
     if not sparse.issparse(X):
         X = np.atleast_2d(X)
@@ -75,7 +80,7 @@ def _beta_divergence(X: Matrix, W: Any, H: Any, beta: Any, square_root: bool = F
     return np.sqrt(2 * max(result, np.float64(0))) if square_root else result
 
 
-def _special_sparse_dot(W: Array, H: Array, X: Matrix) -> Any:
+def _special_sparse_dot(W: Array, H: Array, X: Matrix) -> Array | sparse.csr_array | sparse.csr_matrix:
     """Return W·H; for sparse X only where X is not zero, as CSR."""
     if not sparse.issparse(X):
         return np.dot(W, H)
@@ -152,7 +157,7 @@ def _fit_coordinate_descent(
     return found.W, found.Ht.T, found.n_iter
 
 
-def _mu(beta_loss: Any, gamma: float, penalties: Penalties) -> Any:
+def _mu(beta_loss: str | float, gamma: float, penalties: Penalties) -> MultiplicativeUpdate:
     solver: Any = make_solver("mu", penalties, _beta_loss_to_float(beta_loss))
     solver.gamma = gamma
     return solver
@@ -162,15 +167,15 @@ def _multiplicative_update_w(
     X: Matrix,
     W: Array,
     H: Array,
-    beta_loss: Any,
+    beta_loss: str | float,
     l1_reg_W: float,
     l2_reg_W: float,
     gamma: float,
-    H_sum: Any = None,
-    HHt: Any = None,
-    XHt: Any = None,
+    H_sum: Array | None = None,
+    HHt: Array | None = None,
+    XHt: Array | None = None,
     update_H: bool = True,
-) -> tuple[Array, Any, Any, Any]:
+) -> tuple[Array, Array | None, Array | None, Array | None]:
     """Update W once, in place, and return it with ΣH, HHᵀ and X·Hᵀ where scikit-learn makes them."""
     data, Ht = as_rows(X, W.dtype), np.ascontiguousarray(H.T, W.dtype)
     solver = _mu(beta_loss, gamma, Penalties(l1_reg_W, 0.0, l2_reg_W, 0.0))
@@ -187,12 +192,12 @@ def _multiplicative_update_h(
     X: Matrix,
     W: Array,
     H: Array,
-    beta_loss: Any,
+    beta_loss: str | float,
     l1_reg_H: float,
     l2_reg_H: float,
     gamma: float,
-    A: Any = None,
-    B: Any = None,
+    A: Array | None = None,
+    B: Array | None = None,
     rho: Any = None,
 ) -> Array:
     """Update H once, in place, and return it; with the sums A and B of mini-batches, return A / B of the new sums."""

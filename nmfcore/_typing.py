@@ -13,7 +13,9 @@ DType: TypeAlias = DTypeLike | None
 Matrix: TypeAlias = Any
 # A W or H as a caller gives it: any array, or None.
 Factor: TypeAlias = Any
+# Rows of X as the `cut` of a backend returns them. Each backend has a class of its own, which only that backend reads.
+Block: TypeAlias = Any
 # What `random_state` may be.
 Seed: TypeAlias = int | np.random.RandomState | None
 
-__all__ = ["Array", "DType", "Factor", "Matrix", "Seed"]
+__all__ = ["Array", "Block", "DType", "Factor", "Matrix", "Seed"]

@@ -8,14 +8,18 @@ r"""What is minimised: D_β(X | WH) + penalties, and how far from a stationary p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ._typing import Array
 
 if TYPE_CHECKING:
+    from ._typing import Block
+    from .backends.operations import Backend
     from .rows.base import Rows
+    from .rows.state import RowState
+    from .rows.sums import Named
 
 
 class Penalties(NamedTuple):
@@ -88,7 +92,9 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
     return float(data.read_sums(sums["D"])[0][0])
 
 
-def _measure(backend: Any, block: Any, rows: Any, arguments: tuple[Array, float], after: Any, sums: Any) -> None:
+def _measure(
+    backend: Backend, block: Block, rows: RowState, arguments: tuple[Array, float], after: RowState, sums: Named
+) -> None:
     Ht, beta = arguments
     sums["D"] += backend.divergence(block, rows["W"], Ht, beta)
 

@@ -16,7 +16,17 @@ from ._typing import Array, DType
 from .objective import Penalties
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .rows.base import Rows
+
+    class Rescalable(Protocol):
+        """What `watched` needs of a `Progress`."""
+
+        def rescale(self, power: int) -> None:
+            """Bring the numbers of a fit of 4^power·X into the unit of X."""
+
+    P = TypeVar("P", bound=Rescalable)
 
 Numbers = TypeVar("Numbers")  # an array, or a number
 
@@ -127,12 +137,12 @@ def within_reach(F: Array | None, power: int, dtype: DType) -> bool:
     return F is None or math.frexp(float(np.max(F)))[1] + power <= COMFORT[np.dtype(dtype).itemsize]
 
 
-def watched(callback: Callable[[Any], Any] | None, power: int) -> Callable[[Any], Any] | None:
+def watched(callback: Callable[[P], object] | None, power: int) -> Callable[[P], object] | None:
     """Return a callback whose `Progress` is in the unit of X, of a fit of 4^power·X."""
     if callback is None or power == 0:
         return callback
 
-    def look(progress: Any) -> Any:
+    def look(progress: P) -> object:
         progress.rescale(power)
         return callback(progress)
 

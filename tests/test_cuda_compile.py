@@ -124,7 +124,7 @@ class StandIn:
         self.launches, self.line = [], 0
         self.cuda = types.SimpleNamespace(
             get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
-            Device=lambda number=0: types.SimpleNamespace(id=number, compute_capability="90")
+            Device=lambda number=0: types.SimpleNamespace(id=number, compute_capability="90"),
         )
 
     def __getattr__(self, name):

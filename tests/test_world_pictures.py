@@ -158,8 +158,11 @@ def test_levels(highest, levels):
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_one_scale_for_a_folder_keeps_contrast(tmp_path, highest, suffix):
     ramp = np.linspace(0, highest, 256).round().astype(np.uint16).reshape(16, 16)
-    Image.fromarray(ramp).save(tmp_path / f"1.{suffix}")
-    Image.fromarray(ramp // 2).save(tmp_path / f"2.{suffix}")
+    for name, pixels in (("1", ramp), ("2", ramp // 2)):
+        if suffix == "pgm":  # older Pillow reads 16 bits of it, and does not write them
+            (tmp_path / f"{name}.pgm").write_bytes(b"P5 16 16 65535\n" + pixels.astype(">u2").tobytes())
+        else:
+            Image.fromarray(pixels).save(tmp_path / f"{name}.{suffix}")
     pictures = load_images(tmp_path)
     levels = levels_of(highest)
     np.testing.assert_array_equal(pictures.matrix, np.reshape([ramp, ramp // 2], (2, 256)) // (levels // 256))
@@ -232,6 +235,7 @@ def test_pages_of_other_shapes_are_refused_like_files(tmp_path):
     assert kept.names == ("1.tif#1", "1.tif#3") and len(kept.skipped) == 1
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 11, reason="this Pillow writes no tags of later pages")
 def test_smaller_copies_of_a_page_are_no_rows(tmp_path, caplog):
     pages = [Image.fromarray(pattern(seed)).resize((8, 6) if seed == 1 else (16, 12)) for seed in range(3)]
     for page, copy in zip(pages, (0, 1, 0), strict=True):

@@ -205,7 +205,7 @@ def test_damaged_chunks_are_reading_errors(tmp_path, kind):
     else:
         import zarr
 
-        array = zarr.create_array(str(path), shape=Y.shape, dtype=Y.dtype, chunks=(50, 50))
+        array = zarr.open(str(path), mode="w", shape=Y.shape, dtype=Y.dtype, chunks=(50, 50))
         array[:] = Y
         for file in (path / "c").rglob("*"):
             if file.is_file():

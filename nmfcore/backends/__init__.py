@@ -8,13 +8,11 @@
 ========================  ==========================================================================================
 """
 
-from typing import Any
-
 from . import cuda
 from .operations import Backend
 
 
-def backend_of(F: Any) -> Backend:
+def backend_of(F: object) -> Backend:
     """Return the backend that computes where F, an array, lies."""
     if cuda.kind_of(F) is None:
         from . import cpu

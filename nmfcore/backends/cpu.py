@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from .operations import (
     largest,
     merge_worst,
 )
+
+if TYPE_CHECKING:
+    from .._typing import Matrix
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
@@ -76,12 +79,12 @@ def to_numpy(A: Array) -> Array:
     return A
 
 
-def read(*arrays: Array) -> list[Any]:
+def read(*arrays: Array | np.generic) -> list[Any]:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers)."""
     return [array.tolist() for array in arrays]
 
 
-def inner(A: Array, B: Array) -> Any:
+def inner(A: Array, B: Array) -> np.float64:
     """Return ⟨A, B⟩ in float64, 0-d. BLAS is not used: the bits would depend on the number of its threads."""
     return np.einsum("ij,ij->", A, B, dtype=np.float64)
 
@@ -111,7 +114,7 @@ def _fused_height(columns: int, dtype: np.dtype) -> int:
     return int(np.clip((600 << 10) // (max(columns, 1) * dtype.itemsize) // 16 * 16, 64, 128))
 
 
-def cut(X: Any, rows: tuple[int, int], height: int, power: int = 0) -> Block:
+def cut(X: Matrix, rows: tuple[int, int], height: int, power: int = 0) -> Block:
     """Return the block of rows lo … hi of 4^power·X (ndarray of any strides, or CSR). The caller keeps X alive."""
     lo, hi = rows
     scaled = power << 8
@@ -132,7 +135,7 @@ def _constants(dtype: np.dtype) -> tuple[Array, Array, Array]:
 
 
 @functools.cache
-def _at_F(dtype: np.dtype, conjugate: int = 0) -> tuple[Any, ...]:
+def _at_F(dtype: np.dtype, conjugate: int = 0) -> tuple[Array | float, ...]:
     """Return the fields of the `Beginning` at F itself, where a kernel with one is compiled in any case."""
     return tuple(Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)), conjugate))
 
@@ -379,7 +382,7 @@ def squares(block: Block, out: Array) -> None:
     topk_kernels().squares_pass(tuple(block), out)
 
 
-def nearest(block: Block, first: int, Qt: Array, squares: Array, *contest: Any) -> None:
+def nearest(block: Block, first: int, Qt: Array, squares: Array, *contest: Array | float) -> None:
     """Enter the rows of a block, the first of number `first`, among the best k of each query of a panel.
 
     See the kernel `nearest_pass` for the queries, the limits and the heaps of which `contest` consists.
@@ -387,7 +390,7 @@ def nearest(block: Block, first: int, Qt: Array, squares: Array, *contest: Any) 
     topk_kernels().nearest_pass(tuple(block), first, Qt, squares, contest)
 
 
-def scan(block: Block, first: int, squares: Array, *contest: Any) -> None:
+def scan(block: Block, first: int, squares: Array, *contest: Array | float) -> None:
     """Enter the rows of a block among the best k of each of a few queries, row by row; see `scan_pass`."""
     topk_kernels().scan_pass(tuple(block), first, squares, contest)
 

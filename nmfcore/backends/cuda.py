@@ -12,9 +12,14 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .._typing import DType, Matrix
 
 Array = Any  # cupy.ndarray
 
@@ -29,12 +34,12 @@ class DeviceMemoryError(DeviceError, MemoryError):
     """The memory of a GPU is too small for what is to be computed."""
 
 
-def cupy() -> Any:
+def cupy() -> ModuleType:
     """Return the module cupy."""
     return importlib.import_module("cupy")
 
 
-def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def empty_pinned(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     """Return an uninitialised host array in pinned memory: copies from it run while the device computes."""
     return importlib.import_module("cupyx").empty_pinned(shape, dtype)
 
@@ -123,7 +128,7 @@ def describe(device: int = 0) -> str:
 # ---- where arrays lie ------------------------------------------------------------------------------------------------
 
 
-def kind_of(X: Any) -> str | None:
+def kind_of(X: Matrix) -> str | None:
     """Return the library whose array on a device X is. No library is imported for this.
 
     Returns
@@ -146,7 +151,7 @@ def kind_of(X: Any) -> str | None:
     return "cuda" if there or hasattr(X, "__cuda_array_interface__") else None
 
 
-def device_of(X: Any) -> int:
+def device_of(X: Matrix) -> int:
     """Return the number of the device on which the array X lies."""
     if kind_of(X) == "torch":
         return int(X.device.index or 0)
@@ -159,7 +164,7 @@ def device_of(X: Any) -> int:
     return 0 if probe(0) else int(cupy().asarray(X).device.id)  # X itself does not name its device
 
 
-def resolve(device: Any, X: Any, fitted: bool = False) -> int | None:
+def resolve(device: str | None, X: Matrix, fitted: bool = False) -> int | None:
     """Decide where to compute.
 
     Parameters
@@ -232,7 +237,7 @@ def _require(device: int, what: str) -> None:
 # ---- arrays of other libraries ---------------------------------------------------------------------------------------
 
 
-def adopt(X: Any) -> Any:
+def adopt(X: Matrix) -> Matrix:
     """Return an array on a device as a cupy.ndarray or a cupyx sparse matrix, without a copy; host data as they are."""
     kind = kind_of(X)
     if kind in (None, "cupy", "cupyx"):
@@ -245,7 +250,7 @@ def adopt(X: Any) -> Any:
     return cupy().from_dlpack(X) if hasattr(X, "__dlpack__") else cupy().asarray(X)
 
 
-def on_current_device(A: Any) -> Any:
+def on_current_device(A: Matrix) -> Matrix:
     """Return an array of CuPy's, or one on the host, on the current device.
 
     What lives on another device comes over the host: the two need not reach each other's memory, and the streams of the
@@ -257,7 +262,7 @@ def on_current_device(A: Any) -> Any:
     return A if hasattr(A, "tocsr") else cupy().asarray(A)
 
 
-def times(W: Any, H: Any) -> Any:
+def times(W: Matrix, H: Matrix) -> Matrix:
     """Return W·H where W lies. H, the components of a model, may lie elsewhere."""
     kind, there = kind_of(W), kind_of(H)
     if kind is None:
@@ -267,7 +272,7 @@ def times(W: Any, H: Any) -> Any:
         return give_back(product, kind)
 
 
-def give_back(A: Array, kind: str | None) -> Any:
+def give_back(A: Array, kind: str | None) -> Matrix:
     """Return an array on a device as one of the given kind (see `kind_of`): numpy for None, CuPy for "cuda"."""
     if kind is None:
         if isinstance(A, np.ndarray):
@@ -278,6 +283,6 @@ def give_back(A: Array, kind: str | None) -> Any:
     return A if kind in ("cupy", "cupyx", "cuda") else importlib.import_module(kind).from_dlpack(A)
 
 
-def to_host(A: Any) -> Any:
+def to_host(A: Matrix) -> Matrix:
     """Return A as a NumPy array if it lies on a device; anything else is returned as it is."""
     return A if kind_of(A) is None else give_back(adopt(A), None)

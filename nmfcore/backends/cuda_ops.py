@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,11 @@ from .operations import (
     largest,
     merge_worst,
 )
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .._typing import DType, Matrix
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
@@ -57,10 +62,10 @@ SHARED = 48 << 10  # shared memory of a block by default
 SHARED_MOST = 98 << 10  # shared memory that a block may have on every processor from sm_80 on
 GRID_X, GRID_YZ = 2**31 - 1, 65535
 
-xp: Any  # cupy, imported when the first array is made
+xp: ModuleType  # cupy, imported when the first array is made
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     if name == "xp":
         return cuda.cupy()
     raise AttributeError(name)
@@ -69,17 +74,17 @@ def __getattr__(name: str) -> Any:
 # ---- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def asarray(F: Any) -> Array:
+def asarray(F: Array) -> Array:
     """Return F on the current device, C-contiguous."""
     return cuda.cupy().ascontiguousarray(cuda.on_current_device(F))
 
 
-def to_numpy(A: Any) -> np.ndarray:
+def to_numpy(A: Array) -> np.ndarray:
     """Return A in host memory; this waits for what is queued on the device."""
     return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
 
 
-def read(*arrays: Any) -> list[Any]:
+def read(*arrays: Array | np.generic) -> list[Any]:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
     xp = cuda.cupy()
     flat = xp.concatenate([xp.asarray(a).astype(np.float64).reshape(-1) for a in arrays]) if arrays else None
@@ -112,7 +117,7 @@ class Block(NamedTuple):
     indices: Array = None  # CSR, int32
 
 
-def cut(X: Any, rows: tuple[int, int], height: int = 0) -> Block:
+def cut(X: Matrix, rows: tuple[int, int], height: int = 0) -> Block:
     """Return the block of rows lo … hi of X (cupy.ndarray or cupyx CSR matrix)."""
     lo, hi = rows
     if hasattr(X, "indptr"):
@@ -170,7 +175,7 @@ def _ctype(dtype: np.dtype) -> str:
     return name
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, shared: int = 0) -> None:
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Array | np.generic | None, shared: int = 0) -> None:
     """Queue a kernel of THREADS threads a block; arguments are arrays, None, or numpy scalars of the exact types."""
     if min(grid) < 1:
         return
@@ -542,7 +547,7 @@ def multiply_beta(
     N: Array,
     D: Array,
     stats: Array,
-) -> Any:
+) -> Array:
     """Update F multiplicatively for β ≠ 2, add up the sums of the update of Ht, and return the loss (0-d).
 
     out = F ⊙ (N_F / (D_F + l1 + l2·F))^γ, entries below `floor` set to 0; without `update` F stays as it is. Then, for
@@ -593,7 +598,14 @@ def sparse_beta(beta: float) -> Exception:
 
 
 def _beta_rows(
-    block: Block, F: Array, Ht: Array, beta: float, update: bool, num: Any, den: Any, losses: Array | None
+    block: Block,
+    F: Array,
+    Ht: Array,
+    beta: float,
+    update: bool,
+    num: Array | None,
+    den: Array | None,
+    losses: Array | None,
 ) -> None:
     n, m, k = block.rows, block.columns, Ht.shape[1]
     width = min(tile_width(k), 256 // F.itemsize)
@@ -605,7 +617,7 @@ def _beta_rows(
     )  # fmt: skip
 
 
-def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Any, losses: Array | None) -> None:
+def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Array | None, losses: Array | None) -> None:
     n, k = block.rows, Ht.shape[1]
     wide = next((w for w in (1, 2, 4, 8, 16, 32) if k <= 32 * w), 0)
     if not wide:
@@ -646,7 +658,7 @@ def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
     return losses
 
 
-def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Any:
+def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Array:
     """Return Σ D_β(x | f·Htᵀ) over the block, in float64 (0-d)."""
     return _row_losses(block, F, Ht, beta).sum()
 
@@ -744,7 +756,7 @@ def plan_runs(q: int, n: int, k: int, width: int) -> tuple[int, int]:
 
 def nearest(
     block: Block, of_rows: Array, queries: Array, of_queries: Array, k: int, sign: float, floor: float, margin: float,
-    allowed: Array | None, excluded: Array, dtype: Any,
+    allowed: Array | None, excluded: Array, dtype: DType,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return the best k rows of a block by sign·cosine: scores q × k in float64 and row numbers, as `cosine_topk`.
 
@@ -772,8 +784,9 @@ def nearest(
 
 
 def _select(
-    block: Block, of_rows: Array, queries: Array, of_queries: Array, limits: tuple[Any, ...], allowed: Array | None,
-    excluded: Array, dtype: np.dtype, best: Array, found: Array, counts: Array,
+    block: Block, of_rows: Array, queries: Array, of_queries: Array,
+    limits: tuple[np.float64, np.float64, np.float64], allowed: Array | None, excluded: Array,
+    dtype: np.dtype, best: Array, found: Array, counts: Array,
 ) -> None:  # fmt: skip
     """Find the best rows of a block whose rows are wide or sparse, for `nearest`, into heaps.
 

@@ -11,11 +11,16 @@ Shapes: X n × m (a block r × m), F r × k, Ht m × k, G k × k. Sums over rows
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from .._typing import Array
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .._typing import Block, Matrix
 
 # Entries of the sums `stats` of a pass:
 VIOLATION = 0  # of the first sweep, Σ |projected gradient|; of multiplicative updates for β ≠ 2, Σ |f·∇|
@@ -37,7 +42,7 @@ class StoredType(NamedTuple):
 
 # The types that kernels read where they lie. X of any other type is converted to the first of them, as scikit-learn
 # does, and the order of the others is of no account.
-STORED_TYPES: dict[np.dtype[Any], StoredType] = {
+STORED_TYPES: dict[np.dtype, StoredType] = {
     np.dtype("float64"): StoredType(10, "double"),
     np.dtype("float32"): StoredType(9, "float"),
     np.dtype("float16"): StoredType(8, "unsigned short"),
@@ -87,7 +92,7 @@ Number: TypeAlias = Any  # of float64; on a device a 0-d array, which `read` bri
 class Backend(Protocol):
     """The operations of a backend, which is a module: `cpu` or `cuda_ops`."""
 
-    xp: Any  # numpy or cupy
+    xp: ModuleType  # numpy or cupy
     VIOLATION: int
     KKT: int
     SWEEPS: int
@@ -98,34 +103,34 @@ class Backend(Protocol):
     STATS: int
     Beginning: type[_Beginning]
 
-    def asarray(self, F: Any) -> Array:
+    def asarray(self, F: Array) -> Array:
         """Return F where the backend computes, C-contiguous and writable."""
 
     def to_numpy(self, A: Array) -> Array:
         """Return A in host memory; on a device this waits for what is queued."""
 
-    def read(self, *arrays: Any) -> list[Any]:
+    def read(self, *arrays: Array | np.generic) -> list[Any]:
         """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), from a device in one transfer."""
 
     def stored_as_is(self, dtype: np.dtype) -> bool:
         """Return whether the kernels read numbers of this type where they lie."""
 
-    def cut(self, X: Any, rows: tuple[int, int], height: int) -> Any:
+    def cut(self, X: Matrix, rows: tuple[int, int], height: int) -> Block:
         """Return the block of rows lo … hi of X, which kernels read in tiles of `height` rows."""
 
-    def opening(self, block: Any, dtype: np.dtype) -> Array:
+    def opening(self, block: Block, dtype: np.dtype) -> Array:
         """Return [minimum, count of non-finite values, Σx, Σx²] of the stored numbers of a block, in float64."""
 
-    def products(self, block: Any, Ht: Array, out: Array) -> None:
+    def products(self, block: Block, Ht: Array, out: Array) -> None:
         """Write X·Ht to out (r × k)."""
 
-    def add_products(self, block: Any, F: Array, XtF: Array) -> None:
+    def add_products(self, block: Block, F: Array, XtF: Array) -> None:
         """Add Xᵀ·F to XtF."""
 
-    def numbers(self, block: Any) -> Array:
+    def numbers(self, block: Block) -> Array:
         """Return the stored numbers of a block: r × m, of CSR rows one after another."""
 
-    def add_gram(self, block: Any, dtype: np.dtype, XtX: Array) -> None:
+    def add_gram(self, block: Block, dtype: np.dtype, XtX: Array) -> None:
         """Add XᵀX of a dense block to XtX (m × m, float64)."""
 
     def inner(self, A: Array, B: Array) -> Number:
@@ -136,7 +141,7 @@ class Backend(Protocol):
 
     def descend(
         self,
-        block: Any,
+        block: Block,
         F: Array,
         Ht: Array,
         G: Array,
@@ -181,7 +186,7 @@ class Backend(Protocol):
 
     def multiply(
         self,
-        block: Any,
+        block: Block,
         F: Array,
         Ht: Array,
         G: Array,
@@ -199,7 +204,7 @@ class Backend(Protocol):
 
     def multiply_beta(
         self,
-        block: Any,
+        block: Block,
         F: Array,
         Ht: Array,
         beta: float,
@@ -226,12 +231,12 @@ class Backend(Protocol):
     ) -> None:
         """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
 
-    def kl_numerators(self, block: Any, F: Array, Ht: Array, out: Array) -> None:
+    def kl_numerators(self, block: Block, F: Array, Ht: Array, out: Array) -> None:
         """Write (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows to out."""
 
     def code(
         self,
-        block: Any,
+        block: Block,
         Ht: Array,
         beta: float,
         gamma: float,
@@ -250,15 +255,15 @@ class Backend(Protocol):
         `by_step`, when ‖Δf‖ ≤ tol·‖f‖.
         """
 
-    def divergence(self, block: Any, F: Array, Ht: Array, beta: float) -> Number:
+    def divergence(self, block: Block, F: Array, Ht: Array, beta: float) -> Number:
         """Return Σ D_β(x | f·Htᵀ) over the block, in float64."""
 
-    def worst_rows(self, block: Any, F: Array, Ht: Array, worst: Array) -> None:
+    def worst_rows(self, block: Block, F: Array, Ht: Array, worst: Array) -> None:
         """Enter the rows of a block with the largest losses ½‖x − f·Htᵀ‖² into the table `worst`.
 
         worst (q × (1 + m), float64) has a line for each of the worst rows so far: its loss, then max(0, x − f·Htᵀ).
         The largest comes first, the lower row of equals before the other; a line with loss 0 is free.
         """
 
-    def squares(self, block: Any, out: Array) -> None:
+    def squares(self, block: Block, out: Array) -> None:
         """Write ‖x_i‖² of each row to out, in float64."""

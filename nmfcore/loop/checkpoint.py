@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,14 @@ from .._files import mapped, replacing
 from .._typing import Array
 from ..backends import cuda
 
-fcntl: Any
-msvcrt: Any
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from ..backends.operations import Backend
+    from ..solvers._common import Memory, Small
+
+fcntl: ModuleType | None
+msvcrt: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows
@@ -50,10 +56,10 @@ class Kept(NamedTuple):
 
     rows: dict[str, Array]  # row-aligned buffers by name, memory-mapped if `Checkpoint.mapped` is True
     Ht: Array  # m × k
-    parts: dict[str, Any]  # "small", "solver", "rule" and "loop", as `_encode` has written them
+    parts: dict[str, object]  # "small", "solver", "rule" and "loop", as `_encode` has written them
     arrays: Mapping[str, Array]  # that the parts refer to
 
-    def restored(self, small: Any, backend: Any) -> tuple[Any, Any, Any, Any]:
+    def restored(self, small: Small, backend: Backend) -> tuple[Small, Memory, dict[str, object], Any]:
         """Return the small factor, and the memory of solver, rule and loop.
 
         Parameters
@@ -95,7 +101,7 @@ class Checkpoint:
         self.every, self.identity, self.mapped = every, identity, mapped
         self.passes: int | None = None
         self._last = time.perf_counter()
-        self._marked: tuple[int, dict[str, Any], dict[str, Array]] | None = None
+        self._marked: tuple[int, dict[str, object], dict[str, Array]] | None = None
         self._found: Kept | None = None
 
     def found(self) -> Kept | None:
@@ -120,7 +126,7 @@ class Checkpoint:
             (key,) = meta["small"]["fields"]["Ht"].values()
             Ht = arrays[key]
             self._found = Kept(rows, Ht, meta, arrays)
-            self.passes = int(_decode(meta["loop"], arrays, None, None)[0])
+            self.passes = int(_decode(meta["loop"], arrays, None, None)[0])  # type: ignore[arg-type]
             logger.info("going on from the checkpoint '%s'", self.path)
         return self._found
 
@@ -145,7 +151,9 @@ class Checkpoint:
         msg = f"'{self.path}' is no checkpoint that this nmfcore can read: give checkpoint= another path, or delete it."
         raise ValueError(msg)
 
-    def mark(self, rows: dict[str, Array], small: Any, solver: Any, rule: Any, loop: Any) -> None:
+    def mark(
+        self, rows: dict[str, Array], small: Small | None, solver: Memory, rule: dict[str, object], loop: list[Any]
+    ) -> None:
         """Note the state of the fit, for `save` to write. Arrays are not copied, as none of them changes any more."""
         arrays: dict[str, Array] = {}
         meta = {
@@ -225,7 +233,7 @@ def held(path: str | os.PathLike[str] | None) -> Iterator[None]:
                     lock_path.unlink(missing_ok=True)
 
 
-def _locked(lock_path: Path, path: Any) -> int | None:
+def _locked(lock_path: Path, path: str | os.PathLike[str]) -> int | None:
     """Lock a file and return its handle; return None where there are no file locks."""
     while True:
         handle = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -289,7 +297,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise PermissionError(msg)
 
 
-def _write(file: BinaryIO, arrays: Mapping[str, Any]) -> None:
+def _write(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
     """Write a ``.npz`` archive as numpy does; arrays on other machines are fetched and written part by part."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, A in arrays.items():
@@ -309,7 +317,7 @@ def _refer(A: Array, arrays: dict[str, Array]) -> str:
     return key
 
 
-def _encode(value: Any, arrays: dict[str, Array]) -> Any:
+def _encode(value: Any, arrays: dict[str, Array]) -> object:
     """Return a value in a form that JSON can hold, with its type; arrays are added to `arrays`."""
     if value is None or isinstance(value, bool | str):
         return value
@@ -327,7 +335,7 @@ def _encode(value: Any, arrays: dict[str, Array]) -> Any:
     return {kind: _refer(value, arrays)}
 
 
-def _decode(code: Any, arrays: Mapping[str, Array], like: Any, backend: Any) -> Any:
+def _decode(code: Any, arrays: Mapping[str, Array], like: object, backend: Backend) -> Any:
     """Return the value that `_encode` has encoded; a dataclass gets the type of `like`."""
     if not isinstance(code, dict):
         return code

@@ -203,7 +203,7 @@ class Session:
     """
 
     def __init__(
-        self, limits: Limits, callback: Callable[[Progress], Any] | None = None, checkpoint: Checkpoint | None = None
+        self, limits: Limits, callback: Callable[[Progress], object] | None = None, checkpoint: Checkpoint | None = None
     ):
         self.limits, self.callback, self.checkpoint = limits, callback, checkpoint
         self.started = time.perf_counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isnan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from .session import History, Limits, Process, Progress, Session, Stopped, array
 from .stopping import RULES, StopRule, Termination
 
 if TYPE_CHECKING:
+    from .._typing import Block
+    from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
+    from ..rows.sums import Named
+    from ..solvers._common import Orders
 
 
 class Solution(NamedTuple):
@@ -177,7 +181,7 @@ def factorize(
     Ht: Array,
     limits: Limits,
     *,
-    callback: Callable[[Progress], Any] | None = None,
+    callback: Callable[[Progress], object] | None = None,
     verbose: int = 0,
     measure: bool = True,
     checkpoint: Checkpoint | None = None,
@@ -268,7 +272,10 @@ def code(data: Rows, solver: Solver, Ht: Array, *, tol: float, max_iter: int, by
     return Coded(after["W"], max(1, int(most)), int(unsettled))
 
 
-def _code_block(backend: Any, block: Any, rows: Any, arguments: tuple[Any, ...], after: Any, sums: Any) -> None:
+def _code_block(
+    backend: Backend, block: Block, rows: RowState, arguments: tuple[Solver, Orders, float, int, bool],
+    after: RowState, sums: Named,
+) -> None:  # fmt: skip
     solver, orders, tol, max_iter, by_step = arguments
     stats = backend.xp.zeros(backend.STATS + 2 * orders.width)
     solver.code(backend, block, orders, tol, max_iter, by_step, after["W"], stats)

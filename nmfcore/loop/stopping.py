@@ -41,7 +41,7 @@ class StopReason(Enum):
     INTERRUPTED = "interrupted"
     EXCEPTION = "an exception: {exception!r}"
 
-    def given(self, **numbers: Any) -> Termination:
+    def given(self, **numbers: object) -> Termination:
         """Return the end of a fit for this reason, with the numbers of its sentence."""
         return Termination(self, self.value.format(**numbers))
 
@@ -126,11 +126,11 @@ class StopRule(Generic[R]):
         """Judge the last pass, of which the error √(2 D_β) is known now (NaN: not measured)."""
         return None
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> dict[str, object]:
         """Return what the rule remembers of the passes so far, for a checkpoint."""
         return {name: getattr(self, name) for name in self.remembered}
 
-    def restore(self, memory: dict[str, Any]) -> None:
+    def restore(self, memory: dict[str, object]) -> None:
         """Go on from what `memory` returned."""
         for name in self.remembered:
             setattr(self, name, memory[name])

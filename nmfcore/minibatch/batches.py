@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from sklearn.utils import check_random_state
 
 from .._typing import Array
-from ..rows.memory import as_rows
+from ..rows.memory import MemoryRows, as_rows
 
 if TYPE_CHECKING:
+    from .._typing import DType, Matrix, Seed
     from ..rows.base import Rows
 
 # Flops that make a lane of a batch, fewer than usual: a batch is all the work of a step, and is shared among threads
@@ -24,7 +25,9 @@ LARGE = 2**30
 RUN = 2**16
 
 
-def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0) -> tuple[list[slice], list[Rows]]:
+def cut(
+    X: Matrix, size: int, dtype: DType, n_jobs: int | None = None, power: int = 0
+) -> tuple[list[slice], list[Rows]]:
     """Cut X into contiguous batches of `size` rows; none of its numbers is copied.
 
     Parameters
@@ -66,14 +69,14 @@ def cut(X: Any, size: int, dtype: Any, n_jobs: int | None = None, power: int = 0
 class Gathered(Sequence["Rows"]):
     """Batches of rows from all over X. A batch is copied from X each time it is taken, and is not kept."""
 
-    def __init__(self, X: Any, parts: Sequence[Array], dtype: Any, n_jobs: int | None, power: int = 0):
+    def __init__(self, X: Matrix, parts: Sequence[Array], dtype: DType, n_jobs: int | None, power: int = 0):
         self.X, self.parts, self.dtype, self.n_jobs, self.power = X, parts, dtype, n_jobs, power
-        self.first: Rows | None = None
+        self.first: MemoryRows | None = None
 
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> Rows:  # type: ignore[override]
         batch = as_rows(self.X[self.parts[number]], self.dtype, self.n_jobs, LANE_WORK).scaled(self.power)
         if self.first is None:  # of no rows: it only holds the accumulators
             self.first = as_rows(self.X[:0], self.dtype, self.n_jobs, LANE_WORK)
@@ -81,7 +84,7 @@ class Gathered(Sequence["Rows"]):
 
 
 def cut_shuffled(
-    X: Any, size: int, dtype: Any, n_jobs: int | None = None, random_state: Any = None, power: int = 0
+    X: Matrix, size: int, dtype: DType, n_jobs: int | None = None, random_state: Seed = None, power: int = 0
 ) -> tuple[list[Array], Gathered]:
     """Cut X into batches of at most `size` rows, each of which has rows from all over X.
 

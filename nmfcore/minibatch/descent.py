@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -30,6 +30,8 @@ from ..starts.samples import PASSES, TOL
 from .loop import Step
 
 if TYPE_CHECKING:
+    from .._typing import Block, Seed
+    from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
     from ..solvers._common import Orders
@@ -113,10 +115,12 @@ class _Coding(CoordinateDescent):
         super().__init__(penalties)
         self.sweeps, self.settled = sweeps, settled
 
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: PassSums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: PassSums
+    ) -> None:
         p, W = self.penalties, after.arrays["W"]
         backend.descend(
-            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, self.sweeps, 0.0,
+            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, self.sweeps, 0.0,  # type: ignore[arg-type]
             W, sums["XtW"], sums["WtW"], sums["stats"], self.settled,
         )  # fmt: skip
         if self.penalised:
@@ -260,12 +264,14 @@ class DescentLearner:
         return Ht, sums.without(dead[:1])
 
 
-def _find_worst(backend: Any, block: Any, rows: RowState, Ht: Array, after: RowState, sums: dict[str, Array]) -> None:
+def _find_worst(
+    backend: Backend, block: Block, rows: RowState, Ht: Array, after: RowState, sums: dict[str, Array]
+) -> None:
     """Put the row of a block that is met worst, if it is worse than the one of the blocks before, into the table."""
     backend.worst_rows(block, rows["W"], Ht, sums["worst"])
 
 
-def first_start(data: Rows, k: int, penalties: Penalties, random_state: Any = None) -> Array:
+def first_start(data: Rows, k: int, penalties: Penalties, random_state: Seed = None) -> Array:
     """Return the Ht that batches begin with: that of a fit of some rows.
 
     On MNIST with k = 15 in batches of 1,024 rows, the median error after one pass is 1.0105 of that of many passes over

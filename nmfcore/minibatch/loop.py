@@ -61,7 +61,7 @@ class _Iterate(NamedTuple, Generic[M]):
     memory: M
     steps: int = 0
     history: History = None
-    rows: Any = slice(0)  # which rows of W the last step has made,
+    rows: slice | Array = slice(0)  # which rows of W the last step has made,
     W: Array | None = None  # and these rows: an interruption may come before they are in W
 
 
@@ -69,8 +69,8 @@ class _Steps(Process[BatchReport, Step[M]]):
     """Steps over batches: each makes the rows of W that belong to a batch, and a new H."""
 
     def __init__(
-        self, slices: Sequence[Any], batches: Sequence[Rows], learner: Learner[M], W: Array, Ht: Array, max_iter: int,
-        restarts: bool,
+        self, slices: Sequence[slice | Array], batches: Sequence[Rows], learner: Learner[M], W: Array, Ht: Array,
+        max_iter: int, restarts: bool,
     ):  # fmt: skip
         self.slices, self.batches, self.learner, self.restarts = slices, batches, learner, restarts
         self.most = max_iter * len(batches)
@@ -110,9 +110,9 @@ class _Steps(Process[BatchReport, Step[M]]):
 
 
 def run(
-    slices: Sequence[Any],
+    slices: Sequence[slice | Array],
     batches: Sequence[Rows],
-    learner: Learner[Any],
+    learner: Learner[M],
     W: Array,
     Ht: Array,
     limits: Limits,
@@ -120,7 +120,7 @@ def run(
     restarts: bool,
     max_no_improvement: int | None = None,
     verbose: int = 0,
-    callback: Callable[[Progress], Any] | None = None,
+    callback: Callable[[Progress], object] | None = None,
 ) -> Run:
     """Go through the batches in turn, over and over, until a rule or a limit ends the fit.
 

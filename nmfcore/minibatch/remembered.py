@@ -10,10 +10,10 @@ import numpy as np
 from .descent import Sums
 from .multiplicative import Memory
 
-KINDS: dict[str, Any] = {"Sums": Sums, "Memory": Memory}
+KINDS: dict[str, type[Sums] | type[Memory]] = {"Sums": Sums, "Memory": Memory}
 
 
-def plain(memory: Any) -> dict[str, Any]:
+def plain(memory: Sums | Memory) -> dict[str, object]:
     """Return a learner's memory as a dictionary without classes of nmfcore.
 
     Parameters
@@ -29,7 +29,7 @@ def plain(memory: Any) -> dict[str, Any]:
     return {"kind": type(memory).__name__, **memory._asdict()}
 
 
-def restored(fields: Mapping[str, Any], m: int, k: int) -> Any:
+def restored(fields: Mapping[str, Any], m: int, k: int) -> Sums | Memory:
     """Return the memory that `plain` described.
 
     Parameters

@@ -20,13 +20,16 @@ the small factor is a dataclass, which is kept field by field.
 ``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows with H fixed, each of them alone.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..objective import Penalties
 from ._common import Solver
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
 from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["EXTRAPOLATED", "SOLVERS", "Solver", "make_solver"]
 
@@ -35,7 +38,7 @@ EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
 
 
 def make_solver(
-    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, **options: Any
+    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, **options: object
 ) -> Solver:
     """Make a solver of the registry.
 
@@ -56,7 +59,7 @@ def make_solver(
     -------
     solver : Solver
     """
-    registry: dict[str, Any] = EXTRAPOLATED if extrapolate else SOLVERS
+    registry: Mapping[str, Callable[..., Solver]] = EXTRAPOLATED if extrapolate else SOLVERS
     if name == "mu":
         return registry[name](penalties, beta=float(beta))
     return registry[name](penalties, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,19 @@ from .._typing import Array
 from ..objective import Penalties
 
 if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from .._typing import Block
+    from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
+
+    class Memory(TypedDict):
+        """What changes in a solver from pass to pass beside the rows and the small factor."""
+
+        sums: Shapes
+        shuffle: dict[str, object] | None  # state of the generator
+
 
 Shapes = dict[str, tuple[int, ...]]
 Sums = dict[str, Array]
@@ -134,7 +145,9 @@ class Solver(ABC):
         """Return the instructions of the next pass."""
 
     @abstractmethod
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Any, after: RowState, sums: Sums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
         """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
 
     @abstractmethod
@@ -147,17 +160,17 @@ class Solver(ABC):
 
     @abstractmethod
     def code(
-        self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,
         out: Array, stats: Array,
     ) -> None:  # fmt: skip
         """Solve for the rows of a block with H fixed, each of them alone, and write them to `out`."""
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> Memory:
         """Return what changes from pass to pass beside the rows and the small factor, for a checkpoint."""
         state = None if self.shuffle is None else self.shuffle.get_state(legacy=False)
         return {"sums": self.sums, "shuffle": state}
 
-    def restore(self, memory: dict[str, Any]) -> None:
+    def restore(self, memory: Memory) -> None:
         """Go on from what `memory` returned; called after `start`."""
         self.sums = memory["sums"]
         if memory["shuffle"] is not None:

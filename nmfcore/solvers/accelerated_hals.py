@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from ._common import Correction, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
+    from .._typing import Block
+    from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
 
@@ -134,7 +136,7 @@ class Accelerated(Small):
     momentum: Momentum
     loss: float = np.inf  # of the accepted pair, in the new scale
     penalty: float = 0.0  # its part of the loss
-    ahead: tuple[Any, ...] = ()  # terms of the change of the loss from the accepted Ht to Ĥ, see `_ahead`
+    ahead: tuple[Number, ...] = ()  # terms of the change of the loss from the accepted Ht to Ĥ, see `_ahead`
     level: Level
     rejected: int = 0  # number of passes rejected in a row
     begin: float = 0.0  # β of Y; 0 after a rejected pass
@@ -224,14 +226,16 @@ class AcceleratedHALS(CoordinateDescent):
         for_W, for_H = next(efforts for since, *efforts in reversed(stages) if passes >= since)
         return for_W or thorough(self.room[0]), for_H or thorough(self.room[1])
 
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
         """Sweep over the rows of a block from their extrapolation, and add their sums."""
         assert isinstance(orders, AcceleratedOrders)
         p, W = self.penalties, after.arrays["W"]
         effort = orders.effort
         begin = backend.Beginning(rows.arrays["before"], orders.scale, orders.begin, sums["WtD"], effort.conjugate)
         backend.descend(
-            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, effort.sweeps, 0.0,
+            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, effort.sweeps, 0.0,  # type: ignore[arg-type]
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
         )  # fmt: skip
         if self.penalised:
@@ -364,7 +368,7 @@ class AcceleratedHALS(CoordinateDescent):
         ZtZ = (1 + beta) * WtW - beta * small.WtW + beta * (1 + beta) * sums["WtD"][k:]
         return new, XtZ, ZtZ
 
-    def _ahead(self, new: Accelerated, backend: Any) -> tuple[Any, ...]:
+    def _ahead(self, new: Accelerated, backend: Backend) -> tuple[Number, ...]:
         """Return the terms of the change of the loss from the accepted H to the Ĥ of the next pass, W as accepted.
 
         They are read with the sums of the next pass, so that a device is waited for once per pass only.
@@ -378,7 +382,7 @@ class AcceleratedHALS(CoordinateDescent):
         """Return the change of the loss whose terms `_ahead` has returned, given in reverse order."""
         return 0.5 * square - cross + self.penalties.l1_H * sum_H + 0.5 * self.penalties.l2_H * trace
 
-    def _balance(self, new: Accelerated, backend: Any) -> tuple[Array, Array]:
+    def _balance(self, new: Accelerated, backend: Backend) -> tuple[Array, Array]:
         """Rescale the components of the accepted pair, W by d and H by 1/d; return the sums of W in the new scale."""
         p, k, host = self.penalties, new.WtW.shape[0], backend.to_numpy
         squares_W = host(np.diagonal(new.WtW))
@@ -417,7 +421,9 @@ class AcceleratedHALS(CoordinateDescent):
         stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
         return new, stats
 
-    def _found(self, small: Accelerated, sums: Sums, accepted: bool, new: Accelerated, backend: Any) -> Array | None:
+    def _found(
+        self, small: Accelerated, sums: Sums, accepted: bool, new: Accelerated, backend: Backend
+    ) -> Array | None:
         """Return vectors to revive dead components with: residuals of badly fitted rows, unlike one another."""
         if not small.revive or not accepted or new.barren:
             return None
@@ -429,7 +435,7 @@ class AcceleratedHALS(CoordinateDescent):
         )
         return chosen if len(chosen) else None  # none: X is met exactly
 
-    def _remove(self, new: Accelerated, dead: Array, backend: Any) -> None:
+    def _remove(self, new: Accelerated, dead: Array, backend: Backend) -> None:
         """Set components to zero whose part in WH is rounding, or one factor grows without bound as the other fades."""
         k = new.WtW.shape[0]
         if self.penalised:
@@ -446,7 +452,7 @@ class AcceleratedHALS(CoordinateDescent):
         new.scale[dead] = new.scale[k + dead] = 0
         new.XtW[:, dead] = new.WtW[dead] = new.WtW[:, dead] = 0
 
-    def _revive(self, new: Accelerated, dead: Array, found: Array, backend: Any) -> Array:
+    def _revive(self, new: Accelerated, dead: Array, found: Array, backend: Backend) -> Array:
         """Set dead components to the vectors found; return the numbers of the components for which there was none.
 
         W·H does not change, as these components' columns of W are zero.

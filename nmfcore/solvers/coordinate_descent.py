@@ -9,7 +9,7 @@ IEICE Trans. Fundamentals E92-A(3), 2009. The iterates, the order of updates and
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._common import Gather, Orders, Report, Small, Solver, Sums
 
 if TYPE_CHECKING:
+    from .._typing import Block
+    from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
 
@@ -28,7 +30,7 @@ def natural_order(k: int) -> Array:
     return np.arange(k, dtype=np.intp)
 
 
-def gather_XtW(backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
+def gather_XtW(backend: Backend, block: Block, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
     """Write rows lo … hi of XᵀW, from a block of Xᵀ."""
     backend.products(block, after.arrays["W"], sums["XtW"][lo:hi])
 
@@ -70,11 +72,13 @@ class CoordinateDescent(Solver):
         """Return the instructions of the next pass."""
         return Orders(small.Ht, small.HHt, self._order(small.Ht.shape[1]))
 
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
         """Sweep once over the rows of a block, and add their sums."""
         p = self.penalties
         backend.descend(
-            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, 1, 0.0,
+            block, rows.arrays["W"], orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, 1, 0.0,  # type: ignore[arg-type]
             after.arrays["W"], sums["XtW"], sums["WtW"], sums["stats"],
         )  # fmt: skip
 
@@ -103,13 +107,13 @@ class CoordinateDescent(Solver):
         return report, Small(new, HHt)
 
     def code(
-        self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,
         out: Array, stats: Array,
     ) -> None:  # fmt: skip
         """Solve for each row from zero, until its violation is at most tol × that of its first sweep."""
         p, k = self.penalties, orders.width
         no_sums = backend.xp.zeros((0, k))
         backend.descend(
-            block, backend.xp.zeros_like(out), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,
+            block, backend.xp.zeros_like(out), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,  # type: ignore[arg-type]
             out, no_sums, no_sums, stats,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from ._common import Gather, Incoming, Orders, Report, Small, Solver, Sums
 from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
+    from .._typing import Block
+    from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
 
@@ -37,7 +39,9 @@ TINY = float(np.finfo(np.float64).eps)
 CANCELS = {4: 1e-2, 8: 1e-8}
 
 
-def gather_numerators(backend: Any, block: Any, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums) -> None:
+def gather_numerators(
+    backend: Backend, block: Block, after: RowState, orders: Orders, lo: int, hi: int, sums: Sums
+) -> None:
     """Write rows lo … hi of the numerators of β = 1 from a block of Xᵀ, and add the denominators once."""
     W = after.arrays["W"]
     part = backend.xp.empty((hi - lo, orders.width), W.dtype)
@@ -101,11 +105,13 @@ class MultiplicativeUpdate(Solver):
         # The loss of the pair after 10, 20, … passes is measured by the pass that follows, from the WH it forms anyway.
         return Orders(small.Ht, small.HHt, measure=self.beta != 2 and small.passes % 10 == 0)
 
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
         """Update the rows of a block, and add their sums."""
         self._update(backend, block, rows.arrays["W"], orders, after.arrays["W"], sums)
 
-    def _update(self, backend: Any, block: Any, W: Array, orders: Orders, out: Array, sums: Sums) -> None:
+    def _update(self, backend: Backend, block: Block, W: Array, orders: Orders, out: Array, sums: Sums) -> None:
         p = self.penalties
         if self.beta == 2:
             backend.multiply(
@@ -119,7 +125,7 @@ class MultiplicativeUpdate(Solver):
         if orders.measure:
             self._add_loss(backend, sums, loss, W)
 
-    def _add_loss(self, backend: Any, sums: Sums, loss: Any, W: Array) -> None:
+    def _add_loss(self, backend: Backend, sums: Sums, loss: Number, W: Array) -> None:
         p = self.penalties
         sums["loss"][0] += loss
         if self.penalised:
@@ -174,7 +180,7 @@ class MultiplicativeUpdate(Solver):
             report.incoming = self._incoming(backend, losses[0], Ht)
         return report, Small(new, small.HHt, small.passes + 1)
 
-    def _incoming(self, backend: Any, loss: Array, Ht: Array) -> Incoming:
+    def _incoming(self, backend: Backend, loss: Array, Ht: Array) -> Incoming:
         p, (fit, penalty_W), penalty_H = self.penalties, loss, 0.0
         if self.penalised:
             total, squares = backend.read(Ht.sum(dtype=np.float64), backend.inner(Ht, Ht))
@@ -182,7 +188,7 @@ class MultiplicativeUpdate(Solver):
         return Incoming(float(fit + penalty_W + penalty_H), float(np.sqrt(2 * max(fit, 0.0))))
 
     def code(
-        self, backend: Any, block: Any, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,
         out: Array, stats: Array,
     ) -> None:  # fmt: skip
         """Solve for each row from √(its mean / k), until its error √(2 D_β) falls by less than tol in 10 updates."""
@@ -285,8 +291,9 @@ class MultiplicativeUpdate(Solver):
 
 
 def _update_rows(
-    backend: Any, block: Any, rows: RowState, arguments: tuple[Any, ...], after: RowState, sums: Sums
-) -> None:
+    backend: Backend, block: Block, rows: RowState, arguments: tuple[MultiplicativeUpdate, Array, Array],
+    after: RowState, sums: Sums,
+) -> None:  # fmt: skip
     """Update the rows of W of a block once."""
     solver, Ht, HHt = arguments
     p, W, out, stats, no_sums = solver.penalties, rows["W"], after["W"], sums["stats"], np.zeros((0, Ht.shape[1]))
@@ -299,8 +306,9 @@ def _update_rows(
 
 
 def _add_column_terms(
-    backend: Any, block: Any, rows: RowState, arguments: tuple[Any, ...], after: RowState, sums: Sums
-) -> None:
+    backend: Backend, block: Block, rows: RowState, arguments: tuple[MultiplicativeUpdate, Array],
+    after: RowState, sums: Sums,
+) -> None:  # fmt: skip
     """Add what the rows of a block contribute to the numerator and the denominator of the update of Ht."""
     solver, Ht = arguments
     backend.multiply_beta(
@@ -367,7 +375,9 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         measure = self.beta != 2 and small.passes % 10 == 0
         return Ahead(small.ahead, small.HHt, None, measure, small.theta, small.back, small.Ht)
 
-    def visit(self, backend: Any, block: Any, rows: RowState, orders: Orders, after: RowState, sums: Sums) -> None:
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
         """Update the rows of a block from the point ahead of them, and add their sums."""
         assert isinstance(orders, Ahead)
         W = rows.arrays["W_best" if orders.back else "W"]
@@ -376,7 +386,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         ahead = extrapolated(W, rows.arrays["before"], orders.theta)
         self._update(backend, block, ahead, update, after.arrays["W"], sums)
         if apart:
-            self._add_loss(backend, sums, backend.divergence(block, W, orders.pair, self.beta), W)
+            self._add_loss(backend, sums, backend.divergence(block, W, orders.pair, self.beta), W)  # type: ignore[arg-type]
         if self.beta != 2:
             after.arrays["W_best"][:] = W if orders.measure else rows.arrays["W_best"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -22,6 +22,7 @@ from .nndsvd import initialize, spectral_start
 
 if TYPE_CHECKING:
     from ..rows.base import Rows
+    from ..solvers import Solver
 
 # Measured on MNIST, k = 15, 12 seeds: worst final error / scikit-learn's, full passes that followed, price of the start
 # in full passes. 3 samples of 10,000 rows: 1.0011, 16, 23. 4 of 5,000: 1.0010, 17, 18; 6 of 5,000: 1.0005, 18, 27; 8 of
@@ -42,7 +43,7 @@ def sample_rows(n: int, m: int, k: int) -> int:
 
 
 def warm_start(
-    data: Rows, k: int, solver_for: Callable[..., Any], random_state: Seed = None, *,
+    data: Rows, k: int, solver_for: Callable[..., Solver], random_state: Seed = None, *,
     max_time: float | None = None, begun: float | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Nonnegative factors to begin with, from fits of row samples where X is tall, else from NNDSVD.

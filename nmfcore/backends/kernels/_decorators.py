@@ -33,22 +33,22 @@ def _digest() -> str:
 DIGEST = _digest()
 
 
-def inner(function: Callable[..., Any]) -> Any:
+def inner(function: Callable[..., object]) -> Any:
     """Compile a function for the kernels that call it."""
     return numba.njit(function, **INNER)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
+def inlined(function: Callable[..., object]) -> Any:
     """Compile a function into each of its callers."""
     return numba.njit(function, **INLINED)
 
 
-def exact(function: Callable[..., Any]) -> Any:
+def exact(function: Callable[..., object]) -> Any:
     """Compile a function into each of its callers, with its arithmetic in the order in which it is written."""
     return numba.njit(function, **EXACT)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., object]) -> Any:
     """Compile a function that Python calls, and keep its machine code between processes.
 
     Numba keeps code until the file of the function changes, but kernels contain functions of other files. The name

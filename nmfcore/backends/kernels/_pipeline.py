@@ -51,7 +51,7 @@ class _NoEnvironment:
     """Stands for the code generator of code that is not loaded, and has no environment that could be set."""
 
     @staticmethod
-    def set_env(name: str, environment: Any) -> None:
+    def set_env(name: str, environment: object) -> None:
         """Do nothing."""
 
 
@@ -70,7 +70,7 @@ class _Part(JITCodeLibrary):
         return 0
 
     @property
-    def codegen(self) -> Any:
+    def codegen(self) -> type[_NoEnvironment]:
         return _NoEnvironment
 
 
@@ -98,7 +98,7 @@ class _PartPass(_LibraryPass):
     library = _Part
 
 
-def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[Any]:
+def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[PassManager]:
     """Return Numba's passes with one more before the code is made."""
     passes = DefaultPassBuilder.define_nopython_pipeline(state)
     passes.add_pass_after(library, AnnotateTypes)
@@ -109,7 +109,7 @@ def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[Any]:
 class PartCompiler(CompilerBase):
     """Numba's compiler, for functions that only kernels call."""
 
-    def define_pipelines(self) -> list[Any]:
+    def define_pipelines(self) -> list[PassManager]:
         """Return Numba's passes with ours."""
         return _pipeline_with(_PartPass, self.state)
 
@@ -174,11 +174,11 @@ class KernelCompiler(CompilerBase):
     folder: str | None = None  # where kernels are kept if Numba cannot keep them; set by `_caching`
     kept = True  # whether they are kept at all
 
-    def __init__(self, typingctx: Any, targetctx: Any, *rest: Any) -> None:
+    def __init__(self, typingctx: object, targetctx: Any, *rest: object) -> None:
         super().__init__(typingctx, targetctx, *rest)
         self._target = targetctx  # the base has one of these options only
 
-    def compile_extra(self, func: Any) -> Any:
+    def compile_extra(self, func: object) -> object:
         """Return what the function compiles to, or what was compiled before and lies in the folder."""
         if self.folder is None:
             with _notice.compiling():
@@ -194,6 +194,6 @@ class KernelCompiler(CompilerBase):
         cache.save_overload(signature, compiled)
         return compiled
 
-    def define_pipelines(self) -> list[Any]:
+    def define_pipelines(self) -> list[PassManager]:
         """Return Numba's passes with ours."""
         return _pipeline_with(_KernelPass, self.state)
