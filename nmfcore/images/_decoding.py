@@ -9,13 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from .._files import FileFault, check_regular, reason, shortened
 from ._metadata import without_metadata
 from ._shared import size_text
+
+if TYPE_CHECKING:
+    from types import ModuleType, TracebackType
+    from typing import TypeAlias
+
+    from PIL.Image import Image as Picture
+
+    File: TypeAlias = Path | BinaryIO | Picture  # a picture file, by its path or opened, or a picture of Pillow's
 
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".pbm", ".pgm", ".png", ".apng", ".pnm", ".ppm", ".tga"}
@@ -82,7 +90,7 @@ class Decoding:
     levels: int | None = None
     whose: str = "the first picture"
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Return what a model keeps, so that other pictures can be decoded alike."""
         red, green, blue = self.background
         return {
@@ -92,7 +100,7 @@ class Decoding:
         }
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any] | None, mode: Mode) -> Decoding:
+    def of(cls, plain: Mapping[str, object] | None, mode: Mode) -> Decoding:
         """Return the decoding that `plain` described; ValueError for a description that makes no sense."""
         plain = {} if plain is None else dict(plain)
         proportions, levels = plain.get("proportions", "kept"), plain.get("levels")
@@ -116,7 +124,7 @@ class Look(NamedTuple):
     deep_colour: bool  # whether there are more than 8 bits a colour, of which Pillow keeps the upper 8
 
 
-def pillow() -> Any:
+def pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
@@ -129,7 +137,7 @@ def check_mode(mode: str) -> None:
         raise ValueError(f'mode must be "L" (grey) or "RGB", got {mode!r}')
 
 
-def colour(background: Any) -> tuple[int, int, int]:
+def colour(background: object) -> tuple[int, int, int]:
     """Return red, green and blue of a colour that is named, written as "#rrggbb", or given as three numbers."""
     if isinstance(background, str):
         if background == "white":  # without Pillow, which tables do not need
@@ -172,7 +180,7 @@ def look(file: Path) -> Look:
     return _with_picture(file, _looked)
 
 
-def _looked(picture: Any) -> Look:
+def _looked(picture: Picture) -> Look:
     pages, copies = _pages(picture)
     highest, lowest, below = None, 0, np.zeros(MOST_BITS - 7, np.int64)
     for page in pages:
@@ -190,7 +198,7 @@ def _looked(picture: Any) -> Look:
     return Look(pages, copies, highest, lowest, tuple(below.tolist()), deep)
 
 
-def _pages(picture: Any) -> tuple[tuple[int, ...], int]:
+def _pages(picture: Picture) -> tuple[tuple[int, ...], int]:
     """Return the numbers of the pages to read, and how many others are smaller copies of them."""
     count = getattr(picture, "n_frames", 1) if picture.format in STACKS else 1
     if picture.format != "TIFF" or count == 1:
@@ -198,7 +206,7 @@ def _pages(picture: Any) -> tuple[tuple[int, ...], int]:
     pages = []
     for page in range(count):
         picture.seek(page)
-        if not int(picture.tag_v2.get(SUBFILE, 0)) & 1:
+        if not int(picture.tag_v2.get(SUBFILE, 0)) & 1:  # type: ignore[attr-defined]
             pages.append(page)
     return tuple(pages) or (0,), count - max(1, len(pages))
 
@@ -211,11 +219,11 @@ def levels_of(highest: int) -> int:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def decode_picture(picture: Any, size: tuple[int, int] | None, how: Decoding) -> np.ndarray:
+def decode_picture(picture: File, size: tuple[int, int] | None, how: Decoding) -> np.ndarray:
     """Decode the first page of a file, or a picture of Pillow's, to 8 bits of `size`; None: of its own size."""
     ours = not isinstance(picture, pillow().Image)
 
-    def decoded(picture: Any) -> np.ndarray:
+    def decoded(picture: Picture) -> np.ndarray:
         return _decoded(picture, size, how, ours)
 
     return _with_picture(picture, decoded)
@@ -226,7 +234,7 @@ def fill_rows(
 ) -> list[str | OddShape | None]:
     """Decode pages of a file to rows of a matrix; return for each why it cannot be used, or None."""
 
-    def fill(picture: Any) -> list[str | OddShape | None]:
+    def fill(picture: Picture) -> list[str | OddShape | None]:
         if how.levels is None and (picture.mode.startswith("I") or len(_pages(picture)[0]) > 1):
             raise LookFirst
         reasons: list[str | OddShape | None] = []
@@ -255,7 +263,7 @@ def fill_rows(
 def has_odd_shape(file: Path, pages: Sequence[int], size: tuple[int, int]) -> int:
     """Return how many pages of a file have other proportions than `size`; those that cannot be read do not count."""
 
-    def count(picture: Any) -> int:
+    def count(picture: Picture) -> int:
         odd = 0
         for page in pages:
             picture.seek(page)
@@ -274,7 +282,9 @@ class _sentences:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if error is None or isinstance(error, Broken | LookFirst | MemoryError) or not isinstance(error, Exception):
             return
         Image = pillow()
@@ -289,7 +299,7 @@ class _sentences:
         raise Damaged(f"is broken ({reason(error)})") from error
 
 
-def _with_picture(file: Any, use: Callable[[Any], T]) -> T:
+def _with_picture(file: File, use: Callable[[Picture], T]) -> T:
     """Open a file and call use(picture); where that fails, once more without what the file holds beside the pixels."""
     try:
         return _attempt(file, use)
@@ -304,15 +314,15 @@ def _with_picture(file: Any, use: Callable[[Any], T]) -> T:
         raise
 
 
-def _attempt(file: Any, use: Callable[[Any], T]) -> T:
+def _attempt(file: File, use: Callable[[Picture], T]) -> T:
     Image = pillow()
     with _sentences(), ExitStack() as opened:
         if not isinstance(file, Image.Image):
-            file = opened.enter_context(_open_picture(file))
+            file = opened.enter_context(_open_picture(file))  # type: ignore[arg-type]
         return use(file)
 
 
-def _open_picture(file: Path | BinaryIO) -> Any:
+def _open_picture(file: Path | BinaryIO) -> Picture:
     Image = pillow()
     if isinstance(file, str | os.PathLike):
         check_regular(file)
@@ -325,19 +335,19 @@ def _open_picture(file: Path | BinaryIO) -> Any:
     return picture
 
 
-def _check_pixels(picture: Any) -> None:
+def _check_pixels(picture: Picture) -> None:
     limit = pillow().MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:
         raise Broken(f"has more than {limit:,} pixels, too many to be decoded safely")
 
 
-def _seek(picture: Any, page: int) -> None:
+def _seek(picture: Picture, page: int) -> None:
     if page or getattr(picture, "tell", int)():
         picture.seek(page)
         _check_pixels(picture)
 
 
-def _decoded(picture: Any, size: tuple[int, int] | None, how: Decoding, ours: bool = True) -> np.ndarray:
+def _decoded(picture: Picture, size: tuple[int, int] | None, how: Decoding, ours: bool = True) -> np.ndarray:
     whole = picture.size
     if size is not None and ours:
         picture.draft(None, (2 * max(size),) * 2)  # a far too large JPEG is decoded at a fraction
@@ -355,7 +365,7 @@ def _decoded(picture: Any, size: tuple[int, int] | None, how: Decoding, ours: bo
     return np.asarray(shown)
 
 
-def _orientation(picture: Any) -> int:
+def _orientation(picture: Picture) -> int:
     """Return how a picture lies, as EXIF numbers it: 1 is upright, and so is one whose EXIF data cannot be read."""
     try:
         if picture.format == "JPEG" and "exif" not in picture.info and "xmp" not in picture.info:
@@ -372,7 +382,7 @@ def _upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation >= 5 else size
 
 
-def _turned(picture: Any, orientation: int) -> Any:
+def _turned(picture: Picture, orientation: int) -> Picture:
     if orientation == 1:
         return picture
     from PIL.Image import Transpose
@@ -396,7 +406,7 @@ def _is_odd(given: tuple[int, int], size: tuple[int, int]) -> bool:
     return not 1 / (1 + ASPECT_TOLERANCE) <= ratio <= 1 + ASPECT_TOLERANCE
 
 
-def _in_8_bits(picture: Any, how: Decoding) -> Any:
+def _in_8_bits(picture: Picture, how: Decoding) -> Picture:
     """Return a picture without transparency in the mode that is asked for."""
     Image = pillow()
     if picture.mode == "F":
@@ -422,7 +432,7 @@ def _in_8_bits(picture: Any, how: Decoding) -> Any:
     return picture.convert(how.mode)
 
 
-def _resized(picture: Any, size: tuple[int, int], crop: bool) -> Any:
+def _resized(picture: Picture, size: tuple[int, int], crop: bool) -> Picture:
     (height, width), box = size, None
     if picture.size == (width, height):
         return picture

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._decoding import File
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
@@ -16,7 +19,7 @@ _JPEG_LEFT_OUT = {
 _LARGEST = 1 << 28  # bytes of a file that is read whole
 
 
-def without_metadata(file: Any) -> bytes | None:
+def without_metadata(file: File) -> bytes | None:
     """Return the bytes of a PNG or JPEG file without its metadata; None for other files, and where there is none."""
     data = _bytes(file)
     if data is None:
@@ -29,7 +32,7 @@ def without_metadata(file: Any) -> bytes | None:
     return None if plain == data else plain
 
 
-def _bytes(file: Any) -> bytes | None:
+def _bytes(file: File) -> bytes | None:
     try:
         if isinstance(file, str | os.PathLike):
             if os.path.getsize(file) > _LARGEST:
@@ -39,7 +42,7 @@ def _bytes(file: Any) -> bytes | None:
         if not hasattr(file, "read"):  # a picture of Pillow's
             return None
         file.seek(0)
-        data = file.read(_LARGEST + 1)
+        data = file.read(_LARGEST + 1)  # type: ignore[union-attr]
     except (OSError, ValueError, AttributeError):
         return None
     return data if isinstance(data, bytes) and len(data) <= _LARGEST else None

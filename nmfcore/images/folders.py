@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def load_images(
     background: str | Sequence[int] = "white",
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
-    decoding: Mapping[str, Any] | None = None,
+    decoding: Mapping[str, object] | None = None,
 ) -> Pictures:
     """Decode a folder of pictures into one uint8 matrix, grey or in colour.
 
@@ -167,7 +167,7 @@ def load_images(
 
 
 def _decoding(
-    decoding: Mapping[str, Any] | None, mode: Mode, sized: bool, crop: bool, background: str | Sequence[int]
+    decoding: Mapping[str, object] | None, mode: Mode, sized: bool, crop: bool, background: str | Sequence[int]
 ) -> Decoding:
     if decoding is not None:
         return Decoding.of(decoding, mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -64,7 +63,7 @@ class Pictures:
     labels: np.ndarray | None = None
     source: str = ""
     skipped: tuple[str, ...] = ()
-    decoding: dict[str, Any] | None = None
+    decoding: dict[str, object] | None = None
 
     __module__ = "nmfcore.images"  # the name that is imported
 

@@ -7,17 +7,27 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._decoding import Broken, Decoding, Mode, OddShape, decode_picture, pillow
 from .pictures import InputError, Shape
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from ._decoding import File
+
 __all__ = ["picture_row"]
 
 
-def picture_row(picture: Any, shape: Shape, *, decoding: Mapping[str, Any] | None = None) -> np.ndarray:
+def picture_row(
+    picture: str | os.PathLike[str] | bytes | bytearray | memoryview | File | np.ndarray,
+    shape: Shape,
+    *,
+    decoding: Mapping[str, object] | None = None,
+) -> np.ndarray:
     """Make one picture a row like those of a model, to be coded and searched by.
 
     It is turned upright, converted to grey or colour, and resized, as `load_images` does with the
@@ -81,7 +91,7 @@ def picture_row(picture: Any, shape: Shape, *, decoding: Mapping[str, Any] | Non
         raise InputError(f"{name} {error}") from error
 
 
-def _from_array(array: np.ndarray) -> Any:
+def _from_array(array: np.ndarray) -> Picture:
     """Return an array of pixels as a picture of Pillow's."""
     Image = pillow()
     if array.dtype == bool:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def read_source(
     background: str | Sequence[int] = "white",
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
-    decoding: Mapping[str, Any] | None = None,
+    decoding: Mapping[str, object] | None = None,
 ) -> Pictures:
     """Read pictures from a folder or a file, whatever its kind.
 
