@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,5 +23,5 @@ class ShownAxes(Axes):
     """Axes that stand for their figure in a notebook."""
 
     def _repr_png_(self) -> bytes | None:
-        figure: Any = self.figure
+        figure: object = self.figure
         return figure._repr_png_() if isinstance(figure, ShownFigure) else None

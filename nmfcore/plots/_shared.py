@@ -16,6 +16,10 @@ from ._text import drawable, fit, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from numpy.typing import ArrayLike
+
+    from .._typing import Matrix
 
 Shape = tuple[int, ...]  # (height, width), or (height, width, 3) in colour
 
@@ -112,7 +116,7 @@ class Grid:
         captions: Sequence[str] = (),
         below: Sequence[str] = (),
         marked: Sequence[int] = (),
-        cmap: Any = None,
+        cmap: str | Colormap | None = None,
     ) -> None:
         """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked.
 
@@ -254,7 +258,7 @@ def write_heading(axes: Axes, heading: str) -> None:
     axes.set_title(heading, loc="left", fontsize=11, color=INK, pad=8, **text_style(heading))
 
 
-def class_names(classes: Iterable[Any]) -> list[str]:
+def class_names(classes: Iterable[object]) -> list[str]:
     """Return what classes are called in a figure; a number alone could be taken for that of a component."""
     names = [printable(str(one)) for one in classes]
     return [f"class {name}" if re.fullmatch(r"-?\d+(\.\d+)?", name) else name or "no label" for name in names]
@@ -269,7 +273,7 @@ def palette(n: int) -> np.ndarray:
     return np.array([*named, *more])
 
 
-def label_rows(axes: Axes, places: Any, labels: Iterable[Any], inches: float) -> None:
+def label_rows(axes: Axes, places: ArrayLike, labels: Iterable[object], inches: float) -> None:
     """Write labels along the left edge, shortened to the room there is."""
     texts = [fit(str(label), 8, inches) for label in labels]
     axes.set_yticks(places, texts, **text_style(*texts))
@@ -283,7 +287,7 @@ def add_legend(axes: Axes, **settings: Any) -> None:
         text.set(**text_style(text.get_text()))
 
 
-def as_matrix(values: Any, shape: Shape | None, what: str) -> np.ndarray:
+def as_matrix(values: ArrayLike, shape: Shape | None, what: str) -> np.ndarray:
     """Return values as a matrix of float64 whose rows fold to the shape."""
     matrix = np.asarray(to_host(values), dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -304,7 +308,7 @@ def check_shape(shape: Shape | None, features: int, what: str) -> None:
         )
 
 
-def rows_of(X: Any, rows: np.ndarray) -> np.ndarray:
+def rows_of(X: Matrix, rows: np.ndarray) -> np.ndarray:
     """Return some rows of whatever X is stored as, dense and in float64."""
     wanted, where = np.unique(rows, return_inverse=True)  # files want increasing numbers
     if not hasattr(X, "shape"):

@@ -5,10 +5,20 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._text import printable
 from ._loading import load_matplotlib
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class TextStyle(TypedDict, total=False):
+        """Properties of a text of matplotlib."""
+
+        parse_math: bool
+        fontfamily: list[str]
+
 
 __all__ = ["drawable", "fit", "text_style"]
 
@@ -24,7 +34,7 @@ _FALLBACKS = (
 _BOX, _WITHOUT_FONT = "□", "?"
 
 
-def drawable(text: Any) -> str:
+def drawable(text: object) -> str:
     """Return a text on one line, in which a box stands for every letter that no installed font has.
 
     A heading or a caption may have several lines; each is a text of its own.
@@ -43,9 +53,9 @@ def _letter(letter: str) -> str:
     return _BOX if ord(_BOX) in own else _WITHOUT_FONT
 
 
-def text_style(*texts: str) -> dict[str, Any]:
+def text_style(*texts: str) -> TextStyle:
     """Return the properties that a `drawable` text is drawn with: no mathematics between dollars, and its fonts."""
-    style: dict[str, Any] = {"parse_math": False}
+    style: TextStyle = {"parse_math": False}
     missing = {ord(letter) for text in texts if not text.isascii() for letter in text} - _ascii_and_default(texts)
     if missing:
         from matplotlib import rcParams

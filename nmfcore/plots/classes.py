@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +41,10 @@ from ._shared import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import Colormap
+
+    from .._typing import Matrix
 
 __all__ = [
     "components_by_class",
@@ -53,12 +57,12 @@ __all__ = [
 
 
 def samples_by_class(
-    X: Any,
+    X: Matrix,
     labels: ArrayLike,
     shape: Shape | None = None,
     *,
     n: int = 10,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -118,13 +122,13 @@ def samples_by_class(
 
 
 def samples_by_cluster(
-    X: Any,
+    X: Matrix,
     codes: ArrayLike,
     clusters: ArrayLike,
     shape: Shape | None = None,
     *,
     n: int = 10,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -269,7 +273,7 @@ def means_by_class(
     labels: ArrayLike,
     H: ArrayLike | None = None,
     *,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -322,7 +326,7 @@ def means_by_class(
     number_components(axes, k)
     axes.set_xlim(-0.5, k - 0.5)
     bare(axes)
-    bar: Any = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=35)  # type: ignore[union-attr]
+    bar: Colorbar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=35)  # type: ignore[union-attr]
     bar.set_label(_what(H), color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, labelsize=8, length=0)
@@ -337,7 +341,7 @@ def components_by_class(
     shape: Shape | None = None,
     *,
     n: int = 5,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -421,7 +425,7 @@ def rebuilt_by_class(
     *,
     n: int | None = None,
     how: Sequence[analysis.How] = ("mean", "median", "min", "max"),
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -515,14 +519,14 @@ def rebuilt_by_class(
 
 
 def _rows_of_samples(
-    X: Any,
+    X: Matrix,
     chosen: Sequence[np.ndarray],
     names: Sequence[str],
     shape: Shape | None,
     n: int,
     heading: str,
     axes: Axes | None,
-    cmap: Any,
+    cmap: str | Colormap | None,
 ) -> Axes:
     """Draw the chosen samples of every class, a row to the class, on one scale."""
     if n < 1:
@@ -551,12 +555,12 @@ def _shown(classes: np.ndarray, heading: str) -> tuple[np.ndarray, str]:
     return classes[:CLASSES], f"{heading}, the first {CLASSES} of {len(classes)}"
 
 
-def _bases(classes: Sequence[Any] | np.ndarray) -> np.ndarray:
+def _bases(classes: Sequence[object] | np.ndarray) -> np.ndarray:
     """Where the bands of classes begin, the first on top."""
     return np.arange(len(classes), dtype=float)[::-1]
 
 
-def _features(W: Any, labels: ArrayLike, H: Any) -> tuple[np.ndarray, np.ndarray]:
+def _features(W: ArrayLike, labels: ArrayLike, H: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Return features, comparable if there is an H, and labels that fit them."""
     F, labels = as_matrix(W, None, "codes"), np.asarray(labels)
     if labels.shape != F.shape[:1]:
@@ -569,7 +573,7 @@ def _features(W: Any, labels: ArrayLike, H: Any) -> tuple[np.ndarray, np.ndarray
     return F * np.linalg.norm(H, axis=1), labels
 
 
-def _what(H: Any) -> str:
+def _what(H: ArrayLike | None) -> str:
     return "weight" if H is None else "weight × norm of the component"
 
 
@@ -590,7 +594,7 @@ def _class_grid(
     axes: Axes | None,
     captions: Sequence[str] = (),
     head: Sequence[str] = (),
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
 ) -> Axes:
     """Draw tiles, c × n × m, a row to the class, in as many blocks side by side as suit a page.
 

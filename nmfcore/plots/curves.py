@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ __all__ = ["convergence", "error_against_k"]
 
 
 def convergence(
-    history: Mapping[str, Any],
+    history: Mapping[str, ArrayLike],
     *,
     norm: float | None = None,
     n_iter: int | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,9 @@ from ._text import fit, text_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+    from .._typing import Matrix
 
 OVERLAID = 60  # components of an overlay at most
 
@@ -49,7 +52,7 @@ def components_grid(
     shape: Shape | None = None,
     *,
     titles: Sequence[str] | None = None,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     columns: int | None = None,
     axes: Axes | None = None,
@@ -118,7 +121,7 @@ def reconstructions(
     shape: Shape | None = None,
     names: Sequence[str] | None = None,
     *,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     columns: int = 10,
     axes: Axes | None = None,
@@ -185,7 +188,7 @@ def reconstructions(
 
 
 def best_and_worst(
-    X: Any,
+    X: Matrix,
     W: ArrayLike,
     H: ArrayLike,
     shape: Shape | None = None,
@@ -194,7 +197,7 @@ def best_and_worst(
     n: int = 10,
     errors: ArrayLike | None = None,
     relative: bool = True,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -279,7 +282,7 @@ def neighbours(
     names: Sequence[str] | None = None,
     scores: ArrayLike | None = None,
     *,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     columns: int = 10,
     axes: Axes | None = None,
@@ -356,7 +359,7 @@ def sample_features(
     *,
     picture: ArrayLike | None = None,
     n: int = 6,
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -558,7 +561,7 @@ def overlay(
 # what they share
 
 
-def _like(reconstructed: Any, originals: np.ndarray, shape: Shape | None) -> np.ndarray:
+def _like(reconstructed: ArrayLike, originals: np.ndarray, shape: Shape | None) -> np.ndarray:
     reconstructed = as_matrix(reconstructed, shape, "reconstructed")
     if originals.shape != reconstructed.shape:
         raise ValueError(
@@ -579,7 +582,7 @@ def _pairs(
     lines: int = 1,
     marked: Sequence[int] = (),
     kinds: Sequence[str] = (),
-    cmap: Any = None,
+    cmap: str | Colormap | None = None,
 ) -> Axes:
     """Draw rows of originals over their reconstructions on one scale, notes below the latter.
 
