@@ -8,13 +8,16 @@ nothing of its size is ever made. Ties go to the lower number throughout.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from .backends.cuda import to_host
+
+if TYPE_CHECKING:
+    from ._typing import Array, Matrix
 
 __all__ = [
     "class_means",
@@ -32,10 +35,10 @@ Numbers = NDArray[np.intp]
 How = Literal["mean", "median", "min", "max"]
 
 _BLOCK = 1 << 21  # float64 numbers of a block: 16 MB, a few milliseconds
-_STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+_STATISTICS: dict[str, Callable[..., Floats]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
 
 
-def reconstruction_errors(X: Any, W: ArrayLike, H: ArrayLike, relative: bool = True) -> Floats:
+def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool = True) -> Floats:
     """Measure how far every sample is from its reconstruction.
 
     Parameters
@@ -118,7 +121,7 @@ def rank(errors: ArrayLike, n: int = 10) -> tuple[Numbers, Numbers]:
     return _first(errors, n), _first(-errors, n)
 
 
-def class_means(W: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Floats]:
+def class_means(W: ArrayLike, labels: ArrayLike) -> tuple[Array, Floats]:
     """Average the codes of every class.
 
     Parameters
@@ -156,7 +159,7 @@ def class_means(W: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Floats]:
 
 def top_components(
     W: ArrayLike, labels: ArrayLike, n: int = 5, H: ArrayLike | None = None
-) -> tuple[NDArray[Any], Numbers, Floats]:
+) -> tuple[Array, Numbers, Floats]:
     """Find the components that weigh most in every class.
 
     Parameters
@@ -226,7 +229,7 @@ def components_for_share(weights: ArrayLike, share: float = 0.5) -> Numbers:
     return np.minimum((sums < share * sums[:, -1:]).sum(axis=1) + 1, sums.shape[1])
 
 
-def explained_share(X: Any, W: ArrayLike, H: ArrayLike) -> Floats:
+def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
     """Split the share of ‖X‖² that is explained among the components.
 
     Component t gets (2⟨X, w_t h_t⟩ − ⟨w_t h_t, WH⟩) / ‖X‖². The shares add up to exactly
@@ -380,19 +383,19 @@ def rebuild(
 # what they share
 
 
-def _matrix(name: str, values: Any) -> Floats:
+def _matrix(name: str, values: ArrayLike) -> Floats:
     matrix = np.asarray(to_host(values), dtype=float)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} must be a matrix with at least one row and column, got shape {matrix.shape}")
     return matrix
 
 
-def _factors(W: Any, H: Any) -> tuple[Floats, Floats]:
+def _factors(W: ArrayLike, H: ArrayLike) -> tuple[Floats, Floats]:
     W = _matrix("W", W)
     return W, _matching(H, W)
 
 
-def _matching(H: Any, codes: Floats) -> Floats:
+def _matching(H: ArrayLike, codes: Floats) -> Floats:
     """Return H if its rows belong to the columns of the codes."""
     H = _matrix("H", H)
     if len(H) != codes.shape[-1]:
@@ -400,7 +403,7 @@ def _matching(H: Any, codes: Floats) -> Floats:
     return H
 
 
-def _classes(W: Floats, labels: ArrayLike) -> tuple[NDArray[Any], Numbers]:
+def _classes(W: Floats, labels: ArrayLike) -> tuple[Array, Numbers]:
     labels = np.asarray(labels)
     if labels.shape != W.shape[:1]:
         raise ValueError(f"expected one label per row of W ({len(W)}), got labels of shape {labels.shape}")
@@ -418,7 +421,7 @@ def _first(values: Floats, n: int) -> Numbers:
     return np.argsort(values, kind="stable")[:n]
 
 
-def _blocks(X: Any, W: Floats, H: Floats) -> Iterator[tuple[int, int, Any]]:
+def _blocks(X: Matrix, W: Floats, H: Floats) -> Iterator[tuple[int, int, Matrix]]:
     """Yield (first row, last row, rows): a float64 copy of dense rows, or CSR rows in float64."""
     if not hasattr(X, "shape"):
         X = np.asarray(X)
@@ -441,7 +444,7 @@ def _blocks(X: Any, W: Floats, H: Floats) -> Iterator[tuple[int, int, Any]]:
         yield lo, hi, block
 
 
-def _sparse_squares(block: Any, F: Floats, Ht: Floats, HHt: Floats) -> tuple[Floats, Floats]:
+def _sparse_squares(block: sparse.csr_matrix, F: Floats, Ht: Floats, HHt: Floats) -> tuple[Floats, Floats]:
     """Return ‖x − fH‖² and ‖x‖² of CSR rows: what is stored term by term, the zeros by what is left of ‖fH‖²."""
     rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
     made = np.einsum("et,et->e", F[rows], Ht[block.indices])
