@@ -25,12 +25,17 @@ import re
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ._files import Archive, FileFault, faults, reason, replacing, shortened
 from .backends import cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .estimators import NMF, MiniBatchNMF
 
 __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "save"]
 
@@ -112,7 +117,7 @@ class Model:
 
     W: np.ndarray
     components: np.ndarray
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, object] = field(default_factory=dict)
     estimator: str = "NMF"
     history: dict[str, np.ndarray] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
@@ -126,17 +131,17 @@ class Model:
     converged: bool = False
     stop_reason: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    decoding: dict[str, Any] | None = None
+    decoding: dict[str, object] | None = None
     feature_names: tuple[str, ...] | None = None
     n_steps: int = 0
-    state: dict[str, Any] | None = None
+    state: dict[str, object] | None = None
 
     def __repr__(self) -> str:
         k, m = self.components.shape
         error = "" if math.isnan(self.relative_error) else f", relative error {self.relative_error:.4g}"
         return f"Model of {len(self.W):,} rows × {m:,} features by {k} parts ({self.estimator}{error})"
 
-    def reconstruct(self, rows: Any = slice(None)) -> np.ndarray:
+    def reconstruct(self, rows: slice | Sequence[int] | np.ndarray = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
 
         Parameters
@@ -311,7 +316,7 @@ def _listed(meta: dict[str, Any], name: str) -> tuple[Any, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _whole(value: Any) -> int:
+def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
         raise ValueError(f"{shortened(value, 30)!r} is no whole number from 0 on")
     return value
@@ -409,7 +414,7 @@ def _check_sizes(model: Model) -> None:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: object) -> bool | int | float | str | None:
     """Return a constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -432,15 +437,15 @@ class PicturesLike(Protocol):
     """What `model_of` takes from pictures: see `nmfcore.images.Pictures`."""
 
     @property
-    def shape(self) -> Any:
+    def shape(self) -> tuple[int, ...] | None:
         """Shape of a picture, or None."""
 
     @property
-    def names(self) -> Any:
+    def names(self) -> tuple[str, ...] | None:
         """Names of the rows, or None."""
 
     @property
-    def labels(self) -> Any:
+    def labels(self) -> np.ndarray | None:
         """Labels of the rows, or None."""
 
     @property
@@ -448,7 +453,9 @@ class PicturesLike(Protocol):
         """Where the pictures were read from."""
 
 
-def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None, **changes: Any) -> Model:
+def model_of(
+    estimator: NMF | MiniBatchNMF, W: np.ndarray, pictures: PicturesLike | None = None, **changes: Any
+) -> Model:
     """Gather a fitted estimator and what it was fitted on into a `Model`, to be saved.
 
     Parameters
@@ -487,7 +494,7 @@ def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None
     """
     names = getattr(estimator, "feature_names_in_", None)
     ours = _class_of(estimator)
-    taken = set(inspect.signature(ours.__init__).parameters)
+    taken = set(inspect.signature(ours.__init__).parameters)  # type: ignore[misc]
     known: dict[str, Any] = {
         "W": W,
         "components": estimator.components_,
@@ -513,7 +520,7 @@ def model_of(estimator: Any, W: np.ndarray, pictures: PicturesLike | None = None
     return Model(**(known | changes))
 
 
-def _class_of(estimator: Any) -> Any:
+def _class_of(estimator: NMF | MiniBatchNMF) -> type:
     """Return `NMF` or `MiniBatchNMF` for an estimator that is one, or one derived from it."""
     from . import estimators
 
@@ -522,7 +529,7 @@ def _class_of(estimator: Any) -> Any:
     )
 
 
-def _state_of(estimator: Any) -> dict[str, Any] | None:
+def _state_of(estimator: NMF | MiniBatchNMF) -> dict[str, object] | None:
     """Return what a `MiniBatchNMF` goes on from, as plain arrays and numbers."""
     memory = getattr(estimator, "_memory", None)
     if memory is None:
@@ -532,7 +539,7 @@ def _state_of(estimator: Any) -> dict[str, Any] | None:
     return plain(memory) | {name: getattr(estimator, name) for name in _OF_STREAM}
 
 
-def estimator_from(model: Model) -> Any:
+def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     """Rebuild the estimator a model was made with, ready to ``transform`` new rows.
 
     Parameters
@@ -575,7 +582,7 @@ def estimator_from(model: Model) -> Any:
     written = shortened(model.versions.get("nmfcore", "unknown"), 30)
     try:
         if isinstance(parameters.get("dtype"), str):
-            parameters["dtype"] = np.dtype(parameters["dtype"]).type
+            parameters["dtype"] = np.dtype(parameters["dtype"]).type  # type: ignore[call-overload]
         estimator = getattr(estimators, model.estimator)(**parameters)
         _compat.check_parameters(estimator)
         if not estimator.tol and estimator.max_iter > _ENDLESS:
@@ -609,5 +616,5 @@ def estimator_from(model: Model) -> Any:
     return estimator
 
 
-def _is_plain_number(value: Any) -> bool:
+def _is_plain_number(value: object) -> bool:
     return value == "auto" or (isinstance(value, int | float) and math.isfinite(value))
