@@ -7,11 +7,14 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .sources import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 class Folder:
@@ -26,7 +29,7 @@ class Folder:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """Return zeros in a new file, which is deleted with the array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if not size:
@@ -42,7 +45,7 @@ class Folder:
 
     def kept(self, A: Array) -> Array:
         """Return A if it lies in such a file already, else a copy that does."""
-        base: Any = A
+        base: object = A
         while isinstance(base, np.ndarray):
             if isinstance(base, np.memmap) and A.flags.writeable:  # a read-only one belongs to the caller
                 return A

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..._files import machine_memory, reason
 from .sources import SLACK, Array, ReadError
@@ -52,7 +51,7 @@ def open_bytes(path: Path, direct: bool) -> Iterator[Fill]:
         if straight is not None and hasattr(os, "posix_fadvise"):  # a page, not what may follow it
             os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
-        def through_cache(position: int, out: Any) -> None:
+        def through_cache(position: int, out: Array) -> None:
             cached.seek(position)
             while len(out):
                 with _named_errors(path):
@@ -104,7 +103,7 @@ def _read_direct(file: int, position: int, out: Array) -> int:
     """Read whole pages; return the bytes read, which are fewer where the file ends or the file system refuses."""
     done = 0
     while done < len(out):
-        view: Any = out[done : done + _SPAN]
+        view: Array = out[done : done + _SPAN]
         try:
             got = os.preadv(file, [view], position + done)
         except OSError as error:

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from ..._files import FileFault, check_memory, faults, shortened
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Protocol, TypeGuard
+
+    from .stores import StoredArray
+
+    class Group(Protocol):
+        """What the groups of h5py and zarr have in common."""
+
+        @property
+        def attrs(self) -> Mapping[str, Any]:
+            """What is said of the group: numbers, texts, arrays."""
+
+        def __contains__(self, name: object, /) -> bool:
+            """Whether something in the group has this name."""
+
+        def __iter__(self) -> Iterator[str]:
+            """Yield the names of what is in the group."""
+
+        def __getitem__(self, name: str, /) -> Any:
+            """Return a group or an array."""
+
+        def get(self, name: str, /) -> Any:
+            """Return a group or an array; None where a link leads nowhere."""
+
+
 _LISTED = 6  # names that a message lists
 _PARTS = ("data", "indices", "indptr")
 
 
-def is_group(node: Any) -> bool:
+def is_group(node: object) -> TypeGuard[Group]:
     """Whether something of h5py or zarr is a group.
 
     Parameters
@@ -28,7 +54,7 @@ def is_group(node: Any) -> bool:
     return not hasattr(node, "dtype") and hasattr(node, "keys")
 
 
-def is_sparse(group: Any) -> bool:
+def is_sparse(group: Group | StoredArray) -> TypeGuard[Group]:
     """Whether a group holds the three arrays of a sparse matrix, as AnnData and Cell Ranger write them.
 
     Parameters
@@ -43,7 +69,7 @@ def is_sparse(group: Any) -> bool:
     return is_group(group) and all(part in group for part in _PARTS)
 
 
-def sparse_matrix(group: Any) -> Any:
+def sparse_matrix(group: Group) -> sparse.csr_matrix | sparse.csc_matrix:
     """Read a sparse matrix whose three arrays lie in a group.
 
     The layout is that of AnnData (attributes "shape" and "encoding-type"), of its earlier versions ("h5sparse_shape"
@@ -75,7 +101,7 @@ def sparse_matrix(group: Any) -> Any:
     return X
 
 
-def _shape_and_kind(group: Any, parts: list[Any]) -> tuple[tuple[int, int], str]:
+def _shape_and_kind(group: Group, parts: list[StoredArray]) -> tuple[tuple[int, int], str]:
     attributes = dict(group.attrs)
     shape = attributes.get("shape", attributes.get("h5sparse_shape"))
     kind = attributes.get("encoding-type", attributes.get("h5sparse_format", ""))
@@ -96,7 +122,7 @@ def _shape_and_kind(group: Any, parts: list[Any]) -> tuple[tuple[int, int], str]
     return (rows, columns), kind
 
 
-def frame_block(group: Any) -> str:
+def frame_block(group: Group) -> str:
     """Return the name of the one array in which pandas keeps the numbers of a frame, "" where there is none.
 
     Parameters
@@ -114,7 +140,7 @@ def frame_block(group: Any) -> str:
     return str(blocks[0]) if len(blocks) == 1 and getattr(group[blocks[0]], "ndim", 0) == 2 else ""
 
 
-def no_matrix(group: Any, name: str) -> FileFault:
+def no_matrix(group: Group, name: str) -> FileFault:
     """Return why a group cannot be read as a matrix.
 
     Parameters

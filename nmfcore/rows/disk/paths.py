@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +16,21 @@ from .files import NpyFile
 from .groups import frame_block, is_group, is_sparse, no_matrix, sparse_matrix
 from .stores import Stored
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from scipy import sparse
+
+    from ..._typing import Array, Matrix
+    from .groups import Group
+    from .stores import StoredArray
+
 HDF5 = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad")
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 _DEEPEST = 8  # groups in groups that are looked through
 
 
-def source_of(X: Any, fold: bool = False) -> Any:
+def source_of(X: Matrix, fold: bool = False) -> Matrix:
     """Return the source that X is or names; X itself if it is neither.
 
     Parameters
@@ -65,7 +74,7 @@ def source_of(X: Any, fold: bool = False) -> Any:
     return X
 
 
-def _from_path(given: str | os.PathLike[str], fold: bool) -> Any:
+def _from_path(given: str | os.PathLike[str], fold: bool) -> Matrix:
     path, name = _split(os.fspath(given))
     if not path.exists():
         msg = f"there is no file or folder '{path}': check the path"
@@ -103,14 +112,14 @@ def _split(text: str) -> tuple[Path, str]:
     return Path(os.path.expanduser(file)), name  # unlike Path.expanduser it leaves homes of unknown users alone
 
 
-def _called(source: Any, given: str | os.PathLike[str]) -> Any:
+def _called(source: Matrix, given: str | os.PathLike[str]) -> Matrix:
     """Give a source the name that messages call it by."""
     if isinstance(source, Stored):
         source.what = f"'{os.fspath(given)}'"
     return source
 
 
-def _library(name: str) -> Any:
+def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -118,7 +127,7 @@ def _library(name: str) -> Any:
         raise ImportError(msg) from error
 
 
-def _from_npz(path: Path, name: str) -> Any:
+def _from_npz(path: Path, name: str) -> Array:
     """Read one array of an archive into memory."""
     with Archive(path) as archive:
         matrices = [each for each in archive.names if len(archive.header(each).shape) == 2]
@@ -129,7 +138,7 @@ def _from_npz(path: Path, name: str) -> Any:
         return archive.array(name)
 
 
-def _from_hdf5(path: Path, name: str, fold: bool) -> Any:
+def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix | sparse.csc_matrix:
     h5py = _library("h5py")
     with faults("cannot be read as HDF5"), h5py.File(path, "r") as file:
         if name:
@@ -145,7 +154,7 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Any:
             return X
 
     @contextmanager
-    def hold() -> Iterator[Any]:
+    def hold() -> Iterator[StoredArray]:
         with h5py.File(path, "r") as file:
             yield file[name]
 
@@ -155,7 +164,7 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Any:
         return Stored(array, hold, fold)
 
 
-def _from_zarr(path: Path, name: str, fold: bool) -> Any:
+def _from_zarr(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix | sparse.csc_matrix:
     zarr = _library("zarr")
     with faults("cannot be read as Zarr"):
         node = zarr.open(str(path), mode="r")
@@ -175,7 +184,7 @@ def _from_zarr(path: Path, name: str, fold: bool) -> Any:
     return Stored(node, None, fold)
 
 
-def _in_group(node: Any, name: str) -> tuple[str, Any]:
+def _in_group(node: Group | StoredArray, name: str) -> tuple[str, sparse.csr_matrix | sparse.csc_matrix | None]:
     """Return the name of the array that is meant, or the sparse matrix that a group holds."""
     if is_sparse(node):
         return name, sparse_matrix(node)
@@ -190,7 +199,7 @@ def _in_group(node: Any, name: str) -> tuple[str, Any]:
     return f"{name}/{block}", None
 
 
-def _matrices(group: Any, fold: bool, above: str = "", depth: int = 0) -> list[str]:
+def _matrices(group: Group, fold: bool, above: str = "", depth: int = 0) -> list[str]:
     """Return the names of all matrices below a group, sparse ones included."""
     found: list[str] = []
     for key in group:
@@ -205,7 +214,7 @@ def _matrices(group: Any, fold: bool, above: str = "", depth: int = 0) -> list[s
     return found
 
 
-def _fits(array: Any, fold: bool) -> bool:
+def _fits(array: object, fold: bool) -> bool:
     dimensions = getattr(array, "ndim", 0)
     return dimensions == 2 or (fold and dimensions > 2)
 

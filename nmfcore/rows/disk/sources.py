@@ -7,13 +7,18 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.operations import STORED_TYPES
 from ..memory import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, DTypeLike
 
 Array = NDArray[Any]
 
@@ -58,7 +63,7 @@ class Source:
     sequential = False
     row_by_row = False
 
-    def __init__(self, shape: Any, dtype: Any, what: str, fold: bool = False):
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, what: str, fold: bool = False):
         self.what = what
         shape = tuple(int(side) for side in shape)
         self.sample = shape[1:] if fold and len(shape) > 2 else None
@@ -97,7 +102,7 @@ class Source:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> Array:
+    def __getitem__(self, rows: int | slice | Sequence[int] | Array) -> Array:
         """Return a copy of one row, or of some (a slice, or a list of numbers) in the order that is given."""
         numbers = np.arange(self.shape[0])[rows]
         wanted, at = np.unique(numbers, return_inverse=True)
@@ -130,7 +135,7 @@ def _checked_shape(shape: tuple[int, ...], what: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _checked_type(dtype: Any, what: str) -> np.dtype:
+def _checked_type(dtype: DTypeLike, what: str) -> np.dtype:
     dtype = np.dtype(dtype)
     if dtype.kind == "c":
         msg = f"Complex data not supported\n{what} holds {dtype}\n"
@@ -181,8 +186,8 @@ class RowBlocks(Source):
     __module__ = "nmfcore"  # the name that is imported
     sequential = True
 
-    def __init__(self, blocks: Callable[[], Iterable[Any]], shape: tuple[int, int], dtype: Any):
-        given: Any = blocks
+    def __init__(self, blocks: Callable[[], Iterable[ArrayLike]], shape: tuple[int, int], dtype: DTypeLike):
+        given: object = blocks
         if not callable(given):
             msg = (
                 f"RowBlocks takes a function that returns an iterable of row blocks, not a {type(given).__name__}: "
@@ -224,7 +229,7 @@ class RowBlocks(Source):
             if close is not None:
                 close()
 
-    def _checked(self, block: Any, first: int) -> Array:
+    def _checked(self, block: ArrayLike, first: int) -> Array:
         block = np.asarray(block)
         if block.ndim != 2 or block.shape[1] != self.shape[1]:
             self._refuse(f"gave a block of shape {block.shape} at row {first:,}")

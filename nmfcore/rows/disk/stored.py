@@ -6,7 +6,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from ..state import RowState
 from ..sums import FewSums, Named
 from ..threads import run_all
 from .sources import SLACK, Array, Read, Source
+
+if TYPE_CHECKING:
+    from ..._typing import Block, DType
+    from ...backends.operations import Backend
 
 MEMORY = "512MB"  # the budget where none is given
 SAME = 1e-10  # relative difference of two sums of the same numbers, cut into blocks elsewhere, at most
@@ -77,7 +81,7 @@ class StoredRows(MemoryRows):
     digested = False  # whether the opening pass also computes the digests of the blocks, see `digest`
 
     def __init__(
-        self, X: Source, dtype: Any, n_jobs: int | None = None, memory: int | str | None = None, whom: str = "NMF"
+        self, X: Source, dtype: DType, n_jobs: int | None = None, memory: int | str | None = None, whom: str = "NMF"
     ):
         super().__init__(X, dtype, n_jobs)
         self.memory = parse_bytes(memory or MEMORY)
@@ -104,7 +108,7 @@ class StoredRows(MemoryRows):
         """Rows lo … hi as a plan has them: the height of their tiles."""
         return height
 
-    def visit_all(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+    def visit_all(self, visit: Callable[[int, int, int, Block], None], width: int) -> None:
         """visit(lane, first row, last row, block) for every block, lanes side by side, a lane's blocks in order."""
         lanes, m = self.plan(width).lanes, self.shape[1]
         size = max(hi - lo for lane in lanes for lo, hi, _ in lane) * m * self.X.dtype.itemsize + SLACK
@@ -113,7 +117,7 @@ class StoredRows(MemoryRows):
         threads = min(self.threads, len(lanes))
         _Pass(self, visit, lanes, threads, slots, size).run()
 
-    def visit_verified(self, visit: Callable[[int, int, int, Any], None], width: int) -> None:
+    def visit_verified(self, visit: Callable[[int, int, int, Block], None], width: int) -> None:
         """Call `visit` as `visit_all` does, and raise if Σx or Σx² are not those of the opening pass.
 
         A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. This is not done
@@ -121,7 +125,7 @@ class StoredRows(MemoryRows):
         """
         opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
 
-        def look_and_visit(lane: int, lo: int, hi: int, block: Any) -> None:
+        def look_and_visit(lane: int, lo: int, hi: int, block: Block) -> None:
             parts[lane] += cpu.opening(block, self.dtype)
             visit(lane, lo, hi, block)
 
@@ -139,7 +143,7 @@ class StoredRows(MemoryRows):
         return self._look_and_refuse
 
     def _look_and_refuse(
-        self, backend: Any, block: Any, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
+        self, backend: Backend, block: Block, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
     ) -> None:
         """Add to the sums of the opening, see `look_through`; raise at once if a number is not allowed."""
         bad, least = float(sums["rest"][0]), float(sums["least"][0])

@@ -6,13 +6,35 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..._files import reason
 from ..memory import BLOCK_BYTES
 from .sources import Array, Read, ReadError, Source
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class StoredArray(Protocol):
+        """What a dataset of h5py and an array of zarr have in common."""
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """The sides of the array."""
+
+        @property
+        def ndim(self) -> int:
+            """How many sides it has."""
+
+        @property
+        def dtype(self) -> np.dtype:
+            """The type of its numbers."""
+
+        def __getitem__(self, rows: slice, /) -> Array:
+            """Read some rows."""
+
 
 _SLAB_BYTES = 8 * BLOCK_BYTES  # chunks of more rows than that are not kept decompressed
 
@@ -31,8 +53,11 @@ class Stored(Source):
     """
 
     def __init__(
-        self, array: Any, hold: Callable[[], AbstractContextManager[Any]] | None = None, fold: bool = False
-    ):  # fmt: skip
+        self,
+        array: StoredArray,
+        hold: Callable[[], AbstractContextManager[StoredArray]] | None = None,
+        fold: bool = False,
+    ):
         name = type(array).__name__
         super().__init__(array.shape, array.dtype, f"this {name} of {type(array).__module__.partition('.')[0]}", fold)
         self._hold = hold or (lambda: nullcontext(array))
