@@ -6,7 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..estimators import NMF
+    from ..loop.session import Progress as Report
 
 __all__ = ["fit_shown", "fitting_bar"]
 
@@ -14,7 +20,7 @@ _REFRESH = 0.1  # seconds between updates
 
 
 @contextmanager
-def fitting_bar(console: Any, max_iter: int, transient: bool = False) -> Iterator[Callable[..., None]]:
+def fitting_bar(console: Console, max_iter: int, transient: bool = False) -> Iterator[Callable[..., None]]:
     """Show iteration, loss and rate of a fit.
 
     Until the first iteration ends, the bar only shows that something happens: the start is made then, and kernels
@@ -49,7 +55,7 @@ def fitting_bar(console: Any, max_iter: int, transient: bool = False) -> Iterato
         task = bar.add_task("preparing", total=None, count="", loss="", rate="")
         shown, loss = 0.0, ""
 
-        def show(report: Any, norm: float | None, final: bool = False, n_iter: int | None = None) -> None:
+        def show(report: Report, norm: float | None, final: bool = False, n_iter: int | None = None) -> None:
             nonlocal shown, loss
             now = time.perf_counter()
             if math.isfinite(report.loss):
@@ -69,7 +75,7 @@ def fitting_bar(console: Any, max_iter: int, transient: bool = False) -> Iterato
 
 
 @contextmanager
-def fit_shown(estimator: Any, norm: float, wanted: bool) -> Iterator[None]:
+def fit_shown(estimator: NMF, norm: float, wanted: bool) -> Iterator[None]:
     """Show a bar while an estimator is fitted, where someone can see it; its own callback is called as before.
 
     Parameters
@@ -89,7 +95,7 @@ def fit_shown(estimator: Any, norm: float, wanted: bool) -> Iterator[None]:
         own = estimator.callback
         relative = norm if norm > 0 and estimator.beta_loss in ("frobenius", 2) else None
 
-        def callback(report: Any) -> Any:
+        def callback(report: Report) -> object:
             show(report, relative)
             return None if own is None else own(report)
 

@@ -16,7 +16,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,11 @@ from ..backends import cpu, cuda, cuda_ops
 from ..rows.device import as_device_rows
 from ..rows.memory import MemoryRows, as_rows, without_duplicates
 from ..rows.threads import run_all
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._typing import Matrix
 
 __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
 
@@ -45,16 +50,16 @@ _FORMAT, _VERSION = "nmfcore-cosine-index", 1
 
 
 def cosine_topk(
-    queries: Any,
-    database: Any,
+    queries: Matrix,
+    database: Matrix,
     k: int,
     *,
     largest: bool = True,
     threshold: float | None = None,
-    allow: Any = None,
-    exclude: Any = None,
+    allow: ArrayLike | None = None,
+    exclude: ArrayLike | None = None,
     n_jobs: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Array, Array]:
     """Find the k rows of a database with the largest (or smallest) cosine to each query.
 
     Parameters
@@ -108,7 +113,7 @@ def cosine_topk(
     return _search(_Rows(queries, n_jobs, "queries"), found, k, largest, threshold, allow, exclude)
 
 
-def reconstruction_space(W: Any, H: Any) -> Array:
+def reconstruction_space(W: ArrayLike, H: ArrayLike) -> Array:
     """Codes whose cosines are those of the reconstructed rows.
 
     F = W·R with R·Rᵀ = H·Hᵀ, so ⟨F_i, F_j⟩ = ⟨(WH)_i, (WH)_j⟩: indifferent to the scale and the order of components,
@@ -204,7 +209,7 @@ class CosineIndex:
 
     __module__ = "nmfcore"  # the name that is imported
 
-    def __init__(self, codes: Any, names: Sequence[str] | None = None, n_jobs: int | None = None):
+    def __init__(self, codes: Matrix, names: Sequence[str] | None = None, n_jobs: int | None = None):
         self._set(_Rows(codes, n_jobs, "codes"), np.arange(_length(codes)), _names(names, _length(codes)))
         self._next = len(self)
 
@@ -212,7 +217,7 @@ class CosineIndex:
         self._rows, self.ids, self.names = rows, ids, names
 
     @property
-    def codes(self) -> Any:
+    def codes(self) -> Array | sparse.csr_matrix:
         """The rows now in the index."""
         return self._rows.X
 
@@ -222,7 +227,7 @@ class CosineIndex:
     def __repr__(self) -> str:
         return f"CosineIndex of {len(self):,} rows × {self._rows.shape[1]} ({self._rows.X.dtype})"
 
-    def __getitem__(self, ids: Any) -> Any:
+    def __getitem__(self, ids: ArrayLike) -> Array | sparse.csr_matrix:
         """Return the rows with these identities."""
         return self._rows.X[self._positions(ids)]
 
@@ -240,7 +245,7 @@ class CosineIndex:
         """
         return str(id) if self.names is None else self.names[int(self._positions([id])[0])]
 
-    def _positions(self, ids: Any) -> Array:
+    def _positions(self, ids: ArrayLike) -> Array:
         """Return where rows lie, −1 for −1."""
         ids = np.asarray(ids, dtype=np.int64)
         at = np.searchsorted(self.ids, ids)
@@ -254,12 +259,12 @@ class CosineIndex:
 
     def search(
         self,
-        queries: Any,
+        queries: Matrix,
         n: int = 10,
         *,
-        exclude: Any = None,
+        exclude: ArrayLike | None = None,
         threshold: float | None = None,
-        allow: Any = None,
+        allow: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
         """Find the rows most similar to each query.
 
@@ -287,12 +292,12 @@ class CosineIndex:
 
     def search_dissimilar(
         self,
-        queries: Any,
+        queries: Matrix,
         n: int = 10,
         *,
-        exclude: Any = None,
+        exclude: ArrayLike | None = None,
         threshold: float | None = None,
-        allow: Any = None,
+        allow: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
         """Find the rows least similar to each query: `search` from the other end.
 
@@ -318,7 +323,13 @@ class CosineIndex:
         return self._find(queries, n, False, exclude, threshold, allow)
 
     def _find(
-        self, queries: Any, n: int, largest: bool, exclude: Any, threshold: float | None, allow: Any
+        self,
+        queries: Matrix,
+        n: int,
+        largest: bool,
+        exclude: ArrayLike | None,
+        threshold: float | None,
+        allow: ArrayLike | None,
     ) -> tuple[Array, Array]:
         exclude = None if exclude is None else self._positions(exclude)
         allow = None if allow is None else self._positions(allow)
@@ -326,7 +337,7 @@ class CosineIndex:
         scores, at = _search(rows, self._rows, n, largest, threshold, allow, exclude)
         return scores, np.where(at < 0, -1, self.ids[at]) if len(self) else at
 
-    def add(self, codes: Any, names: Sequence[str] | None = None) -> Array:
+    def add(self, codes: Matrix, names: Sequence[str] | None = None) -> Array:
         """Add rows.
 
         Parameters
@@ -367,7 +378,7 @@ class CosineIndex:
         self._next += new.shape[0]
         return ids
 
-    def remove(self, ids: Any) -> None:
+    def remove(self, ids: ArrayLike) -> None:
         """Remove rows; the others keep their identities.
 
         Parameters
@@ -492,7 +503,7 @@ class CosineIndex:
 class _Rows:
     """Rows as they lie, the square of each one's norm, and the compute type that their products are safe in."""
 
-    def __init__(self, X: Any, n_jobs: int | None, what: str, squares: Array | None = None):
+    def __init__(self, X: Matrix, n_jobs: int | None, what: str, squares: Array | None = None):
         self.n_jobs, self.what = n_jobs, what
         self.X = _checked(X, what)
         self.shape: tuple[int, int] = self.X.shape
@@ -532,11 +543,11 @@ class _Rows:
         return np.ascontiguousarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
 
 
-def _length(X: Any) -> int:
+def _length(X: Matrix) -> int:
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
-def _checked(X: Any, what: str) -> Any:
+def _checked(X: Matrix, what: str) -> Matrix:
     """X as rows of real numbers: an ndarray, or CSR without duplicate entries."""
     if sparse.issparse(X):
         X = without_duplicates(X.tocsr(), np.float64)
@@ -560,7 +571,7 @@ def _extreme(squares: Array, least: float, most: float) -> bool:
     return bool(((squares > 0) & ((squares < least) | (squares > most))).any())
 
 
-def _tamed(X: Any, what: str) -> Any:
+def _tamed(X: Matrix, what: str) -> Matrix:
     """X with each row divided by a power of two, so that no square overflows; raises if X is not finite.
 
     A copy, made only for rows whose squares leave float64's range.
@@ -598,8 +609,8 @@ def _search(
     k: int,
     largest: bool,
     threshold: float | None,
-    allow: Any,
-    exclude: Any,
+    allow: ArrayLike | None,
+    exclude: ArrayLike | None,
 ) -> tuple[Array, Array]:
     q, n = queries.shape[0], database.shape[0]
     _check_request(queries.shape, database.shape, k, threshold)
@@ -705,8 +716,14 @@ def _raise_limits(limits: Array, scores: Array, squares: Array, needed: int, mar
 
 
 def _on_device(
-    queries: Any, database: Any, k: int, largest: bool, threshold: float | None, allow: Any, exclude: Any
-) -> tuple[Any, Any]:
+    queries: Matrix,
+    database: Matrix,
+    k: int,
+    largest: bool,
+    threshold: float | None,
+    allow: ArrayLike | None,
+    exclude: ArrayLike | None,
+) -> tuple[Array, Array]:
     """Do the same where the database lives; queries are taken there."""
     kind = cuda.kind_of(database)
     if kind is None:  # the database is the larger part: what is small travels
@@ -756,7 +773,7 @@ def _margin(m: int, dtype: np.dtype, longest: int = 0) -> float:
     return (chain + -(-m // max(chain, 1)) + 10) * float(np.finfo(dtype).eps)
 
 
-def _check_request(queries: tuple[int, int], database: tuple[int, int], k: Any, threshold: Any) -> None:
+def _check_request(queries: tuple[int, int], database: tuple[int, int], k: int, threshold: float | None) -> None:
     if queries[1] != database[1]:
         msg = f"queries have {queries[1]} columns, the database {database[1]}: both must be codes of the same model."
         raise ValueError(msg)
@@ -768,7 +785,7 @@ def _check_request(queries: tuple[int, int], database: tuple[int, int], k: Any, 
         raise ValueError(msg)
 
 
-def _allowed(allow: Any, n: int) -> Array:
+def _allowed(allow: ArrayLike | None, n: int) -> Array:
     """Return a byte per row of the database; of no length: all rows."""
     if allow is None:
         return np.zeros(0, np.uint8)
@@ -784,7 +801,7 @@ def _allowed(allow: Any, n: int) -> Array:
     return mask
 
 
-def _excluded(exclude: Any, q: int, n: int) -> Array:
+def _excluded(exclude: ArrayLike | None, q: int, n: int) -> Array:
     if exclude is None:
         return np.zeros((q, 0), np.int64)
     exclude = _numbers(np.asarray(exclude), n, "exclude")

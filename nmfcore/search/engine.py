@@ -34,7 +34,18 @@ from .cosine import CosineIndex, cosine_topk, reconstruction_space
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO, Literal, TypeAlias
+
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+    from PIL.Image import Image
+
+    from ..estimators import NMF, MiniBatchNMF
+
+    Given: TypeAlias = str | os.PathLike[str] | Pictures | ArrayLike  # pictures, or where they are
+    # One picture: its row number, its name, its file, or itself.
+    Query: TypeAlias = int | str | os.PathLike[str] | BinaryIO | Image | ArrayLike
 
 __all__ = ["Explanation", "Found", "SearchEngine"]
 
@@ -185,7 +196,7 @@ class SearchEngine:
         self.space = space
         self.settings = {"n_components": n_components, "solver": solver, "random_state": random_state, **settings}
         self._model: Model | None = None
-        self._estimator: Any = None
+        self._estimator: NMF | MiniBatchNMF | None = None
         self._rows: _Stack | None = None
         self._folder: Path | None = None
 
@@ -193,7 +204,7 @@ class SearchEngine:
 
     def fit(
         self,
-        source: Any,
+        source: Given,
         *,
         size: tuple[int, int] | None = None,
         rgb: bool = False,
@@ -253,7 +264,7 @@ class SearchEngine:
         return self
 
     @classmethod
-    def from_model(cls, model: Model, pictures: Any = None, *, space: str = "codes") -> SearchEngine:
+    def from_model(cls, model: Model, pictures: ArrayLike | None = None, *, space: str = "codes") -> SearchEngine:
         """Make an engine of a model that is already there.
 
         Parameters
@@ -411,7 +422,7 @@ class SearchEngine:
         """
         return Pictures(self.model.W, None, self.model.names, self.model.labels).title(row)
 
-    def originals(self, rows: Any) -> Array:
+    def originals(self, rows: ArrayLike) -> Array:
         """Return original pictures.
 
         Parameters
@@ -431,7 +442,7 @@ class SearchEngine:
         """
         return self._originals().take(np.asarray(rows, dtype=np.int64))
 
-    def reconstructions(self, rows: Any) -> Array:
+    def reconstructions(self, rows: ArrayLike) -> Array:
         """Return pictures as their parts make them.
 
         Parameters
@@ -476,7 +487,7 @@ class SearchEngine:
 
     # --- searching --------------------------------------------------------------------------------
 
-    def search(self, query: Any, n: int = 8, similar: bool = True) -> Found:
+    def search(self, query: Query, n: int = 8, similar: bool = True) -> Found:
         """Find the pictures most similar, or most dissimilar, to one picture.
 
         Parameters
@@ -507,7 +518,7 @@ class SearchEngine:
         names = tuple(self.title(int(index)) for index in kept)
         return Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar)
 
-    def explain(self, a: Any, b: Any, n: int = 5) -> Explanation:
+    def explain(self, a: Query | Found, b: Query | Found, n: int = 5) -> Explanation:
         """Say which parts make two pictures similar.
 
         Parameters
@@ -559,7 +570,7 @@ class SearchEngine:
         parts, shares = shared_parts(a, b, self._root, n)
         return Explanation(np.asarray(parts, dtype=np.int64), shares, score)
 
-    def read(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Pictures:
+    def read(self, source: Given, *, skip_broken: bool = False, progress: Progress | None = None) -> Pictures:
         """Read pictures as those of the engine are: their size, and colours or none.
 
         Parameters
@@ -599,7 +610,7 @@ class SearchEngine:
             )
         return pictures
 
-    def transform(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
+    def transform(self, source: Given, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
         """Write other pictures as mixtures of the parts.
 
         Parameters
@@ -623,7 +634,7 @@ class SearchEngine:
         """
         return self._coded(self.read(source, skip_broken=skip_broken, progress=progress).matrix)
 
-    def add(self, source: Any, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
+    def add(self, source: Given, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
         """Add pictures, coded by the parts that were learned; the parts stay as they are.
 
         Parameters
@@ -689,7 +700,7 @@ class SearchEngine:
         """
         from ..plots import neighbours
 
-        query = self.originals([found.row])[0] if found.pixels is None else found.pixels
+        query = self.originals([found.row])[0] if found.pixels is None else found.pixels  # type: ignore[arg-type]
         made = found.code @ self.model.components
         kind = "similar" if found.similar else "dissimilar"
         axes = neighbours(
@@ -702,7 +713,7 @@ class SearchEngine:
         )
         return cast("Figure", axes.figure)
 
-    def _resolve(self, query: Any) -> tuple[int | None, str, Array, Array | None]:
+    def _resolve(self, query: Query) -> tuple[int | None, str, Array, Array | None]:
         """Return a query's row, title, code and pixels."""
         model = self.model
         if isinstance(query, str) and query in self._numbers:
@@ -725,10 +736,10 @@ class SearchEngine:
             return None, title, self._coded(numbers[None])[0], numbers
         if model.shape is None:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
-        pixels = picture_row(query, model.shape, decoding=model.decoding or {})
+        pixels = picture_row(query, model.shape, decoding=model.decoding or {})  # type: ignore[arg-type]
         return None, title, self._coded(pixels[None])[0], pixels
 
-    def _code_of(self, picture: Any) -> tuple[int | None, Array]:
+    def _code_of(self, picture: Query | Found) -> tuple[int | None, Array]:
         if isinstance(picture, Found):
             return picture.row, picture.code
         row, _, code, _ = self._resolve(picture)
@@ -748,7 +759,7 @@ class SearchEngine:
         return f"; do you mean '{printable(stems[close[0]])}'?" if close else ""
 
     def _coded(self, matrix: Array) -> Array:
-        return np.asarray(self._estimator.transform(matrix))
+        return np.asarray(self._estimator.transform(matrix))  # type: ignore[union-attr]
 
 
 # --- pictures and rows ----------------------------------------------------------------------------
@@ -757,7 +768,7 @@ class SearchEngine:
 class _Stack:
     """Blocks of rows, one below the other and none of them copied."""
 
-    def __init__(self, *blocks: Any):
+    def __init__(self, *blocks: ArrayLike):
         self.blocks = [np.asanyarray(block) for block in blocks]
         self.starts = np.cumsum([0, *(len(block) for block in self.blocks)])
 
@@ -781,19 +792,19 @@ class _Stack:
 
 
 def _pictures(
-    source: Any,
+    source: Given | None,
     size: tuple[int, int] | None,
     rgb: bool,
     skip_broken: bool,
     progress: Progress | bool | None,
-    decoding: dict[str, Any] | None = None,
+    decoding: Mapping[str, object] | None = None,
     recursive: bool = False,
 ) -> Pictures:
     if isinstance(source, Pictures):
         return source
     if isinstance(source, str | os.PathLike) or source is None:
         read = None if source == "digits" and not Path("digits").exists() else source
-        mode: Any = "RGB" if rgb else "L"
+        mode: Literal["L", "RGB"] = "RGB" if rgb else "L"
         return read_source(read, size, skip_broken, progress, mode=mode, decoding=decoding, recursive=recursive)
     array = np.asanyarray(source)
     shape: tuple[int, ...] | None = size
@@ -867,7 +878,7 @@ def _saved_space(folder: Path) -> str:
     return str(space)
 
 
-def _joined(old: Any, new: Any, n_old: int, n_new: int) -> Array | None:
+def _joined(old: ArrayLike | None, new: ArrayLike | None, n_old: int, n_new: int) -> Array | None:
     """Labels of both; what has none is labelled with the empty string."""
     if old is None and new is None:
         return None
@@ -879,7 +890,7 @@ def _joined(old: Any, new: Any, n_old: int, n_new: int) -> Array | None:
     return np.concatenate([first, second])
 
 
-def write_rows(blocks: Sequence[Any], path: str | os.PathLike[str]) -> None:
+def write_rows(blocks: Sequence[Array], path: str | os.PathLike[str]) -> None:
     """Write blocks of rows as one ``.npy`` file, whole or not at all, without putting them together in memory.
 
     Parameters
@@ -899,7 +910,7 @@ def write_rows(blocks: Sequence[Any], path: str | os.PathLike[str]) -> None:
                 file.write(np.ascontiguousarray(part, dtype=dtype).data)
 
 
-def frobenius_norm(X: Any) -> float:
+def frobenius_norm(X: Array) -> float:
     """‖X‖_F, a block of rows at a time.
 
     Parameters
@@ -918,6 +929,6 @@ def frobenius_norm(X: Any) -> float:
     return math.sqrt(total)
 
 
-def _parts(X: Any) -> Any:
+def _parts(X: Array) -> Iterator[Array]:
     rows = max(1, _AT_ONCE // max(1, 8 * X.shape[1]))
     return (X[start : start + rows] for start in range(0, len(X), rows))

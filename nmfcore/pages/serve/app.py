@@ -290,7 +290,7 @@ class _Page:
         """Search from both ends."""
         found = self.engine.search(query, NEIGHBOURS)
         again = found.row if found.pixels is None else found.pixels
-        return found, self.engine.search(again, NEIGHBOURS, similar=False)
+        return found, self.engine.search(again, NEIGHBOURS, similar=False)  # type: ignore[arg-type]
 
     def answer(self, similar: Found, dissimilar: Found) -> dict[str, Any]:
         """Say what was found, and why."""
