@@ -10,7 +10,7 @@ import io
 import math
 import shlex
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ from ..images import InputError
 from ..plots._loading import load_matplotlib
 from ..search.engine import SearchEngine
 from .thumbnails import brightness, data_uri, part_png, picture_png
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import Template
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from ..search.engine import Found
 
 __all__ = ["report"]
 
@@ -52,7 +61,7 @@ _OPTIONS = {
 }
 
 
-def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None) -> str:
+def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str | None = None) -> str:
     """Make a page about a model.
 
     Parameters
@@ -110,7 +119,7 @@ def report(engine: SearchEngine, *, labels: Any = None, title: str | None = None
     )
 
 
-def _contents(sections: dict[str, Any]) -> list[tuple[str, str]]:
+def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the anchor and the heading of every section that is on the page."""
     headings = {"examples": "Reconstructions"}
     contents = []
@@ -132,7 +141,7 @@ def _columns(count: int, wide: int = 9, middle: int = 6, narrow: int = 4) -> str
     return "; ".join(f"--{name}: {suitable(most)}" for name, most in zip(_PAGES, (wide, middle, narrow), strict=True))
 
 
-def _template() -> Any:
+def _template() -> Template:
     try:
         import jinja2
     except ImportError as error:
@@ -144,7 +153,7 @@ def _template() -> Any:
     return environment.from_string(text)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> object:
     """Return what the template inserts: names and labels without control characters; its own HTML as it is."""
     return printable(value) if type(value) is str else value
 
@@ -152,7 +161,7 @@ def _shown(value: Any) -> Any:
 class _Drawing:
     """What the page shows, made once from an engine."""
 
-    def __init__(self, engine: SearchEngine, labels: Any):
+    def __init__(self, engine: SearchEngine, labels: ArrayLike | None):
         self.engine, self.model, self.shape = engine, engine.model, engine.shape
         self.labels = _checked(self.model.labels if labels is None else labels, len(engine))
         self.missing, self.X, self.top, self.errors = "", None, 1.0, None
@@ -204,13 +213,13 @@ class _Drawing:
 
     # --- pictures ---------------------------------------------------------------------------------
 
-    def picture(self, pixels: Any) -> str | None:
+    def picture(self, pixels: ArrayLike) -> str | None:
         return None if self.shape is None else data_uri(picture_png(pixels, self.shape, self.top, _LONGEST))
 
     def part(self, number: int) -> str | None:
         return None if self.shape is None else data_uri(part_png(self.components[number], self.shape, _LONGEST))
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         """Show every part, with the share of ‖X‖² that it explains."""
         shares = None
         if self.X is not None and len(self.components) > 1:
@@ -233,7 +242,7 @@ class _Drawing:
         explained = None if shares is None else _percent(shares.sum())
         return {"tiles": tiles, "figure": figure, "explained": explained}
 
-    def pairs(self, rows: Any) -> list[dict[str, Any]]:
+    def pairs(self, rows: ArrayLike) -> list[dict[str, object]]:
         """Show originals and their reconstructions."""
         if self.X is None or self.errors is None or self.shape is None:
             return []
@@ -258,7 +267,7 @@ class _Drawing:
                 return first
         return np.unique(np.linspace(0, n - 1, min(n, _EXAMPLES)).round()).astype(np.int64)
 
-    def ranked(self) -> list[tuple[str, list[dict[str, Any]]]]:
+    def ranked(self) -> list[tuple[str, list[dict[str, object]]]]:
         """Find the pictures that are reconstructed best, and worst."""
         if self.X is None or self.errors is None or self.shape is None:
             return []
@@ -279,7 +288,7 @@ class _Drawing:
         norm = self.model.reconstruction_err / relative if known else None
         return _saved(convergence(history, norm=norm, n_iter=self.model.n_iter, heading="", axes=_axes(5.6, 3.4)))
 
-    def class_charts(self) -> list[dict[str, Any]]:
+    def class_charts(self) -> list[dict[str, object]]:
         """Draw how much of each part is in each class: means, and spread."""
         from ..plots import features_by_class, means_by_class
 
@@ -304,7 +313,7 @@ class _Drawing:
 
     # --- classes ----------------------------------------------------------------------------------
 
-    def classes(self) -> list[dict[str, Any]]:
+    def classes(self) -> list[dict[str, object]]:
         """Show every class: its mean picture, its strongest parts, and what they make of it."""
         if self.labels is None:
             return []
@@ -313,7 +322,7 @@ class _Drawing:
         if not 1 < len(names) <= _CLASSES:
             return []
         _, codes = class_means(W, self.labels)
-        told = []
+        told: list[dict[str, object]] = []
         halves = components_for_share(weights)
         for name, code, numbers, heavy, half in zip(names, codes, parts, weights, halves, strict=True):
             members = np.flatnonzero(self.labels == name)
@@ -337,13 +346,13 @@ class _Drawing:
 
     # --- neighbours -------------------------------------------------------------------------------
 
-    def neighbours(self) -> list[dict[str, Any]]:
+    def neighbours(self) -> list[dict[str, object]]:
         """Take some pictures, evenly spread, and the most similar and dissimilar to them."""
         n = len(self.engine)
         if n < 3:
             return []
         rows = np.unique(np.linspace(0, n - 1, _QUERIES + 2).round().astype(np.int64))[1:-1]
-        told = []
+        told: list[dict[str, object]] = []
         for row in rows:
             groups = []
             for kind, count in (("similar", _SIMILAR), ("dissimilar", _DISSIMILAR)):
@@ -353,7 +362,7 @@ class _Drawing:
             told.append({"title": self.engine.title(int(row)), "picture": query, "groups": groups})
         return told
 
-    def found(self, found: Any) -> list[dict[str, Any]]:
+    def found(self, found: Found) -> list[dict[str, object]]:
         if self.X is not None:
             shown = self.engine.originals(found.indices)
         else:  # what is left of them
@@ -364,7 +373,7 @@ class _Drawing:
         ]
 
 
-def _checked(labels: Any, n: int) -> Array | None:
+def _checked(labels: ArrayLike | None, n: int) -> Array | None:
     if labels is None:
         return None
     labels = np.asarray(labels)
@@ -379,7 +388,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
-def _axes(width: float, height: float) -> Any:
+def _axes(width: float, height: float) -> Axes:
     """Return axes of a figure this large, in inches, which a narrow page shrinks little."""
     load_matplotlib()
     from matplotlib.figure import Figure
@@ -387,7 +396,7 @@ def _axes(width: float, height: float) -> Any:
     return Figure(figsize=(width, height)).subplots()
 
 
-def _saved(axes: Any, dark: bool = False) -> str:
+def _saved(axes: Axes, dark: bool = False) -> str:
     """Return a figure as an address that holds it; with light text on a transparent ground for a dark page."""
     figure = axes.figure
     if dark:
@@ -398,5 +407,7 @@ def _saved(axes: Any, dark: bool = False) -> str:
         for each in figure.axes:
             each.tick_params(labelcolor="#d8d8d5")
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05, transparent=dark)
+    figure.savefig(  # type: ignore[union-attr]
+        file, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05, transparent=dark
+    )
     return data_uri(file.getvalue())

@@ -9,10 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from PIL.Image import Image as Picture
 
 __all__ = ["brightness", "data_uri", "part_png", "picture_png", "sheet_png", "thumbnail_shape"]
 
@@ -20,7 +24,7 @@ Array = NDArray[Any]
 _LOOKED_AT = 1000  # rows that decide on the common grey scale
 
 
-def brightness(X: Any) -> float:
+def brightness(X: Array) -> float:
     """Return what to draw as white: the largest value in rows spread evenly over X.
 
     Parameters
@@ -56,7 +60,7 @@ def thumbnail_shape(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def picture_png(pixels: Any, shape: tuple[int, ...], top: float, longest: int | None = None) -> bytes:
+def picture_png(pixels: ArrayLike, shape: tuple[int, ...], top: float, longest: int | None = None) -> bytes:
     """Encode one picture.
 
     Parameters
@@ -78,7 +82,7 @@ def picture_png(pixels: Any, shape: tuple[int, ...], top: float, longest: int | 
     return _encoded(_small(_grey_levels(np.asarray(pixels), top).reshape(shape), longest))
 
 
-def part_png(component: Any, shape: tuple[int, ...], longest: int | None = None) -> bytes:
+def part_png(component: ArrayLike, shape: tuple[int, ...], longest: int | None = None) -> bytes:
     """Encode one component on its own scale, as `plots.components_grid` draws it.
 
     Parameters
@@ -100,7 +104,7 @@ def part_png(component: Any, shape: tuple[int, ...], longest: int | None = None)
     return picture_png(component, shape, top, longest)
 
 
-def sheet_png(rows: Any, shape: tuple[int, ...], top: float, columns: int, longest: int) -> bytes:
+def sheet_png(rows: ArrayLike, shape: tuple[int, ...], top: float, columns: int, longest: int) -> bytes:
     """Encode many pictures on one sheet, row by row from the upper left, without gaps.
 
     Parameters
@@ -160,7 +164,7 @@ def _grey_levels(pixels: Array, top: float) -> Array:
     return (np.clip(pixels.astype(np.float32) / top, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _image(levels: Array) -> Any:
+def _image(levels: Array) -> Picture:
     try:
         from PIL import Image
     except ImportError as error:
@@ -168,7 +172,7 @@ def _image(levels: Array) -> Any:
     return Image.fromarray(np.ascontiguousarray(levels))
 
 
-def _small(levels: Array, longest: int | None) -> Any:
+def _small(levels: Array, longest: int | None) -> Picture:
     image = _image(levels)
     if longest is None or max(levels.shape[:2]) <= longest:
         return image
@@ -176,7 +180,7 @@ def _small(levels: Array, longest: int | None) -> Any:
     return image.resize((width, height), reducing_gap=2.0)
 
 
-def _encoded(image: Any, fast: bool = False) -> bytes:
+def _encoded(image: Picture, fast: bool = False) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1 if fast else 6)
     return file.getvalue()

@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,6 +33,12 @@ try:
     from starlette.routing import Route
 except ImportError as error:
     raise ImportError("the search page needs Starlette: pip install 'nmfcore[serve]'", name="starlette") from error
+
+if TYPE_CHECKING:
+    from typing import BinaryIO, TypeVar, TypeVarTuple
+
+    T = TypeVar("T")
+    Arguments = TypeVarTuple("Arguments")
 
 __all__ = ["LOCAL", "UPLOAD_LIMIT", "create_app"]
 
@@ -57,7 +63,7 @@ def create_app(
     *,
     hosts: Collection[str] | None = LOCAL,
     addresses: bool = False,
-) -> Any:
+) -> Guard:
     """Make the search page of a model.
 
     Parameters
@@ -236,7 +242,7 @@ class _Page:
             raise HTTPException(400, "there is no picture in the request: send the file as it is")
         return bytes(body)
 
-    def answer_to_bytes(self, picture: bytes) -> dict[str, Any]:
+    def answer_to_bytes(self, picture: bytes) -> dict[str, object]:
         """Search by a picture file."""
         try:
             with self.decoder:  # a request that was given up may still be decoding
@@ -286,17 +292,17 @@ class _Page:
         first = per_sheet * self.number(request, "number", -(-len(self.engine) // per_sheet))
         return range(first, min(first + per_sheet, len(self.engine)))
 
-    def both(self, query: Any) -> tuple[Found, Found]:
+    def both(self, query: int | BinaryIO) -> tuple[Found, Found]:
         """Search from both ends."""
         found = self.engine.search(query, NEIGHBOURS)
         again = found.row if found.pixels is None else found.pixels
         return found, self.engine.search(again, NEIGHBOURS, similar=False)  # type: ignore[arg-type]
 
-    def answer(self, similar: Found, dissimilar: Found) -> dict[str, Any]:
+    def answer(self, similar: Found, dissimilar: Found) -> dict[str, object]:
         """Say what was found, and why."""
         made_of = np.asarray(similar.code, dtype=np.float64) * self.lengths
         strongest = [int(part) for part in np.argsort(-made_of, kind="stable")[:STRONGEST] if made_of[part] > 0]
-        query: dict[str, Any] = {
+        query: dict[str, object] = {
             "row": similar.row,
             "title": printable(similar.title) if similar.pixels is None else "your picture",
             "label": self.label(similar.row),
@@ -309,7 +315,7 @@ class _Page:
             query["reconstruction"] = data_uri(picture_png(similar.code @ self.components, self.shape, top, SHOWN))
         return {"query": query, "similar": self.told(similar), "dissimilar": self.told(dissimilar)}
 
-    def told(self, found: Found) -> list[dict[str, Any]]:
+    def told(self, found: Found) -> list[dict[str, object]]:
         """Return a search's results as plain values."""
         results = []
         reasons = self.engine.reasons(found, SHARED)
@@ -347,12 +353,12 @@ def _check_pixels(picture: bytes, shape: tuple[int, ...]) -> None:
         raise InputError(f"the file has {pixels / 1e6:.0f} megapixels, too many to be decoded here: send a smaller one")
 
 
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+async def _in_thread(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
     """Call a function in a thread that the process does not wait for when it ends."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
 
-    def settle(result: Any, error: BaseException | None) -> None:
+    def settle(result: T | None, error: BaseException | None) -> None:
         if not future.done():  # the request was given up
             future.set_result(result) if error is None else future.set_exception(error)
 

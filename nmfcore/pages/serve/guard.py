@@ -6,7 +6,18 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+    from typing import Any, TypeAlias
+
+    # What an ASGI application is called with, see https://asgi.readthedocs.io/en/latest/specs/main.html
+    Message: TypeAlias = MutableMapping[str, Any]
+    Scope: TypeAlias = MutableMapping[str, Any]
+    Receive: TypeAlias = Callable[[], Awaitable[Message]]
+    Send: TypeAlias = Callable[[Message], Awaitable[None]]
+    App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -42,11 +53,11 @@ class Guard:
         A request that is not answered after that time is given up.
     """
 
-    def __init__(self, app: Any, hosts: Collection[str] | None, addresses: bool = False, seconds: float = SECONDS):
+    def __init__(self, app: App, hosts: Collection[str] | None, addresses: bool = False, seconds: float = SECONDS):
         self.app, self.addresses, self.seconds = app, addresses, seconds
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
@@ -58,7 +69,7 @@ class Guard:
 
         started = False
 
-        async def careful(message: Any) -> None:
+        async def careful(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -80,7 +91,7 @@ class Guard:
         await careful({"type": "http.response.start", "status": status, "headers": headers})
         await careful({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    def _refusal(self, scope: Any) -> str | None:
+    def _refusal(self, scope: Scope) -> str | None:
         named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
         match = _HOST.fullmatch(named[0]) if len(named) == 1 else None
         if match is None or not self._answers_to(match[1]):
