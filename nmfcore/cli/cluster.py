@@ -4,12 +4,15 @@ import importlib.util
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .common import Stop
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from .._typing import Matrix
     from ..images import Pictures
 
 
@@ -17,7 +20,7 @@ _SECONDS = 5  # that a scheduler has to answer in
 
 
 @contextmanager
-def spread(pictures: "Pictures", scheduler: str | None) -> Iterator[Any]:
+def spread(pictures: "Pictures", scheduler: str | None) -> "Iterator[Matrix]":
     """Give the matrix as it is, or on the cluster of a scheduler."""
     if scheduler is None:
         yield pictures.matrix
@@ -31,7 +34,7 @@ def spread(pictures: "Pictures", scheduler: str | None) -> Iterator[Any]:
         raise Stop(str(error)) from error
 
 
-def check_scheduler(scheduler: str | None, **others: Any) -> None:
+def check_scheduler(scheduler: str | None, **others: object) -> None:
     """Refuse what a cluster cannot do, and an address where nothing listens, before anything is read."""
     if scheduler is None:
         return
@@ -59,6 +62,6 @@ def check_scheduler(scheduler: str | None, **others: Any) -> None:
         ) from error
 
 
-def as_numpy(W: Any) -> Any:
+def as_numpy(W: "Matrix") -> "np.ndarray":
     """Return a factor that may be on a cluster as numpy's array."""
     return W.compute() if hasattr(W, "compute") else W

@@ -16,6 +16,10 @@ from .._text import printable
 from .console import interrupts_answered
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from rich.console import Console
+
     from ..images import Pictures
     from ..search.engine import SearchEngine
 
@@ -133,7 +137,7 @@ def read_pictures(
     source: str | None,
     size: tuple[int, int] | None,
     skip_broken: bool,
-    notes: Any,
+    notes: "Console",
     rgb: bool = False,
     how: dict[str, Any] | None = None,
 ) -> "Pictures":
@@ -152,7 +156,7 @@ def read_pictures(
 
 
 @contextmanager
-def reading_bar(notes: Any) -> Iterator[Callable[[int, int], None]]:
+def reading_bar(notes: "Console") -> Iterator[Callable[[int, int], None]]:
     """Give a progress callback whose bar appears with its first report."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -171,7 +175,7 @@ def reading_bar(notes: Any) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def say_skipped(pictures: "Pictures", notes: Any) -> None:
+def say_skipped(pictures: "Pictures", notes: "Console") -> None:
     """Name the first of the pictures that were left out."""
     if pictures.skipped:
         more = ", …" if len(pictures.skipped) > 1 else ""
@@ -179,7 +183,7 @@ def say_skipped(pictures: "Pictures", notes: Any) -> None:
 
 
 @contextmanager
-def warnings_as_notes(notes: Any) -> Iterator[None]:
+def warnings_as_notes(notes: "Console") -> Iterator[None]:
     """Show warnings and the log of nmfcore as one short line each."""
 
     class Handler(logging.Handler):
@@ -203,7 +207,7 @@ def warnings_as_notes(notes: Any) -> Iterator[None]:
         note(notes, f"warning: {text}")
 
 
-def note(notes: Any, text: str) -> None:
+def note(notes: "Console", text: str) -> None:
     """Print one line on stderr, above a progress bar where there is one, without markup and wrapping."""
     notes.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
@@ -227,7 +231,7 @@ def new_file(given: Path | None, default: Path, force: bool) -> Path:
 
 
 @contextmanager
-def written(target: Path, force: bool) -> Iterator[Any]:
+def written(target: Path, force: bool) -> "Iterator[BinaryIO]":
     """Give a binary file that takes the target's place when it is complete.
 
     The target is looked at once more before that: a file that came there meanwhile is not replaced without `force`.

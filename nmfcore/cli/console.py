@@ -11,7 +11,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
 
 __all__ = ["any_text_printable", "interrupts_answered", "interrupts_held", "quiet_libraries"]
 
@@ -34,7 +37,7 @@ def any_text_printable() -> Iterator[None]:
     former = []
     with contextlib.ExitStack() as opened:
         for name in ("stdout", "stderr"):
-            stream: Any = getattr(sys, name)
+            stream: TextIOWrapper | None = getattr(sys, name)
             if stream is None:  # the program was started without it
                 opened.callback(setattr, sys, name, None)
                 setattr(sys, name, opened.enter_context(open(os.devnull, "w", encoding="utf-8")))

@@ -28,8 +28,12 @@ from .stores import SUFFIXES, read_store
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
+    from rich.console import Console
 
+    from ..estimators import NMF
     from ..images import Pictures
+    from ..loop.session import Progress
     from ..models import Model
 
 WRITTEN = (
@@ -182,7 +186,7 @@ def _number_of_components(k: int | None, pictures: "Pictures") -> int:
 
 
 def _factorise(
-    pictures: "Pictures", k: int, settings: dict[str, Any], notes: Any, scheduler: str | None = None
+    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None
 ) -> _Result:
     from ..estimators import NMF
     from ..models import model_of
@@ -190,7 +194,7 @@ def _factorise(
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
-    last: Any = None
+    last: Progress | None = None
     interrupted = False
     start = time.perf_counter()
     with spread(pictures, scheduler) as X, warnings_as_notes(notes), progress_bar(notes, settings["max_iter"]) as show:
@@ -198,7 +202,7 @@ def _factorise(
         if norm == 0:
             note(notes, "warning: every value is 0 (all pictures are black): there is nothing to learn from them")
 
-        def callback(report: Any) -> None:
+        def callback(report: "Progress") -> None:
             nonlocal last
             last = report
             show(report, norm if frobenius else None)
@@ -227,7 +231,7 @@ def _factorise(
     return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
 
 
-def _settle(estimator: Any, last: Any) -> "np.ndarray":
+def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
     """Leave an interrupted estimator as the last report saw it; return its W."""
     from ..backends.cuda import to_host
 
@@ -235,7 +239,7 @@ def _settle(estimator: Any, last: Any) -> "np.ndarray":
     if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
         estimator.components_ = H
         estimator.n_iter_ = int(last.iteration)
-        estimator.reconstruction_err_ = math.sqrt(2 * max(float(last.loss), 0.0))
+        estimator.reconstruction_err_ = math.sqrt(2 * max(float(last.loss), 0.0))  # type: ignore[assignment]
         estimator.converged_ = False
     estimator.stop_reason_ = f"interrupted after {count(int(last.iteration), 'iteration')}"
     return W
@@ -289,7 +293,7 @@ def _about_reading(error: OSError, pictures: "Pictures", settings: dict[str, Any
 
 
 @contextmanager
-def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
+def progress_bar(notes: "Console", max_iter: int) -> Iterator[Callable[..., None]]:
     """Show iteration, loss and rate while fitting."""
     from ..search._progress import fitting_bar
 
@@ -301,7 +305,7 @@ def progress_bar(notes: Any, max_iter: int) -> Iterator[Callable[..., None]]:
 # results
 
 
-def _save_model(model: "Model", target: Path, force: bool, notes: Any) -> Path:
+def _save_model(model: "Model", target: Path, force: bool, notes: "Console") -> Path:
     """Put the model on the disk before anything else is tried; return the folder that it is in."""
     from ..search.folders import MODEL, replaced_folder
 
@@ -317,7 +321,7 @@ def _save_model(model: "Model", target: Path, force: bool, notes: Any) -> Path:
         write(target)
         return target
     except (OSError, MemoryError) as error:
-        reason: Any = error
+        reason: OSError | MemoryError = error
     kept = None
     try:
         kept = Path(tempfile.mkdtemp(prefix="nmfcore-")) / target.name
@@ -329,7 +333,7 @@ def _save_model(model: "Model", target: Path, force: bool, notes: Any) -> Path:
     raise Stop(about_writing(reason, target, f"the model alone was saved in '{kept}'"), INCOMPLETE) from reason
 
 
-def _save_what_can_be_saved(model: "Model", path: Path, notes: Any) -> None:
+def _save_what_can_be_saved(model: "Model", path: Path, notes: "Console") -> None:
     """Save a model; without its names, labels and parameters if these are what cannot be written."""
     from ..models import save
 
@@ -353,11 +357,11 @@ def _add_the_rest(
     pictures: "Pictures",
     keep: bool | None,
     interrupt: KeyboardInterrupt | None,
-) -> dict[str, Any]:
+) -> dict[str, str | KeyboardInterrupt]:
     """Add originals and plots to the folder of the model; return what could not be made, and why."""
     from ..search.engine import write_rows
 
-    missing: dict[str, Any] = {}
+    missing: dict[str, str | KeyboardInterrupt] = {}
 
     def drawn(name: str) -> Callable[[Path], None]:
         return lambda path: _draw(path, name, result, pictures)
@@ -392,7 +396,7 @@ def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
     else:
         relative = math.isfinite(model.relative_error)
         axes = plots.convergence(model.history, norm=result.norm if relative else None, n_iter=model.n_iter)
-    figure: Any = axes.figure
+    figure: Figure = axes.figure  # type: ignore[assignment]
     with replacing(path) as file:
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
 

@@ -3,12 +3,20 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import Stop, count, new_file, note, open_model, print_pairs, refusals, written
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     import numpy as np
+
+    class Started(Protocol):
+        """What `_open_browser` needs of a server."""
+
+        started: bool
+        should_exit: bool
 
 
 def report(folder: str, labels: Path | None, space: str | None, out: Path | None, force: bool) -> None:
@@ -95,7 +103,7 @@ def serve(folder: str, host: str, port: int, space: str | None, browse: bool, al
     note(notes, "stopped")
 
 
-def _open_browser(server: Any, url: str) -> None:
+def _open_browser(server: "Started", url: str) -> None:
     import threading
     import time
     import webbrowser

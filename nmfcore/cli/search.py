@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import printable
 from .common import (
@@ -20,6 +20,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..search.engine import Found, SearchEngine
 
 _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
@@ -44,7 +46,7 @@ def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None,
         print_pairs([("written to", str(target))])
 
 
-def _query(engine: "SearchEngine", text: str) -> Any:
+def _query(engine: "SearchEngine", text: str) -> int | str:
     """Take a name before a row number, and both before a file."""
     if text in (engine.model.names or ()) or not text.isdecimal():
         return text
@@ -53,7 +55,7 @@ def _query(engine: "SearchEngine", text: str) -> Any:
 
 def _draw(engine: "SearchEngine", found: "Found", target: Path, force: bool) -> None:
     with refusals():
-        figure: Any = engine.draw(found)
+        figure: Figure = engine.draw(found)
     kind = target.suffix.lower().removeprefix(".")
     try:
         with written(target, force) as file:

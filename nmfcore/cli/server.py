@@ -6,12 +6,17 @@ import ipaddress
 import logging
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .common import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..pages.serve.guard import App
 
 __all__ = ["is_loopback", "listen", "own_names", "server"]
 
@@ -32,7 +37,7 @@ class LimitedProtocol(H11Protocol):
         self._late: asyncio.TimerHandle | None = None
         self._since = time.monotonic()
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection; where there are too many, end the one that has waited longest for headers."""
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
@@ -78,7 +83,7 @@ class LimitedProtocol(H11Protocol):
 class _OneLine(logging.Handler):
     """Print warnings and errors of the server without tracebacks."""
 
-    def __init__(self, say: Any):
+    def __init__(self, say: "Callable[[str], None]"):
         super().__init__(logging.WARNING)
         self.say = say
         self.said: set[str] = set()
@@ -94,7 +99,7 @@ class _OneLine(logging.Handler):
             self.say(line)
 
 
-def server(app: Any, say: Any) -> uvicorn.Server:
+def server(app: "App", say: "Callable[[str], None]") -> uvicorn.Server:
     """Return a server of an application that is not running yet; `say` prints a line."""
     for name in ("uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
@@ -142,7 +147,9 @@ def _advice(error: Exception) -> str:
 
 def is_loopback(listening: socket.socket) -> bool:
     """Return whether only this machine reaches an open port."""
-    address: Any = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0])
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(
+        listening.getsockname()[0].partition("%")[0]
+    )
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 from .common import Stop, reading_bar, refusals, say_skipped, warnings_as_notes
 
 if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+
+    from .._typing import Matrix
     from ..images import Pictures
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad", ".zarr")
@@ -21,7 +25,7 @@ def read_store(
     size: tuple[int, int] | None,
     memory: str | None,
     skip_broken: bool,
-    notes: Any,
+    notes: "Console",
     rgb: bool,
     how: Mapping[str, Any] | None = None,
 ) -> "Pictures | None":
@@ -69,7 +73,7 @@ def read_store(
     return pictures
 
 
-def _dense(X: Any, source: str) -> Any:
+def _dense(X: "Matrix", source: str) -> "np.ndarray":
     """Return a sparse matrix as a dense one, which plots and searches need."""
     from .._files import machine_memory
 
@@ -82,5 +86,5 @@ def _dense(X: Any, source: str) -> Any:
     return X.toarray()
 
 
-def _is_picture(shape: Any) -> bool:
+def _is_picture(shape: tuple[int, ...] | None) -> bool:
     return shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3))
