@@ -202,7 +202,7 @@ def _in_group(node: Group | StoredArray, name: str) -> tuple[str, sparse.csr_mat
 def _matrices(group: Group, fold: bool, above: str = "", depth: int = 0) -> list[str]:
     """Return the names of all matrices below a group, sparse ones included."""
     found: list[str] = []
-    for key in group:
+    for key in sorted(group):  # a folder of Zarr lists its arrays in no order
         name = f"{above}{key}"
         node = group.get(key)  # None: a link that leads nowhere
         if node is None:
