@@ -276,7 +276,7 @@ class _Task:
         return Pictures(matrix, shape, names, labels, str(self.root), tuple(skipped), how.plain())
 
     def _looks(self) -> list[Look | None]:
-        """Look through all files; None for those that cannot be read, which is reported when they are decoded."""
+        """Return what is known of each file before it is decoded; None for one that cannot be read."""
 
         def one(file: Path) -> Look | None:
             try:

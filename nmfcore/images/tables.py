@@ -582,7 +582,7 @@ def _counts(cells: Sequence[str]) -> bool:
 
 
 def _is_mangled(cells: Sequence[str]) -> bool:
-    """Whether repeated numbers are told apart by .1, .2, … behind them, as pandas does with names."""
+    """Return whether repeated numbers end in .1, .2, …, which pandas appends to names that occur twice."""
     seen: dict[str, int] = {}
     mangled = 0
     for cell in cells:

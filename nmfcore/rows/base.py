@@ -65,6 +65,7 @@ class Rows(ABC):
     power = 0
     in_memory = True
     local = True
+    loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
     cut = "of its own"  # what results depend on beside X: how the caller cut X
     folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
     _opening: Opening | None = None
@@ -278,8 +279,9 @@ class Rows(ABC):
         """Return an array of results as the kind of array that X was."""
 
     def rows_to_caller(self, W: Array) -> Matrix:
-        """Return a row-aligned array of results as the kind of array that X was."""
-        return self.to_caller(W)
+        """Return a row-aligned array of results as the kind of array that X was before it was loaded."""
+        W = self.to_caller(W)
+        return W if self.loaded_from is None else self.loaded_from(W)
 
     # ---- X in other forms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -62,8 +63,7 @@ def compute_type(given: np.dtype, dtype: DType = None) -> np.dtype:
 
 def stand_in(X: Matrix) -> np.ndarray:
     """Return an array of the shape and type of X that takes no memory, for checks that read no numbers."""
-    n, m = X.shape if len(X.shape) == 2 else (0, 0)
-    shape = X.shape if len(X.shape) != 2 or n == n else (1, m)  # a Dask array may not know its number of rows
+    shape = tuple(1 if math.isnan(length) else length for length in X.shape)  # of a Dask array one may be unknown
     return np.broadcast_to(np.zeros((), X.dtype), shape)
 
 
@@ -119,7 +119,7 @@ def open(
     Raises
     ------
     ValueError
-        If X is no matrix of finite, nonnegative numbers, or `device` is none, or X lies elsewhere.
+        If X is not a matrix of finite, nonnegative numbers, if `device` is unknown, or if X lies on another device.
     TypeError
         If the checks refuse an X on disk.
     DeviceError
@@ -152,7 +152,7 @@ def open(
     with cuda.context(number):
         checked = checks.array(X) if kind is None else _on_device(X, checks)
         made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype), components)
-        made.given_dtype, made.number = np.dtype(checked.dtype), number
+        made.given_dtype, made.number, made.loaded_from = np.dtype(checked.dtype), number, loaded_from
         return _examined(made, checks)
 
 

@@ -65,8 +65,6 @@ class MemoryRows(Rows):
         Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
-    loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
-
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
         self.X = copy.copy(X) if sparse.issparse(X) else X
@@ -142,10 +140,6 @@ class MemoryRows(Rows):
     def to_caller(self, A: Array) -> Matrix:
         """Return an array of results as it is."""
         return A
-
-    def rows_to_caller(self, W: Array) -> Matrix:
-        """Return a row-aligned array of results as it is, or as the Dask array that X was before it was loaded."""
-        return W if self.loaded_from is None else self.loaded_from(W)
 
     @property
     def T(self) -> MemoryRows:
