@@ -1,6 +1,7 @@
 """Fixtures for every test: the digits, a seeded generator, and the folder with real data."""
 
 import os
+import signal
 import warnings
 import zlib
 from pathlib import Path
@@ -15,6 +16,11 @@ from sklearn.datasets import load_digits
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+# A shell starts what runs in the background with SIGINT ignored, and then no test could press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
