@@ -399,13 +399,13 @@ def numbers(block: Block) -> Array:
     """Return the stored numbers of a block where they lie, read-only: r × m, of CSR rows one after another."""
     dtype = _DTYPES[block.code & 255]
     if block.indptr:
-        bounds = _at(block.indptr, np.dtype(np.int64 if block.wide else np.int32), (block.rows + 1,), None)
+        bounds = addressed(block.indptr, np.dtype(np.int64 if block.wide else np.int32), (block.rows + 1,), None)
         first, last = int(bounds[0]), int(bounds[-1])
-        return _at(block.address + first * dtype.itemsize, dtype, (last - first,), None)
-    return _at(block.address, dtype, (block.rows, block.columns), (block.row_stride, block.column_stride))
+        return addressed(block.address + first * dtype.itemsize, dtype, (last - first,), None)
+    return addressed(block.address, dtype, (block.rows, block.columns), (block.row_stride, block.column_stride))
 
 
-def _at(address: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> Array:
+def addressed(address: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> Array:
     """Return a read-only array over memory that the caller keeps alive."""
     if not all(shape):
         return np.zeros(shape, dtype)

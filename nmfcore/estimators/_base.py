@@ -34,6 +34,7 @@ from ..rows import Rows
 from ..solvers import Solver, make_solver
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
+from ._missing import masked_start, missing_value, warn_of_unobserved
 from ._validation import Checks, Output, check_factor, not_of_dask
 
 _EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
@@ -102,6 +103,8 @@ class BaseNMF(
     max_time: float | None = None
     callback: Callable[..., object] | None = None
     memory: int | str | None = None
+    missing_values: float | None = None
+    _takes_masks = False
     _n_components: Any
     _beta_loss: Any
 
@@ -123,10 +126,16 @@ class BaseNMF(
         -------
         self : object
         """
-        self.fit_transform(X, **params)
+        if params.get("mask") is not None and not self._takes_masks:
+            raise ValueError(
+                f"{type(self).__name__} takes no mask: fill in what is missing, or use NMF, which takes one."
+            )
+        self.fit_transform(X, **{name: value for name, value in params.items() if name != "mask" or value is not None})
         return self
 
-    def transform(self, X: Matrix, *, out: PathLike[str] | str | Array | None = None) -> Array:
+    def transform(
+        self, X: Matrix, *, mask: Matrix | None = None, out: PathLike[str] | str | Array | None = None
+    ) -> Array:
         """Return the codes of X: W ≥ 0 such that X ≈ W · ``components_``.
 
         Every row is solved for alone until its own rule is met, so it has the same code in any
@@ -136,6 +145,9 @@ class BaseNMF(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Non-negative numbers of any real type; or a matrix on disk, see `NMF.fit_transform`.
+        mask : array-like, sparse matrix or store of bool, default=None
+            True where an entry of X, or (of shape (n_features,)) a column, is left out, see
+            `NMF.fit_transform`. Each row is solved for on what is observed of it.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
             Where W is to go if not into memory, see `NMF.fit_transform`.
 
@@ -143,19 +155,20 @@ class BaseNMF(
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
-        if rows.is_lazy(X):
+        if rows.is_lazy(X) and mask is None and self.missing_values is None:
             not_of_dask(out=out)
             check_is_fitted(self)
             self._checks(self._negative_at_transform, reset=False).array(rows.stand_in(X))
             dtype = rows.compute_type(X.dtype, self.dtype)
             return rows.mapped_lazily(X, self._to_be_sent().transform, self.components_.shape[0], dtype)
         output = Output(out)
-        with np.errstate(under="ignore"), self._open_fitted(X) as data:
+        with np.errstate(under="ignore"), self._open_fitted(X, mask) as data:
+            warn_of_unobserved(data, rows_only=True)
             output.check(data, self.components_.shape[0])
             coded, _ = self._code(data, self.components_)
             return output.filled(data.rows_to_caller(coded.W))
 
-    def score(self, X: Matrix, y: object = None) -> float:
+    def score(self, X: Matrix, y: object = None, *, mask: Matrix | None = None) -> float:
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
 
         Parameters
@@ -164,13 +177,16 @@ class BaseNMF(
             Non-negative numbers of any real type.
         y : Ignored
             Present by convention.
+        mask : array-like, sparse matrix or store of bool, default=None
+            True where an entry of X, or a column, is left out, see `transform`.
 
         Returns
         -------
         score : float
-            −D_β(X | transform(X) · ``components_``) / n_samples.
+            −D_β(X | transform(X) · ``components_``) / n_samples. Entries that are
+            left out are not counted in the divergence; rows are counted, whatever is observed of them.
         """
-        with np.errstate(under="ignore"), self._open_fitted(X) as data:
+        with np.errstate(under="ignore"), self._open_fitted(X, mask) as data:
             (W, _, _), Ht = self._code(data, self.components_)
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
@@ -185,6 +201,7 @@ class BaseNMF(
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = isinstance(self.missing_values, Real) and math.isnan(self.missing_values)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -247,7 +264,7 @@ class BaseNMF(
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
         return Checks(self if named else None, whom, reset)
 
-    def _open(self, X: Matrix, checks: Checks, fitted: bool = False) -> Rows:
+    def _open(self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None) -> Rows:
         """Return X as blocks of rows, checked; `fitted` is whether the model is, maybe on another machine."""
         return rows.open(
             X,
@@ -260,12 +277,14 @@ class BaseNMF(
             components=self.n_components,
             fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
+            mask=mask,
+            missing_values=missing_value(self.missing_values),
         )
 
-    def _open_fitted(self, X: Matrix) -> Rows:
+    def _open_fitted(self, X: Matrix, mask: Matrix | None = None) -> Rows:
         """Return X as blocks of rows, for an estimator that is fitted."""
         check_is_fitted(self)
-        return self._open(X, self._checks(self._negative_at_transform, reset=False), fitted=True)
+        return self._open(X, self._checks(self._negative_at_transform, reset=False), fitted=True, mask=mask)
 
     def _to_be_sent(self) -> Any:
         """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""
@@ -324,8 +343,8 @@ class BaseNMF(
     def _coded(self, data: Rows, Ht: Array, beta: float, tol: float, **limits: Any) -> Coded:
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
-        penalties = scale.squeezed(self._penalties(data.shape), view.power, power_H, data.dtype)
-        coded = code(view, self._solver(penalties, beta), scale.times(Ht, power_H), tol=tol, **limits)
+        penalties = scale.squeezed(self._penalties(data.given_shape), view.power, power_H, data.dtype)
+        coded = code(view, self._solver(penalties, beta, masked=data.masked), scale.times(Ht, power_H), tol=tol, **limits)
         return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
 
     def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:
@@ -392,9 +411,11 @@ class BaseNMF(
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
         """Return the start "auto" of "hals"."""
+        if data.masked:
+            return masked_start(data, k, self.random_state)
 
         def solver_for(rows: int, **options: Any) -> Any:
-            return self._solver(self._penalties((rows, data.shape[1]), data), self._beta_loss, **options)
+            return self._solver(self._penalties((rows, data.given_shape[1]), data), self._beta_loss, **options)
 
         return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
@@ -404,7 +425,8 @@ class BaseNMF(
             raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
         type_W = type_H = None
         if H is not None:
-            H, type_H = self._factor(H, (self._n_components, m), "H")
+            H, type_H = self._factor(H, (self._n_components, data.given_shape[1]), "H")
+            H = data.picked(H)
             if self._n_components == "auto":
                 self._n_components = H.shape[0]
         if W is not None:
@@ -417,13 +439,13 @@ class BaseNMF(
         if H is not None:
             Ht = scale.times(np.ascontiguousarray(H.T, data.dtype), data.power)
         # The factor that is missing is solved for; rows of W and of Ht are the same problem.
-        p, solve = self._penalties(data.shape, data), partial(code, tol=self.tol, max_iter=self.max_iter)
+        p, solve = self._penalties(data.given_shape, data), partial(code, tol=self.tol, max_iter=self.max_iter)
         if W is None:
-            W = solve(data, self._solver(p, self._beta_loss), Ht).W
+            W = solve(data, self._solver(p, self._beta_loss, masked=data.masked), Ht).W
         elif H is None:
             swapped = Penalties(p.l1_H, p.l1_W, p.l2_H, p.l2_W)
             transposed = data.T
-            Ht = solve(transposed, self._solver(swapped, self._beta_loss), W).W
+            Ht = solve(transposed, self._solver(swapped, self._beta_loss, masked=data.masked), W).W
         return W, Ht
 
     # ---- what comes out ------------------------------------------------------------------------

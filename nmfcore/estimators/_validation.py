@@ -111,9 +111,12 @@ class Checks:
         See `nmfcore.rows.Checks`.
     """
 
+    masks = True
+
     def __init__(self, estimator: Any, whom: str, reset: bool, spreads: bool = True, devices: bool = True):
         self.estimator, self.whom, self.reset = estimator, whom, reset
         self.spreads, self.devices = spreads, devices
+        self.who = "NMF" if estimator is None else type(estimator).__name__
 
     def array(self, X: Matrix) -> Any:
         """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""

@@ -51,6 +51,8 @@ def non_negative_factorization(
     memory=None,
     checkpoint=None,
     checkpoint_every=600,
+    missing_values=None,
+    mask=None,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -115,6 +117,10 @@ def non_negative_factorization(
         File that stores the state of the fit, see `NMF`. It is refused with ``update_H=False``.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    missing_values : {None, numpy.nan, 0}, default=None
+        The number of X that stands for a missing entry, see `NMF`.
+    mask : array-like, sparse matrix or store of bool, default=None
+        True where an entry of X, or a column, is left out, see `NMF.fit_transform`.
 
     Returns
     -------
@@ -166,6 +172,7 @@ def non_negative_factorization(
         memory=memory,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        missing_values=missing_values,
     )
     begun = time.perf_counter()
     _compat.check_parameters(estimator)
@@ -176,7 +183,7 @@ def non_negative_factorization(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
     checks = estimator._checks("NMF initialization", reset=True, named=False)
-    with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
+    with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks, mask=mask) as data:
         if not update_H:
             if W is not None:
                 warnings.warn(
@@ -185,11 +192,11 @@ def non_negative_factorization(
                     stacklevel=2,
                 )
             coded, Ht = estimator._code(data, H, given=True)
-            return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
+            return data.rows_to_caller(coded.W), data.to_caller(data.spread(Ht)).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter)
         solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()
         estimator._warn(solution, view)
         estimator._over(solution, kept)
-        return data.rows_to_caller(solution.W), data.to_caller(solution.Ht).T, solution.n_iter
+        return data.rows_to_caller(solution.W), data.to_caller(data.spread(solution.Ht)).T, solution.n_iter

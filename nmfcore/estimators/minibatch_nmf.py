@@ -32,6 +32,8 @@ __all__ = ["MiniBatchNMF"]
 class _HostChecks(Checks):
     """The checks of an estimator that computes on the CPU, on X in memory."""
 
+    masks = False
+
     def place(self, what: str | None, device: bool) -> None:
         """Raise for an X on disk, and for one on a device."""
         if what is not None:

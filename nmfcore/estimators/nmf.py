@@ -7,7 +7,7 @@ import warnings
 import zlib
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +26,7 @@ from ..rows import Rows
 from ..solvers import SOLVERS
 from ..starts.samples import sample_rows
 from ._base import BaseNMF, maximum_reached, zero_solution
+from ._missing import impute, warn_of_unobserved, without_unobserved
 from ._validation import Output, not_of_dask
 
 __all__ = ["NMF"]
@@ -136,6 +137,10 @@ class NMF(BaseNMF):
         fit at a time can use a file. Of a Dask array, W is brought to this machine for it.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    missing_values : {None, numpy.nan, 0}, default=None
+        The number of X that stands for a missing entry. NaN may be in an X of floats only; an X of
+        integers takes a mask, see `fit_transform`. With 0, zeros are unobserved, and of a sparse X the
+        stored numbers alone are read. None means that all entries are observed, and NaN is an error.
 
     Attributes
     ----------
@@ -201,6 +206,7 @@ class NMF(BaseNMF):
         "shuffle": ["boolean"],
         "extrapolate": ["boolean"],
         "memory": [Interval(Integral, 1, None, closed="left"), str, None],
+        "missing_values": [Real, None],
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     }
@@ -210,6 +216,7 @@ class NMF(BaseNMF):
     # Parameters of a subclass whose __init__ does not have all of ours.
     shuffle: bool = False
     extrapolate: bool = False
+    _takes_masks = True
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
 
@@ -237,6 +244,7 @@ class NMF(BaseNMF):
         memory=None,
         checkpoint=None,
         checkpoint_every=600,
+        missing_values=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -259,6 +267,27 @@ class NMF(BaseNMF):
         self.memory = memory
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.missing_values = missing_values
+
+    def fit(self, X: Matrix, y: object = None, *, mask: Matrix | None = None, **params: ArrayLike | None) -> Self:
+        """Learn W and H from X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Non-negative numbers of any real type, see `fit_transform`.
+        y : Ignored
+            Present by convention.
+        mask : array-like, sparse matrix or store of bool, default=None
+            True where an entry of X, or a column, is left out, see `fit_transform`.
+        **params : dict
+            ``W`` and ``H``, see `fit_transform`.
+
+        Returns
+        -------
+        self : object
+        """
+        return super().fit(X, y, mask=mask, **params)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
@@ -268,6 +297,7 @@ class NMF(BaseNMF):
         W: ArrayLike | None = None,
         H: ArrayLike | None = None,
         *,
+        mask: Matrix | None = None,
         out: PathLike[str] | str | Array | None = None,
     ) -> Array:
         """Learn W and H from X, and return W.
@@ -289,6 +319,14 @@ class NMF(BaseNMF):
             that is computed on in float32.
         H : array-like of shape (n_components, n_features), default=None
             Start of H, for ``init="custom"``, as W.
+        mask : array-like, sparse matrix or store of bool, default=None
+            True where an entry of X is left out, as in ``numpy.ma``: of the shape of X, or of shape
+            (n_features,) for columns that are left out as a whole. A boolean array, a memory map, a
+            sparse matrix, or the path, h5py dataset or Zarr array of one beside an X on disk. A
+            ``numpy.ma.MaskedArray`` brings its mask with it. What X holds where it is left out has no
+            influence, and may be NaN. Losses are sums over observed entries; penalties are scaled as
+            without a mask. A row or a column of which nothing is observed is zero in W or H. A mask
+            is not taken for a Dask array, nor on a GPU.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
             Where W is written instead of into memory. A path is that of a new ``.npy`` file, which is
             written at the end of the fit and returned as a memory map; during the fit, W and the
@@ -313,13 +351,13 @@ class NMF(BaseNMF):
         begun = time.perf_counter()
         with held(self.checkpoint), np.errstate(under="ignore"):
             output = Output(out)
-            with self._open(X, self._checks("NMF initialization", reset=True)) as data:
-                output.check(data, self._resolve(data.shape[1])[0])
+            with self._open(X, self._checks("NMF initialization", reset=True), mask=mask) as data:
+                output.check(data, self._resolve(data.given_shape[1])[0])
                 tasks = _compat.FitTasks(self, X, self.max_iter)
                 solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
                 self._keep(
                     solution,
-                    data.to_caller(solution.Ht),
+                    data.to_caller(data.spread(solution.Ht)),
                     solution.n_iter,
                     solution.divergence,
                     solution.kkt,
@@ -330,6 +368,40 @@ class NMF(BaseNMF):
                 tasks.close()
                 self._over(solution, checkpoint)
                 return codes
+
+    def impute(self, X: Matrix, mask: Matrix | None = None) -> Array:
+        """Return X with W · ``components_`` where it is missing.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Non-negative numbers of any real type, in memory or on disk; not sparse.
+        mask : array-like, sparse matrix or store of bool, default=None
+            True where an entry of X, or a column, is missing, see `fit_transform`. Entries that
+            `missing_values` marks are missing, too.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), float32 or float64
+            A copy. Observed entries are those of X, in the type that is computed in; the others
+            are those of ``transform(X, mask=mask) @ components_``.
+
+        Raises
+        ------
+        ValueError
+            If X is sparse, or a Dask array, or not a matrix of nonnegative numbers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nmfcore import NMF
+        >>> X = np.outer([1.0, 2, 3, 4], [2.0, 1, 3])
+        >>> X[1, 2] = np.nan
+        >>> model = NMF(1, missing_values=np.nan, tol=1e-10, max_iter=1000).fit(X)
+        >>> bool(np.isclose(model.impute(X)[1, 2], 6))
+        True
+        """
+        return impute(self, X, mask)
 
     def _fit_transform(
         self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None, update_H: bool = True
@@ -385,8 +457,11 @@ class NMF(BaseNMF):
         self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float
     ) -> tuple[Solution, Rows, Checkpoint | None]:
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
-        self._n_components, self._beta_loss = self._resolve(data.shape[1])
+        self._n_components, self._beta_loss = self._resolve(data.given_shape[1])
         self._check_solver(warn=True)
+        if data.masked and self.extrapolate:
+            raise ValueError("extrapolate=True is for an X without missing entries: leave it out where some are missing.")
+        warn_of_unobserved(data)
         self._check_zeros(data, self._beta_loss)
         checkpoint = self._checkpoint(data, W, H)
         data = self._seen(data, self._beta_loss, W, H)
@@ -397,14 +472,18 @@ class NMF(BaseNMF):
             W, Ht = None, kept.Ht
             assert checkpoint is not None
             self._check_passes(checkpoint)
+        if data.masked:
+            Ht = without_unobserved(data, Ht)
         del kept
         if data.opening().total == 0:
             return zero_solution(W, Ht, self.solver), data, checkpoint
-        penalties = self._penalties(data.shape, data)
+        penalties = self._penalties(data.given_shape, data)
         options: dict[str, Any] = {"extrapolate": self.extrapolate}
         if self.shuffle:
             options["shuffle"] = check_random_state(self.random_state)
-        if self._auto and sample_rows(*data.shape, Ht.shape[1]):
+        if data.masked:
+            options["masked"] = data.masked
+        elif self._auto and sample_rows(*data.shape, Ht.shape[1]):
             options["trusted"] = True
         solver = self._solver(penalties, self._beta_loss, **options)
         solution = factorize(
@@ -480,10 +559,11 @@ class NMF(BaseNMF):
 
     def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
         """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
-        k, beta = self._resolve(data.shape[1])
+        k, beta = self._resolve(data.given_shape[1])
         self._check_solver(warn=given)
         self._check_zeros(data, beta)
-        H, dtype = self._factor(H, (k, data.shape[1]), "H")
+        H, dtype = self._factor(H, (k, data.given_shape[1]), "H")
+        H = data.picked(H)
         if given:
             self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)

@@ -70,6 +70,10 @@ class Rows(ABC):
     folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
     _opening: Opening | None = None
     _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
+    masked: str | None = None  # how entries are missing, see `nmfcore.rows.masked.MaskedRows`; None: none are
+    chosen: Array | None = None  # bool: the columns of the X of the caller that these rows have; None: all of them
+    empty_rows = 0  # number of rows of which nothing is observed
+    empty_columns: Array  # bool, of an X with missing entries: the columns of which nothing is observed
 
     # ---- where X is computed on
 
@@ -83,6 +87,23 @@ class Rows(ABC):
 
     def keep_in(self, checkpoint: object) -> None:  # noqa: B027
         """Record where a fit is kept, for errors that say from where it can be continued."""
+
+    @property
+    def given_shape(self) -> tuple[int, int]:
+        """The shape of X as the caller gave it, columns that a mask leaves out included."""
+        return self.shape if self.chosen is None else (self.shape[0], len(self.chosen))
+
+    def picked(self, H: Array) -> Array:
+        """Return the columns of H (k × m) that these rows have; H itself if they have all."""
+        return H if self.chosen is None else H[:, self.chosen]
+
+    def spread(self, Ht: Array) -> Array:
+        """Return Ht with a row for each column of the X of the caller: zeros for those that a mask leaves out."""
+        if self.chosen is None:
+            return Ht
+        whole = np.zeros((len(self.chosen), Ht.shape[1]), Ht.dtype)
+        whole[self.chosen] = Ht
+        return whole
 
     @property
     def state_in_memory(self) -> bool:

@@ -17,7 +17,9 @@ from . import cluster
 from .base import Rows
 from .device import as_device_rows
 from .disk import Source, StoredRows, source_of
-from .memory import as_rows
+from .masked import MaskedRows
+from .masks import ColumnsOf, Given, InMemory, Marked, Scattered, as_mask, united
+from .memory import BLOCK_BYTES, as_rows
 
 # Types of numbers that stay what they are; an X of any other type becomes float64, as in scikit-learn.
 READ_AS_THEY_ARE = list(STORED_TYPES)
@@ -29,6 +31,8 @@ class Checks(Protocol):
     whom: str  # what the error for negative values says that X was passed to
     spreads: bool  # whether a Dask array is computed on where it is if there is a cluster; else it is loaded
     devices: bool  # whether device="auto" may choose a GPU
+    masks: bool  # whether X may have missing entries
+    who: str  # the estimator, in the error for an X that may not
 
     def array(self, X: Matrix) -> Any:
         """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
@@ -84,6 +88,8 @@ def open(
     components: Any = 0,
     fitted: bool = False,
     digested: bool = False,
+    mask: Any = None,
+    missing_values: float | None = None,
 ) -> Rows:
     """Return X as blocks of rows, checked, after one pass over it.
 
@@ -110,6 +116,10 @@ def open(
         Whether the model has been fitted, maybe on another machine, see `nmfcore.backends.cuda.resolve`.
     digested : bool, default=False
         Whether the pass over an X on disk also makes the digest of its contents.
+    mask : array-like, sparse matrix, path or store; bool; or None
+        True where an entry of X, or a column, is left out, see `nmfcore.rows.masks.as_mask`.
+    missing_values : NaN, 0 or None
+        The number that stands for a missing entry of X.
 
     Returns
     -------
@@ -127,7 +137,13 @@ def open(
     MemoryError
         If a Dask array has to be loaded and does not fit.
     """
+    masks = [] if mask is None else [mask]
+    if isinstance(X, np.ma.MaskedArray):
+        masks += [] if X.mask is np.ma.nomask else [X.mask]
+        X = X.data
     X, loaded_from = source_of(X), None
+    if masks or missing_values is not None:
+        return _open_masked(X, masks, missing_values, checks, dtype, device, n_jobs, memory)
     if isinstance(X, Source):
         if cuda.resolve(device, np.zeros(0), fitted) is not None and device != "auto":
             raise ValueError(
@@ -154,6 +170,107 @@ def open(
         made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype), components)
         made.given_dtype, made.number, made.loaded_from = np.dtype(checked.dtype), number, loaded_from
         return _examined(made, checks)
+
+
+def _open_masked(
+    X: Matrix, masks: list[Any], missing_values: float | None, checks: Checks, dtype: DType, device: str | None,
+    n_jobs: int | None, memory: int | str | None,
+) -> Rows:  # fmt: skip
+    """Return an X with missing entries as rows; an X of which nothing is missing as any other."""
+    if not checks.masks:
+        raise ValueError(
+            f"{checks.who} takes no mask, no masked array and no missing values: fill in what is missing, or use NMF."
+        )
+    if cluster.is_dask(X):
+        raise ValueError(
+            "X is a Dask array, for which a mask or missing_values is not supported: load it with X.compute(), or "
+            "store it as a Zarr array and give that with its mask."
+        )
+    if device not in (None, "auto", "cpu") or cuda.kind_of(X) is not None:
+        raise ValueError(
+            "a mask or missing_values is for the CPU only: leave device out, and give X in host memory or on disk."
+        )
+    checks.place(X.what if isinstance(X, Source) else None, False)
+    if isinstance(X, Source):
+        checks.array(stand_in(X))
+    else:
+        X = checks.array(X)
+    given = np.dtype(X.dtype)
+    mask, columns = _combined(masks, X.shape)
+    if columns is not None:
+        X = _chosen(X, columns)
+    if isinstance(X, Source):
+        rows: Any = StoredRows(X, compute_type(given, dtype), n_jobs, memory, checks.whom)
+    else:
+        rows = as_rows(X, compute_type(given, dtype), n_jobs)
+    if missing_values is not None and rows.sparse and missing_values == 0:
+        rows, mask = _stored_only(rows, mask, n_jobs), None
+        some = True
+    else:
+        marked = missing_values == 0 or (missing_values is not None and given.kind == "f")
+        if marked and rows.sparse:
+            X = rows.X
+            nan = sparse.csr_matrix((np.isnan(X.data), X.indices, X.indptr), shape=X.shape)
+            mask = united(mask, Scattered(nan))
+        elif marked:
+            mask = united(mask, Marked(float(missing_values)))  # type: ignore[arg-type]
+        some = mask is not None
+    rows.given_dtype = given
+    made = rows
+    if some:
+        made = MaskedRows(rows, mask)
+        made.opening()
+        if not made.observed:
+            raise ValueError("nothing of X is observed: the mask, or missing_values, leaves out every entry.")
+        if made.observed == rows.shape[0] * rows.shape[1]:
+            made = rows
+            rows.gathers = False
+    made.chosen = columns
+    return _examined(made, checks)
+
+
+def _combined(masks: list[Any], shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Return what any of these masks hides, as a mask of entries, or else as the columns that are left."""
+    pairs = [as_mask(mask, shape) for mask in masks]
+    entries = united(*(mask for mask, _ in pairs))
+    chosen = [columns for _, columns in pairs if columns is not None]
+    columns = np.logical_and.reduce(chosen) if chosen else None
+    if columns is None or columns.all():
+        return entries, None
+    if entries is None:
+        return None, columns
+    return united(entries, Given(np.broadcast_to(~columns, shape))), None
+
+
+def _chosen(X: Matrix, columns: Any) -> Matrix:
+    """Return some columns of X: of a large one in memory, and of one on disk, as they are read block by block."""
+    if sparse.issparse(X):
+        return X.tocsr()[:, columns]
+    if isinstance(X, Source):
+        return ColumnsOf(X, columns)
+    X = np.asarray(X)
+    if X.shape[0] * columns.sum() * X.itemsize <= BLOCK_BYTES:
+        return X[:, columns]
+    return ColumnsOf(InMemory(X), columns)
+
+
+def _stored_only(rows: Any, mask: Any, n_jobs: int | None) -> Any:
+    """Return rows of a CSR matrix without stored zeros, and without the stored numbers that a mask hides."""
+    X = rows.X
+    hidden = X.data == 0
+    if mask is not None:
+        step = max(1, BLOCK_BYTES // max(1, X.shape[1]))
+        for lo in range(0, X.shape[0], step):
+            hi = min(lo + step, X.shape[0])
+            first, last = X.indptr[lo], X.indptr[hi]
+            of_rows = np.repeat(np.arange(hi - lo), np.diff(X.indptr[lo : hi + 1]))
+            hides = mask.hidden(lo, hi, lambda lo=lo, hi=hi: X[lo:hi])
+            hidden[first:last] |= hides[of_rows, X.indices[first:last]]
+    if not hidden.any():
+        return rows
+    X = type(X)((np.where(hidden, 0, X.data), X.indices.copy(), X.indptr.copy()), shape=X.shape)
+    X.eliminate_zeros()
+    return as_rows(X, rows.dtype, n_jobs)
 
 
 def _examined(rows: Any, checks: Checks) -> Any:

@@ -65,6 +65,8 @@ class MemoryRows(Rows):
         Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
+    gathers = False  # whether sums over the rows of a sparse X are always made from its transpose
+
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
         self.X = copy.copy(X) if sparse.issparse(X) else X
@@ -162,7 +164,7 @@ class MemoryRows(Rows):
             outweighed = self.sparse and m * width > stored
             few_rows = n < GATHER_ROWS * m and 8 * m * width > GATHER_BYTES
             # Of a batch (lane_work) Xᵀ may be used once only, and costs several visits.
-            gathers = outweighed or (self.sparse and few_rows and self._lane_work is None)
+            gathers = self.gathers or outweighed or (self.sparse and few_rows and self._lane_work is None)
             height = cpu.tile_height(m, width, self.dtype)
             tiles = max(1, -(-n // height))
             work = 4.0 * stored * width + 4.0 * n * width**2

@@ -20,26 +20,30 @@ the small factor is a dataclass, which is kept field by field.
 ``code(backend, block, orders, tol, max_iter, by_step, out, stats)`` solves for rows with H fixed, each of them alone.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..objective import Penalties
 from ._common import Solver
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
+from .masked import FilledDescent, MaskedMultiplicative, ObservedDescent
 from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EXTRAPOLATED", "SOLVERS", "Solver", "make_solver"]
+__all__ = ["EXTRAPOLATED", "MASKED", "SOLVERS", "Solver", "make_solver"]
 
 SOLVERS: dict[str, type[Solver]] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}
 EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
+# For an X with missing entries, by how they are missing, see `nmfcore.rows.base.Rows.masked`.
+MASKED: dict[str, type[Solver]] = {"filled": FilledDescent, "stored": ObservedDescent}
 
 
 def make_solver(
-    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, **options: object
-) -> Solver:
+    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, masked: str | None = None,
+    **options: object,
+) -> Solver:  # fmt: skip
     """Make a solver of the registry.
 
     Parameters
@@ -52,6 +56,9 @@ def make_solver(
         β of the loss, which "mu" takes; the other solvers minimise the squared Frobenius norm. Defaults to 2.
     extrapolate : bool
         Whether to take the variant that extrapolates, which `EXTRAPOLATED` lists. Defaults to False.
+    masked : str or None
+        How entries of X are missing, see `nmfcore.rows.base.Rows.masked`. Defaults to None, which is an X without
+        missing entries.
     **options
         Further settings of the other solvers: `shuffle` of "cd" and "hals", `trusted` and `sample` of "hals".
 
@@ -59,6 +66,11 @@ def make_solver(
     -------
     solver : Solver
     """
+    if masked is not None and name == "mu":
+        return MaskedMultiplicative(penalties, float(beta))
+    if masked is not None:
+        shuffle: Any = options.get("shuffle")
+        return MASKED[masked](penalties, shuffle, accelerated=name == "hals")  # type: ignore[call-arg]
     registry: Mapping[str, Callable[..., Solver]] = EXTRAPOLATED if extrapolate else SOLVERS
     if name == "mu":
         return registry[name](penalties, beta=float(beta))

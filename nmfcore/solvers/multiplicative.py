@@ -164,7 +164,7 @@ class MultiplicativeUpdate(Solver):
         floor = TINY if self.floor_H else 0.0
 
         def multiply(lo: int, hi: int, part: Array) -> None:
-            terms = D if self.beta == 1 else D[lo:hi]
+            terms = D if len(D) == 1 < m else D[lo:hi]
             backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, self.gamma, floor, new[lo:hi], part)
 
         (stats_H,) = data.map_rows(multiply, m, 40.0 * m * k, (stats.shape,))

@@ -330,6 +330,81 @@ scatter1, scatter2, scatter4 = (_make_scatter(vectors) for vectors in (1, 2, 4))
 
 
 @intrinsic
+def dots(typingctx, f, f0, h, ld, columns, first, vectors, out, o0):
+    """out[o0 + j] = Σ_t f[f0 + t]·h[j·ld + t] over whole vectors, for as many columns j of `columns` as a vector holds.
+
+    The sums of a group are added up together, in a tree of shuffles that is the same for each of them: a number does
+    not depend on its place in the group.
+    """
+    signature = types.void(
+        f, types.intp, h, types.intp, columns, types.intp, types.intp, out, types.intp
+    )  # fmt: skip
+
+    def codegen(context, builder, sig, args):
+        f, f0, h, ld, columns, first, vectors, out, o0 = args
+        scalar, lanes = _element(sig.args[0])
+        size = sig.args[0].dtype.bitwidth // 8
+        vector, kind = ir.VectorType(scalar, lanes), ir.VectorType(ir.IntType(32), lanes)
+        name = f"llvm.fma.v{lanes}f{size * 8}"
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        fp = builder.gep(_data(context, builder, sig.args[0], f), [f0])
+        hp = _data(context, builder, sig.args[2], h)
+        numbers = builder.gep(_data(context, builder, sig.args[4], columns), [first])
+        to = builder.gep(_data(context, builder, sig.args[7], out), [o0])
+        chosen = [builder.sext(builder.load(builder.gep(numbers, [_constant(e)])), INDEX) for e in range(lanes)]
+        rows = [builder.gep(hp, [builder.mul(j, ld)]) for j in chosen]
+        before, body, behind = (
+            builder.block, builder.append_basic_block("terms"), builder.append_basic_block("terms.end")
+        )  # fmt: skip
+        zero = ir.Constant(vector, [0.0] * lanes)
+        builder.cbranch(builder.icmp_signed("<", _constant(0), vectors), body, behind)
+        builder.position_at_end(body)
+        v = builder.phi(INDEX)
+        sums = [builder.phi(vector) for _ in range(lanes)]
+        at = builder.mul(v, _constant(lanes))
+        of_f = _load(builder, fp, at, vector, size)
+        new = [builder.call(fma, [of_f, _load(builder, row, at, vector, size), s])
+               for row, s in zip(rows, sums, strict=True)]  # fmt: skip
+        after = builder.add(v, _constant(1))
+        v.add_incoming(_constant(0), before)
+        v.add_incoming(after, body)
+        builder.cbranch(builder.icmp_signed("<", after, vectors), body, behind)
+        builder.position_at_end(behind)
+        parts = []
+        for s, added in zip(sums, new, strict=True):
+            s.add_incoming(zero, before)
+            s.add_incoming(added, body)
+            part = builder.phi(vector)
+            part.add_incoming(zero, before)
+            part.add_incoming(added, body)
+            parts.append(part)
+        owners = [[e] * lanes for e in range(lanes)]  # whose terms the lanes of each part hold
+        group = lanes
+        while group > 1:
+            half = group // 2
+            low, high = [], []
+            for g in range(0, lanes, group):
+                low += [*range(g, g + half), *range(lanes + g, lanes + g + half)]
+                high += [*range(g + half, g + group), *range(lanes + g + half, lanes + g + group)]
+            pairs = [(i, i + len(parts) // 2) for i in range(len(parts) // 2)]
+            owners = [[(owners[a] + owners[b])[lane] for lane in low] for a, b in pairs]
+            parts = [
+                builder.fadd(
+                    builder.shuffle_vector(parts[a], parts[b], ir.Constant(kind, low)),
+                    builder.shuffle_vector(parts[a], parts[b], ir.Constant(kind, high)),
+                )
+                for a, b in pairs
+            ]
+            group = half
+        for lane, e in enumerate(owners[0]):
+            value = builder.extract_element(parts[0], ir.Constant(ir.IntType(32), lane))
+            builder.store(value, builder.gep(to, [chosen[e]])).align = size
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def transpose(typingctx, a, a0, lda, b, b0, ldb):
     """b[j·ldb + i] = a[i·lda + j] for a square of LANES × LANES numbers, in log2(LANES) rounds of shuffles."""
     signature = types.void(a, types.intp, types.intp, b, types.intp, types.intp)

@@ -58,10 +58,13 @@ class Source:
         Whether single rows cost little more than their bytes.
     sample : tuple of int or None
         The shape that a row has in the store, if it is folded.
+    numbers : ndarray or None
+        The numbers that the columns have for the caller, if they are some columns of another source.
     """
 
     sequential = False
     row_by_row = False
+    numbers: Array | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, what: str, fold: bool = False):
         self.what = what

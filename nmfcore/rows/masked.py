@@ -1,0 +1,229 @@
+"""X with missing entries as blocks of rows: the blocks of any other X on the CPU, each with its mask."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._typing import Array, DType, Matrix
+from ..backends import masked as backend
+from ..backends.masked import MaskedBlock
+from .base import LOOK_WIDTH, Function, Gather, Rows
+from .disk.stored import SAME
+from .masks import Mask
+from .memory import MemoryRows
+from .opening import Opening
+from .state import RowState
+from .sums import Named, Shapes
+
+if TYPE_CHECKING:
+    from ..backends.operations import Backend
+
+
+class MaskedRows(Rows):
+    """X with missing entries as blocks of rows.
+
+    Parameters
+    ----------
+    inner : MemoryRows
+        X as it would be without a mask.
+    mask : Mask or None
+        None stands for a CSR matrix of which the stored numbers are observed, and no others.
+
+    Attributes
+    ----------
+    observed : int
+        Number of observed entries.
+    empty_rows : int
+        Number of rows of which nothing is observed.
+    empty_columns : ndarray of bool, shape (m,)
+        The columns of which nothing is observed.
+    """
+
+    def __init__(self, inner: MemoryRows, mask: Mask | None):
+        self.inner, self.mask = inner, mask
+        self.masked = "stored" if mask is None else "filled"
+        self.backend: Any = backend
+        self.means: Array | None = None
+        if mask is None:
+            inner.gathers = True
+        for name in ("X", "shape", "dtype", "given_dtype", "sparse", "n_jobs", "power", "in_memory"):
+            setattr(self, name, getattr(inner, name))
+
+    @property
+    def threads(self) -> int:  # type: ignore[override]
+        """Number of threads that visit blocks."""
+        return self.inner.threads
+
+    @property
+    def folder(self) -> Any:  # type: ignore[override]
+        """Where row-aligned arrays lie that are not kept in memory."""
+        return self.inner.folder
+
+    @folder.setter
+    def folder(self, folder: Any) -> None:
+        self.inner.folder = folder
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the backend, which results depend on."""
+        return "cpu"
+
+    @property
+    def entries(self) -> int:
+        """Number of observed entries of X."""
+        self.opening()
+        return self.observed
+
+    # ---- the primitive
+
+    def each_block(
+        self,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+        verify: bool = False,
+    ) -> tuple[RowState, Named]:
+        """Apply a function to every block of rows with its mask, see `Rows.each_block`."""
+        mask, means = self.mask, self.means
+        verify = verify and not self.in_memory
+        extra: Shapes = {"seen": (2,)} if verify else {}
+
+        def on_block(
+            cpu: Backend, block: Any, rows: RowState, arguments: Any, after: RowState, sums: Named
+        ) -> None:  # the rows are those of this block, and know the number of the first
+            given = MaskedBlock(block, mask, rows.first, means)
+            if verify:
+                sums["seen"] += backend.look(given, self.dtype, np.zeros((self.shape[1], 2)))[3:5]
+            function(backend, given, rows, arguments, after, sums)  # type: ignore[arg-type]
+
+        def on_columns(
+            cpu: Backend, block: Any, after: RowState, arguments: Any, lo: int, hi: int, sums: Named
+        ) -> None:
+            assert gather is not None
+            gather(backend, MaskedBlock(block, None, lo, None), after, arguments, lo, hi, sums)  # type: ignore[arg-type]
+
+        after, total = self.inner.each_block(
+            on_block, rows, arguments, width=width, sums=sums | extra, out=out,
+            gather=on_columns if gather is not None and mask is None else None, gathered=gathered,
+        )  # fmt: skip
+        if verify:
+            self._verify(total["seen"])
+        return after, total
+
+    def _verify(self, seen: Array) -> None:
+        """Raise if what is observed of an X outside of memory has changed since the opening pass."""
+        opening = self.opening()
+        for then, now in zip((opening.total, opening.squares), seen.tolist(), strict=True):
+            if now != then and not abs(now - then) <= SAME * then:
+                raise RuntimeError(
+                    f"The contents of {self.X.what}, or of the mask, changed during the fit: what is read now is not "
+                    "what was read at the beginning. Fit again, and leave them alone meanwhile."
+                )
+
+    # ---- what one pass finds
+
+    def opening(self) -> Opening:
+        """Return minimum, finiteness, Σx and Σx² of what is observed, found by one pass (cached)."""
+        if self._opening is None:
+            m = self.shape[1]
+            shapes: Shapes = {"least": (1,), "seen": (6,), "columns": (m, 2)}
+            _, sums = self.each_block(_look, {}, self.dtype, width=LOOK_WIDTH, sums=shapes, out={})
+            nan, infinite, total, squares, observed, empty = sums["seen"].tolist()
+            self._not_finite = nan > 0, infinite > 0
+            self.observed, self.empty_rows = int(observed), int(empty)
+            counts = sums["columns"][:, 1]
+            self.empty_columns = counts == 0
+            self.means = sums["columns"][:, 0] / np.maximum(counts, 1)
+            least, mean = float(sums["least"][0]), total / observed if observed else 0.0
+            self._opening = Opening(least, not (nan or infinite), total, squares, mean)
+        return self._opening
+
+    def not_finite(self) -> tuple[bool, bool]:
+        """Return whether NaN, and whether an infinite number, is observed."""
+        self.opening()
+        return self._not_finite
+
+    def digest(self) -> str:
+        """Return a digest of the mask and of the observed numbers at their places."""
+        found: dict[int, int] = {}
+        _, _ = self.each_block(_digest, {}, found, width=LOOK_WIDTH, sums={"none": (1,)}, out={})
+        return f"{zlib.crc32(repr(sorted(found.items())).encode()):08x}"
+
+    # ---- row-aligned arrays, and X in other forms
+
+    def state(self, **arrays: Array) -> RowState:
+        """Return row-aligned arrays as a state that passes go through."""
+        return self.inner.state(**arrays)
+
+    def new_rows(self, width: int) -> Array:
+        """Return zeros of shape (n, width) in the compute type."""
+        return self.inner.new_rows(width)
+
+    def copied(self, W: Array) -> Array:
+        """Return a copy of W, where row-aligned arrays are kept."""
+        return self.inner.copied(W)
+
+    def rows_like(self, F: Array) -> Rows:
+        """Return a row-aligned or small dense matrix as rows, for products with it."""
+        return self.inner.rows_like(F)
+
+    def to_caller(self, A: Array) -> Matrix:
+        """Return an array of results as it is."""
+        return A
+
+    def map_rows(
+        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
+    ) -> list[Array]:
+        """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, see `Rows.map_rows`."""
+        return self.inner.map_rows(visit, rows, work, shapes)
+
+    def scaled(self, power: int, dtype: DType = None) -> Rows:
+        """Return the same X read as 4^power·X, see `Rows.scaled`."""
+        if power == self.power and dtype is None:
+            return self
+        view = MaskedRows(self.inner.scaled(power, dtype), self.mask)
+        view.chosen = self.chosen
+        view.opening()  # the means are in the unit of the view
+        return view
+
+    def take(self, rows: Array, n_jobs: int | None) -> Rows:
+        """Return a copy of some rows (increasing numbers), in memory."""
+        inner: Any = self.inner.take(rows, n_jobs)
+        return MaskedRows(inner, None if self.mask is None else self.mask.take(rows))
+
+    @property
+    def T(self) -> Rows:
+        """Xᵀ as rows, with the mask of Xᵀ."""
+        return MaskedRows(self.inner.T, None if self.mask is None else self.mask.T)
+
+
+def _look(
+    backend: Any, block: MaskedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
+) -> None:
+    seen = backend.look(block, dtype, sums["columns"])
+    sums["least"][:] = np.minimum(sums["least"], seen[:1])
+    sums["seen"] += seen[1:]
+
+
+def _digest(
+    backend: Any, block: MaskedBlock, rows: RowState, found: dict[int, int], after: RowState, sums: Named
+) -> None:
+    crc = 0
+    if block.mask is None:
+        X = backend.matrix(block.block)
+        for part in (X.indptr.astype(np.int64), X.indices.astype(np.int64), X.data):
+            crc = zlib.crc32(np.ascontiguousarray(part), crc)
+    else:
+        for numbers, mask in backend.hidden(block):
+            crc = zlib.crc32(np.packbits(mask), zlib.crc32(numbers, crc))
+    found[block.first] = crc

@@ -1,0 +1,290 @@
+"""Masks: which entries of X are missing, wherever that is written down.
+
+A mask has the shape of X, and is looked up for a few rows at a time; or it has one entry for each column, and chooses
+the columns that are fitted.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from .._typing import Array, Matrix
+from .disk import Source, source_of
+
+_ADVICE = "give booleans, True where an entry is left out"
+
+
+class Mask(ABC):
+    """Which entries of X are missing."""
+
+    @abstractmethod
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi, bool and C-contiguous.
+
+        Parameters
+        ----------
+        lo, hi : int
+        numbers : callable
+            Returns these rows of X.
+
+        Returns
+        -------
+        hidden : ndarray of bool, shape (hi - lo, m)
+        """
+
+    @abstractmethod
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows (increasing numbers)."""
+
+    @property
+    @abstractmethod
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+
+
+class Given(Mask):
+    """A mask in an array of bool, or in a memory map of one."""
+
+    def __init__(self, mask: Array):
+        self.mask = mask
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi, where it lies if its rows lie together."""
+        return np.ascontiguousarray(self.mask[lo:hi])
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return Given(self.mask[rows])
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return Given(self.mask.T)
+
+
+class Scattered(Mask):
+    """A mask in a CSR matrix of bool."""
+
+    def __init__(self, mask: Matrix):
+        self.mask = mask
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        return self.mask[lo:hi].toarray()
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return Scattered(self.mask[rows])
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return Scattered(self.mask.T.tocsr())
+
+
+class Stored(Mask):
+    """A mask in a file or a store, of which a few rows are read at a time."""
+
+    def __init__(self, source: Source):
+        self.source, self._reading = source, threading.Lock()
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        out = np.empty((hi - lo, self.source.shape[1]), self.source.dtype)
+        with self._reading, self.source.opened() as read:
+            self.source.read(read, lo, hi, out)
+        return np.ascontiguousarray(out)
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return Given(self.source.take(rows))
+
+    @property
+    def T(self) -> Mask:
+        """Raise: columns cannot be read."""
+        msg = "the mask is not in memory and its columns cannot be solved for: give W and H for init='custom'."
+        raise ValueError(msg)
+
+
+class Marked(Mask):
+    """A mask of which X itself tells: a number of X, NaN or 0, stands for what is missing."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        X = numbers()
+        X = X.toarray() if sparse.issparse(X) else X
+        return np.ascontiguousarray(X != X if np.isnan(self.value) else self.value == X)
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return self
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return self
+
+
+class Either(Mask):
+    """What one mask or another hides."""
+
+    def __init__(self, *masks: Mask):
+        self.masks = masks
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        first, *others = (mask.hidden(lo, hi, numbers) for mask in self.masks)
+        for other in others:
+            first = first | other
+        return first
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return Either(*(mask.take(rows) for mask in self.masks))
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return Either(*(mask.T for mask in self.masks))
+
+
+def united(*masks: Mask | None) -> Mask | None:
+    """Return the mask of what any of these hides; None if all are None."""
+    given = [mask for mask in masks if mask is not None]
+    return None if not given else given[0] if len(given) == 1 else Either(*given)
+
+
+def as_mask(mask: Any, shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
+    """Return a mask of a caller's as one of entries, or as the columns that it leaves.
+
+    Parameters
+    ----------
+    mask : array-like, sparse matrix, memory map, path, h5py dataset or Zarr array; bool, or None
+        Of the shape of X, or of one entry for each column; True where X is left out.
+    shape : tuple of (int, int)
+        Of X.
+
+    Returns
+    -------
+    mask : Mask or None
+    columns : ndarray of bool, shape (m,), or None
+        The columns that are observed, if the mask has one entry for each column.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another shape or type, or hides every column.
+    """
+    if mask is None:
+        return None, None
+    n, m = shape
+    mask = source_of(mask)
+    if not (sparse.issparse(mask) or isinstance(mask, Source)):
+        mask = np.asarray(mask)
+    if mask.shape not in ((n, m), (m,)):
+        raise ValueError(
+            f"mask has shape {mask.shape}: for X of shape {shape} it must be {shape}, one entry for each of X, or "
+            f"({m},), one for each column."
+        )
+    kind = mask.given if isinstance(mask, Source) else mask.dtype
+    if kind != bool:
+        raise ValueError(f"mask holds {kind}: {_ADVICE}. For numbers that are not 0 where one is: mask != 0.")
+    if isinstance(mask, Source):
+        if mask.sequential:
+            raise ValueError("mask is a stream of row blocks, which is read in order only: give an array or a file.")
+        return Stored(mask), None
+    if sparse.issparse(mask):
+        return Scattered(mask.tocsr()), None
+    if mask.ndim == 2:
+        return Given(mask), None
+    if mask.all():
+        raise ValueError("mask hides every column of X: nothing is left to fit.")
+    return None, ~mask
+
+
+class ColumnsOf(Source):
+    """Some columns of a source.
+
+    Parameters
+    ----------
+    source : Source
+    columns : ndarray of bool, shape (m,)
+    """
+
+    def __init__(self, source: Source, columns: Array):
+        shape = (source.shape[0], int(columns.sum()))
+        super().__init__(shape, source.given, source.what)
+        self.source, self.numbers = source, np.flatnonzero(columns)
+        self.sequential, self.row_by_row = source.sequential, source.row_by_row
+
+    def opened(self, streams: int = 1) -> Any:
+        """Open the source, see `Source.opened`."""
+        return _Selecting(self, streams)
+
+
+class _Selecting:
+    """Gives a function that reads the rows of a source and keeps some columns of them."""
+
+    def __init__(self, of: ColumnsOf, streams: int):
+        self.of, self.opened = of, of.source.opened(streams)
+
+    def __enter__(self) -> Callable[[int, int, Array], None]:
+        read, source, columns = self.opened.__enter__(), self.of.source, self.of.numbers
+        height = max(1, (4 << 20) // max(1, source.shape[1] * source.dtype.itemsize))
+
+        def read_columns(lo: int, hi: int, out: Array) -> None:
+            for a in range(lo, hi, height):
+                b = min(a + height, hi)
+                rows = np.empty((b - a, source.shape[1]), source.dtype)
+                source.read(read, a, b, rows)
+                out[a - lo : b - lo] = rows[:, columns]
+
+        return read_columns
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.opened.__exit__(*error)
+
+
+class InMemory(Source):
+    """An array in memory, or a memory map, that is read as a source: some of its columns are copied block by block."""
+
+    row_by_row = True
+
+    def __init__(self, X: Array):
+        super().__init__(X.shape, X.dtype, "X")
+        self.X = X
+
+    def opened(self, streams: int = 1) -> Any:
+        """Give a function that copies rows."""
+        return _Copying(self.X)
+
+
+class _Copying:
+    def __init__(self, X: Array):
+        self.X = X
+
+    def __enter__(self) -> Callable[[int, int, Array], None]:
+        def copy(lo: int, hi: int, out: Array) -> None:
+            out[:] = self.X[lo:hi]
+
+        return copy
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
+def whole_mask(mask: Any, X: Matrix) -> Any:
+    """Return a mask of columns as one of the shape of X, which takes no memory; any other mask as it is."""
+    if mask is None or isinstance(mask, str) or not hasattr(mask, "__array__") or np.ndim(mask) != 1:
+        return mask
+    n = X.shape[0] if hasattr(X, "shape") else len(X)
+    return np.broadcast_to(np.asarray(mask), (n, len(mask)))

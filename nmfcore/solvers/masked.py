@@ -1,0 +1,364 @@
+r"""Solvers for an X with missing entries: min ½ Σ_observed (X − WH)² + penalties, and the β-divergences alike.
+
+`FilledDescent` replaces missing entries by those of WH (expectation-maximisation: D. Lee, H. Seung, 1999, is its limit
+for counts; S. Zhang et al., "Learning from incomplete ratings using non-negative matrix factorization", SDM 2006). With
+X' = X where observed, W₀H₀ elsewhere,
+
+    Q(W, H | W₀, H₀) = ½‖X' − WH‖²  ≥  f(W, H),    with equality at (W₀, H₀),
+
+so that what lowers Q lowers f, and the Gram matrix is one for all rows. A pass fills in twice: for the rows of W with
+the pair that it begins with, and for the sums over the rows with the new rows. At the new pair Q is then f itself, and
+is known from the sums. Both factors are extrapolated, as "hals" does; a pass that has raised f is dropped, and the next
+one begins without momentum, which can only lower f.
+
+`ObservedDescent` solves for each row, and each column, with the Gram matrix of its own observed entries. It takes k²
+steps for each observed entry and reads X by columns, too, and is for a sparse X of which few entries are observed, where
+filling in would need thousands of passes.
+
+`MaskedMultiplicative` takes numerators and denominators of the multiplicative updates over observed entries.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._typing import Array
+from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
+from ._common import Gather, Orders, Report, Small, Sums
+from .accelerated_hals import LEVEL, NOISE, ROUNDING, Effort, Momentum
+from .coordinate_descent import CoordinateDescent
+from .multiplicative import MultiplicativeUpdate
+
+if TYPE_CHECKING:
+    from .._typing import Block
+    from ..backends.operations import Backend
+    from ..rows.base import Rows
+    from ..rows.state import RowState
+
+# (number of the first pass, effort for W, effort for H), see `accelerated_hals`.
+STAGES = ((0, Effort(1), Effort(3)), (20, Effort(4, 0.01), Effort(8, 0.01)))
+SETTLED = 0.01  # share of its first violation at which a row that is solved for alone rests
+ALONE = 8  # sweeps over a row that is solved for alone, at most: its Gram matrix takes longer than all of them
+
+
+@dataclass(slots=True, kw_only=True)
+class MaskedSmall(Small):
+    """The accepted Ht (that of `Small`), and what the next pass begins with."""
+
+    next_Ht: Array  # Ĥ, extrapolated
+    next_HHt: Array
+    step_Ht: Array  # result of the last step of H, before the extrapolation
+    XtW: Array  # sums of the accepted pair
+    WtW: Array
+    momentum: Momentum
+    loss: float = np.inf  # of the accepted pair
+    begin: float = 0.0  # how far ahead of W the next pass begins
+    measure: bool = False  # the next pass measures its loss directly
+    rejected: int = 0  # number of passes rejected in a row
+
+
+@dataclass(slots=True, kw_only=True)
+class MaskedOrders(Orders):
+    """Orders of a pass with momentum."""
+
+    begin: float
+    effort: Effort
+
+
+class _Descent(CoordinateDescent):
+    """What both descents share.
+
+    Parameters
+    ----------
+    penalties : Penalties
+        Scaled with the shape of X. There are none by default.
+    shuffle : numpy.random.RandomState or None
+        Draws a new order of the components for every step of either factor. None keeps their natural order.
+    accelerated : bool
+        Whether both factors are extrapolated and swept several times in a pass, which "hals" asks for. Defaults to
+        False.
+    """
+
+    gather = Gather(None, ())
+
+    def __init__(
+        self,
+        penalties: Penalties = UNPENALISED,
+        shuffle: np.random.RandomState | None = None,
+        accelerated: bool = False,
+    ):
+        super().__init__(penalties, shuffle)
+        self.accelerated = accelerated
+        self.rule = "fall" if accelerated else "violation"  # type: ignore[misc]
+
+    def rows(self, W: Array) -> dict[str, Array]:
+        """Return W and the W of the pass before, which the first pass does not read."""
+        return {"W": W, "before": np.empty_like(W)}
+
+    def start(self, data: Rows, Ht: Array) -> MaskedSmall:
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
+        super().start(data, Ht)
+        self.eps = float(np.finfo(data.dtype).eps)
+        self.rounding = ROUNDING[data.dtype.itemsize] * 0.5 * self.squares_X
+        HHt, unset = data.backend.gram(Ht), np.zeros(0)
+        return MaskedSmall(
+            Ht=Ht, HHt=HHt, next_Ht=Ht, next_HHt=HHt, step_Ht=Ht, XtW=unset, WtW=unset, momentum=Momentum()
+        )
+
+    def _effort(self, passes: int) -> tuple[Effort, Effort]:
+        """Return the effort for W and for H of the pass after so many."""
+        if not self.accelerated:
+            return Effort(1), Effort(1)
+        for_W, for_H = next(efforts for since, *efforts in reversed(STAGES) if passes >= since)
+        return for_W, for_H
+
+    def fix(self, small: Small) -> MaskedOrders:
+        """Return the instructions of the next pass."""
+        assert isinstance(small, MaskedSmall)
+        return MaskedOrders(
+            small.next_Ht, small.next_HHt, self._order(small.Ht.shape[1]), small.measure,
+            begin=small.begin, effort=self._effort(small.passes)[0],
+        )  # fmt: skip
+
+    def _penalty(self, backend: Backend, sums_W: tuple[float, float], Ht: Array, HHt: Array) -> float:
+        """Return the penalties of a pair; sums_W are ΣW and ΣW²."""
+        if not self.penalised:
+            return 0.0
+        total, squares = backend.read(Ht.sum(dtype=np.float64), np.trace(HHt))
+        return self.penalties.value(sums_W[0], total, sums_W[1], squares)
+
+    def _judged(self, small: MaskedSmall, report: Report, slack: float) -> MaskedSmall | None:
+        """Return the small factor after a pass that has raised the loss; None if it has not."""
+        if small.passes == 0 or report.loss <= small.loss + slack:
+            return None
+        report.accepted = False
+        rejected = small.rejected + 1
+        report.exhausted = rejected > 2  # twice without momentum: what is left is rounding
+        return replace(
+            small, momentum=small.momentum.shrunk(), begin=0.0, rejected=rejected, passes=small.passes + 1
+        )
+
+    def _ahead(self, backend: Backend, new: MaskedSmall, step: Array, before: Array) -> None:
+        """Set the Ĥ of the next pass, which is ahead of a step of H where the pass begins ahead of W."""
+        new.step_Ht = new.next_Ht = step
+        if new.begin > 0:
+            weight = step.dtype.type(new.momentum.weight)
+            new.next_Ht = np.maximum(step + weight * (step - before), 0)
+        new.next_HHt = backend.gram(new.next_Ht)
+
+    def code(
+        self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        out: Array, stats: Array,
+    ) -> None:  # fmt: skip
+        """Solve for each row from zero on its observed entries, until its violation is at most tol × the first."""
+        p, zeros = self.penalties, np.zeros_like(out)
+        backend.descend_alone(  # type: ignore[attr-defined]
+            block, zeros, (zeros, 0.0), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, max_iter, tol,
+            out, stats, np.zeros(0),
+        )  # fmt: skip
+
+
+class FilledDescent(_Descent):
+    """Coordinate descent on X with its missing entries filled in, see the module and `_Descent`."""
+
+    def start(self, data: Rows, Ht: Array) -> MaskedSmall:
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
+        small = super().start(data, Ht)
+        self.sums |= {"squares": (1,)}
+        return small
+
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
+        """Sweep over the rows of a block, and add the sums of the block as the new rows fill it."""
+        assert isinstance(orders, MaskedOrders)
+        p, W, effort = self.penalties, after.arrays["W"], orders.effort
+        delta = effort.settled if effort.sweeps > 1 else 0.0
+        backend.descend_filled(  # type: ignore[attr-defined]
+            block, rows.arrays["W"], (rows.arrays["before"], orders.begin), orders.Ht, orders.HHt, p.l1_W, p.l2_W,
+            orders.order, effort.sweeps, delta, W, sums["XtW"], sums["WtW"], sums["stats"], sums["squares"],
+        )  # fmt: skip
+        if orders.measure:
+            sums["measured"] += backend.divergence(block, W, orders.Ht, 2.0)
+
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+        """Sweep over the columns of H, and report the pass; a pass that raised the loss is rejected."""
+        assert isinstance(small, MaskedSmall)
+        backend, p = data.backend, self.penalties
+        Ht, HHt, XtW, WtW = small.next_Ht, small.next_HHt, sums["XtW"], sums["WtW"]
+        of_W, squares = backend.read(sums["stats"], sums["squares"])
+        fit = trace_loss(self.squares_X + squares[0], backend.inner(XtW, Ht), backend.inner(WtW, HHt))
+        slack = self.rounding
+        if small.measure:
+            (fit,) = backend.read(sums["measured"])[0]
+            slack = NOISE * self.eps * (fit + math.sqrt(fit * self.squares_X))
+        penalty = self._penalty(backend, (of_W[backend.TOTAL], float(np.trace(WtW))), Ht, HHt)
+        report = Report(loss=fit + penalty, violation=of_W[backend.VIOLATION], kkt=of_W[backend.KKT])
+        new = self._judged(small, report, slack)
+        before = small.step_Ht
+        if new is None:
+            first = small.passes == 0
+            begin = small.momentum.weight if self.accelerated and not first else 0.0
+            new = replace(
+                small, Ht=Ht, HHt=HHt, XtW=XtW.copy(), WtW=WtW.copy(), loss=report.loss, begin=begin, rejected=0,
+                momentum=small.momentum if first else small.momentum.grown(), passes=small.passes + 1,
+            )  # fmt: skip
+        (m, k), effort = Ht.shape, self._effort(small.passes)[1]
+        order, step = self._order(k), np.empty_like(Ht)
+        delta = effort.settled if effort.sweeps > 1 else 0.0
+
+        def sweep(lo: int, hi: int, stats: Array, FtF: Array) -> None:
+            backend.sweep(
+                new.Ht[lo:hi], new.WtW, new.XtW[lo:hi], p.l1_H, p.l2_H, order, step[lo:hi], FtF, stats,
+                effort.sweeps, delta,
+            )  # fmt: skip
+
+        stats_H, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
+        report.violation += stats_H[backend.VIOLATION]
+        report.kkt = kkt_frobenius(report.kkt + stats_H[backend.KKT], self.squares_X)
+        self._ahead(backend, new, step, before)
+        new.measure = self.rounding > LEVEL * max(new.loss, 0.0)
+        self.sums = {name: shape for name, shape in self.sums.items() if name != "measured"}
+        if new.measure:
+            self.sums["measured"] = (1,)
+        return report, new
+
+
+def _gather_columns(
+    backend: Backend, block: Block, after: RowState, orders: MaskedOrders, lo: int, hi: int, sums: Sums
+) -> None:
+    """Solve for rows lo … hi of Ht from a block of Xᵀ, with the new W."""
+    W, p, m = after.arrays["W"], orders.penalties, hi - lo  # type: ignore[attr-defined]
+    stats, losses, new = np.zeros(backend.STATS), np.zeros(m), np.empty((m, orders.width), W.dtype)
+    Ht = orders.Ht[lo:hi]
+    backend.descend_alone(  # type: ignore[attr-defined]
+        block, Ht, (Ht, 0.0), W, np.zeros((orders.width,) * 2), p.l1_H, p.l2_H, orders.order,
+        orders.sweeps_H, SETTLED, new, stats, losses,  # type: ignore[attr-defined]
+    )  # fmt: skip
+    sums["Ht"][lo:hi] = new
+    sums["of_columns"][lo:hi, 0] = losses
+    sums["of_columns"][lo, 1:] = stats[[backend.VIOLATION, backend.KKT]]
+
+
+@dataclass(slots=True, kw_only=True)
+class ObservedOrders(MaskedOrders):
+    """Orders of a pass that solves for the columns of H, too."""
+
+    penalties: Penalties
+    sweeps_H: int
+
+
+class ObservedDescent(_Descent):
+    """Coordinate descent on each row and each column alone, see the module and `_Descent`; for CSR matrices."""
+
+    gather = Gather(_gather_columns, ("Ht", "of_columns"))
+
+    def start(self, data: Rows, Ht: Array) -> MaskedSmall:
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
+        small = super().start(data, Ht)
+        self.sums = {"Ht": Ht.shape, "of_columns": (Ht.shape[0], 3), "stats": (data.backend.STATS,), "squares": (1,)}
+        return small
+
+    def fix(self, small: Small) -> ObservedOrders:
+        """Return the instructions of the next pass."""
+        assert isinstance(small, MaskedSmall)
+        sweeps = ALONE if self.accelerated else 1
+        return ObservedOrders(
+            small.next_Ht, small.next_HHt, self._order(small.Ht.shape[1]), begin=small.begin, effort=Effort(sweeps),
+            penalties=self.penalties, sweeps_H=sweeps,
+        )  # fmt: skip
+
+    def visit(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
+        """Solve for the rows of a block."""
+        assert isinstance(orders, MaskedOrders)
+        p, W = self.penalties, after.arrays["W"]
+        backend.descend_alone(  # type: ignore[attr-defined]
+            block, rows.arrays["W"], (rows.arrays["before"], orders.begin), orders.Ht, orders.HHt, p.l1_W, p.l2_W,
+            orders.order, orders.effort.sweeps, SETTLED, W, sums["stats"], np.zeros(0),
+        )  # fmt: skip
+        sums["squares"] += backend.inner(W, W)
+
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+        """Take up the columns that the pass has solved for, and report it; one that raised the loss is rejected."""
+        assert isinstance(small, MaskedSmall)
+        backend = data.backend
+        new_Ht = sums["Ht"].astype(small.Ht.dtype)
+        of_W, squares, of_columns = backend.read(sums["stats"], sums["squares"], sums["of_columns"].sum(axis=0))
+        fit, violation_H, kkt_H = of_columns
+        new_HHt = backend.gram(new_Ht)
+        penalty = self._penalty(backend, (of_W[backend.TOTAL], squares[0]), new_Ht, new_HHt)
+        report = Report(
+            loss=fit + penalty,
+            violation=of_W[backend.VIOLATION] + violation_H,
+            kkt=kkt_frobenius(of_W[backend.KKT] + kkt_H, self.squares_X),
+        )
+        new = self._judged(small, report, self.rounding)
+        if new is not None:
+            self._ahead(backend, new, small.Ht, small.Ht)
+            return report, new
+        first = small.passes == 0
+        new = replace(
+            small, Ht=new_Ht, HHt=new_HHt, loss=report.loss, rejected=0, passes=small.passes + 1,
+            begin=small.momentum.weight if self.accelerated and not first else 0.0,
+            momentum=small.momentum if first else small.momentum.grown(),
+        )  # fmt: skip
+        self._ahead(backend, new, new_Ht, small.Ht)
+        return report, new
+
+
+class MaskedMultiplicative(MultiplicativeUpdate):
+    """Multiplicative updates with numerators and denominators over observed entries, for every β."""
+
+    gather = Gather(None, ())
+
+    def __init__(self, penalties: Penalties = UNPENALISED, beta: float = 2.0):
+        super().__init__(penalties, beta)
+        self.gather = Gather(None, ())
+
+    def start(self, data: Rows, Ht: Array) -> Small:
+        """Return the small factor with which a fit of `data` starts, and set `sums`."""
+        (m, k), none = Ht.shape, np.zeros((0, 0))
+        self.sums = {"N": (m, k), "D": (m, k), "stats": (data.backend.STATS + 2 * k,), "loss": (2,)}
+        self.squares_X = data.opening().squares
+        return Small(Ht, none)
+
+    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
+        """Return None: the first pass measures the error of the start."""
+        return None
+
+    def fix(self, small: Small) -> Orders:
+        """Return the instructions of the next pass."""
+        return Orders(small.Ht, small.HHt, measure=small.passes % 10 == 0)
+
+    def _update(self, backend: Backend, block: Block, W: Array, orders: Orders, out: Array, sums: Sums) -> None:
+        p = self.penalties
+        loss = backend.multiply_beta(
+            block, W, orders.Ht, self.beta, self.gamma, p.l1_W, p.l2_W, self._floor, True, orders.measure,
+            out, sums["N"], sums["D"], sums["stats"],
+        )  # fmt: skip
+        if orders.measure:
+            self._add_loss(backend, sums, loss, W)
+
+    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+        """Update the columns of H, and report the pass."""
+        return self._update_beta(small, sums, data)
+
+    def denominator(self, D: Array) -> Array:
+        """Return the denominators as they are: each column of X has its own."""
+        return D
+
+    def code(
+        self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,
+        out: Array, stats: Array,
+    ) -> None:  # fmt: skip
+        """Solve for each row on its observed entries, until its error √(2 D_β) falls by less than tol in 10 updates."""
+        p = self.penalties
+        backend.code(  # type: ignore[call-arg]
+            block, orders.Ht, self.beta, self.gamma, p.l1_W, p.l2_W, self._floor, tol, max_iter, out, stats
+        )
