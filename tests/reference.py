@@ -468,3 +468,68 @@ def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None
         for place, (s, i) in enumerate(sorted(candidates)[:k]):
             found[j, place], rows[j, place] = -s if largest else s, i
     return found, rows
+
+
+# --- missing entries ----------------------------------------------------------------------------
+
+
+def observed_loss(X, W, H, hidden, beta=2):
+    """D_β(X | WH) over the entries that `hidden` does not hide."""
+    return math.fsum(
+        beta_divergence([[dense(X)[i, j]]], dense(W)[i : i + 1], dense(H)[:, j : j + 1], beta)
+        for i, j in zip(*np.nonzero(~np.asarray(hidden)), strict=True)
+    )
+
+
+def filled(X, W, H, hidden):
+    """X where it is observed, and WH elsewhere."""
+    return np.where(hidden, products(W, dense(H).T.T), np.where(hidden, 0, dense(X)))
+
+
+def filled_iteration(X, W, H, hidden, penalty=(0, 0, 0, 0)):
+    """One pass of the filled descent without momentum: W's sweep on X filled with WH, then H's on X filled anew.
+
+    Returns (new W, new H).  A row of which nothing is observed is zero.
+    """
+    l1_W, l1_H, l2_W, l2_H = penalty
+    W = dense(W).copy()
+    W[np.asarray(hidden).all(axis=1)] = 0
+    Ht = dense(H).T
+    W = sweep(W, gram(Ht), products(filled(X, W, H, hidden), Ht), l1_W, l2_W)[0]
+    Ht = sweep(Ht, gram(W), products(filled(X, W, H, hidden).T, W), l1_H, l2_H)[0]
+    return W, Ht.T
+
+
+def observed_rows(X, F, Ht, hidden, l1=0.0, l2=0.0, sweeps=1):
+    """Sweeps over each row of F on its own observed entries, ½ Σ_observed (x − f·h)²."""
+    F = dense(F).copy()
+    for i in range(len(F)):
+        seen = ~np.asarray(hidden)[i]
+        if not seen.any():
+            F[i] = 0
+        for _ in range(sweeps if seen.any() else 0):
+            x, h = dense(X)[i : i + 1, seen], dense(Ht)[seen]
+            F[i : i + 1] = sweep(F[i : i + 1], gram(h), products(x, h), l1, l2)[0]
+    return F
+
+
+def masked_terms(X, F, Ht, hidden, beta):
+    """Numerators and denominators of the multiplicative update of F over observed entries."""
+    X, F, Ht, WH = dense(X), dense(F), dense(Ht), products(F, Ht.T.T)
+    N, D = np.zeros(F.shape), np.zeros(F.shape)
+    for i, j in zip(*np.nonzero(~np.asarray(hidden)), strict=True):
+        s = WH[i, j]
+        above = max(s, EPSILON) if beta < 2 else s
+        below = max(s, EPSILON) if beta < 1 else s
+        N[i] += X[i, j] * above ** (beta - 2) * Ht[j]
+        D[i] += below ** (beta - 1) * Ht[j] if beta != 1 else Ht[j]
+    return N, D
+
+
+def masked_multiplication(X, W, H, hidden, beta):
+    """One multiplicative update of W, then of H, over observed entries, without penalties."""
+    W, Ht = dense(W), dense(H).T
+    N, D = masked_terms(X, W, Ht, hidden, beta)
+    W = W * (N / np.where(D == 0, EPSILON, D)) ** gamma(beta)
+    N, D = masked_terms(dense(X).T, Ht, W, np.asarray(hidden).T, beta)
+    return W, (Ht * (N / np.where(D == 0, EPSILON, D)) ** gamma(beta)).T

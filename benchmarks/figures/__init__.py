@@ -27,6 +27,7 @@ NAMES = (
     "serve",
     "calls",
     "online",
+    "missing",
     "quality",
     "curves",
 )

@@ -144,7 +144,7 @@ def look(given: MaskedBlock, dtype: np.dtype, columns: Array) -> Array:
             seen[1] += nan.sum()
             seen[2] += np.isinf(numbers).sum()
             seen[3] += totals.sum()
-            seen[4] += np.einsum("...,...->", numbers.ravel(), numbers.ravel())
+            seen[4] += np.einsum("i,i->", numbers.ravel(), numbers.ravel())
         seen[5] += each.sum()
         seen[6] += empty
         columns[:, 0] += totals

@@ -18,7 +18,15 @@ from .classes import (
     samples_by_cluster,
 )
 from .curves import convergence, error_against_k
-from .pictures import best_and_worst, components_grid, neighbours, overlay, reconstructions, sample_features
+from .pictures import (
+    best_and_worst,
+    components_grid,
+    inpainting,
+    neighbours,
+    overlay,
+    reconstructions,
+    sample_features,
+)
 
 __all__ = [
     "best_and_worst",
@@ -27,6 +35,7 @@ __all__ = [
     "convergence",
     "error_against_k",
     "features_by_class",
+    "inpainting",
     "means_by_class",
     "neighbours",
     "overlay",

@@ -50,6 +50,8 @@ class Grid:
         Lines of caption over the pictures of a row.
     pairs : bool
         Rows belong together by two: the second has its captions below.
+    last : int
+        Rows belong together by so many: the last of them has its captions below. 0 stands for none.
     labels : sequence of str
         What is to be written left of rows; room is made for the longest.
     block : int or None
@@ -65,6 +67,7 @@ class Grid:
         *,
         lines: int | Sequence[int] = 0,
         pairs: bool = False,
+        last: int = 0,
         labels: Sequence[str] = (),
         block: int | None = None,
     ) -> None:
@@ -86,10 +89,11 @@ class Grid:
         self.tops: list[int] = []
         top = 0
         for row in range(rows):
-            second = pairs and row % 2 == 1
-            top += self.gap if second else self.gap + line * counts[row]
+            together = 2 if pairs else last
+            ends = together > 0 and row % together == together - 1
+            top += self.gap if ends else self.gap + line * counts[row]
             self.tops.append(top)
-            top += height + (line if second else 0)
+            top += height + (line if ends else 0)
         self.height = top + self.gap
         self.block = block or columns
         self.labels = [fit(label, self.label_size, 1.6) for label in labels]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 OVERLAID = 60  # components of an overlay at most
 
-__all__ = ["best_and_worst", "components_grid", "neighbours", "overlay", "reconstructions", "sample_features"]
+__all__ = ["best_and_worst", "components_grid", "inpainting", "neighbours", "overlay", "reconstructions", "sample_features"]
 
 
 def components_grid(
@@ -183,6 +183,122 @@ def reconstructions(
         both = [f"{name}  {note}".strip() for name, note in zip(names, notes, strict=True)]
         return profiles(originals, reconstructed, both, heading, axes)
     axes = _pairs(originals, reconstructed, shape, names, notes, columns, axes, cmap=cmap)
+    write_heading(axes, heading)
+    return axes
+
+def inpainting(
+    originals: np.ndarray,
+    mask: np.ndarray,
+    filled: np.ndarray,
+    shape: Shape,
+    names: Sequence[str] | None = None,
+    *,
+    cmap: str | Colormap | None = None,
+    heading: str | None = None,
+    columns: int = 10,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw pictures, what of them was observed, and how the rest was filled in, one under the other.
+
+    All pictures share one scale, from 0 to the brightest number that is observed. Masked pixels are blue in the
+    middle row. Below each picture stands the relative error over its masked pixels, where the
+    originals are known there.
+
+    Parameters
+    ----------
+    originals : array-like of shape (n, n_features), any real type
+        Rows of X; NaN where nothing is known.
+    mask : array-like of shape (n, n_features) or (n_features,), bool
+        True where an entry was left out.
+    filled : array-like of shape (n, n_features), any real type
+        The same rows as `NMF.impute` returns them.
+    shape : tuple of (height, width) or (height, width, 3)
+        The picture a row folds to.
+    names : sequence of n str or None
+        What to write over the originals.
+    cmap : str, matplotlib Colormap or None
+        Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
+    heading : str or None
+        Title of the whole.
+    columns : int
+        Pictures side by side.
+    axes : matplotlib Axes or None
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        When the arrays, the shape and the names do not fit each other.
+    ImportError
+        When matplotlib is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.plots import inpainting
+    >>> rows = np.arange(1.0, 25).reshape(2, 12)
+    >>> mask = rows % 5 == 0
+    >>> axes = inpainting(rows, mask, np.where(mask, 0.9 * rows, rows), (3, 4))
+    >>> [text.get_text() for text in axes.texts if "%" in text.get_text()]
+    ['10 %', '10 %']
+    """
+    originals = np.asarray(originals, np.float64)
+    known = ~np.isnan(originals)
+    originals = as_matrix(np.where(known, originals, 0), shape, "originals")
+    filled = _like(filled, originals, shape)
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape not in (originals.shape, originals.shape[1:]):
+        raise ValueError(
+            f"mask holds {mask.dtype} of shape {mask.shape}: give booleans of the shape of originals, "
+            f"{originals.shape}, or one for each feature."
+        )
+    mask = np.broadcast_to(mask, originals.shape) | ~known
+    n = len(originals)
+    names = as_titles(names, n, [""] * n)
+    apart = np.where(mask & known, originals - filled, 0)
+    norms = np.linalg.norm(np.where(mask & known, originals, 0), axis=1)
+    notes = [percent(np.linalg.norm(a) / norm) if norm > 0 else "" for a, norm in zip(apart, norms, strict=True)]
+    top = float(np.max(originals, where=known & ~mask, initial=0)) or float(originals.max())
+    load_matplotlib()
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    colours = colormaps.get_cmap("gray" if cmap is None else cmap)
+
+    def painted(rows: np.ndarray) -> np.ndarray:
+        rows = on_common_scale(rows, top).reshape(n, *shape)
+        return rows if len(shape) == 3 else colours(rows)[..., :3]
+
+    shown = mask.reshape(n, *shape) if len(shape) == 2 else mask.reshape(n, *shape).any(axis=3)
+    observed = painted(originals)
+    observed = np.where(shown[..., None], np.array(to_rgb(BLUE)), observed)
+    columns = max(1, min(columns, n))
+    bands = math.ceil(n / columns)
+    tiles = np.full((3 * bands * columns, *shape[:2], 3), np.nan)
+    over, below = [""] * len(tiles), [""] * len(tiles)
+    for band in range(bands):
+        rows = np.arange(band * columns, min((band + 1) * columns, n))
+        first = 3 * band * columns + rows - rows[0]
+        unknown = ~known.reshape(n, *shape) if len(shape) == 2 else ~known.reshape(n, *shape).all(axis=3)
+        tiles[first] = np.where(unknown[rows][..., None], 1.0, painted(originals)[rows])
+        tiles[first + columns], tiles[first + 2 * columns] = observed[rows], painted(filled)[rows]
+        for row, tile in zip(rows.tolist(), first.tolist(), strict=True):
+            over[tile], below[tile + 2 * columns] = names[row], notes[row]
+    lines = [int(any(names)) if row % 3 == 0 else 0 for row in range(3 * bands)]
+    inches = min(1.8, (PAGE - 1.2) / columns)
+    grid = Grid(
+        (*shape[:2], 3), 3 * bands, columns, inches, lines=lines, last=3 if any(notes) else 0,
+        labels=["original", "observed", "filled in"] * bands,
+    )  # fmt: skip
+    axes = new_axes(axes, grid.figure_size())
+    grid.draw(axes, tiles, over, below)
+    for row in range(3 * bands):
+        grid.label(axes, row, row)
+    heading = "Original, observed and filled in, with errors over what was masked" if heading is None else heading
     write_heading(axes, heading)
     return axes
 

@@ -284,7 +284,10 @@ class _Copying:
 
 def whole_mask(mask: Any, X: Matrix) -> Any:
     """Return a mask of columns as one of the shape of X, which takes no memory; any other mask as it is."""
-    if mask is None or isinstance(mask, str) or not hasattr(mask, "__array__") or np.ndim(mask) != 1:
+    if isinstance(mask, list | tuple):
+        mask = np.asarray(mask)
+    if getattr(mask, "ndim", 2) != 1:
         return mask
+    X = source_of(X)
     n = X.shape[0] if hasattr(X, "shape") else len(X)
     return np.broadcast_to(np.asarray(mask), (n, len(mask)))
