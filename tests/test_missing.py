@@ -59,7 +59,7 @@ def masked_block(X, hidden, dtype, columns=()):
     return backend.MaskedBlock(rows.inner.plan(4).lanes[0][0][2], rows.mask, 0, rows.means), rows
 
 
-# ---- kernels and their twins -------------------------------------------------------------------------------------------
+# ---- kernels and their twins ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -106,7 +106,9 @@ def test_rows_alone_are_their_twin(rng, dtype, k, share):
     close = {"rtol": 1e-9, "atol": 1e-12} if dtype == np.float64 else {"rtol": 2e-3, "atol": 1e-3}
     assert_allclose(out, expected, **close)
     each = [reference.observed_loss(X[i : i + 1], out[i : i + 1], Ht.T, hidden[i : i + 1]) for i in range(21)]
-    assert_allclose(losses, each, rtol=1e-6 if dtype == np.float64 else 1e-2, atol=1e-9 if dtype == np.float64 else 1e-4)
+    assert_allclose(
+        losses, each, rtol=1e-6 if dtype == np.float64 else 1e-2, atol=1e-9 if dtype == np.float64 else 1e-4
+    )
     # and of a CSR matrix of which the stored numbers are observed
     stored = sparse.csr_matrix(np.where(hidden, 0, X).astype(dtype))
     rows = MaskedRows(as_rows(stored, dtype), None)
@@ -149,7 +151,7 @@ def test_error_is_over_observed_entries(rng, beta):
     assert_allclose(model.score(X, mask=hidden), -scored / len(X), rtol=1e-7)
 
 
-# ---- outside oracles ---------------------------------------------------------------------------------------------------
+# ---- outside oracles -----------------------------------------------------------------------------------------
 
 
 def alternating_nnls(X, H, hidden, rounds):
@@ -164,7 +166,7 @@ def alternating_nnls(X, H, hidden, rounds):
 @pytest.mark.parametrize("stored", [False, True])
 def test_fit_ends_where_alternating_nnls_ends(rng, solver, stored):
     X, hidden = planted(rng, 30, 20, k=3, share=0.4, noise=0.1)
-    W, H = start(rng, 30, 20, 3)
+    _, H = start(rng, 30, 20, 3)
     expected = alternating_nnls(X, H, hidden, 3000)
     data = sparse.csr_matrix(np.where(hidden, 0, X)) if stored else X
     model = NMF(
@@ -233,7 +235,7 @@ def test_planted_entries_are_found(rng):
     assert np.linalg.norm((guess - X)[hidden]) < 0.02 * np.linalg.norm((means - X)[hidden])
 
 
-# ---- forms of a mask, and where it lies ------------------------------------------------------------------------------
+# ---- forms of a mask, and where it lies ----------------------------------------------------------------------
 
 
 FORMS = {
@@ -324,9 +326,7 @@ def test_zeros_of_a_sparse_x_are_missing(rng, solver):
     more = rng.random(X.shape) < 0.1
     hides = stored.toarray()
     hides[more] = 0
-    same(
-        fitted(stored, more, max_iter=20, **settings), fitted(sparse.csr_matrix(hides), max_iter=20, **settings)
-    )
+    same(fitted(stored, more, max_iter=20, **settings), fitted(sparse.csr_matrix(hides), max_iter=20, **settings))
     with pytest.raises(ValueError, match="impute takes a dense X"):
         found.impute(stored)
 
@@ -407,7 +407,7 @@ def test_a_row_has_the_same_code_in_any_company(rng, solver, dtype):
         assert_array_equal(model.transform(X[rows], mask=hidden[rows]), together[rows])
 
 
-# ---- columns ---------------------------------------------------------------------------------------------------------
+# ---- columns -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
@@ -487,7 +487,7 @@ def test_imputing_whole_columns(rng):
     assert_allclose(filled, X, rtol=0.02, atol=0.02)
 
 
-# ---- edges ---------------------------------------------------------------------------------------------------------
+# ---- edges -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
@@ -615,7 +615,7 @@ def test_zeros_that_are_missing_suit_itakura_saito(rng):
     assert np.isfinite(W).all() and model.history_["loss"][-1 - 9 :].size
 
 
-# ---- scikit-learn, models, checkpoints -------------------------------------------------------------------------------
+# ---- scikit-learn, models, checkpoints -----------------------------------------------------------------------
 
 
 def test_tag_says_that_nan_is_allowed():
@@ -670,7 +670,7 @@ def test_checkpoints_go_on_with_the_same_bits_and_know_the_mask(rng, solver, sto
     if not stored:
         other = hidden.copy()
         other[0, 1] = not other[0, 1]
-        with pytest.raises(ValueError, match="checkpoint .* is of another fit"):
+        with pytest.raises(ValueError, match=r"checkpoint .* is of another fit"):
             fitted(X, other, max_iter=30, checkpoint=path, **settings)
         data = np.where(hidden, NAN, X)  # what lies under the mask is nobody's business
     found = fitted(data, mask, max_iter=30, checkpoint=path, **settings)

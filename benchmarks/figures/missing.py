@@ -15,11 +15,11 @@ from benchmarks.contenders import Task
 from benchmarks.harness import Context, Row, describe_case, summary
 
 ABOUT = (
-    "*pass*: seconds of a pass over X with a share of its entries missing at random, over that of a pass over all of X by "
-    'the same solver ("none"); the masks are boolean arrays. *held-out error*: 20 % of the entries are hidden; '
+    "*pass*: seconds of a pass over X with a share of its entries missing at random, over that of a pass over all of X "
+    'by the same solver ("none"); the masks are boolean arrays. *held-out error*: 20 % of the entries are hidden; '
     "‖X − X̂‖/‖X‖ over these, for X̂ from `NMF(mask=…)`.impute, the means of the columns, 20 rounds of filling in around "
-    "scikit-learn's `NMF` (the mean first, each round begins at the factors of the round before), and iterated truncated "
-    "SVD (PCA imputation, 50 rounds); all of them of the same k."
+    "scikit-learn's `NMF` (the mean first, each round begins at the factors of the round before), and iterated "
+    "truncated SVD (PCA imputation, 50 rounds); all of them of the same k."
 )
 SHARES = (0.05, 0.2, 0.5)
 TARGET = 1.3  # of a pass at 5 %

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
     "add_gram", "add_products", "asarray", "code", "descend_alone", "descend_filled", "divergence", "gram", "hidden",
-    "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale", "stored_as_is", "sweep",
+    "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
+    "stored_as_is", "sweep",
     "to_numpy", "xp",
 ]  # fmt: skip
 
@@ -134,9 +135,7 @@ def look(given: MaskedBlock, dtype: np.dtype, columns: Array) -> Array:
             each, empty = shown.sum(axis=0), int(np.sum(~shown.any(axis=1)))
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = (np.asarray(numbers, np.float64) * factor).astype(dtype).astype(np.float64)
-            totals = (
-                np.bincount(X.indices, numbers, minlength=part.columns) if mask is None else numbers.sum(axis=0)
-            )
+            totals = np.bincount(X.indices, numbers, minlength=part.columns) if mask is None else numbers.sum(axis=0)
             nan = np.isnan(numbers)
             observed = numbers if mask is None else numbers[shown]
             if observed.size:

@@ -344,7 +344,9 @@ class BaseNMF(
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
         penalties = scale.squeezed(self._penalties(data.given_shape), view.power, power_H, data.dtype)
-        coded = code(view, self._solver(penalties, beta, masked=data.masked), scale.times(Ht, power_H), tol=tol, **limits)
+        coded = code(
+            view, self._solver(penalties, beta, masked=data.masked), scale.times(Ht, power_H), tol=tol, **limits
+        )
         return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
 
     def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:
@@ -420,7 +422,7 @@ class BaseNMF(
         return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
     def _custom_start(self, data: Rows, W: Factor, H: Factor) -> tuple[Array, Array]:
-        n, m = data.shape
+        n = data.shape[0]
         if W is None and H is None:
             raise ValueError("init='custom' begins with the W and H of the call: give one or both.")
         type_W = type_H = None

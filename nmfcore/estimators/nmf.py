@@ -460,7 +460,9 @@ class NMF(BaseNMF):
         self._n_components, self._beta_loss = self._resolve(data.given_shape[1])
         self._check_solver(warn=True)
         if data.masked and self.extrapolate:
-            raise ValueError("extrapolate=True is for an X without missing entries: leave it out where some are missing.")
+            raise ValueError(
+                "extrapolate=True is for an X without missing entries: leave it out where some are missing."
+            )
         warn_of_unobserved(data)
         self._check_zeros(data, self._beta_loss)
         checkpoint = self._checkpoint(data, W, H)

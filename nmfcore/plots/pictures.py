@@ -44,7 +44,15 @@ if TYPE_CHECKING:
 
 OVERLAID = 60  # components of an overlay at most
 
-__all__ = ["best_and_worst", "components_grid", "inpainting", "neighbours", "overlay", "reconstructions", "sample_features"]
+__all__ = [
+    "best_and_worst",
+    "components_grid",
+    "inpainting",
+    "neighbours",
+    "overlay",
+    "reconstructions",
+    "sample_features",
+]
 
 
 def components_grid(
@@ -185,6 +193,7 @@ def reconstructions(
     axes = _pairs(originals, reconstructed, shape, names, notes, columns, axes, cmap=cmap)
     write_heading(axes, heading)
     return axes
+
 
 def inpainting(
     originals: np.ndarray,

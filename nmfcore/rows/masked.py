@@ -207,9 +207,7 @@ class MaskedRows(Rows):
         return MaskedRows(self.inner.T, None if self.mask is None else self.mask.T)
 
 
-def _look(
-    backend: Any, block: MaskedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
-) -> None:
+def _look(backend: Any, block: MaskedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
     seen = backend.look(block, dtype, sums["columns"])
     sums["least"][:] = np.minimum(sums["least"], seen[:1])
     sums["seen"] += seen[1:]

@@ -195,8 +195,8 @@ def as_mask(mask: Any, shape: tuple[int, int]) -> tuple[Mask | None, Array | Non
             f"mask has shape {mask.shape}: for X of shape {shape} it must be {shape}, one entry for each of X, or "
             f"({m},), one for each column."
         )
-    kind = mask.given if isinstance(mask, Source) else mask.dtype
-    if kind != bool:
+    kind = np.dtype(mask.given if isinstance(mask, Source) else mask.dtype)
+    if kind.kind != "b":
         raise ValueError(f"mask holds {kind}: {_ADVICE}. For numbers that are not 0 where one is: mask != 0.")
     if isinstance(mask, Source):
         if mask.sequential:

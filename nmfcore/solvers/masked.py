@@ -12,8 +12,8 @@ is known from the sums. Both factors are extrapolated, as "hals" does; a pass th
 one begins without momentum, which can only lower f.
 
 `ObservedDescent` solves for each row, and each column, with the Gram matrix of its own observed entries. It takes k²
-steps for each observed entry and reads X by columns, too, and is for a sparse X of which few entries are observed, where
-filling in would need thousands of passes.
+steps for each observed entry and reads X by columns, too, and is for a sparse X of which few entries are observed:
+filling in would take thousands of passes there.
 
 `MaskedMultiplicative` takes numerators and denominators of the multiplicative updates over observed entries.
 """
@@ -138,9 +138,7 @@ class _Descent(CoordinateDescent):
         report.accepted = False
         rejected = small.rejected + 1
         report.exhausted = rejected > 2  # twice without momentum: what is left is rounding
-        return replace(
-            small, momentum=small.momentum.shrunk(), begin=0.0, rejected=rejected, passes=small.passes + 1
-        )
+        return replace(small, momentum=small.momentum.shrunk(), begin=0.0, rejected=rejected, passes=small.passes + 1)
 
     def _ahead(self, backend: Backend, new: MaskedSmall, step: Array, before: Array) -> None:
         """Set the Ĥ of the next pass, which is ahead of a step of H where the pass begins ahead of W."""

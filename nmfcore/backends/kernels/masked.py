@@ -421,9 +421,7 @@ def masked_beta_pass(block, mask, F, Ht, rule, penalty, update, measure, out, N,
                 begin, length = widen_sparse_row(x, i0 + i, run)
                 f = Fp[i * kp : i * kp + kp]
                 if measure:
-                    losses[i0 + i] = stored_divergence(
-                        run, values, x.indices, x.wide, begin, length, f, Htp, kp, beta
-                    )
+                    losses[i0 + i] = stored_divergence(run, values, x.indices, x.wide, begin, length, f, Htp, kp, beta)
                 if update != KEEP:
                     stored_ratios(run, values, x.indices, x.wide, begin, length, f, Htp, kp, beta)
                     sparse_sum(run, x.indices, x.wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
@@ -529,9 +527,7 @@ def masked_code_pass(block, mask, Ht, rule, penalty, stop, out, stats):
                         f = Fp[i * kp : i * kp + kp]
                         loss = stored_divergence(run, values, x.indices, x.wide, begin, length, f, Htp, kp, beta)
                     else:
-                        loss = observed_divergence(
-                            S, X, i * ld, m, beta, found, starts[i], counts[i], values, kept
-                        )
+                        loss = observed_divergence(S, X, i * ld, m, beta, found, starts[i], counts[i], values, kept)
                     error = np.sqrt(max(2 * loss, 0.0))
                     if iteration == 0:
                         errors[i] = error

@@ -164,7 +164,7 @@ class StoredRows(MemoryRows):
             if len(found):
                 row, column = found[0]
                 value = X[first + row, column]
-            column = column if self.X.numbers is None else self.X.numbers[column]
+                column = column if self.X.numbers is None else self.X.numbers[column]
                 where = f"row {lo + first + row:,}, column {column:,}"
                 if value < 0 and np.isfinite(value):
                     msg = f"Negative values in data passed to {self.whom}: X holds {value} in {where}"
