@@ -515,7 +515,7 @@ def observed_rows(X, F, Ht, hidden, l1=0.0, l2=0.0, sweeps=1):
 
 def masked_terms(X, F, Ht, hidden, beta):
     """Numerators and denominators of the multiplicative update of F over observed entries."""
-    X, F, Ht, WH = dense(X), dense(F), dense(Ht), products(F, Ht.T.T)
+    X, F, Ht, WH = dense(X), dense(F), dense(Ht), products(F, dense(Ht).T)
     N, D = np.zeros(F.shape), np.zeros(F.shape)
     for i, j in zip(*np.nonzero(~np.asarray(hidden)), strict=True):
         s = WH[i, j]

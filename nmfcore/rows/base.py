@@ -229,7 +229,7 @@ class Rows(ABC):
         """Return Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
         m, k = self.shape[1], F.shape[1]
         _, sums = self.each_block(
-            _add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={}, gather=_gather_products,
+            add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={}, gather=_gather_products,
             gathered=("XtF",),
         )  # fmt: skip
         return sums["XtF"]
@@ -362,10 +362,11 @@ def _multiply(backend: Backend, block: object, rows: RowState, Ht: Array, after:
     backend.products(block, Ht, after["XHt"])
 
 
-def _add_products(
+def add_products(
     backend: Backend, block: object, rows: RowState, arguments: None, after: RowState, sums: Named
 ) -> None:
-    if len(sums["XtF"]):  # else they are gathered
+    """Add Xᵀ·F of a block to the sum "XtF", unless that is gathered."""
+    if len(sums["XtF"]):
         backend.add_products(block, rows["F"], sums["XtF"])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._typing import Array, DType, Matrix
 from ..backends import masked as backend
 from ..backends.masked import MaskedBlock
-from .base import LOOK_WIDTH, Function, Gather, Rows
+from .base import LOOK_WIDTH, Function, Gather, Rows, add_products
 from .disk.stored import SAME
 from .masks import Mask
 from .memory import MemoryRows
@@ -158,6 +158,12 @@ class MaskedRows(Rows):
         found: dict[int, int] = {}
         _, _ = self.each_block(_digest, {}, found, width=LOOK_WIDTH, sums={"none": (1,)}, out={})
         return f"{zlib.crc32(repr(sorted(found.items())).encode()):08x}"
+
+    def transposed_products(self, F: Array) -> Array:
+        """Return Xᵀ·F of shape (m, k), float64, with the means of the columns for what is missing."""
+        m, k = self.shape[1], F.shape[1]
+        _, sums = self.each_block(add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={})
+        return sums["XtF"]
 
     # ---- row-aligned arrays, and X in other forms
 
