@@ -56,7 +56,7 @@ def same(first, second):
 def masked_block(X, hidden, dtype, columns=()):
     rows = MaskedRows(as_rows(X, dtype), Given(hidden))
     rows.opening()
-    return backend.MaskedBlock(rows.inner.plan(4).lanes[0][0][2], rows.mask, 0, rows.means), rows
+    return backend.MaskedBlock(rows.inner.plan(4).lanes[0][0][2], rows.mask, 0, rows.means, rows.lists), rows
 
 
 # ---- kernels and their twins ---------------------------------------------------------------------------------
@@ -64,14 +64,16 @@ def masked_block(X, hidden, dtype, columns=()):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("k", [1, 3, 9, 19, 37])
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_filled_descent_is_its_twin(rng, dtype, k, share):
+@pytest.mark.parametrize("share", [0.0, 0.08, 0.2, 0.9])
+@pytest.mark.parametrize("listed", [False, True])
+def test_filled_descent_is_its_twin(rng, dtype, k, share, listed):
     X, hidden = planted(rng, 23, 17, share=share)
     hidden[5] = True
     W, H = start(rng, 23, 17, k)
     W, H, before = W.astype(dtype), H.astype(dtype), (0.9 * W).astype(dtype)
     Ht, l1, l2, weight = np.ascontiguousarray(H.T), 0.05, 0.03, 0.4
     block, _ = masked_block(X.astype(dtype), hidden, dtype)
+    block = block._replace(lists={} if listed else None)
     out, XtF, FtF = np.empty_like(W), np.zeros((17, k)), np.zeros((k, k))
     stats, squares = np.zeros(backend.STATS), np.zeros(1)
     backend.descend_filled(

@@ -1,7 +1,7 @@
 """The CPU backend for an X with missing entries: a block carries its mask.
 
-The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Three
-are of this backend alone: `descend_filled`, `descend_alone` and `look`. Products with X, of which a start is made, take
+The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Of
+this backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look` and `impute`. Products with X, of which a start is made, take
 the mean of what is observed in a column for what is missing in it. A mask is looked up for a few rows at a time; no
 array of the size of X is made.
 """
@@ -9,7 +9,7 @@ array of the size of X is made.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
-    "add_gram", "add_products", "asarray", "code", "descend_alone", "descend_filled", "divergence", "gram", "hidden",
+    "add_gram", "add_products", "asarray", "code_alone", "descend_alone", "descend_filled", "divergence", "gram", "hidden",
     "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
-    "stored_as_is", "sweep",
-    "to_numpy", "xp",
+    "stored_as_is", "sweep", "to_numpy", "xp",
 ]  # fmt: skip
 
 PART_BYTES = 4 << 20  # of the mask of a few rows
@@ -49,7 +48,9 @@ class MaskedBlock(NamedTuple):
     block: Block
     mask: Hides | None  # None: of a CSR matrix the stored numbers are observed, and no others
     first: int  # number of the first row
-    means: Array | None  # of what is observed in each column, float64; None before they are known
+    means: Array | None = None  # of what is observed in each column, float64; None before they are known
+    # Where few entries are missing: their columns, by the rows of a part. None: all of WH is formed to fill them in.
+    lists: dict[tuple[int, int], tuple[Array, Array, Array]] | None = None
 
 
 @functools.cache
@@ -71,8 +72,13 @@ def matrix(x: Block) -> Matrix:
     return sparse.csr_matrix((cpu.numbers(x), indices, bounds - first), shape=(x.rows, x.columns), copy=False)
 
 
-def _parts(given: MaskedBlock, bytes_at_once: int = PART_BYTES) -> Iterator[tuple[Block, Array | None, int, int]]:
-    """Yield the parts of a block: some rows, their mask, and where they are in the block; parts are whole tiles."""
+def _parts(
+    given: MaskedBlock, bytes_at_once: int = PART_BYTES, known: Container[tuple[int, int]] = ()
+) -> Iterator[tuple[Block, Array | None, int, int]]:
+    """Yield the parts of a block: some rows, their mask, and where they are in the block; parts are whole tiles.
+
+    The masks of parts whose rows are `known` are not looked up.
+    """
     x, mask = given.block, given.mask
     if mask is None:
         yield x, None, 0, x.rows
@@ -84,7 +90,8 @@ def _parts(given: MaskedBlock, bytes_at_once: int = PART_BYTES) -> Iterator[tupl
             part = x._replace(indptr=x.indptr + a * (8 if x.wide else 4), rows=b - a)
         else:
             part = x._replace(address=x.address + a * x.row_stride, rows=b - a)
-        yield part, mask.hidden(given.first + a, given.first + b, functools.partial(matrix, part)), a, b
+        lo, hi = given.first + a, given.first + b
+        yield part, None if (lo, hi) in known else mask.hidden(lo, hi, functools.partial(matrix, part)), a, b
 
 
 def _address(hidden: Array | None) -> tuple[int, int]:
@@ -168,6 +175,7 @@ def _with_means(given: MaskedBlock, dtype: np.dtype) -> Iterator[tuple[Array, Bl
     """Yield a few rows after others, with the means of the columns where entries are missing."""
     assert given.means is not None
     for part, mask, a, b in _parts(given, PART_BYTES // 8):
+        assert mask is not None
         X = matrix(part)
         X = np.asarray(X.toarray() if part.indptr else X, np.float64) * 4.0 ** (part.code >> 8)
         filled = np.where(mask, given.means, X).astype(dtype)
@@ -207,6 +215,20 @@ def add_gram(given: MaskedBlock, dtype: np.dtype, XtX: Array) -> None:
 # ---- the squared Frobenius norm -----------------------------------------------------------------------------------
 
 
+def _listed(given: MaskedBlock, mask: Array | None, a: int, b: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
+    """Return the hidden columns of rows a … b of a block as the kernels take them, kept if the block keeps them."""
+    if given.lists is None:
+        return np.zeros(0, np.int32), np.zeros(0, np.intp), np.zeros(0, np.intp)
+    key = given.first + a, given.first + b
+    if key not in given.lists:
+        assert mask is not None
+        starts, counts = np.empty(b - a, np.intp), np.empty(b - a, np.intp)
+        found = np.empty(int(np.count_nonzero(mask)) + 16 * (b - a) + mask.shape[1], np.int32)
+        kernels().list_pass(_address(mask), mask.shape[1], found, starts, counts, np.zeros(0, dtype))
+        given.lists[key] = found[: int(starts[-1] + counts[-1]) + 16].copy(), starts, counts
+    return given.lists[key]
+
+
 def descend_filled(
     given: MaskedBlock,
     F: Array,
@@ -231,10 +253,10 @@ def descend_filled(
     """
     before, weight = begin
     descent = (order, sweeps, 0.0, delta)
-    for part, mask, a, b in _parts(given):
+    for part, mask, a, b in _parts(given, known=given.lists or ()):
         kernels().filled_pass(
-            tuple(part), _address(mask), F[a:b], (before[a:b], float(weight)), Ht, G, (float(l1), float(l2)), descent,
-            out[a:b], XtF, FtF, stats, squares,
+            tuple(part), _address(mask), _listed(given, mask, a, b, F.dtype), F[a:b], (before[a:b], float(weight)),
+            Ht, G, (float(l1), float(l2)), descent, out[a:b], XtF, FtF, stats, squares,
         )  # fmt: skip
 
 
@@ -323,7 +345,7 @@ def _beta_height(columns: int, dtype: np.dtype, height: int) -> int:
     return height
 
 
-def code(
+def code_alone(
     given: MaskedBlock,
     Ht: Array,
     beta: float,

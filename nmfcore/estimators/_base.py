@@ -201,7 +201,7 @@ class BaseNMF(
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = isinstance(self.missing_values, Real) and math.isnan(self.missing_values)
+        tags.input_tags.allow_nan = self.missing_values is not None and self.missing_values != self.missing_values
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from ..backends.operations import Backend
 
 
+# Up to this share of missing entries the products (WH)_ij are made one by one, from lists of columns; beyond, all of
+# WH is formed and blended in. Measured, ns per entry of X in a pass of "cd" over 1,024 × 784 in float32, k = 15, one
+# thread:
+# 0.9 with nothing missing, 1.4 at 5 % with lists; at 20 % 2.3 with lists and 2.3 blended; at 50 % 3.7 and 2.3. Filling
+# in is enough where much is missing, too: of MNIST[:3000] with k = 15, "hals" came within 1e-3 of its final error after
+# 60 passes with 20 % missing, 150 to 200 with 50 %, and 200 with 80 %.
+LISTED = 0.2
+KEPT_BYTES = 256 << 20  # of lists that are kept between passes
+
+
 class MaskedRows(Rows):
     """X with missing entries as blocks of rows.
 
@@ -48,6 +58,8 @@ class MaskedRows(Rows):
         self.masked = "stored" if mask is None else "filled"
         self.backend: Any = backend
         self.means: Array | None = None
+        self.lists: dict[tuple[int, int], tuple[Array, Array, Array]] | None = None
+        self._keeps_lists = False
         if mask is None:
             inner.gathers = True
         for name in ("X", "shape", "dtype", "given_dtype", "sparse", "n_jobs", "power", "in_memory"):
@@ -94,14 +106,15 @@ class MaskedRows(Rows):
         verify: bool = False,
     ) -> tuple[RowState, Named]:
         """Apply a function to every block of rows with its mask, see `Rows.each_block`."""
-        mask, means = self.mask, self.means
+        mask, means, lists = self.mask, self.means, self.lists
+        fresh = lists is not None and not self._keeps_lists
         verify = verify and not self.in_memory
         extra: Shapes = {"seen": (2,)} if verify else {}
 
         def on_block(
             cpu: Backend, block: Any, rows: RowState, arguments: Any, after: RowState, sums: Named
         ) -> None:  # the rows are those of this block, and know the number of the first
-            given = MaskedBlock(block, mask, rows.first, means)
+            given = MaskedBlock(block, mask, rows.first, means, {} if fresh else lists)
             if verify:
                 sums["seen"] += backend.look(given, self.dtype, np.zeros((self.shape[1], 2)))[3:5]
             function(backend, given, rows, arguments, after, sums)  # type: ignore[arg-type]
@@ -110,7 +123,7 @@ class MaskedRows(Rows):
             cpu: Backend, block: Any, after: RowState, arguments: Any, lo: int, hi: int, sums: Named
         ) -> None:
             assert gather is not None
-            gather(backend, MaskedBlock(block, None, lo, None), after, arguments, lo, hi, sums)  # type: ignore[arg-type]
+            gather(backend, MaskedBlock(block, None, lo), after, arguments, lo, hi, sums)  # type: ignore[arg-type]
 
         after, total = self.inner.each_block(
             on_block, rows, arguments, width=width, sums=sums | extra, out=out,
@@ -141,6 +154,9 @@ class MaskedRows(Rows):
             nan, infinite, total, squares, observed, empty = sums["seen"].tolist()
             self._not_finite = nan > 0, infinite > 0
             self.observed, self.empty_rows = int(observed), int(empty)
+            missing = self.shape[0] * m - self.observed
+            if missing <= LISTED * self.shape[0] * m:
+                self.lists, self._keeps_lists = {}, self.in_memory and 4 * missing <= KEPT_BYTES
             counts = sums["columns"][:, 1]
             self.empty_columns = counts == 0
             self.means = sums["columns"][:, 0] / np.maximum(counts, 1)

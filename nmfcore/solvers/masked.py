@@ -357,6 +357,6 @@ class MaskedMultiplicative(MultiplicativeUpdate):
     ) -> None:  # fmt: skip
         """Solve for each row on its observed entries, until its error √(2 D_β) falls by less than tol in 10 updates."""
         p = self.penalties
-        backend.code(  # type: ignore[call-arg]
+        backend.code_alone(  # type: ignore[attr-defined]
             block, orders.Ht, self.beta, self.gamma, p.l1_W, p.l2_W, self._floor, tol, max_iter, out, stats
         )

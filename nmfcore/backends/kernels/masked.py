@@ -77,36 +77,67 @@ def put(tile, ld, rows, found, starts, counts, value):
 
 
 @inner
-def fill(tile, ld, rows, found, starts, counts, Fp, kp, Htp):
-    """Write (F·H)_ij over the hidden entries of a tile."""
+def fill(tile, ld, rows, lo, found, starts, counts, Fp, kp, Htp):
+    """Write (F·H)_ij over the hidden entries of rows lo … of a block, which lie in a tile."""
     out_of_line()
     lanes = lanes_of(Fp)
     vectors = kp // lanes
     for i in range(rows):
-        for p in range(starts[i], starts[i] + counts[i], lanes):
+        first, count = starts[lo + i], counts[lo + i]
+        for p in range(first, first + count, lanes):
             dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld)
 
 
 @inner
-def hidden_squares(tile, ld, rows, found, starts, counts):
-    """Return Σ x² over the hidden entries of a tile, as they are filled."""
+def hidden_squares(tile, ld, rows, lo, found, starts, counts):
+    """Return Σ x² over the hidden entries of rows lo … of a block, which lie in a tile."""
     out_of_line()
     total = 0.0
     for i in range(rows):
-        row = tile[i * ld : i * ld + ld]
-        for p in range(starts[i], starts[i] + counts[i]):
-            x = np.float64(row[found[p]])
-            total += x * x
+        row, first, count, even, odd = tile[i * ld : i * ld + ld], starts[lo + i], counts[lo + i], 0.0, 0.0
+        for p in range(first, first + count - 1, 2):
+            x, y = np.float64(row[found[p]]), np.float64(row[found[p + 1]])
+            even += x * x
+            odd += y * y
+        if count % 2:
+            x = np.float64(row[found[first + count - 1]])
+            even += x * x
+        total += even + odd
+    return total
+
+
+@inner
+def blend(tile, ld, rows, m, mask, lo, S):
+    """Write the entries of S over those that are hidden in a tile, rows lo … of a block. Returns their Σ x²."""
+    out_of_line()
+    address, apart = mask
+    total = 0.0
+    for i in range(rows):
+        x, s, start = tile[i * ld : i * ld + m], S[i * ld : i * ld + m], address + (lo + i) * apart
+        for j in range(m):
+            hides = read_u8(start, j) != 0
+            x[j] = s[j] if hides else x[j]
+            square = np.float64(s[j]) if hides else 0.0
+            total += square * square
     return total
 
 
 @kernel
-def filled_pass(block, mask, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares):
+def list_pass(mask, m, found, starts, counts, like):
+    """List the hidden columns of every row, as `hidden_of_tile` does, padded for vectors of like's type."""
+    hidden_of_tile(mask, np.intp(0), starts.size, m, found, starts, counts, lanes_of(like))
+
+
+@kernel
+def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares):
     """Work through n rows of X once, with its missing entries filled: descent on F, then the sums over rows.
 
     For each tile: missing entries become (B·H)_ij, B = max(0, F + weight·(F − before)) with begin = (before, weight);
     C = X·Ht; the new F are those of `sweep_rows` from B on (C, G); missing entries become (F·H)_ij of the new F; then
     XtF += Xᵀ·F, FtF += FᵀF, and squares[0] += Σ x² of what was filled in. A row that is hidden as a whole becomes zero.
+
+    lists = (found, starts, counts) of `list_pass`: only the hidden entries of F·H are formed. With none of these, all
+    of F·H is formed by tiles, and blended in.
     """
     x = Block(*block)
     n, m, k, lanes = x.rows, x.columns, F.shape[1], lanes_of(F)
@@ -120,33 +151,49 @@ def filled_pass(block, mask, F, begin, Ht, G, penalty, descent, out, XtF, FtF, s
     Gp, Htp = aligned(round_up(k, ALIGN) * round_up(kp, ALIGN), F), aligned(round_up(m, ALIGN) * kp, F)
     c, scratch = aligned(round_up(max(m, k), ALIGN) * kp, F), aligned((2 * kp + 4) * step, F)
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, F)
-    found = np.empty(height * round_up(m, lanes) + 1, np.int32)
-    starts, counts = np.empty(height, np.intp), np.empty(height, np.intp)
+    found, starts, counts = lists
+    listed = counts.size > 0
+    mp, (address, apart) = round_up(m, ALIGN), mask
+    Hp, S = aligned(0 if listed else round_up(k, ALIGN) * mp, F), aligned(0 if listed else height * ld, F)
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
+    if not listed:
+        pad_transposed(Ht, Hp, mp)
     for t in range(k):
         Gp[t * kp + t] += l2
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
         load_tile(x, i0, rows, whole, tile, ld, run)
-        hidden_of_tile(mask, i0, rows, m, found, starts, counts, lanes)
         pad_rows(F, i0, rows, Fp, kp)
         clear(Fp, rows * kp, padded * kp)
         for i in range(rows):
-            f, old = Fp[i * kp : i * kp + kp], before[i0 + i]
-            if counts[i] == m:
+            f, old, gone = Fp[i * kp : i * kp + kp], before[i0 + i], np.intp(0)
+            if listed:
+                gone = counts[i0 + i]
+            else:
+                for j in range(m):
+                    gone += read_u8(address + (i0 + i) * apart, j) != 0
+            if gone == m:
                 for t in range(kp):
                     f[t] = zero
             elif weight > 0:  # else `before` may never have been written
                 for t in range(k):
                     f[t] = max(f[t] + w * (f[t] - old[t]), zero)
-        fill(tile, ld, rows, found, starts, counts, Fp, kp, Htp)
+        if listed:
+            fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp)
+        else:
+            product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
+            blend(tile, ld, rows, m, mask, i0, S)
         product(tile, ld, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, np.intp(DEPTH))
         clear(Cp, whole * kp, padded * kp)
         sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, None, scratch, stats)
-        fill(tile, ld, rows, found, starts, counts, Fp, kp, Htp)
-        squares[0] += hidden_squares(tile, ld, rows, found, starts, counts)
+        if listed:
+            fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp)
+            squares[0] += hidden_squares(tile, ld, rows, i0, found, starts, counts)
+        else:
+            product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
+            squares[0] += blend(tile, ld, rows, m, mask, i0, S)
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         accumulate_gram(Fp, kp, rows, c, FtF)
