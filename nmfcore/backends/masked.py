@@ -1,9 +1,9 @@
 """The CPU backend for an X with missing entries: a block carries its mask.
 
-The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Of
-this backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look` and `impute`. Products with X, of which a start is made, take
-the mean of what is observed in a column for what is missing in it. A mask is looked up for a few rows at a time; no
-array of the size of X is made.
+The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Of this
+backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look`, `hidden`, `matrix` and `impute`. Products with
+X, of which a start is made, take the mean of what is observed in a column for what is missing in it. A mask is looked
+up for a few rows at a time; no array of the size of X is made.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
-    "add_gram", "add_products", "asarray", "code_alone", "descend_alone", "descend_filled", "divergence", "gram", "hidden",
-    "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
+    "add_gram", "add_products", "asarray", "code_alone", "descend_alone", "descend_filled", "divergence", "gram",
+    "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
     "stored_as_is", "sweep", "to_numpy", "xp",
 ]  # fmt: skip
 
