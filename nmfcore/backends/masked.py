@@ -1,7 +1,7 @@
 """The CPU backend for an X with missing entries: a block carries its mask.
 
 The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Of this
-backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look`, `hidden`, `matrix` and `impute`. Products with
+backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look`, `hidden`, `matrix`, `impute`. Products with
 X, of which a start is made, take the mean of what is observed in a column for what is missing in it. A mask is looked
 up for a few rows at a time; no array of the size of X is made.
 """
