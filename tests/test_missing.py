@@ -709,3 +709,24 @@ def test_public_signatures():
         assert mask.default is None and mask.kind is mask.KEYWORD_ONLY
     assert inspect.signature(NMF).parameters["missing_values"].default is None
     assert nmfcore.NMF is NMF and ConvergenceWarning
+
+
+def test_inpainting_shows_what_was_masked(rng):
+    pytest.importorskip("matplotlib")
+    from matplotlib.colors import to_rgb
+
+    from nmfcore.plots import inpainting
+
+    X = rng.random((5, 12)) + 1
+    hidden = np.zeros((5, 12), bool)
+    hidden[:, 3] = True
+    filled = np.where(hidden, 0.8 * X, X)
+    axes = inpainting(X, hidden, filled, (3, 4), columns=3)
+    assert [text.get_text() for text in axes.texts if "%" in text.get_text()] == ["20 %"] * 5
+    blue = np.rint(255 * np.array(to_rgb("#0072B2")))
+    image = np.asarray(axes.images[0].get_array())
+    assert np.all(image[..., :3] == blue, axis=-1).any()
+    unknown = inpainting(np.where(hidden, np.nan, X), hidden[0], filled, (3, 4))
+    assert not [text for text in unknown.texts if "%" in text.get_text()]
+    with pytest.raises(ValueError, match="mask holds float64"):
+        inpainting(X, hidden.astype(float), filled, (3, 4))
