@@ -96,7 +96,7 @@ DRAWS = {
 
 
 def test_every_plot_is_drawn_here():
-    assert len(DRAWS) + len(["convergence", "error_against_k"]) == len(plots.__all__)
+    assert len(DRAWS) + len(["convergence", "error_against_k", "inpainting"]) == len(plots.__all__)
 
 
 @pytest.fixture
