@@ -76,7 +76,13 @@ def outcome(function, *args, **kwargs):
 # Keyword-only, and their defaults change nothing.  NOW must be there; LATER come with the features.
 NOW = {"device": None, "dtype": None, "n_jobs": None, "max_time": None, "callback": None}
 LATER = {
-    "NMF": {"extrapolate": False, "memory": None, "checkpoint": None, "checkpoint_every": 600},
+    "NMF": {
+        "extrapolate": False,
+        "memory": None,
+        "checkpoint": None,
+        "checkpoint_every": 600,
+        "missing_values": None,
+    },
     "MiniBatchNMF": {"solver": "mu", "checkpoint": None, "checkpoint_every": 600},
 }
 
@@ -105,7 +111,7 @@ def test_parameters_beyond_scikit_learn(name):
 def test_function_takes_the_same_keywords():
     signature = inspect.signature(ours.non_negative_factorization).parameters
     of_class = inspect.signature(ours.NMF).parameters
-    assert set(of_class) | {"X", "W", "H", "update_H"} == set(signature)
+    assert set(of_class) | {"X", "W", "H", "update_H", "mask"} == set(signature)
     assert {k: signature[k].default for k in NOW} == NOW
 
 
@@ -125,7 +131,9 @@ def test_method_signature(name, method):
     expected = inspect.signature(getattr(getattr(theirs, name), method))
     found = inspect.signature(getattr(getattr(ours, name), method))
     beyond = found.parameters.keys() - expected.parameters.keys()
-    assert beyond == ({"out"} if method == "transform" or (method, name) == ("fit_transform", "NMF") else set())
+    writes = method == "transform" or (method, name) == ("fit_transform", "NMF")
+    masks = writes or (method, name) == ("fit", "NMF")
+    assert beyond == ({"out"} if writes else set()) | ({"mask"} if masks else set())
     assert all(found.parameters[each].kind is inspect.Parameter.KEYWORD_ONLY for each in beyond)
     assert [(p.name, p.kind, p.default) for p in found.parameters.values() if p.name not in beyond] == [
         (p.name, p.kind, p.default) for p in expected.parameters.values()
