@@ -83,7 +83,9 @@ class BaseNMF(
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "callback": [callable, None],
     }
-    __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
+    # `out` is no metadata of samples, and only `NMF` takes masks.
+    __metadata_request__transform = {"out": UNUSED, "mask": UNUSED}
+    __metadata_request__score = {"mask": UNUSED}
 
     # Parameters of a subclass whose __init__ does not have all of ours.
     n_components: int | str | None = "auto"
@@ -103,7 +105,6 @@ class BaseNMF(
     max_time: float | None = None
     callback: Callable[..., object] | None = None
     memory: int | str | None = None
-    missing_values: float | None = None
     _takes_masks = False
     _n_components: Any
     _beta_loss: Any
@@ -155,7 +156,7 @@ class BaseNMF(
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
         """
-        if rows.is_lazy(X) and mask is None and self.missing_values is None:
+        if rows.is_lazy(X) and mask is None and self._missing is None:
             not_of_dask(out=out)
             check_is_fitted(self)
             self._checks(self._negative_at_transform, reset=False).array(rows.stand_in(X))
@@ -194,6 +195,11 @@ class BaseNMF(
             return scale.times(-divergence(view, W, Ht, beta) / data.shape[0], -4 * view.power)
 
     @property
+    def _missing(self) -> float | None:
+        """The parameter `missing_values`, None for an estimator that has none."""
+        return getattr(self, "missing_values", None)
+
+    @property
     def _n_features_out(self) -> int:
         return self.components_.shape[0]
 
@@ -201,7 +207,7 @@ class BaseNMF(
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
         tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = self.missing_values is not None and self.missing_values != self.missing_values
+        tags.input_tags.allow_nan = self._missing is not None and self._missing != self._missing
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -278,7 +284,7 @@ class BaseNMF(
             fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
             mask=mask,
-            missing_values=missing_value(self.missing_values),
+            missing_values=missing_value(self._missing),
         )
 
     def _open_fitted(self, X: Matrix, mask: Matrix | None = None) -> Rows:

@@ -216,7 +216,10 @@ class NMF(BaseNMF):
     # Parameters of a subclass whose __init__ does not have all of ours.
     shuffle: bool = False
     extrapolate: bool = False
+    __metadata_request__transform = {"mask": None}
+    __metadata_request__score = {"mask": None}
     _takes_masks = True
+    missing_values: float | None = None
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
 
