@@ -38,7 +38,7 @@ def fit(X, W, H, **parameters):
 
 @pytest.mark.parametrize("form", ["dense", "csr", "sparse enough to gather"])
 @pytest.mark.parametrize("penalty", [(0, 0, 0, 0), (0.5, 0, 0.1, 0)], ids=["none", "W"])
-def test_passes_are_those_of_the_twin(monkeypatch, form, penalty):
+def test_passes_equal_those_of_the_reference(monkeypatch, form, penalty):
     X, W, H = problem(seed=4, m=25 if form != "sparse enough to gather" else 150)
     if form != "dense":
         X = X * (np.random.RandomState(1).rand(*X.shape) < (0.5 if form == "csr" else 0.06))
@@ -106,7 +106,7 @@ def test_history_ends_with_the_loss_of_what_is_returned(max_iter, monkeypatch):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_it_ends_no_higher_than_coordinate_descent_and_sooner(shuffle, digits):
+def test_hals_ends_no_higher_than_cd_in_fewer_passes(shuffle, digits):
     losses = {}
     for solver, passes in (("cd", 300), ("hals", 60)):
         fits = [
@@ -117,7 +117,7 @@ def test_it_ends_no_higher_than_coordinate_descent_and_sooner(shuffle, digits):
     assert losses["hals"] <= 1.002 * losses["cd"]
 
 
-def test_scales_of_the_start_do_not_matter(digits):
+def test_scaling_the_start_changes_nothing(digits):
     X = digits[:300]
     rng = np.random.RandomState(0)
     W, H = rng.rand(300, 6), rng.rand(6, 64)
@@ -185,7 +185,7 @@ def test_dead_components_are_revived(form, dead, factor):
     assert model.reconstruction_err_ <= 1.5 * full.reconstruction_err_ + 1e-3 * np.linalg.norm(X)
 
 
-def test_the_worst_row_is_the_lowest_of_equals_in_any_cut(monkeypatch):
+def test_equally_bad_rows_are_chosen_by_row_number_in_any_cut(monkeypatch):
     import nmfcore.rows.memory
 
     X, W, H = problem(n=400)
@@ -248,7 +248,7 @@ def test_no_rule_stops_while_components_are_being_revived(digits):
     assert again.reconstruction_err_ < 0.95 * model.reconstruction_err_
 
 
-def test_candidates_differ_from_one_another():
+def test_rows_chosen_for_revival_differ_from_one_another():
     rng = np.random.RandomState(0)
     basis = np.eye(6)[:4]
     vectors = np.vstack([5 * basis[[0]], 4.9 * basis[[0]], basis[1:] * 3, rng.rand(5, 4) @ basis])
@@ -275,7 +275,7 @@ def true_loss(X, W, H):
 
 @pytest.mark.parametrize("noise", [0.02, 0.004])
 @pytest.mark.parametrize("tol", [1e-4, 1e-5])
-def test_float32_tells_the_truth_about_good_fits(noise, tol):
+def test_float32_history_is_true_where_the_fit_is_good(noise, tol):
     X = spectra(noise)
     pairs = []
     fits = {}
@@ -296,7 +296,7 @@ def test_float32_tells_the_truth_about_good_fits(noise, tol):
     assert fits["float32"] <= 1.002 * fits["float64"]
 
 
-def test_the_change_of_the_loss_is_known_where_the_trace_form_is_not():
+def test_change_of_the_loss_is_exact_where_the_trace_form_cancels():
     X = spectra(0.004).astype(np.float32)
     pairs = []
     model = NMF(8, solver="hals", tol=0, random_state=0, max_iter=60,
@@ -317,7 +317,7 @@ def test_the_change_of_the_loss_is_known_where_the_trace_form_is_not():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("penalty", [(0, 0), (0.05, 0.01)])
-def test_conjugate_steps_solve_what_sweeps_do_not(dtype, penalty):
+def test_conjugate_steps_converge_where_sweeps_are_slow(dtype, penalty):
     from scipy.optimize import nnls
 
     X, (l1, l2), k = spectra(0.01, n=150), penalty, 8
@@ -343,7 +343,7 @@ def test_conjugate_steps_solve_what_sweeps_do_not(dtype, penalty):
     assert excess(20, 16) < 0.02 < excess(0, 32)
 
 
-def test_conjugate_steps_are_those_of_the_twin():
+def test_conjugate_steps_equal_those_of_the_reference():
     rng = np.random.RandomState(0)
     X, F, Ht = rng.rand(40, 30), rng.rand(40, 7), rng.rand(30, 7)
     F[rng.rand(40, 7) < 0.2] = 0
@@ -407,7 +407,7 @@ def test_stops_by_the_kkt_residual_and_says_so():
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-4])
 @pytest.mark.parametrize("k", [3, 10])
-def test_restarted_it_ends_at_once_without_raising_the_loss(tol, k, digits):
+def test_fit_from_its_own_result_ends_at_once_without_raising_the_loss(tol, k, digits):
     model = NMF(k, solver="hals", init="nndsvd", tol=tol, max_iter=2000)
     W = model.fit_transform(digits)
     assert model.converged_
@@ -426,7 +426,7 @@ def test_the_window_begins_with_the_start_penalties_included(digits):
     assert len(again.history_["loss"]) <= 10
 
 
-def test_restarted_from_a_kkt_stop_it_ends_after_one_pass():
+def test_fit_from_a_stationary_point_ends_after_one_pass():
     for seed in range(8):
         X, W, H = problem(seed, noise=0.02)
         model, W = fit(X, W, H, tol=5e-3, max_iter=2000)
@@ -438,7 +438,7 @@ def test_restarted_from_a_kkt_stop_it_ends_after_one_pass():
         pytest.fail("no start ended by its KKT residual")
 
 
-def test_the_rule_is_free_of_scale(digits):
+def test_stop_rule_does_not_depend_on_the_scale_of_X(digits):
     fits = [NMF(6, solver="hals", init="nndsvd", tol=1e-3).fit(scale * digits) for scale in (1, 2.0**-20, 2.0**20)]
     assert len({model.n_iter_ for model in fits}) == 1
 
@@ -453,7 +453,7 @@ def test_no_warning_where_the_rule_fired_in_the_last_pass(digits, recwarn):
         NMF(5, solver="hals", init="nndsvd", tol=1e-3, max_iter=model.n_iter_ - 1).fit(digits)
 
 
-def test_a_loss_that_is_no_number_is_not_the_best():
+def test_nan_loss_is_never_the_best():
     assert np.isnan(trace_loss(1.0, np.nan, 1.0))
     X, W, H = problem()
     original = AcceleratedHALS._report
@@ -478,7 +478,7 @@ def test_tol_zero_makes_all_passes():
     assert fit(X, W, H, max_iter=300)[0].n_iter_ == 300
 
 
-def test_verbose_tells_of_every_accepted_pass(digits, capsys):
+def test_verbose_prints_every_accepted_pass(digits, capsys):
     model = NMF(5, solver="hals", init="nndsvd", tol=0, max_iter=5, verbose=1).fit(digits)
     assert capsys.readouterr().out.count("KKT residual") == len(model.history_["loss"])
 
@@ -578,7 +578,7 @@ def test_the_gram_of_x(stored, layout, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(400, 30), (30, 400), (200, 60)])
-def test_singular_triplets_of_either_way(shape):
+def test_singular_triplets_equal_numpys(shape):
     rng = np.random.RandomState(0)
     X = rng.rand(shape[0], 8) @ np.diag(2.0 ** -np.arange(8)) @ rng.rand(8, shape[1])
     data = as_rows(X, np.float64)
@@ -595,7 +595,7 @@ def test_singular_triplets_of_either_way(shape):
     np.testing.assert_allclose(W @ Ht.T, expected_W @ expected_H, atol=1e-3 * X.max())
 
 
-def test_the_gram_way_finds_no_more_than_is_there():
+def test_gram_svd_finds_no_more_than_the_rank():
     X = np.outer(np.arange(1.0, 41), np.arange(1.0, 6))
     U, S, Vt = initialization.gram_svd(as_rows(X, np.float64), 3)
     assert S[0] == pytest.approx(np.linalg.norm(X))

@@ -216,7 +216,7 @@ def test_cbcl_kl_reaches_the_published_error_by_extrapolation(seed, faces):
 
 
 @pytest.mark.parametrize("beta", [1, 1.5, 2])
-def test_extrapolation_follows_its_twin(beta):
+def test_extrapolation_equals_its_reference(beta):
     X = mixed(n=25, m=12)
     begin = start(X, 3)
     estimator = model(AHEAD, beta, 3, 13, init="custom")
@@ -232,7 +232,7 @@ def test_extrapolation_follows_its_twin(beta):
 
 
 @pytest.mark.parametrize("beta", [1, 1.5, 2])
-def test_extrapolation_is_sooner(beta, digits):
+def test_extrapolation_needs_fewer_iterations(beta, digits):
     goal = model("mu", beta, 10, 400).fit(digits).reconstruction_err_
     estimator = model(AHEAD, beta, 10, 200).fit(digits)
     assert estimator.reconstruction_err_ <= goal
@@ -241,7 +241,7 @@ def test_extrapolation_is_sooner(beta, digits):
 @pytest.mark.parametrize("beta", [1, 1.5, 2])
 @pytest.mark.parametrize("max_iter", [11, 20, 57])
 @pytest.mark.parametrize("penalty", [{}, {"alpha_W": 1e-3, "l1_ratio": 0.5}], ids=["none", "both"])
-def test_a_step_too_far_is_taken_back(beta, max_iter, penalty, monkeypatch):
+def test_an_extrapolated_step_that_raises_the_loss_is_undone(beta, max_iter, penalty, monkeypatch):
     """Extrapolated so far that the loss rises: the fit goes back to the best pair, and on from it."""
     from nmfcore.solvers import multiplicative
 
@@ -274,7 +274,7 @@ def test_a_step_too_far_is_taken_back(beta, max_iter, penalty, monkeypatch):
     {"solver": "cd"}, {"solver": "mu", "beta_loss": 0.5}, {"solver": "mu", "beta_loss": 2.5},
     {"solver": "mu", "beta_loss": "itakura-saito"},
 ])  # fmt: skip
-def test_extrapolation_of_what_cannot_be(parameters):
+def test_extrapolation_is_refused_where_it_is_not_defined(parameters):
     X = mixed(floor=0.01)
     message = "extrapolate=True with .*only solver='mu' with 1 <= beta_loss <= 2.*Set extrapolate=False"
     with pytest.raises(ValueError, match=message):
@@ -491,7 +491,7 @@ def compute_type(dtype):
 @every_case
 @some
 @given(st.data())
-def test_awkward_shapes_follow_the_twins(solver, beta, data):
+def test_awkward_shapes_equal_the_references(solver, beta, data):
     X, k = data.draw(matrices(FLOATS[:1], positive=beta <= 0))
     W, estimator = fit(solver, beta, X, k, "float64", max_iter=2)
     assert W.shape == (X.shape[0], k)
@@ -666,7 +666,7 @@ def test_storage_changes_no_number_of_mini_batches(solver, beta, fresh, data, st
 @every_case
 @some
 @given(st.data())
-def test_small_types_are_their_numbers(solver, beta, data):
+def test_small_types_give_the_results_of_their_values(solver, beta, data):
     X, k = data.draw(matrices(OTHERS, positive=beta <= 0))
     dtype = compute_type(X.dtype.name)
     W, estimator = fit(solver, beta, X, k, dtype)

@@ -113,7 +113,7 @@ def _default_calls(
 ) -> None:
     """Fill the row with the ratios of final errors, seed by seed, and with what else is wrong."""
     facts: dict[str, list[Any]] = {
-        name: [] for name in ("errors", "n_iter", "seconds", "reasons", "untrue", "dead", "rises")
+        name: [] for name in ("errors", "n_iter", "seconds", "reasons", "limited", "untrue", "dead", "rises")
     }
     for seed in range(1 if context.smoke or context.quick else SEEDS):
         watch = evaluate.Watch()
@@ -132,6 +132,7 @@ def _default_calls(
         facts["errors"].append(evaluate.loss(X, W, H))
         facts["n_iter"].append(int(model.n_iter_))
         facts["reasons"].append(model.stop_reason_)
+        facts["limited"].append(not model.converged_ and model.n_iter_ == model.max_iter)
         facts["untrue"].append(evaluate.untrue(model, task.problem.X, W, watch))
         facts["dead"].append(evaluate.dead_components(W, H))
         facts["rises"].append(evaluate.largest_rise(model.history_["loss"]))
@@ -161,7 +162,7 @@ def _judged(row: Row, finer: list[float]) -> Row:
         f"{median(row['n_iter']):g} it. in {median(row['seconds']):.3g} s",
     ]
     facts: Row = {"of_scikit_learn": beside, "flaws": flaws}
-    limited = sum(reason.startswith("max_iter") for reason in row["reasons"])
+    limited = sum(row["limited"])
     if limited:
         note.append(f"{limited} of {fits} ended by max_iter")
     if finer:

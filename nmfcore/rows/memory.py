@@ -26,11 +26,10 @@ from .threads import effective_threads, run_all
 
 LANES = 64  # largest number of accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
-# A sparse X of fewer rows per column is kept transposed too, once the sums over its rows outgrow the first-level cache.
-# Measured, one thread, ms per iteration of "cd" with Xᵀ | with sums scattered: 5,000 × 5,000 (1 %, float64, k = 10)
-# 1.9 | 2.9, (6 %, k = 30) 18 | 36; 36,771 × 10,212 (0.3 %) k = 10 14 | 16, k = 30 37 | 37, float32 13 | 18 and 27 | 28;
-# 20,000 × 2,000 (6 %, k = 10) 19 | 18, float32 (1 %) k = 10 3.6 | 2.9, k = 30 6.9 | 8.4; 50,000 × 500 (6 %, float32,
-# k = 30) 28 | 17.
+# A sparse X of fewer rows than this many times its columns is kept transposed too, if H has more bytes than
+# GATHER_BYTES, so that sums over rows outgrow the first-level cache. Measured for "cd" on one thread, k = 10: 5,000 ×
+# 5,000 with 1 % stored takes 1.9 ms an iteration with Xᵀ and 2.9 ms with sums scattered; 20,000 × 2,000 with 6 % stored
+# takes 19 and 18 ms.
 GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
 ROW_WORK = 1e4  # cost of a row of a sparse X in addition to that of its numbers, in flops of a dense X
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
