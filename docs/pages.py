@@ -76,8 +76,8 @@ def figures(results: Path) -> str:
     text = re.sub(
         r"^Made by .*$",
         "These tables are made by `python benchmarks/run.py --table` from the newest records in "
-        "`benchmarks/results`. Under each figure stand the machine, the versions, the commit and the date, and what the "
-        "machine itself reached in the same run. [Performance](explanation/performance.md) says how to read them.",
+        "`benchmarks/results`. Under each figure stand the machine, the versions, the commit and the date, and what "
+        "the machine itself reached in the same run. [Performance](explanation/performance.md) says how to read them.",
         text,
         count=1,
         flags=re.MULTILINE,

@@ -13,8 +13,10 @@ QUERY = 3
 def main() -> None:
     """Write parts.png and search.png beside this file."""
     faces = drawn_faces()
-    engine = SearchEngine(16, random_state=0).fit(faces)
-    parts = plots.components_grid(engine.model.components, engine.shape, columns=8, heading="16 parts of 600 drawn faces")
+    engine = SearchEngine(16, random_state=0, max_iter=1000).fit(faces)
+    parts = plots.components_grid(
+        engine.model.components, engine.shape, columns=8, heading="16 parts of 600 drawn faces"
+    )
     found = engine.search(QUERY, 9)
     rows = [QUERY, *found.indices]
     neighbours = plots.neighbours(

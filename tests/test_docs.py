@@ -12,7 +12,8 @@ MADE = {"figures.md", "command-line.md"}  # by docs/pages.py, at each build
 PAGES = sorted(
     path
     for path in DOCS.rglob("*.md")
-    if not {"_build", "generated", "tutorials"} & set(path.parts) and (path.name not in MADE or path.parent.name == "howto")
+    if not {"_build", "generated", "tutorials"} & set(path.parts)
+    and (path.name not in MADE or path.parent.name == "howto")
 )
 BLOCKS = [
     pytest.param(page, number, id=f"{page.relative_to(DOCS)}-{number}")
@@ -66,7 +67,7 @@ def test_links_of_the_documentation_lead_somewhere(page):
 
 
 def test_every_public_name_is_in_the_reference():
-    listed = set(re.findall(r"^   (nmfcore\.[\w.]+)$", (DOCS / "reference" / "api.md").read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^   (nmfcore\.[\w.]+)$", (DOCS / "reference" / "api.rst").read_text(), re.MULTILINE))
     public = set()
     for home in ("nmfcore", "nmfcore.models", "nmfcore.images", "nmfcore.search", "nmfcore.analysis", "nmfcore.plots"):
         for name in import_module(home).__all__:
@@ -83,9 +84,11 @@ def test_every_public_name_is_in_the_reference():
 def test_every_page_is_in_a_table_of_contents():
     listed = set()
     for page in PAGES:
-        for body in re.findall(r":::+\{toctree\}\n(.*?)\n:::+$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for body in re.findall(
+            r":::+\{toctree\}\n(.*?)\n:::+$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        ):
             for entry in body.splitlines():
                 if entry and not entry.startswith(":"):
                     listed.add((page.parent / entry.strip()).resolve())
     for page in PAGES:
-        assert page.name == "index.md" and page.parent == DOCS or page.with_suffix("").resolve() in listed, page
+        assert (page.name == "index.md" and page.parent == DOCS) or page.with_suffix("").resolve() in listed, page

@@ -15,9 +15,9 @@ from browser import Watched, chromium  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import Pictures  # noqa: E402
+from nmfcore.images.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.pages import report as room  # noqa: E402
 from nmfcore.pages.report import report  # noqa: E402
-from nmfcore.pages.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.search.engine import SearchEngine  # noqa: E402
 
 

@@ -30,8 +30,8 @@ axes = plots.samples_by_class(faces.matrix, faces.labels, faces.shape)
 # ``SearchEngine`` fits a model with the fast solver, ``hals``, and keeps the codes of all pictures. Twenty parts are
 # enough to tell these faces apart.
 
-engine = SearchEngine(20, random_state=0).fit(faces)
-print(engine.model.stop_reason if hasattr(engine.model, "stop_reason") else engine)
+engine = SearchEngine(20, random_state=0, max_iter=1000).fit(faces)
+print(engine, f"relative error {engine.model.relative_error:.3f}")
 axes = plots.components_grid(engine.model.components, engine.shape, columns=10)
 
 # %%
@@ -65,11 +65,12 @@ axes = plots.neighbours(
 print(engine.explain(query, found.indices[0]))
 
 # %%
-# How good is the search? The faces have labels, the kind of their hair, which the engine has not seen. Count how many of the nearest nine
-# have the label of the query:
+# How good is the search? The faces have labels, the kind of their hair, which the engine has not seen. Count how many of
+# the nearest nine have the label of the query:
 
 hits = [
-    (faces.labels[engine.search(row, n=9).indices] == faces.labels[row]).mean() for row in range(0, len(faces.matrix), 10)
+    (faces.labels[engine.search(row, n=9).indices] == faces.labels[row]).mean()
+    for row in range(0, len(faces.matrix), 10)
 ]
 print(f"{sum(hits) / len(hits):.0%} of the neighbours have the same hair")
 
@@ -80,7 +81,7 @@ print(f"{sum(hits) / len(hits):.0%} of the neighbours have the same hair")
 # With more parts the error falls. Where the curve bends, further parts say little that is new.
 
 ks = [2, 5, 10, 15, 20, 30, 40]
-errors = [NMF(k, solver="hals", random_state=0, max_iter=500).fit(faces.matrix).reconstruction_err_ for k in ks]
+errors = [NMF(k, solver="hals", random_state=0, max_iter=1000).fit(faces.matrix).reconstruction_err_ for k in ks]
 axes = plots.error_against_k(ks, errors, chosen=20)
 plt.show()
 
@@ -88,5 +89,5 @@ plt.show()
 # Keep it
 # -------
 #
-# ``engine.save("faces")`` writes a folder that ``SearchEngine.load`` maps back into memory and that ``nmfcore serve faces``
-# shows as a wall of pictures in the browser.
+# ``engine.save("faces")`` writes a folder that ``SearchEngine.load`` maps back into memory. ``nmfcore serve faces`` shows it
+# as a wall of pictures in the browser.

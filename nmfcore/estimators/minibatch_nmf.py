@@ -140,13 +140,13 @@ class MiniBatchNMF(BaseNMF):
         Batches learned from.
     n_features_in_ : int
         Features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, if X had names that are all strings.
     converged_ : bool
         Whether a stop rule was met.
     stop_reason_ : str
         Why the fit ended.
-    history_ : dict of str to ndarray of shape (n_steps_,), float64
+    history_ : dict of str to ndarray of shape (`n_steps_`,), float64
         "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds".
     kkt_residual_ : float
         Distance from a stationary point: 0 at one.

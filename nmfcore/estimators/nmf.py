@@ -149,7 +149,7 @@ class NMF(BaseNMF):
         Number of iterations; for "hals" number of passes over X, rejected ones included.
     n_features_in_ : int
         Number of features of the fitted X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, defined if X has names that are all strings.
     converged_ : bool
         Whether the stop rule was met.

@@ -68,47 +68,48 @@ def _drawn(hair: str, size: int, rng: np.random.RandomState) -> np.ndarray:
     from PIL import Image, ImageDraw
 
     whole = size * _SCALE
-    picture = Image.new("L", (whole, whole), 25)
+    picture = Image.new("L", (whole, whole), 12)
     draw = ImageDraw.Draw(picture)
 
     def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
         return left * whole, top * whole, right * whole, bottom * whole
 
-    dark = 80
+    # What a face may have or lack is lighter than the face, so that it is added to it, as parts of a factorisation are.
+    light = 225
     if hair == "long":
-        draw.rounded_rectangle(box(0.14, 0.08, 0.86, 0.92), 0.3 * whole, fill=dark)
-    draw.rectangle(box(0.4, 0.8, 0.6, 1), fill=170)  # the neck
-    draw.ellipse(box(0.2, 0.14, 0.8, 0.92), fill=200)
+        draw.rounded_rectangle(box(0.14, 0.08, 0.86, 0.92), 0.3 * whole, fill=light)
+    draw.rectangle(box(0.4, 0.8, 0.6, 1), fill=85)  # the neck
+    draw.ellipse(box(0.2, 0.14, 0.8, 0.92), fill=110)
     if hair in ("short", "long"):
-        draw.chord(box(0.19, 0.1, 0.81, 0.66), 195, 345, fill=dark)
+        draw.chord(box(0.19, 0.1, 0.81, 0.66), 195, 345, fill=light)
     elif hair == "curly":
         for angle in np.linspace(np.pi, 2 * np.pi, 9):
             x, y = 0.5 + 0.29 * np.cos(angle), 0.36 + 0.24 * np.sin(angle)
-            draw.ellipse(box(x - 0.1, y - 0.1, x + 0.1, y + 0.1), fill=dark)
+            draw.ellipse(box(x - 0.1, y - 0.1, x + 0.1, y + 0.1), fill=light)
     elif hair == "hat":
-        draw.rectangle(box(0.28, 0.02, 0.72, 0.26), fill=120)
-        draw.rectangle(box(0.12, 0.24, 0.88, 0.31), fill=120)
+        draw.rectangle(box(0.28, 0.02, 0.72, 0.26), fill=170)
+        draw.rectangle(box(0.12, 0.24, 0.88, 0.31), fill=170)
     look = 0.02 * rng.randint(-1, 2)
     for x in (0.38, 0.62):
-        draw.ellipse(box(x - 0.07, 0.42, x + 0.07, 0.5), fill=245)
+        draw.ellipse(box(x - 0.07, 0.42, x + 0.07, 0.5), fill=200)
         draw.ellipse(box(x - 0.03 + look, 0.425, x + 0.03 + look, 0.495), fill=20)
     if rng.rand() < 0.5:  # brows
         for x in (0.38, 0.62):
-            draw.rectangle(box(x - 0.08, 0.36, x + 0.08, 0.385), fill=60)
-    draw.polygon([(0.5 * whole, 0.5 * whole), (0.45 * whole, 0.64 * whole), (0.55 * whole, 0.64 * whole)], fill=165)
+            draw.rectangle(box(x - 0.08, 0.36, x + 0.08, 0.385), fill=230)
+    draw.polygon([(0.5 * whole, 0.5 * whole), (0.45 * whole, 0.64 * whole), (0.55 * whole, 0.64 * whole)], fill=140)
     if rng.rand() < 0.3:  # a beard
-        draw.chord(box(0.22, 0.3, 0.78, 0.92), 20, 160, fill=100)
+        draw.chord(box(0.22, 0.3, 0.78, 0.92), 20, 160, fill=190)
     mouth = rng.randint(3)
     if mouth == 0:
-        draw.chord(box(0.38, 0.62, 0.62, 0.8), 0, 180, fill=40)
+        draw.chord(box(0.38, 0.62, 0.62, 0.8), 0, 180, fill=235)
     elif mouth == 1:
-        draw.rectangle(box(0.4, 0.73, 0.6, 0.755), fill=40)
+        draw.rectangle(box(0.4, 0.73, 0.6, 0.755), fill=235)
     else:
-        draw.ellipse(box(0.44, 0.69, 0.56, 0.8), fill=40)
+        draw.ellipse(box(0.44, 0.69, 0.56, 0.8), fill=235)
     if rng.rand() < 0.3:  # glasses
         for x in (0.38, 0.62):
-            draw.ellipse(box(x - 0.11, 0.37, x + 0.11, 0.55), outline=10, width=max(1, whole // 48))
-        draw.line([(0.49 * whole, 0.46 * whole), (0.51 * whole, 0.46 * whole)], fill=10, width=max(1, whole // 48))
+            draw.ellipse(box(x - 0.11, 0.37, x + 0.11, 0.55), outline=250, width=max(1, whole // 48))
+        draw.line([(0.49 * whole, 0.46 * whole), (0.51 * whole, 0.46 * whole)], fill=250, width=max(1, whole // 48))
     return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS), np.float64)
 
 

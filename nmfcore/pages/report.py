@@ -27,9 +27,9 @@ from ..analysis import (
     top_components,
 )
 from ..images import InputError
+from ..images.thumbnails import brightness, data_uri, part_png, picture_png
 from ..plots._loading import load_matplotlib
 from ..search.engine import SearchEngine
-from .thumbnails import brightness, data_uri, part_png, picture_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .._files import replacing
 from .._text import printable
 from ..images import InputError, Pictures, picture_row, read_source
+from ..images.pictures import Shape
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
 from ._progress import fit_shown
@@ -97,6 +98,25 @@ class Found:
     code: Array
     pixels: Array | None
     similar: bool
+    _pixels_of: Callable[[Array], tuple[Array, Shape]] | None = field(default=None, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels_of": None}  # the engine is not pickled with what it has found
+
+    def _repr_html_(self) -> str | None:
+        if self._pixels_of is None or not len(self):
+            return None
+        try:
+            from ..images.thumbnails import brightness, gallery, picture_png
+
+            pixels, shape = self._pixels_of(self.indices[:_LISTED])
+            top = brightness(pixels)
+            pngs = [picture_png(row, shape, top, longest=144) for row in pixels]
+        except (ImportError, InputError):  # without Pillow, or without the originals, a notebook shows the text
+            return None
+        titles = [f"{score:.3f} {name}" for score, name in zip(self.scores, self.names, strict=True)]
+        heading = f"most {'similar' if self.similar else 'dissimilar'} to {self.title}"
+        return gallery(heading, pngs, titles[: len(pngs)], len(self) - len(pngs))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -408,6 +428,19 @@ class SearchEngine:
         k, m = self._model.components.shape
         return f"SearchEngine of {len(self):,} rows × {m:,} features by {k} parts, space={self.space!r}"
 
+    def _repr_html_(self) -> str | None:
+        if self._model is None or self._model.shape is None:
+            return None
+        try:
+            from ..images.thumbnails import gallery, part_png
+
+            parts = self._model.components[:_LISTED]
+            pngs = [part_png(part, self._model.shape, longest=144) for part in parts]
+        except ImportError:  # Pillow is missing
+            return None
+        titles = [f"part {number}" for number in range(len(parts))]
+        return gallery(repr(self), pngs, titles, len(self._model.components) - len(parts))
+
     def title(self, row: int) -> str:
         """Return what to write over the picture in `row`: its name, else its label or number.
 
@@ -516,7 +549,14 @@ class SearchEngine:
         there = indices[0] >= 0
         kept = np.asarray(indices[0][there], dtype=np.int64)
         names = tuple(self.title(int(index)) for index in kept)
-        return Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar)
+        found = Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar)
+        if self.model.shape is not None:  # a notebook then shows the pictures
+            object.__setattr__(found, "_pixels_of", self._found_pixels)
+        return found
+
+    def _found_pixels(self, rows: Array) -> tuple[Array, Shape]:
+        assert self.model.shape is not None
+        return self.originals(rows), self.model.shape
 
     def explain(self, a: Query | Found, b: Query | Found, n: int = 5) -> Explanation:
         """Say which parts make two pictures similar.

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ..rows.base import Rows
     from ..solvers import Solver
 
-# Number of samples: more samples find a better minimum than larger ones do. On MNIST with k = 15 the worst of 12 seeds ends
-# at 1.0011 times scikit-learn's error from 3 samples of 10,000 rows, and at 1.0005 from 6 of 5,000. Ending some samples
-# early does not help: their order after 32 passes hardly predicts the final one (rank correlation 0.5).
+# Number of samples: more samples find a better minimum than larger ones do. On MNIST with k = 15 the worst of 12 seeds
+# ends at 1.0011 times scikit-learn's error from 3 samples of 10,000 rows, and at 1.0005 from 6 of 5,000. Ending some
+# samples early does not help: their order after 32 passes hardly predicts the final one (rank correlation 0.5).
 SAMPLES = 6
 # Largest number of passes over a sample. With 60, most samples of MNIST with k = 45 ended before they had converged.
 PASSES = 100
