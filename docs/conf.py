@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from gallery import AxesScraper  # noqa: E402
 from pages import write_pages  # noqa: E402
 
 import nmfcore  # noqa: E402
@@ -50,6 +51,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "plot_gallery": True,
+    "image_scrapers": (AxesScraper(),),
     "abort_on_example_error": True,
     "show_memory": False,
     "min_reported_time": 1000,

@@ -12,7 +12,6 @@ Which strokes do handwritten digits share, which of them make a 3, and what do t
 # scikit-learn brings 1,797 digits of 8 × 8 pixels. ``read_source("train-images-idx3-ubyte.gz")`` reads MNIST in the same way.
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from nmfcore import NMF, analysis, plots
 from nmfcore.images import read_source
@@ -79,4 +78,3 @@ axes = plots.best_and_worst(X, W, H, shape, relative=False)
 errors = analysis.reconstruction_errors(X, W, H)
 for name in classes:
     print(name, f"{np.mean(errors[labels == name]):.3f}")
-plt.show()

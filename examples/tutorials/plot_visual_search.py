@@ -13,8 +13,6 @@ by the parts that are in it, and compare the descriptions.
 # We draw 600 faces, so that the tutorial needs no download. Each row of ``faces.matrix`` is a picture of 48 × 48 bytes.
 # With pictures of your own, write ``faces = load_images("folder")``; pictures of any size are brought to one.
 
-from matplotlib import pyplot as plt
-
 from nmfcore import NMF, plots
 from nmfcore.images import drawn_faces
 from nmfcore.search import SearchEngine
@@ -83,7 +81,6 @@ print(f"{sum(hits) / len(hits):.0%} of the neighbours have the same hair")
 ks = [2, 5, 10, 15, 20, 30, 40]
 errors = [NMF(k, solver="hals", random_state=0, max_iter=1000).fit(faces.matrix).reconstruction_err_ for k in ks]
 axes = plots.error_against_k(ks, errors, chosen=20)
-plt.show()
 
 # %%
 # Keep it
