@@ -19,11 +19,11 @@ copyright = f"{author}. BSD 3-Clause"
 version = release = nmfcore.__version__
 
 extensions = [
+    "mathml",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
@@ -58,6 +58,7 @@ sphinx_gallery_conf = {
 }
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"nmfcore {version}"
 html_static_path = ["_static"]
 html_show_sphinx = False
