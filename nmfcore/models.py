@@ -577,7 +577,7 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
 
     if model.estimator not in ("NMF", "MiniBatchNMF"):
         made = shortened(model.estimator)
-        raise ModelFileError(f"the model was made by {made!r}: this nmfcore knows NMF and MiniBatchNMF")
+        raise ModelFileError(f"the model was made by {made!r}: this version reads models of NMF and MiniBatchNMF")
     parameters = dict(model.parameters)
     written = shortened(model.versions.get("nmfcore", "unknown"), 30)
     try:

@@ -470,7 +470,7 @@ class NMF(BaseNMF):
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
             warnings.warn(
-                f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
+                f"Stopped after {solution.n_iter} iterations, as tol={self.tol:g} was met, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
                 f"the rule compares with the first iteration, which the start made large. Decrease tol, or use "
                 'solver="hals", whose rule does not depend on the start.',

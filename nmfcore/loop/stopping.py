@@ -37,7 +37,7 @@ class StopReason(Enum):
     MAX_ITER = "max_iter = {max_iter} was reached"
     MAX_ITER_REVIVING = "max_iter = {max_iter} was reached, while components that had become zero were being revived"
     MAX_TIME = "max_time = {max_time:g} s was over"
-    CALLBACK = "the callback asked for it"
+    CALLBACK = "the callback returned True"
     INTERRUPTED = "interrupted"
     EXCEPTION = "an exception: {exception!r}"
 

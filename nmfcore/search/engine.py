@@ -914,7 +914,7 @@ def _saved_space(folder: Path) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"'{path}' is damaged: remove it, or give the space") from error
     if space not in SPACES:
-        raise ModelFileError(f"'{path}' names the space {space!r}: this nmfcore knows {' and '.join(SPACES)}")
+        raise ModelFileError(f"'{path}' names the space {space!r}: this version has {' and '.join(SPACES)}")
     return str(space)
 
 
