@@ -813,14 +813,14 @@ def found_rows(out):
     return [(int(cells[0]), float(cells[2])) for cells in lines]
 
 
-@pytest.mark.parametrize("space", [None, "codes", "reconstruction"])
+@pytest.mark.parametrize("space", [None, "codes", "reconstruction", "centred"])
 @pytest.mark.parametrize("dissimilar", [False, True])
 def test_search(run, fitted, space, dissimilar):
     options = ["--dissimilar"] * dissimilar + ["--space", space] * (space is not None)
     code, out, _ = run("search", fitted, 5, "-n", 6, *options)
     assert code == 0
     engine = nmfcore.search.engine.SearchEngine.load(fitted, space=space)
-    found = engine.search(5, 6, not dissimilar)
+    found = engine.search(5, 6, not dissimilar, space=space)
     assert [row for row, _ in found_rows(out)] == found.indices.tolist()
     np.testing.assert_allclose([score for _, score in found_rows(out)], found.scores, atol=5e-4)
     why = engine.explain(5, found.indices[0], 3)
@@ -955,7 +955,11 @@ def test_a_k_that_fits_few_pictures_and_a_word_about_black_ones(run, tmp_path):
         (("search", "model", "1797"), nothing, "there is no row 1797: rows are numbered 0 to 1,796"),
         (("search", "model", "x.png"), nothing, "there is no picture 'x.png', neither by name nor as a file"),
         (("search", "model", "taken"), occupy, "'taken' is not a picture that can be read"),
-        (("search", "model", "0", "--space", "x"), nothing, "--space 'x' is unknown: expected codes or reconstruction"),
+        (
+            ("search", "model", "0", "--space", "x"),
+            nothing,
+            "--space 'x' is unknown: expected codes, reconstruction or centred",
+        ),
         (("search", "model", "0", "--out", "x.doc"), nothing, "'x.doc' names no kind of picture"),
         (("search", "model", "0", "--out", "no/x.png"), nothing, "there is no folder"),
         (("search", "model", "0", "--out", "model.png/"), nothing, None),

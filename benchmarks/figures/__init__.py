@@ -24,6 +24,7 @@ NAMES = (
     "startup",
     "notebook",
     "search",
+    "search_quality",
     "serve",
     "calls",
     "online",

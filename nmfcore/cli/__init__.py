@@ -361,9 +361,9 @@ def _app() -> Any:
 
     model = Argument(metavar="MODEL", help="The folder that nmfcore fit wrote.", show_default=False)
     spaces = Option(
-        help="Where similarity is measured: codes (the same parts) or reconstruction (pictures that look alike, "
-        "whatever the scale of the parts).",
-        show_default="codes",
+        help="Where similarity is measured: codes (the same parts), reconstruction (pictures that look alike, "
+        "whatever the scale of the parts), or centred (the same deviations from the average).",
+        show_default="codes; centred for dissimilar pictures",
     )
     replace = Option("--force", help="Replace an existing file.")
 

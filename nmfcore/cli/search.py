@@ -39,7 +39,7 @@ def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None,
         target = new_file(out, out, force)
     engine = open_model(folder, space)
     with refusals(), warnings_as_notes(Console(stderr=True)):
-        found = engine.search(_query(engine, query), n, not dissimilar)
+        found = engine.search(_query(engine, query), n, not dissimilar, space=space)
     _print_found(engine, found)
     if target is not None:
         _draw(engine, found, target, force)
