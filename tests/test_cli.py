@@ -1,7 +1,9 @@
 """The main job end to end: one command, four files, a table; bad input gets one sentence."""
 
+import csv
 import errno
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -870,6 +872,44 @@ def test_transform(run, fitted):
     Image.new("L", (30, 30), 9).save("one.png")
     assert run("transform", fitted, "one.png", "--out", "one.npy")[0] == 0
     assert np.load("one.npy").shape == (1, 8)
+
+
+def test_codes_of_named_pictures_are_written_with_their_names(run, fitted):
+    os.mkdir("more")
+    names = ["a,b.png", 'say "hi".png', "é.png"]
+    for shade, name in enumerate(names):
+        Image.new("L", (8, 8), 60 * shade + 9).save(os.path.join("more", name))
+    assert run("transform", fitted, "more", "--out", "codes.csv")[0] == 0
+    with open("codes.csv", encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["name", *(f"part {number}" for number in range(8))]
+    assert run("transform", fitted, "more")[0] == 0
+    kept = json.loads(Path("codes.names.json").read_text())
+    assert [row[0] for row in rows] == kept and sorted(kept) == sorted(names)
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), np.load("codes.npy"))
+    os.remove("codes.npy")
+    code, _, notes = run("transform", fitted, "more")
+    assert code == 2 and "the file 'codes.names.json' exists" in notes[0] and not os.path.exists("codes.npy")
+    code, _, notes = run("transform", fitted, "more", "--out", "codes.txt")
+    assert code == 2 and "neither a .npy nor a .csv file" in notes[0]
+
+
+def test_search_for_other_programs(run, fitted):
+    engine = nmfcore.search.engine.SearchEngine.load(fitted)
+    found = engine.search(5, 4)
+    code, out, _ = run("search", fitted, 5, "-n", 4, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["similar"] is True and told["space"] == "codes"
+    assert [each["row"] for each in told["found"]] == found.indices.tolist()
+    assert [each["score"] for each in told["found"]] == found.scores.tolist()
+    assert [each["label"] for each in told["found"]] == engine.model.labels[found.indices].tolist()
+    code, out, _ = run("search", fitted, 5, "-n", 4, "--csv")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [int(row["row"]) for row in rows] == found.indices.tolist()
+    code, _, notes = run("search", fitted, 5, "--csv", "--json")
+    assert code == 2 and "exclude each other" in notes[0]
+    frame = found.to_pandas()
+    assert frame["row"].tolist() == found.indices.tolist() and list(frame) == ["row", "name", "score"]
 
 
 @pytest.mark.parametrize("form", ["txt", "header", "npy", "idx"])

@@ -381,6 +381,8 @@ def _app() -> Any:
             Path | None,
             Option(metavar="PNG", help="Draw them over their reconstructions (.png, .pdf, .svg).", show_default=False),
         ] = None,
+        as_json: Annotated[bool, Option("--json", help="Print JSON for another program to read.")] = False,
+        as_csv: Annotated[bool, Option("--csv", help="Print comma-separated values.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
         """Find the pictures most similar to one, and the parts they have in common.
@@ -394,10 +396,13 @@ def _app() -> Any:
         Next: nmfcore serve MODEL searches by clicking.
         """
         from . import search as command
-        from .common import errors_as_sentences
+        from .common import Stop, errors_as_sentences
 
         with errors_as_sentences():
-            command.search(folder, query, n, dissimilar, space, out, force)
+            if as_json and as_csv:
+                raise Stop("--json and --csv exclude each other: give one of them")
+            form = "json" if as_json else "csv" if as_csv else None
+            command.search(folder, query, n, dissimilar, space, out, force, form)
 
     @app.command()
     def transform(
@@ -410,11 +415,16 @@ def _app() -> Any:
                 show_default=False,
             ),
         ],
-        out: Annotated[Path | None, Option(metavar="NPY", help="File to write.", show_default="codes.npy")] = None,
+        out: Annotated[
+            Path | None, Option(metavar="FILE", help="File to write: .npy or .csv.", show_default="codes.npy")
+        ] = None,
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each.
+        """Write other pictures as mixtures of the learned parts: a file with a row of weights each.
+
+        A .npy file holds the weights; names of pictures are written to codes.names.json beside it. A .csv file holds
+        both.
 
         Example:
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
+    from pandas import DataFrame
     from PIL.Image import Image
 
     from ..estimators import NMF, MiniBatchNMF
@@ -120,6 +121,23 @@ class Found:
         titles = [f"{score:.3f} {name}" for score, name in zip(self.scores, self.names, strict=True)]
         heading = f"most {'similar' if self.similar else 'dissimilar'} to {self.title}"
         return gallery(heading, pngs, titles[: len(pngs)], len(self) - len(pngs))
+
+    def to_pandas(self) -> DataFrame:
+        """Return what was found as a table, best first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With the columns "row", "name" and "score".
+
+        Raises
+        ------
+        ImportError
+            When pandas is missing.
+        """
+        from pandas import DataFrame
+
+        return DataFrame({"row": self.indices, "name": list(self.names), "score": self.scores})
 
     def __len__(self) -> int:
         return len(self.indices)
