@@ -82,7 +82,7 @@ def results_of(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Run the programs of a client in one way."""
     out = folder / f"{way.replace(' ', '-')}.npz"
-    env = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "numba"), "MPLBACKEND": "agg"}
+    env = {"NUMBA_CACHE_DIR": str(folder / "numba"), **os.environ, "MPLBACKEND": "agg"}
     env.pop("PYTHONPATH", None)
     command = [*NICE, python, "-P", str(ROOT / "benchmarks" / "client_programs.py"), client, way, str(out)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=RUNNING, cwd=folder, env=env)
