@@ -1,11 +1,11 @@
-"""Short programs of libraries that call scikit-learn's NMF; `benchmarks/clients.py` runs each in an environment of its own.
+"""Short programs of libraries that call scikit-learn's NMF; `clients.py` runs each in an environment of its own.
 
 One process runs all programs of a client in one way and writes what they compute to an ``.npz`` file::
 
     python -P client_programs.py CLIENT WAY OUT
 
-CLIENT is a key of `PROGRAMS`. WAY is "scikit-learn"; or "in its place", where the names of ``sklearn.decomposition`` and
-of its module ``_nmf`` are nmfcore's before the client is imported, and what scikit-learn computes with raises; or
+CLIENT is a key of `PROGRAMS`. WAY is "scikit-learn"; or "in its place", where the names of ``sklearn.decomposition``
+and of its module ``_nmf`` are nmfcore's before the client is imported, and what scikit-learn computes with raises; or
 "given", where the client has scikit-learn's names, and the program gives it objects of nmfcore's.
 """
 
@@ -196,7 +196,6 @@ def librosa_default(module: Any) -> Results:
 
     y, _ = sound()
     S = np.abs(librosa.stft(y, n_fft=512))
-    np.random.seed(0)
     W, H = librosa.decompose.decompose(S, n_components=4, sort=True, init="nndsvda")
     return {"W": W, "H": H}
 

@@ -1,4 +1,4 @@
-"""Runs libraries that call scikit-learn's NMF with scikit-learn's and with nmfcore in its place, and shows what differs.
+"""Runs libraries that call scikit-learn's NMF with that and with nmfcore in its place, and shows what differs.
 
 By hand, on a machine that reaches PyPI; minutes and up to several GB each (turftopic brings torch)::
 
@@ -51,7 +51,12 @@ that neither is out of proportion."""
 
 def row_of(client: str, folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a client: one for each call and way, or one that says why there are none."""
-    head = {"client": client, "date": time.strftime("%Y-%m-%dT%H:%M:%S"), "commit": commit(), "python": platform.python_version()}
+    head = {
+        "client": client,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "commit": commit(),
+        "python": platform.python_version(),
+    }
     python = str(folder / "venv" / "bin" / "python")
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=INSTALLING)
@@ -77,9 +82,7 @@ def row_of(client: str, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def results_of(
-    client: str, way: str, python: str, folder: Path
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def results_of(client: str, way: str, python: str, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Run the programs of a client in one way."""
     out = folder / f"{way.replace(' ', '-')}.npz"
     env = {"NUMBA_CACHE_DIR": str(folder / "numba"), **os.environ, "MPLBACKEND": "agg"}
@@ -114,7 +117,7 @@ def compared(
 
 
 def difference(A: np.ndarray, B: np.ndarray | None) -> float:
-    """Return the largest difference of two arrays in units of the largest number of the first; infinite if they do not match."""
+    """Return the largest difference of two arrays in units of the largest number of the first; infinite if unlike."""
     if B is None or A.shape != B.shape or (np.isfinite(A) != np.isfinite(B)).any():
         return float("inf")
     known = np.isfinite(A)
@@ -152,8 +155,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     held = {}
     for row in rows:
         versions = ", ".join(f"{name} {row['versions'][name]}" for name in VERSIONS) if "versions" in row else ""
-        held[row["client"]] = f"- {row['client']}: {row['date'][:10]}, commit {row['commit']}, Python {row['python']}" + (
-            f", {versions}" if versions else ""
+        held[row["client"]] = (
+            f"- {row['client']}: {row['date'][:10]}, commit {row['commit']}, Python {row['python']}"
+            + (f", {versions}" if versions else "")
         )
     return "\n\n".join([ABOUT, "\n".join(lines), "\n".join(held.values())]) + "\n"
 
@@ -163,7 +167,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     first = [row["client"], row.get("version", ""), row.get("call", ""), row.get("way", "")]
     if row["status"] != "ok":
         return [*first, f"**{row['status']}**: {row['why']}", "", "", ""]
-    worst = max(row["difference"], key=lambda name: np.inf if row["difference"][name] is None else row["difference"][name])
+    worst = max(
+        row["difference"], key=lambda name: np.inf if row["difference"][name] is None else row["difference"][name]
+    )
     apart = row["difference"][worst]
     said = [f"only {whose}: {'; '.join(texts)}" for whose, texts in row["warnings"].items() if texts]
     return [

@@ -198,10 +198,10 @@ def test_the_table_of_clients_says_what_differs(tmp_path):
 
     head = {"client": "librosa", "date": "2026-01-02T03:04:05", "commit": "abc", "python": "3.13"}
     versions = {"librosa": "1.0", **dict.fromkeys(clients.VERSIONS, "2.0")}
-    told = {"versions": versions, "calls": {"f(x)": {"seconds": 2.0, "warnings": ["UserWarning: a|b"]}}}
+    told = {"versions": versions, "calls": {"f(x)": {"seconds": 2.0, "warnings": ["Some: a|b"]}}}
     other = {"versions": versions, "calls": {"f(x)": {"seconds": 0.5, "warnings": []}}}
     A = np.array([1.0, 4.0, np.nan])
-    theirs, ours = {"f(x)/W": A, "f(x)/H": A}, {"f(x)/W": A + [0, 2, 0], "f(x)/H": A}
+    theirs, ours = {"f(x)/W": A, "f(x)/H": A}, {"f(x)/W": A + np.array([0, 2, 0]), "f(x)/H": A}
     good = clients.compared("f(x)", "in its place", (told, theirs), (other, ours), head)
     assert good["difference"] == {"W": 0.5, "H": 0.0}
     unlike = clients.compared("f(x)", "given", (told, theirs), (other, {"f(x)/W": A[:1], "f(x)/H": A}), head)
@@ -213,8 +213,8 @@ def test_the_table_of_clients_says_what_differs(tmp_path):
     lines = clients.page(clients.newest(tmp_path / "c.jsonl")).splitlines()
     rows = [line for line in lines if line.startswith(("| librosa", "| textacy"))]
     assert rows == [
-        "| librosa | 1.0 | f(x) | in its place | 5.0e-01 (W) | only scikit-learn: UserWarning: a\\|b | 2 s | 500 ms |",
-        "| librosa | 1.0 | f(x) | given | results do not match | only scikit-learn: UserWarning: a\\|b | 2 s | 500 ms |",
+        "| librosa | 1.0 | f(x) | in its place | 5.0e-01 (W) | only scikit-learn: Some: a\\|b | 2 s | 500 ms |",
+        "| librosa | 1.0 | f(x) | given | results do not match | only scikit-learn: Some: a\\|b | 2 s | 500 ms |",
         "| librosa | 1.0 | f(x) | given | **failed**: with nmfcore: TypeError: no |  |  |  |",
         "| textacy |  |  |  | **not installed**: no wheel |  |  |  |",
     ]

@@ -296,7 +296,9 @@ def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(kept):
         with open(kept, "wb") as file:
             np.savez(file, **arrays)
         before = kept.read_bytes()
-        with pytest.raises(ValueError, match=f"was written by another version of nmfcore .in format {version}") as error:
+        with pytest.raises(
+            ValueError, match=f"was written by another version of nmfcore .in format {version}"
+        ) as error:
             fitted(matrix(), solver="hals", checkpoint=kept)
         assert "delete it" in str(error.value) and kept.read_bytes() == before
 

@@ -110,8 +110,8 @@ class Progress:
         self._power += power
 
 
-# The history of a fit: loss, violation and seconds of the last pass, whether it was accepted, and the history before it;
-# None is the history before the first pass. None of it is ever changed, so that it is committed together with the
+# The history of a fit: loss, violation and seconds of the last pass, whether it was accepted, and the history before
+# it; None is the history before the first pass. None of it is ever changed, so that it is committed together with the
 # factors by one assignment, and an interruption finds all of a pass or nothing of it.
 History = tuple[float, float, float, bool, Any] | None
 NAMES = {"loss": np.float64, "violation": np.float64, "seconds": np.float64, "accepted": np.bool_}  # of the columns
