@@ -154,8 +154,8 @@ class Checkpoint:
         msg = f"'{self.path}' is no checkpoint that this nmfcore can read: give checkpoint= another path, or delete it."
         if written != VERSION:
             msg = (
-                f"the checkpoint '{self.path}' was written by another version of nmfcore (in format {written}, and "
-                f"this one reads {VERSION}): end the fit with that version, give checkpoint= another path, or delete it."
+                f"the checkpoint '{self.path}' was written by another version of nmfcore (in format {written}, this "
+                f"one reads {VERSION}): end the fit with that version, give checkpoint= another path, or delete it."
             )
         raise ValueError(msg)
 

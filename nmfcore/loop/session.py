@@ -124,8 +124,8 @@ def columns(history: History) -> tuple[list[float], list[float], list[float], li
         entries.append(history)
         history = history[4]
     entries.reverse()
-    losses, violations, seconds, accepted = ([each[i] for each in entries] for i in range(4))
-    return losses, violations, seconds, accepted
+    losses, violations, seconds = ([each[i] for each in entries] for i in range(3))
+    return losses, violations, seconds, [each[3] for each in entries]
 
 
 def history_of(losses: list[float], violations: list[float], seconds: list[float], accepted: list[bool]) -> History:
