@@ -6,7 +6,7 @@ A model file is a plain numpy archive that any version of numpy opens::
     W                n_samples × k
     components       k × n_features
     labels           n_samples, integers or unicode (absent when there are none)
-    history_<name>   one float64 array per recorded quantity
+    history_<name>   one float64 array per recorded quantity; of "accepted", ones and zeros
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
@@ -73,8 +73,10 @@ class Model:
         (a callback, a ``RandomState`` object) is stored as None.
     estimator : str
         Class name of the estimator.
-    history : dict of str to ndarray of shape (n_recorded,), float64
-        Loss, violation and seconds per iteration.
+    history : dict of str to ndarray of shape (n_recorded,)
+        "loss", "violation" and "seconds" of each iteration, float64, and "accepted", bool: ``history_``
+        of the estimator. A history with losses, but without "accepted", as versions of nmfcore made
+        it that recorded accepted iterations only, gets an "accepted" that is all True.
     shape : tuple of (int, int) or (int, int, 3), or None
         Height and width of the picture a row of X stands for, and 3 if it is in colour.
     names : tuple of str or None
@@ -135,6 +137,12 @@ class Model:
     feature_names: tuple[str, ...] | None = None
     n_steps: int = 0
     state: dict[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        if "loss" in self.history and "accepted" not in self.history:
+            from .loop.session import complete
+
+            object.__setattr__(self, "history", complete(self.history))
 
     def __repr__(self) -> str:
         k, m = self.components.shape
@@ -278,6 +286,8 @@ def load(path: str | os.PathLike[str]) -> Model:
 def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     names = archive.names
     history = {name[len(_HISTORY) :]: archive.array(name) for name in names if name.startswith(_HISTORY)}
+    if "accepted" in history:
+        history["accepted"] = _flags(history["accepted"])
     state = meta.get("state")
     if state is not None:
         state = dict(state) | {name[len(_STATE) :]: archive.array(name) for name in names if name.startswith(_STATE)}
@@ -314,6 +324,12 @@ def _listed(meta: dict[str, Any], name: str) -> tuple[Any, ...] | None:
     if values is not None and not isinstance(values, list):
         raise ValueError(f"its {name} are a {type(values).__name__}")
     return None if values is None else tuple(values)
+
+
+def _flags(values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.float64 or not np.isin(values, (0, 1)).all():
+        raise ValueError("the history holds other numbers than 0 and 1 for what was accepted")
+    return values.astype(np.bool_)
 
 
 def _whole(value: object) -> int:
@@ -384,7 +400,7 @@ def _check_contents(model: Model) -> None:
     lengths = {values.shape for values in model.history.values()}
     if len(lengths) > 1 or any(len(shape) != 1 for shape in lengths):
         raise ValueError(f"the parts of the history have the shapes {shortened(sorted(lengths))}")
-    if any(values.dtype != np.float64 for values in model.history.values()):
+    if any(values.dtype != np.float64 for name, values in model.history.items() if name != "accepted"):
         raise ValueError("the history holds other numbers than float64")
     for name, value in model.parameters.items():
         if not (value is None or isinstance(value, bool | int | float | str)):

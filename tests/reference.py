@@ -468,3 +468,9 @@ def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None
         for place, (s, i) in enumerate(sorted(candidates)[:k]):
             found[j, place], rows[j, place] = -s if largest else s, i
     return found, rows
+
+
+def accepted_losses(model):
+    """Return the losses of the accepted iterations of a fitted NMF."""
+    assert {len(values) for values in model.history_.values()} == {model.n_iter_}
+    return model.history_["loss"][model.history_["accepted"]]

@@ -119,6 +119,32 @@ def test_extrapolated_mu(run):
     assert "only solver='mu'" in " ".join(" ".join(errors).split())
 
 
+def test_table_bar_and_plot_count_the_same_iterations(run, monkeypatch):
+    asked = ("fit", "-k", 16, "--solver", "hals", "--init", "nndsvd", "--tol", 0)
+    assert run(*asked, "--max-iter", 300, "--out", "long")[0] == 0
+    history = nmfcore.load("long").history
+    last = int(np.flatnonzero(~history["accepted"])[-1]) + 1  # a fit that ends with a rejected iteration
+    drawn, convergence = [], nmfcore.plots.convergence
+
+    def spy(*arguments, **options):
+        drawn.append(convergence(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr("nmfcore.plots.convergence", spy)
+    code, out, notes = run(*asked, "--max-iter", last)
+    assert code == 0
+    model, shown = nmfcore.load("nmfcore-digits"), table(out)
+    assert not model.history["accepted"][-1]
+    np.testing.assert_array_equal(model.history["loss"], history["loss"][:last])
+    assert shown["iterations"] == f"{last}" and model.n_iter == last == len(model.history["loss"])
+    (axes,) = drawn
+    (top,) = (other for other in axes.figure.axes if other is not axes)
+    assert str(last) in [label.get_text() for label in top.get_xticklabels()]
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(model.relative_error, rel=1e-4)
+    assert any(line.startswith("fitting") and f" {last} " in line for line in notes), notes
+    assert 0 < model.history["seconds"][-1] <= float(shown["seconds"]) + 0.01
+
+
 def test_a_folder_of_pictures(run, tmp_path):
     pictures(tmp_path / "cats", [(12, 9)] * 8 + [(24, 18)])
     code, out, _ = run("fit", "cats", "-k", 3, "--max-iter", 20, "--tol", 0)
@@ -481,6 +507,7 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
     assert model.stop_reason == f"interrupted after {model.n_iter:,} iterations"
     assert not model.converged
     assert model.n_iter >= 3
+    assert {values.shape for values in model.history.values()} == {(model.n_iter,)}
     X = nmfcore.images.read_source().matrix.astype(float)
     error = np.linalg.norm(X - model.W @ model.components) / np.linalg.norm(X)
     assert model.relative_error == pytest.approx(error, rel=1e-4)

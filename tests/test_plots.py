@@ -253,6 +253,26 @@ def test_convergence_bridges_what_was_not_recorded():
     assert axes.lines[0].get_ydata().tolist() == [4, 3]
 
 
+def test_convergence_marks_what_was_rejected():
+    seconds = np.arange(1, 8) / 2
+    loss = [8.0, 4.0, 5.0, 3.0, np.inf, np.nan, 2.9]
+    accepted = np.array([1, 1, 0, 1, 0, 0, 1], bool)
+    plain = convergence({"loss": np.array(loss)[accepted], "seconds": seconds[accepted]})
+    axes = convergence({"loss": loss, "seconds": seconds, "accepted": accepted})
+    assert axes.lines[0].get_xdata().tolist() == seconds[accepted].tolist()
+    assert axes.lines[0].get_ydata().tolist() == [8.0, 4.0, 3.0, 2.9]
+    assert (axes.get_xlim(), axes.get_ylim()) == (plain.get_xlim(), plain.get_ylim()), "the scale is the curve's"
+    crosses = axes.lines[1]
+    assert crosses.get_marker() == "x" and crosses.get_xdata().tolist() == [1.5, 2.5, 3.0]
+    np.testing.assert_array_equal(crosses.get_ydata(), [5.0, axes.get_ylim()[1], np.nan])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rejected"]
+    assert plain.get_legend() is None
+    (top,) = (other for other in axes.figure.axes if other is not axes)
+    assert top.get_xticklabels()[0].get_text() == "7", "rejected ones are counted"
+    with pytest.raises(ValueError, match="accepted"):
+        convergence({"loss": loss, "seconds": seconds, "accepted": accepted[:3]})
+
+
 @pytest.mark.parametrize("loss", [[], [np.nan, np.nan]])
 def test_convergence_without_anything_to_show(loss):
     axes = convergence({"loss": loss, "seconds": np.arange(len(loss))})

@@ -239,6 +239,9 @@ def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
     if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
         estimator.components_ = H
         estimator.n_iter_ = int(last.iteration)
+        history = getattr(estimator, "history_", {})
+        estimator.history_ = {name: values[: estimator.n_iter_] for name, values in history.items()}
+        estimator.kkt_residual_ = float(last.kkt)
         estimator.reconstruction_err_ = math.sqrt(2 * max(float(last.loss), 0.0))  # type: ignore[assignment]
         estimator.converged_ = False
     estimator.stop_reason_ = f"interrupted after {count(int(last.iteration), 'iteration')}"

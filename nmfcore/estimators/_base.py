@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import re
+import time
 import warnings
 from abc import ABC
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
 from .._typing import Array, DType, Factor, Matrix, Seed
 from ..backends import cuda
-from ..loop.session import Progress
+from ..loop.session import Progress, complete
 from ..loop.solve import Coded, Solution, code
 from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
@@ -233,6 +234,8 @@ class BaseNMF(
                 f"this {type(self).__name__} was pickled by nmfcore {written}, and this is nmfcore {__version__}: "
                 "upgrade with pip install --upgrade nmfcore"
             )
+        if isinstance(state.get("history_"), dict):
+            state["history_"] = complete(state["history_"])
         memory = state.get("_memory")
         if isinstance(memory, dict):
             m, k = np.shape(state["components_"])[::-1]
@@ -537,8 +540,8 @@ def maximum_reached(max_iter: int) -> str:
     return f"Maximum number of iterations {max_iter} reached. Increase it to improve convergence."
 
 
-def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
-    """Return the factorisation of an X that is all zeros."""
+def zero_solution(W: Array, Ht: Array, solver: str, begun: float) -> Solution:
+    """Return the factorisation of an X that is all zeros, of a fit that was called at the time `begun`."""
     violation = math.nan if solver == "mu" else 0.0
     return Solution(
         W=np.zeros_like(W),
@@ -548,7 +551,8 @@ def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
         history={
             "loss": np.zeros(1),
             "violation": np.full(1, violation),
-            "seconds": np.zeros(1),
+            "seconds": np.full(1, time.perf_counter() - begun),
+            "accepted": np.ones(1, np.bool_),
         },
         divergence=0.0,
         kkt=0.0,

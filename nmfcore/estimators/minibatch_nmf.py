@@ -146,8 +146,9 @@ class MiniBatchNMF(BaseNMF):
         Whether a stop rule was met.
     stop_reason_ : str
         Why the fit ended.
-    history_ : dict of str to ndarray of shape (`n_steps_`,), float64
-        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds".
+    history_ : dict of str to ndarray of shape (`n_steps_`,)
+        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds" since the call of
+        `fit`, in which the start is included, all three float64; "accepted", bool, True for every step.
     kkt_residual_ : float
         Distance from a stationary point: 0 at one.
 
@@ -295,7 +296,7 @@ class MiniBatchNMF(BaseNMF):
         learner = self._learner(data, online.KNOWN if self._auto else None)
         if data.opening().total == 0:
             self._remember(learner.begin(Ht), 1)
-            self._keep(zero_solution(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
+            self._keep(zero_solution(W, Ht, "mu", begun), Ht, 1, 0.0, 0.0, 0)
             return given.rows_to_caller(W)
         slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)

@@ -146,7 +146,7 @@ class NMF(BaseNMF):
     reconstruction_err_ : float
         √(2 D_β(X | WH)) of the fitted factors, without penalties.
     n_iter_ : int
-        Number of iterations; for "hals" number of passes over X, rejected ones included.
+        Number of iterations, each of which is a pass over X, rejected ones included.
     n_features_in_ : int
         Number of features of the fitted X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -155,10 +155,13 @@ class NMF(BaseNMF):
         Whether the stop rule was met.
     stop_reason_ : str
         Why the fit ended, in one sentence.
-    history_ : dict of str to ndarray, float64
+    history_ : dict of str to ndarray of shape (n_iter_,)
         "loss", the objective with penalties (for "mu" with β ≠ 2 it is known every 10 iterations,
-        and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds".
-        One entry for each iteration, for "hals" for each accepted pass.
+        and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds"
+        since the call, in which the start is included, all three float64; and "accepted", bool. An
+        iteration of "hals", or of "mu" with `extrapolate`, that raises the loss is rejected: its
+        factors are dropped, and "loss" is that of the dropped pair. Accepted losses do not rise,
+        except by rounding.
     kkt_residual_ : float
         Distance from a stationary point, which is 0 at one.
 
@@ -399,7 +402,7 @@ class NMF(BaseNMF):
             self._check_passes(checkpoint)
         del kept
         if data.opening().total == 0:
-            return zero_solution(W, Ht, self.solver), data, checkpoint
+            return zero_solution(W, Ht, self.solver, begun), data, checkpoint
         penalties = self._penalties(data.shape, data)
         options: dict[str, Any] = {"extrapolate": self.extrapolate}
         if self.shuffle:

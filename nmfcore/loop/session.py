@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isnan
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -29,7 +29,8 @@ class Limits(NamedTuple):
     max_time : float or None
         Seconds after which no further pass or step begins. None is without limit.
     begun : float or None
-        The ``time.perf_counter()`` that `max_time` is counted from. None counts from the first line of the loop.
+        The ``time.perf_counter()`` at the call, from which `max_time` and the seconds of the history are counted. None
+        counts from the first line of the loop.
     """
 
     tol: float
@@ -64,7 +65,7 @@ class Progress:
     Attributes
     ----------
     iteration : int
-        Passes over X so far; of mini-batches, steps.
+        Passes over X so far, rejected ones included; of mini-batches, steps.
     loss : float
         Penalised objective; for mu with β ≠ 2 as last measured (every 10 passes). Of mini-batches, the cost per row.
     kkt : float
@@ -72,7 +73,8 @@ class Progress:
     violation : float
         Σ |projected gradient|, NaN for solvers without one.
     seconds : float
-        Seconds since the loop began.
+        Seconds since the call of `fit`, in which the start is included; of a fit that goes on from a checkpoint, with
+        the seconds before it.
     """
 
     __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "seconds", "violation")
@@ -108,43 +110,83 @@ class Progress:
         self._power += power
 
 
-# The history of a fit: loss, violation and seconds of the last accepted pass, and the history before it; None is the
-# history before the first pass. None of it is ever changed, so that it is committed together with the factors by one
-# assignment, and an interruption finds all of a pass or nothing of it.
-History = tuple[float, float, float, Any] | None
+# The history of a fit: loss, violation and seconds of the last pass, whether it was accepted, and the history before
+# it; None is the history before the first pass. None of it is ever changed, so that it is committed together with the
+# factors by one assignment, and an interruption finds all of a pass or nothing of it.
+History = tuple[float, float, float, bool, Any] | None
+NAMES = {"loss": np.float64, "violation": np.float64, "seconds": np.float64, "accepted": np.bool_}  # of the columns
 
 
-def columns(history: History) -> tuple[list[float], list[float], list[float]]:
-    """Return losses, violations and seconds from the first pass to the last."""
+def columns(history: History) -> tuple[list[float], list[float], list[float], list[bool]]:
+    """Return losses, violations, seconds and whether they were accepted, from the first pass to the last."""
     entries = []
     while history is not None:
         entries.append(history)
-        history = history[3]
+        history = history[4]
     entries.reverse()
-    return [each[0] for each in entries], [each[1] for each in entries], [each[2] for each in entries]
+    losses, violations, seconds = ([each[i] for each in entries] for i in range(3))
+    return losses, violations, seconds, [each[3] for each in entries]
 
 
-def history_of(losses: list[float], violations: list[float], seconds: list[float]) -> History:
+def history_of(losses: list[float], violations: list[float], seconds: list[float], accepted: list[bool]) -> History:
     """Return the history with these columns."""
     history: History = None
-    for entry in zip(losses, violations, seconds, strict=True):
+    for entry in zip(losses, violations, seconds, accepted, strict=True):
         history = (*entry, history)
     return history
 
 
+def accepted_losses(history: History) -> list[float]:
+    """Return the losses of the accepted passes."""
+    losses, _, _, accepted = columns(history)
+    return [loss for loss, kept in zip(losses, accepted, strict=True) if kept]
+
+
+def with_last_loss(history: History, loss: float) -> History:
+    """Return a history with this loss of the last accepted pass."""
+    rejected = []
+    while history is not None and not history[3]:
+        rejected.append(history)
+        history = history[4]
+    if history is not None:
+        history = (loss, *history[1:])
+    for entry in reversed(rejected):
+        history = (*entry[:4], history)
+    return history
+
+
 def corrected_by(report: Report, history: History) -> History:
-    """Return a history as a pass has measured its losses."""
-    if history is not None and report.incoming is not None and not isnan(report.incoming.loss):
-        history = (report.incoming.loss, *history[1:])
+    """Return a history as a pass has measured its losses.
+
+    The loss of a rejected pass moves with that of the accepted pass before it, from which its steps were counted: it
+    stays as far above it as the pass has found it.
+    """
+    if report.incoming is not None and not isnan(report.incoming.loss):
+        history = with_last_loss(history, report.incoming.loss)
     if report.offset:
-        losses, *others = columns(history)
-        history = history_of(corrected(losses, report), *others)
+        losses, violations, seconds, accepted = columns(history)
+        following, moved = iter(corrected(accepted_losses(history), report)), 0.0
+        for i, kept in enumerate(accepted):
+            if kept:
+                before, losses[i] = losses[i], next(following)
+                moved = losses[i] - before
+            else:
+                losses[i] += moved
+        history = history_of(losses, violations, seconds, accepted)
     return history
 
 
 def arrays(history: History) -> dict[str, Array]:
     """Return the columns by their names in `history_`."""
-    return dict(zip(("loss", "violation", "seconds"), map(np.array, columns(history)), strict=True))
+    return {name: np.array(column, NAMES[name]) for name, column in zip(NAMES, columns(history), strict=True)}
+
+
+def complete(history: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a `history_` that has "accepted". Earlier versions recorded accepted passes only, without saying so."""
+    history = dict(history)
+    if "loss" in history and "accepted" not in history:
+        history["accepted"] = np.ones(np.shape(history["loss"]), np.bool_)
+    return history
 
 
 F = TypeVar("F")  # what an advance leads to
@@ -206,8 +248,7 @@ class Session:
         self, limits: Limits, callback: Callable[[Progress], object] | None = None, checkpoint: Checkpoint | None = None
     ):
         self.limits, self.callback, self.checkpoint = limits, callback, checkpoint
-        self.started = time.perf_counter()
-        self.begun = self.started if limits.begun is None else limits.begun  # what `max_time` is counted from
+        self.begun = time.perf_counter() if limits.begun is None else limits.begun
         self.termination: Termination | None = None
         self.interruption: Stopped | None = None
 
@@ -223,13 +264,13 @@ class Session:
     def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Termination | None:
         checkpoint, max_time = self.checkpoint, self.limits.max_time
         done, seconds = process.begin(rule)
-        started = self.started - seconds
+        begun = self.begun - seconds
         while done < process.most:
             report, following = process.advance()
             termination = rule.before(report, done)
             if termination is not None:
                 return termination
-            process.commit(report, following, time.perf_counter() - started)
+            process.commit(report, following, time.perf_counter() - begun)
             done += 1  # X was read, whether or not the pass is accepted
             if report.accepted:
                 termination = rule.after(report, done)

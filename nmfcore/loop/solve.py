@@ -16,7 +16,20 @@ from .._typing import Array
 from ..objective import divergence, penalty
 from ..solvers._common import Report, Small, Solver
 from .checkpoint import Checkpoint, Kept
-from .session import History, Limits, Process, Progress, Session, Stopped, arrays, columns, corrected_by, history_of
+from .session import (
+    History,
+    Limits,
+    Process,
+    Progress,
+    Session,
+    Stopped,
+    accepted_losses,
+    arrays,
+    columns,
+    corrected_by,
+    history_of,
+    with_last_loss,
+)
 from .stopping import RULES, StopRule, Termination
 
 if TYPE_CHECKING:
@@ -35,7 +48,7 @@ class Solution(NamedTuple):
     Ht: Array  # m × k
     n_iter: int  # passes over X
     termination: Termination
-    history: dict[str, Array]  # loss, violation, seconds: one entry per accepted pass
+    history: dict[str, Array]  # loss, violation, seconds, accepted: one entry per pass
     divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly, of X as it was read
     kkt: float
     interruption: Stopped | None  # the exception that ended the fit
@@ -105,8 +118,8 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         small, of_solver, of_rule, of_loop = self._kept.restored(small, data.backend)
         solver.restore(of_solver)
         rule.restore(of_rule)
-        passes, kkt, loss, losses, violations, seconds = of_loop
-        self.at = Iterate(state, small, passes, history_of(losses, violations, seconds), kkt, loss)
+        passes, kkt, loss, losses, violations, seconds, accepted = of_loop
+        self.at = Iterate(state, small, passes, history_of(losses, violations, seconds, accepted), kkt, loss)
         self._kept = None
         if self._checkpoint is not None:
             self._checkpoint.release()
@@ -129,13 +142,13 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
 
     def commit(self, report: Report, following: tuple[RowState, Small], seconds: float) -> None:
         """Count a pass, and take up the pair that it leads to if it is accepted."""
-        at, (state, small) = self.at, following
-        if report.accepted:
+        at, (state, small), accepted = self.at, following, report.accepted
+        history = (report.loss, report.violation, seconds, accepted, at.history)
+        if accepted:
             loss = at.loss if isnan(report.loss) else report.loss
-            history = (report.loss, report.violation, seconds, at.history)
             self.at = Iterate(state, small, at.passes + 1, history, report.kkt, loss, report.unfinished)
         else:
-            self.at = at._replace(small=small, passes=at.passes + 1, unfinished=report.unfinished)
+            self.at = at._replace(small=small, passes=at.passes + 1, history=history, unfinished=report.unfinished)
 
     def progress(self, report: Report) -> Progress:
         """Return what a callback receives."""
@@ -227,10 +240,10 @@ def factorize(
     at = passes.at
     error = np.sqrt(2 * max(0.0, measured)) if measure else np.nan
     termination = session.end(rule, at.passes, error, at.unfinished)
-    history, losses = at.history, columns(at.history)[0]
-    if history is not None and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
+    history, losses = at.history, accepted_losses(at.history)
+    if losses and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
         losses[-1] = measured + penalty(solver.penalties, W, Ht)
-        history = (losses[-1], *history[1:])
+        history = with_last_loss(history, losses[-1])
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:
         falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])

@@ -50,7 +50,7 @@ class Run(NamedTuple):
     memory: Any  # the learner's
     n_steps: int
     termination: Termination
-    history: dict[str, Array]  # loss (cost per row), violation (NaN), seconds: one entry per step
+    history: dict[str, Array]  # loss (cost per row), violation (NaN), seconds, accepted: one entry per step
     interruption: Stopped | None  # the exception that ended the fit
 
 
@@ -91,7 +91,7 @@ class _Steps(Process[BatchReport, Step[M]]):
     def commit(self, report: BatchReport, following: Step[M], seconds: float) -> None:
         """Take up the factors that a step leads to."""
         at, rows = self.at, self.slices[self.at.steps % len(self.batches)]
-        history = (report.loss, report.violation, seconds, at.history)
+        history = (report.loss, report.violation, seconds, report.accepted, at.history)
         W = None if self.restarts else following.W
         self.at = _Iterate(following.Ht, following.memory, at.steps + 1, history, rows, W)
         self.write()

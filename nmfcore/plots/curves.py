@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._shared import BLUE, FAINT, INK, ORANGE, RULE, new_axes, write_heading
+from ._shared import BLUE, FAINT, INK, ORANGE, RULE, add_legend, new_axes, write_heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +26,14 @@ def convergence(
 ) -> Axes:
     """Draw the loss over time, with the iterations along the top.
 
+    The curve joins accepted iterations. A cross stands for a rejected one, at the loss for which it was rejected; if
+    that is above all others, at the upper edge.
+
     Parameters
     ----------
     history : mapping with "loss" and "seconds", array-likes of shape (n_recorded,), float64
-        ``history_`` of an estimator; seconds count from the start. NaN where the loss was not
-        recorded.
+        ``history_`` of an estimator, or of a model; seconds count from the call of `fit`. NaN where the loss was not
+        recorded. Without "accepted", an array-like of bool, all iterations count as accepted.
     norm : float or None
         ‖X‖_F. Given it, the relative error √(2·loss)/‖X‖ is drawn instead of the loss; right for
         the Frobenius loss without penalties.
@@ -48,7 +51,7 @@ def convergence(
     Raises
     ------
     ValueError
-        When "loss" and "seconds" are missing or differ in length.
+        When "loss" and "seconds" are missing or differ in length, or "accepted" does.
     ImportError
         When matplotlib is missing.
 
@@ -63,12 +66,15 @@ def convergence(
         raise ValueError(f"history needs 'loss' and 'seconds', got {sorted(history)}")
     loss = np.asarray(history["loss"], dtype=float)
     seconds = np.asarray(history["seconds"], dtype=float)
+    accepted = np.asarray(history.get("accepted", np.ones(loss.shape)), dtype=bool)
     if loss.shape != seconds.shape or loss.ndim != 1:
         raise ValueError(f"loss {loss.shape} and seconds {seconds.shape} must be as long as each other")
+    if accepted.shape != loss.shape:
+        raise ValueError(f"loss {loss.shape} and accepted {accepted.shape} must be as long as each other")
     axes = new_axes(axes, (7.0, 4.2))
-    recorded = np.isfinite(loss)
-    values = np.sqrt(2 * np.maximum(loss, 0)) / norm if norm else loss
-    values, times = values[recorded], seconds[recorded]
+    recorded = np.isfinite(loss) & accepted
+    all_values = np.sqrt(2 * np.maximum(loss, 0)) / norm if norm else loss
+    values, times = all_values[recorded], seconds[recorded]
     few = len(values) <= 30
     axes.plot(times, values, color=BLUE, linewidth=1.8, marker="o" if few else "", markersize=4)
     if len(values) and values.min() > 0 and values.max() > 10 * values.min():
@@ -88,6 +94,7 @@ def convergence(
             color=BLUE,
         )
         axes.set_xlim(left=0, right=max(seconds[-1], 1e-9) * 1.02)
+        _crosses(axes, seconds[~accepted], all_values[~accepted])
         _iterations_on_top(axes, seconds, n_iter)
     else:
         axes.set_xticks([])
@@ -169,6 +176,19 @@ def _labelled(ks: np.ndarray, errors: np.ndarray) -> list[tuple[float, float]]:
         if not placed or placed[-1][0] - k >= room:
             placed.append((float(k), float(error)))
     return placed
+
+
+def _crosses(axes: Axes, times: np.ndarray, values: np.ndarray) -> None:
+    """Mark rejected iterations, those above all others at the upper edge; the scales stay as they are."""
+    if not len(values):
+        return
+    bottom, top = axes.get_ylim()
+    axes.plot(
+        times, np.clip(values, bottom, top), "x", color=ORANGE, markersize=5, label="rejected",
+        scalex=False, scaley=False, clip_on=False,
+    )  # fmt: skip
+    axes.set_ylim(bottom, top)
+    add_legend(axes, loc="upper right", bbox_to_anchor=None)
 
 
 def _rules(axes: Axes) -> None:

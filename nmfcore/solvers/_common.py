@@ -73,7 +73,7 @@ class Correction(NamedTuple):
 class Report:
     """The report of a pass, from the solver to the loop."""
 
-    loss: float = np.nan  # penalised objective at the new pair
+    loss: float = np.nan  # penalised objective at the new pair; of a rejected pass, at the pair that is dropped
     violation: float = np.nan
     kkt: float = np.nan
     error: float | None = None  # √(2 D_β) without penalties at the new pair

@@ -406,7 +406,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
                 assert best_Ht is not None  # the pair was best at the measurement before
                 back = Moving(best_Ht, small.HHt, new.passes, ahead=best_Ht, best=best, best_Ht=best_Ht)
                 back.back = back.plain = True
-                return Report(accepted=False), back
+                return Report(loss=report.incoming.loss, accepted=False), back  # the loss of the pair that is dropped
             best, best_Ht, plain = report.incoming.loss, small.Ht, False
         nu = 1.0 if plain else 0.5 * (1 + sqrt(1 + 4 * small.nu**2))
         theta = (nu - 1) / (0.5 * (1 + sqrt(1 + 4 * nu**2)))
