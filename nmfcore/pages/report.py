@@ -230,7 +230,6 @@ class _Drawing:
         tiles = [
             {
                 "number": number,
-                "name": part_name(number, None if shares is None else shares[number]),
                 "picture": self.part(number),
                 "share": None if shares is None else share_text(shares[number]),
                 "width": None if shares is None else round(100 * max(float(shares[number]), 0.0) / largest, 1),
