@@ -332,7 +332,7 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     for name in ("W", "components"):
         if name not in names:
             raise ValueError(f"it holds no '{name}'")
-    rank = None
+    rank: dict[str, Any] | None = None
     if "rank_best" in meta:
         rank = {name[len(_RANK) :]: archive.array(name) for name in names if name.startswith(_RANK)}
         rank["best"] = _whole(meta["rank_best"])
@@ -449,8 +449,8 @@ def _check_contents(model: Model) -> None:
         if values is not None and (values.shape != (len(model.components),) or values.dtype != np.float64):
             raise ValueError(f"the {name} are {shortened(values.dtype, 30)} of shape {values.shape}")
     if model.rank_selection is not None:
-        curve = [model.rank_selection.get(name) for name in ("k", "test", "spread")]
-        if any(A is None or A.ndim != 1 or len(A) != len(curve[0]) or A.dtype != np.float64 for A in curve):
+        curve = [model.rank_selection.get(name, np.zeros((0, 0))) for name in ("k", "test", "spread")]
+        if any(A.ndim != 1 or A.shape != curve[0].shape or A.dtype != np.float64 for A in curve):
             raise ValueError("the curve of its rank selection is not whole")
     if model.decoding is not None:
         how = dict(model.decoding)

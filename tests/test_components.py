@@ -12,6 +12,7 @@ from test_solvers import AHEAD, CASES, bits, mixed, model, start
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
 from nmfcore.analysis import explained_share
+from nmfcore.estimators._arrangement import norms
 from nmfcore.models import estimator_from, load, model_of, save
 
 every_case = pytest.mark.parametrize("solver, beta", CASES)
@@ -343,10 +344,10 @@ def test_order_and_scale_change_nothing_else(solver, beta, norm, form):
         assert bits(K, V) == bits(H[order], W[:, order])
         assert not hasattr(arranged, "scales_")
         return
-    norms = NORMS[norm](K.astype(np.float64))
-    np.testing.assert_allclose(norms, 1, rtol=exact)
+    found = NORMS[norm](K.astype(np.float64))
+    np.testing.assert_allclose(found, 1, rtol=exact)
     if norm == "max":
-        assert (norms == 1).all()
+        assert (found == 1).all()
     np.testing.assert_allclose(arranged.scales_, NORMS[norm](H[order].astype(np.float64)), rtol=exact)
     np.testing.assert_allclose(V, W[:, order] * arranged.scales_, rtol=exact)
     # What transform finds belongs to these components.
@@ -355,15 +356,11 @@ def test_order_and_scale_change_nothing_else(solver, beta, norm, form):
     )
 
 
-def test_rows_of_zeros_and_the_sparest_numbers_are_scaled():
-    X = np.outer(np.arange(1.0, 9), [1e-170, 0, 3e-170, 1e-169])
-    start_H = np.array([[1e-170, 0, 3e-170, 1e-169], [0, 0, 0, 0]])
-    W, H, _ = non_negative_factorization(
-        X, np.ones((8, 2)), start_H, init="custom", solver="mu", normalize="l2", max_iter=3
-    )
-    np.testing.assert_allclose(np.linalg.norm(H[0]), 1)
-    assert not H[1].any()
-    np.testing.assert_allclose(W @ H, X, rtol=1e-9)
+def test_norms_of_zeros_and_of_the_smallest_and_largest_numbers():
+    H = np.array([[3e-200, 4e-200], [3e200, 4e200], [0, 0], [np.inf, 1]])
+    for norm, of_34 in (("l1", 7), ("l2", 5), ("max", 4)):
+        np.testing.assert_allclose(norms(H.T, norm), [of_34 * 1e-200, of_34 * 1e200, 1, 1])
+    assert norms(np.array([[3e-30], [4e-30]], np.float32), "l2") == pytest.approx(5e-30)
 
 
 def test_zeros_are_arranged_without_a_fault():
@@ -476,18 +473,21 @@ def test_batches_are_arranged_with_what_is_remembered_of_them(solver, beta):
     np.testing.assert_allclose(np.linalg.norm(K, axis=1), 1)
     assert (np.diff(explained_share(X, V, K)) <= 1e-12).all()
     order = np.argsort(-explained_share(X, W, H), kind="stable")
+    if solver == "hals":
+        sums, scales = arranged._memory, arranged.scales_
+        np.testing.assert_allclose(sums.XtW, plain._memory.XtW[:, order] * scales, rtol=1e-10)
+        np.testing.assert_allclose(sums.WtW, plain._memory.WtW[order][:, order] * np.outer(scales, scales), rtol=1e-10)
+        np.testing.assert_allclose(sums.sum_W, plain._memory.sum_W[order] * scales, rtol=1e-10)
     with pytest.raises(ValueError, match="a stream of batches has no end: set sort_components=False"):
         arranged.partial_fit(X[:30])
     with pytest.raises(ValueError, match="a stream of batches has no end: set normalize=None"):
         arranged.set_params(sort_components=False).partial_fit(X[:30])
-    for each in (plain, arranged.set_params(normalize=None)):  # the same batch leads to the same subspace
+    for each in (plain, arranged.set_params(normalize=None)):  # where rows settle depends a little on the scale
         each.partial_fit(X[:60])
     rows = [F / np.linalg.norm(F, axis=1, keepdims=True) for F in (plain.components_[order], arranged.components_)]
-    np.testing.assert_allclose(rows[1], rows[0], atol=2e-2 if solver == "mu" else 1e-6)
+    np.testing.assert_allclose(rows[1], rows[0], atol=2e-2 if solver == "mu" else 2e-3)
     if solver == "hals":
         return
-    # The rows of a batch begin from the same constant, so that one scale is not as near to them as another; what is
-    # remembered is that of the same batches.
     A, B = plain._memory, arranged._memory
     gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1
     np.testing.assert_allclose((B.numerator / B.denominator) ** gamma, arranged.components_.T, rtol=1e-10)

@@ -503,7 +503,7 @@ class BaseNMF(
         arrangement : Arrangement or None
             None if nothing was rearranged.
         """
-        vars(self).pop("scales_", None)
+        self.__dict__.pop("scales_", None)
         if self.sort_components or self.normalize is not None:
             try:
                 shares, read = None, solution.interruption is None or view.in_memory

@@ -364,12 +364,11 @@ class MiniBatchNMF(BaseNMF):
             result = result._replace(memory=learner.rearranged(result.memory, arrangement.order, arrangement.scales))
         self._remember(result.memory, result.n_steps)
         self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
-        W = result.W
-        self._warn_if_empty(data, W, result.Ht)
+        self._warn_if_empty(data, result.W, result.Ht)
         if self.solver == "mu" or not result.termination.converged:
             self._warn_of_end(n_iter, result.termination)
         tasks.close()
-        return given.rows_to_caller(W)
+        return given.rows_to_caller(result.W)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None) -> Self:

@@ -38,8 +38,10 @@ _EARLY_TOL = 1e-3
 _EARLY_FALL = 1e-3
 _EXACT = 1e-6
 # Parameters that a fit may be continued with other values of.
-_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs")
-_NO_MATTER += ("normalize", "sort_components", "verbose")
+_NO_MATTER = (
+    *("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose"),
+    *("normalize", "sort_components"),
+)
 
 
 class NMF(BaseNMF):

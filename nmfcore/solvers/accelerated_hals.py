@@ -284,7 +284,7 @@ class AcceleratedHALS(CoordinateDescent):
         of_H, dead = backend.read(stats_H, shares <= self.negligible)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
-        numbers = np.flatnonzero(dead if self.fixed is None else dead & ~self.fixed.mask)
+        numbers = np.flatnonzero(dead if self.fixed is None else np.where(self.fixed.mask, 0, dead))
         if numbers.size:
             self._remove(new, numbers, backend)
         new.revived = found is not None and numbers.size > 0
