@@ -270,7 +270,7 @@ def test_the_scale_goes_from_zero_to_the_brightest():
 
 def test_parts_are_in_the_order_of_their_shares(engine, page):
     shares = explained_share(engine.matrix(), engine.model.W, engine.model.components)
-    captions = re.findall(r"<b>part (\d+)</b> \(([^)]+)\)", page)
+    captions = re.findall(r"<b>part (\d+)</b> \(([^)]+)\)", page.replace("\u00a0", " "))
     assert [int(number) for number, _ in captions] == np.argsort(-shares).tolist()
     assert [share for _, share in captions] == [f"{100 * share:.1f} %" for share in np.sort(shares)[::-1]]
     assert "less than 0.1 %" not in page
@@ -284,8 +284,8 @@ def test_parts_that_explain_next_to_nothing_are_named(engine):
         components=np.vstack([model.components, np.ones((2, 64), model.components.dtype)]),
     )
     page = report(SearchEngine.from_model(dead, engine.matrix()))
-    assert page.count("(below 0.1 %)") == 2
-    assert "2 parts explain less than 0.1 % each" in page
+    assert page.replace("\u00a0", " ").count("(below 0.1 %)") == 2
+    assert "%. 2 parts explain less than 0.1 % each" in page
 
 
 def test_how_many_and_how_stable_where_the_model_knows(engine, page):

@@ -231,7 +231,7 @@ class _Drawing:
             {
                 "number": number,
                 "picture": self.part(number),
-                "share": None if shares is None else share_text(shares[number]),
+                "share": None if shares is None else share_text(shares[number]).replace(" ", "\u00a0"),
                 "width": None if shares is None else round(100 * max(float(shares[number]), 0.0) / largest, 1),
             }
             for number in self.order().tolist()
