@@ -7,6 +7,8 @@ A model file is a plain numpy archive that any version of numpy opens::
     components       k × n_features
     labels           n_samples, integers or unicode (absent when there are none)
     history_<name>   one float64 array per recorded quantity; of "accepted", ones and zeros
+    rank_<name>      the curve of a rank selection: k, test, spread (absent where k was chosen otherwise)
+    scales, component_stability   k numbers each (absent where the estimator has none)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
@@ -41,10 +43,12 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 
 FORMAT = "nmfcore-model"
 VERSION = 1
-_HISTORY, _STATE = "history_", "state_"
+_HISTORY, _STATE, _RANK = "history_", "state_", "rank_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
+# Attributes of an estimator that are a number for each component, by their names in a model.
+_BY_COMPONENT = {"scales": "scales_", "component_stability": "component_stability_"}
 
 
 class ModelFileError(ValueError):
@@ -107,6 +111,12 @@ class Model:
         Batches that a `MiniBatchNMF` learned from.
     state : dict or None
         What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
+    scales : ndarray of shape (k,) or None
+        ``scales_`` of the estimator: the norms that its components had.
+    component_stability : ndarray of shape (k,) or None
+        ``component_stability_`` of the estimator: how well other starts found each component again, at most 1.
+    rank_selection : dict or None
+        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
 
     Examples
     --------
@@ -137,6 +147,9 @@ class Model:
     feature_names: tuple[str, ...] | None = None
     n_steps: int = 0
     state: dict[str, object] | None = None
+    scales: np.ndarray | None = None
+    component_stability: np.ndarray | None = None
+    rank_selection: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if "loss" in self.history and "accepted" not in self.history:
@@ -148,6 +161,34 @@ class Model:
         k, m = self.components.shape
         error = "" if math.isnan(self.relative_error) else f", relative error {self.relative_error:.4g}"
         return f"Model of {len(self.W):,} rows × {m:,} features by {k} parts ({self.estimator}{error})"
+
+    def in_order(self, order: Sequence[int] | np.ndarray) -> Model:
+        """Return the model with its components in another order.
+
+        Parameters
+        ----------
+        order : array-like of int, shape (k,)
+            The numbers of the components in their new order.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        ValueError
+            When these are not all components, or the model remembers batches, whose sums have an order of their own.
+        """
+        k = len(self.components)
+        order = np.asarray(order, dtype=np.intp)
+        if order.shape != (k,) or (np.sort(order) != np.arange(k)).any():
+            raise ValueError(f"the order of {k} components must have each of their numbers once, got {order.tolist()}")
+        if self.state is not None:
+            raise ValueError("a model that partial_fit goes on from keeps its order: fit it with sort_components=True")
+        W, components = np.ascontiguousarray(self.W[:, order]), np.ascontiguousarray(self.components[order])
+        return replace(
+            self, W=W, components=components, **{name: values[order] for name, values in _by_component(self).items()}
+        )
 
     def reconstruct(self, rows: slice | Sequence[int] | np.ndarray = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
@@ -228,6 +269,13 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
     for name, values in model.history.items():
         arrays[_HISTORY + name] = np.asarray(values, dtype=np.float64)
+    arrays |= {
+        name: np.asarray(value, np.float64) for name in _BY_COMPONENT if (value := getattr(model, name)) is not None
+    }
+    if model.rank_selection is not None:
+        curve = dict(model.rank_selection)
+        meta["rank_best"] = int(curve.pop("best"))
+        arrays |= {_RANK + name: np.asarray(values, np.float64) for name, values in curve.items()}
     if model.state is not None:
         inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
         meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
@@ -294,6 +342,10 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     for name in ("W", "components"):
         if name not in names:
             raise ValueError(f"it holds no '{name}'")
+    rank: dict[str, Any] | None = None
+    if "rank_best" in meta:
+        rank = {name[len(_RANK) :]: archive.array(name) for name in names if name.startswith(_RANK)}
+        rank["best"] = _whole(meta["rank_best"])
     nan = math.nan
     return Model(
         W=archive.array("W"),
@@ -316,6 +368,8 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         feature_names=_listed(meta, "feature_names"),
         n_steps=_whole(meta.get("n_steps", 0)),
         state=state,
+        rank_selection=rank,
+        **{name: archive.array(name) for name in _BY_COMPONENT if name in names},
     )
 
 
@@ -403,8 +457,17 @@ def _check_contents(model: Model) -> None:
     if any(values.dtype != np.float64 for name, values in model.history.items() if name != "accepted"):
         raise ValueError("the history holds other numbers than float64")
     for name, value in model.parameters.items():
-        if not (value is None or isinstance(value, bool | int | float | str)):
+        listed = isinstance(value, list) and all(isinstance(each, int) for each in value)
+        if not (value is None or isinstance(value, bool | int | float | str) or listed):
             raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
+    for name in _BY_COMPONENT:
+        values = getattr(model, name)
+        if values is not None and (values.shape != (len(model.components),) or values.dtype != np.float64):
+            raise ValueError(f"the {name} are {shortened(values.dtype, 30)} of shape {values.shape}")
+    if model.rank_selection is not None:
+        curve = [model.rank_selection.get(name, np.zeros((0, 0))) for name in ("k", "test", "spread")]
+        if any(A.ndim != 1 or A.shape != curve[0].shape or A.dtype != np.float64 for A in curve):
+            raise ValueError("the curve of its rank selection is not whole")
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
@@ -430,7 +493,7 @@ def _check_sizes(model: Model) -> None:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 
 
-def _plain(name: str, value: object) -> bool | int | float | str | None:
+def _plain(name: str, value: object) -> bool | int | float | str | list[int] | None:
     """Return a constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -440,6 +503,8 @@ def _plain(name: str, value: object) -> bool | int | float | str | None:
         return value.item()
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
+    if name == "fixed_components":
+        return np.asarray(value).tolist()  # type: ignore[no-any-return]
     if callable(value) or isinstance(value, np.random.RandomState | np.random.Generator):
         return None
     raise TypeError(
@@ -530,10 +595,22 @@ def model_of(
         "n_steps": int(getattr(estimator, "n_steps_", 0)),
         "state": _state_of(estimator),
     }
+    known |= {name: getattr(estimator, attribute, None) for name, attribute in _BY_COMPONENT.items()}
+    rank = getattr(estimator, "rank_selection_", None)
+    if rank is not None:
+        curve = {name: np.asarray(getattr(rank, name), np.float64) for name in ("k", "test")}
+        spread = getattr(rank, "spread", None)  # None after a single repeat
+        curve["spread"] = np.full(len(curve["k"]), math.nan) if spread is None else np.asarray(spread, np.float64)
+        known["rank_selection"] = curve | {"best": int(rank.best)}
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)
     return Model(**(known | changes))
+
+
+def _by_component(model: Model) -> dict[str, np.ndarray]:
+    """Return what a model knows of each component, by name."""
+    return {name: np.asarray(values) for name in _BY_COMPONENT if (values := getattr(model, name)) is not None}
 
 
 def _class_of(estimator: NMF | MiniBatchNMF) -> type:
@@ -620,6 +697,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     estimator.n_components_, estimator.n_features_in_ = model.components.shape
     if model.feature_names is not None:
         estimator.feature_names_in_ = np.array(model.feature_names, dtype=object)
+    for name, attribute in _BY_COMPONENT.items():
+        if getattr(model, name) is not None:
+            setattr(estimator, attribute, getattr(model, name))
     if model.n_steps:
         estimator.n_steps_ = model.n_steps
     if model.n_iter or not model.n_steps:  # `partial_fit` sets none of these

@@ -92,6 +92,54 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
     return float(data.read_sums(sums["D"])[0][0])
 
 
+def explained_shares(cross: Array, WtW: Array, HHt: Array, squares_X: float) -> Array:
+    """(2⟨X, w_t h_t⟩ − ⟨w_t h_t, WH⟩) / ‖X‖² of each component: together 1 − ‖X − WH‖² / ‖X‖².
+
+    Parameters
+    ----------
+    cross : ndarray of shape (k,), float64
+        ⟨X, w_t h_t⟩.
+    WtW, HHt : ndarray of shape (k, k), float64
+    squares_X : float
+        ‖X‖².
+
+    Returns
+    -------
+    shares : ndarray of shape (k,), float64
+        Zeros where X is zero throughout.
+    """
+    if not squares_X > 0:
+        return np.zeros(len(cross))
+    return (2 * cross - (WtW * HHt).sum(axis=1)) / squares_X
+
+
+def shares_of(data: Rows, W: Array, Ht: Array, read: bool = True) -> Array:
+    """Return the shares of ‖X‖² that components explain, see `explained_shares`; one pass over X.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    W : ndarray of shape (n, k)
+    Ht : ndarray of shape (m, k)
+        Both C-contiguous, in the compute type, for X as it is read.
+    read : bool
+        False makes no pass over X, and takes ⟨w_t h_t, WH⟩ for ⟨X, w_t h_t⟩, which it is at a stationary point without
+        penalties. Defaults to True.
+
+    Returns
+    -------
+    shares : ndarray of shape (k,), float64
+    """
+    backend, Ht = data.backend, data.backend.asarray(Ht)
+    WtW, HHt = (backend.to_numpy(backend.gram(F)) for F in (W, Ht))
+    if read:
+        cross = backend.to_numpy(np.einsum("jt,jt->t", data.transposed_products(W), Ht, dtype=np.float64))
+    else:
+        cross = (WtW * HHt).sum(axis=1)
+    return explained_shares(cross, WtW, HHt, data.opening().squares)
+
+
 def _measure(
     backend: Backend, block: Block, rows: RowState, arguments: tuple[Array, float], after: RowState, sums: Named
 ) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import pytest
 
 import nmfcore
 from nmfcore import cli
+from nmfcore.analysis import explained_share
 from nmfcore.solvers import SOLVERS
 
 for module in cli.APP_MODULES:
@@ -99,6 +102,52 @@ def test_the_main_job_on_the_digits(run):
     assert shown["stopped"] == model.stop_reason != ""
     assert shown["written to"] == "nmfcore-digits/"
     assert any(line.startswith("fitting") and "error 0." in line for line in notes)
+
+
+def test_parts_are_written_in_the_order_of_their_shares(run):
+    code, out, _ = run("fit", "-k", 10)
+    assert code == 0
+    model = nmfcore.load("nmfcore-digits")
+    shares = explained_share(nmfcore.images.read_source().matrix, model.W, model.components)
+    assert (np.diff(shares) <= 0).all()
+    named = ", ".join(f"part {number} ({100 * shares[number]:.1f} %)" for number in range(3))
+    assert table(out)["largest"] == named
+    assert "below 0.1 %" not in out
+
+
+def test_parts_below_a_thousandth_are_named(run):
+    X = np.zeros((60, 9))
+    X[:30, 0], X[30:, 1], X[0, 2] = 1000, 900, 1
+    np.save("X.npy", X)
+    code, out, _ = run("fit", "X.npy", "-k", 3, "--solver", "cd", "--max-iter", 500)
+    assert code == 0
+    assert table(out)["below 0.1 %"] == "part 2"
+
+
+def test_a_fit_whose_parts_cannot_be_sorted_is_kept(run, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("nmfcore.analysis.explained_share", fail)
+    code, out, notes = run("fit", "-k", 4)
+    assert code == 0
+    assert "largest" not in table(out)
+    assert any("not sorted by their shares (no room)" in line for line in notes)
+    assert nmfcore.load("nmfcore-digits").components.shape == (4, 64)
+
+
+def test_the_next_step_is_said_on_a_terminal(run, monkeypatch):
+    if importlib.util.find_spec("nmfcore.cli.rank") is None:  # as if there were the command
+        module = types.ModuleType("nmfcore.cli.rank")
+        module.__spec__ = importlib.machinery.ModuleSpec("nmfcore.cli.rank", None)
+        monkeypatch.setitem(sys.modules, "nmfcore.cli.rank", module)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, _, notes = run("fit", "--max-iter", 20, "--out", "a b")
+    text = " ".join(" ".join(notes).split())
+    assert "next: nmfcore report 'a b'" in text
+    assert "k = 16 was a guess: nmfcore rank finds out" in text
+    _, _, notes = run("fit", "-k", 3, "--max-iter", 20, "--out", "c")
+    assert "was a guess" not in " ".join(notes)
 
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))

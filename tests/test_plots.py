@@ -121,6 +121,21 @@ def test_every_component_is_drawn_on_its_own_scale(parts, k):
     assert not axes.axison
 
 
+def test_shares_put_the_largest_parts_first():
+    parts = np.eye(12)[:4]
+    axes = components_grid(parts, (3, 4), shares=[0.1, 0.6, 0.0004, 0.25])
+    assert texts(axes)[:4] == ["1 (60.0 %)", "3 (25.0 %)", "0 (10.0 %)", "2 (below 0.1 %)"]
+    np.testing.assert_array_equal(tiles(axes, (3, 4)).reshape(4, 12), parts[[1, 3, 0, 2]])
+    named = components_grid(parts, (3, 4), titles=list("abcd"), shares=[0.1, 0.6, 0.0, 0.25])
+    assert texts(named)[:4] == ["b", "d", "a", "c"]
+    many = components_grid(np.ones((60, 12)), (3, 4), shares=np.full(60, 0.01))
+    assert {"59", "(1.0 %)"} <= set(texts(many))  # on two lines
+    profiles = components_grid(parts, shares=[0.1, 0.6, 0.0, 0.25])
+    assert profiles.get_yticklabels()[0].get_text() == "1 (60.0 %)"
+    with pytest.raises(ValueError, match="a share for each of 4 components"):
+        components_grid(parts, (3, 4), shares=[1.0])
+
+
 def test_one_hot_pixel_does_not_hide_a_part():
     part = np.full((1, 1024), 0.5)
     part[0, 7] = 1000
@@ -810,6 +825,16 @@ def test_error_against_k_is_sorted_and_begins_at_zero():
     assert axes.lines[1].get_ydata().tolist() == [0.3]
     assert axes.get_ylim()[0] == 0
     assert "k = 20" in texts(axes)
+
+
+def test_bars_show_how_far_an_error_may_be_off():
+    axes = error_against_k([30, 10, 20], [0.2, 0.4, 0.3], spread=[0.01, np.nan, 0.05], label="held out")
+    (bars,) = axes.containers
+    ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.4, 0.4], [0.25, 0.35], [0.19, 0.21]])
+    assert axes.get_ylabel() == "held out"
+    with pytest.raises(ValueError, match="one number for each of the 2 errors"):
+        error_against_k([1, 2], [0.1, 0.2], spread=[0.1])
 
 
 @pytest.mark.parametrize(

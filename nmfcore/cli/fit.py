@@ -1,8 +1,10 @@
 """``nmfcore fit``: learn the parts of pictures, and write what was learned to a folder."""
 
 import dataclasses
+import importlib.util
 import math
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +44,7 @@ WRITTEN = (
 )
 _COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
+_NAMED = 3  # parts named in the table
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
 
 
@@ -51,6 +54,7 @@ class _Result:
     seconds: float
     norm: float  # ‖X‖_F
     code: int
+    shares: "np.ndarray | None" = None  # of ‖X‖², by part
 
 
 def fit(
@@ -81,7 +85,7 @@ def fit(
     try:
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
-        k = _number_of_components(k, pictures)
+        guessed, k = k is None, _number_of_components(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
@@ -108,8 +112,17 @@ def fit(
             result.code or INCOMPLETE,
         )
     if notes.is_terminal and not result.code:
-        note(notes, f"next: nmfcore report {target}, or nmfcore search {target} 0, or nmfcore serve {target}")
+        _note_next(notes, target, source or "", k if guessed else None)
     return result.code
+
+
+def _note_next(notes: "Console", target: Path, source: str, guess: int | None) -> None:
+    """Say what can be done with a model, and how k can be chosen if it was a guess."""
+    folder = shlex.quote(str(target))
+    note(notes, f"next: nmfcore report {folder}, or nmfcore search {folder} 0, or nmfcore serve {folder}")
+    if guess is not None and importlib.util.find_spec("nmfcore.cli.rank") is not None:
+        command = shlex.join(["nmfcore", "rank", *([source] if source else [])])
+        note(notes, f"k = {guess} was a guess: {command} finds out which k suits the data")
 
 
 def _target(source: str | None, out: Path | None) -> Path:
@@ -228,7 +241,27 @@ def _factorise(
     if frobenius and norm > 0:
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
-    return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
+    model, shares, stopped = _by_share(model, pictures.matrix, notes)
+    return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
+
+
+def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model", "np.ndarray | None", bool]:
+    """Return a model with its parts in the order of how much they explain, these shares, and whether Ctrl-C came."""
+    import numpy as np
+
+    from ..analysis import explained_share
+
+    stopped, reason = False, ""
+    try:
+        shares = explained_share(X, model.W, model.components)
+        order = np.argsort(-shares, kind="stable")
+        return model.in_order(order), shares[order], False
+    except KeyboardInterrupt:
+        stopped, reason = True, "interrupted"
+    except Exception as error:  # the model is not lost because its parts could not be sorted
+        reason = one_line(str(error)) or type(error).__name__
+    note(notes, f"warning: the parts are not sorted by their shares ({reason})")
+    return model, None, stopped
 
 
 def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
@@ -391,7 +424,7 @@ def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
 
     model = result.model
     if name == "components.png":
-        axes = plots.components_grid(model.components, model.shape)
+        axes = plots.components_grid(model.components, model.shape, shares=result.shares)
     elif name == "reconstructions.png":
         rows = _examples(pictures)
         titles = [pictures.title(row) for row in rows]
@@ -416,6 +449,20 @@ def _examples(pictures: "Pictures") -> list[int]:
     return [int(row) for row in np.unique(np.linspace(0, n - 1, min(n, _SHOWN)).round())]
 
 
+def _about_parts(shares: "np.ndarray | None") -> list[tuple[str, str]]:
+    """Name the largest parts, and those that explain next to nothing."""
+    from .._text import FAINT, part_name
+
+    if shares is None:
+        return []
+    lines = [("largest", ", ".join(part_name(number, shares[number]) for number in range(min(_NAMED, len(shares)))))]
+    faint = [number for number, share in enumerate(shares) if share < FAINT]
+    if faint:
+        some = ", ".join(part_name(number) for number in faint[:_NAMED])
+        lines.append((f"below {100 * FAINT:g} %", some if len(faint) <= _NAMED else f"{some}, … ({len(faint)} parts)"))
+    return lines
+
+
 def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     model = result.model
     n, m = pictures.matrix.shape
@@ -430,6 +477,7 @@ def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     lines = [
         ("shape", f"{n:,} × {m:,} {pictures.matrix.dtype}{folded}"),
         ("k", f"{len(model.components)}"),
+        *_about_parts(result.shares),
         error,
         ("iterations", f"{model.n_iter:,}"),
         ("seconds", f"{result.seconds:.2f}"),

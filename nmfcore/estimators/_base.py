@@ -26,15 +26,16 @@ from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
 from .._typing import Array, DType, Factor, Matrix, Seed
 from ..backends import cuda
-from ..loop.session import Progress, complete
+from ..loop.session import Progress, Stopped, complete
 from ..loop.solve import Coded, Solution, code
 from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
-from ..objective import EPSILON, Penalties, beta_of, divergence
+from ..objective import EPSILON, Penalties, beta_of, divergence, shares_of
 from ..rows import Rows
-from ..solvers import Solver, make_solver
+from ..solvers import Fixed, Solver, make_solver
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
+from ._arrangement import NORMS, Arrangement, arrangement
 from ._validation import Checks, Output, check_factor, not_of_dask
 
 _EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
@@ -82,6 +83,9 @@ class BaseNMF(
         ],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "callback": [callable, None],
+        "sort_components": ["boolean"],
+        "normalize": [StrOptions(set(NORMS)), None],
+        "fixed_components": ["array-like", None],
     }
     __metadata_request__transform = {"out": UNUSED}  # no metadata of samples
 
@@ -102,6 +106,9 @@ class BaseNMF(
     n_jobs: int | None = None
     max_time: float | None = None
     callback: Callable[..., object] | None = None
+    sort_components: bool = False
+    normalize: str | None = None
+    fixed_components: ArrayLike | None = None
     memory: int | str | None = None
     _n_components: Any
     _beta_loss: Any
@@ -468,6 +475,56 @@ class BaseNMF(
         self.kkt_residual_ = float(kkt)
         if result.interruption is not None:
             result.interruption.again()
+
+    def _with_fixed(self, Ht: Array, view: Rows, fixed: Fixed | None, H: Factor) -> Array:
+        """Return Ht in the unit of X with the fixed rows of the given H, where the fit may have changed their bits.
+
+        In the unit of `view` some numbers of theirs may have been too small; the factors of an X of zeros are zeros.
+        """
+        if fixed is None or not (view.power or view.opening().total == 0):
+            return Ht
+        given = np.ascontiguousarray(self._factor(H, Ht.shape[::-1], "H")[0].T, view.dtype)
+        return fixed.restored(Ht.copy(), view.backend.asarray(given))
+
+    def _arranged(self, view: Rows, solution: Any, fixed: Fixed | None) -> tuple[Any, Arrangement | None]:
+        """Return the results of a fit in the unit of X, with the components in the order and the scale asked for.
+
+        Parameters
+        ----------
+        view : Rows
+            X as the fit read it.
+        solution : Solution or Run
+            With W and Ht in the unit of `view`. If it was interrupted, an X outside of memory is not read again, and
+            the shares are those of a stationary point.
+        fixed : Fixed or None
+            Components that are left as they are.
+
+        Returns
+        -------
+        solution : Solution or Run
+            Interrupted, and not rearranged, if an exception came before all of it was.
+        arrangement : Arrangement or None
+            None if nothing was rearranged.
+        """
+        self.__dict__.pop("scales_", None)
+        if self.sort_components or self.normalize is not None:
+            try:
+                shares, read = None, solution.interruption is None or view.in_memory
+                if self.sort_components:
+                    shares = shares_of(view, solution.W, solution.Ht, read)
+                Ht = scale.times(solution.Ht, -view.power)
+                found = arrangement(Ht, shares, self.normalize, fixed)
+                W = view.rearranged(solution.W, found.order, scale.times(found.scales, -view.power))
+                solution = solution._replace(W=W, Ht=found.of_H(Ht))
+            except BaseException as stop:  # the factors are not lost because they could not be rearranged
+                if solution.interruption is None:
+                    solution = solution._replace(interruption=Stopped(stop))
+            else:
+                if self.normalize is not None:
+                    self.scales_ = found.scales
+                return solution, found
+        W, Ht = (scale.times(F, -view.power) for F in (solution.W, solution.Ht))
+        return solution._replace(W=W, Ht=Ht), None
 
     def _warn_of_end(self, n_iter: int, termination: Termination) -> None:
         if n_iter == self.max_iter and self.tol > 0:

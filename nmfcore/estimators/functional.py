@@ -51,6 +51,9 @@ def non_negative_factorization(
     memory=None,
     checkpoint=None,
     checkpoint_every=600,
+    sort_components=False,
+    normalize=None,
+    fixed_components=None,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -115,6 +118,13 @@ def non_negative_factorization(
         File that stores the state of the fit, see `NMF`. It is refused with ``update_H=False``.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    sort_components : bool, default=False
+        Whether the components are sorted by how much of X they explain, see `NMF`. It is refused with
+        ``update_H=False``, as are the two that follow.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after the fit, see `NMF`.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the given H are kept, see `NMF`.
 
     Returns
     -------
@@ -166,6 +176,9 @@ def non_negative_factorization(
         memory=memory,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        sort_components=sort_components,
+        normalize=normalize,
+        fixed_components=fixed_components,
     )
     begun = time.perf_counter()
     _compat.check_parameters(estimator)
@@ -175,6 +188,10 @@ def non_negative_factorization(
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
+        settings = {"sort_components": sort_components, "normalize": normalize, "fixed_components": fixed_components}
+        for name, value in settings.items():
+            if value is not None and value is not False:
+                raise ValueError(f"{name} has no meaning with update_H=False, where H is kept as it is: leave it out.")
     checks = estimator._checks("NMF initialization", reset=True, named=False)
     with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
         if not update_H:

@@ -23,6 +23,8 @@ from ..minibatch.multiplicative import Memory, MultiplicativeLearner
 from ..objective import beta_of, divergence
 from ..rows import Rows
 from ..rows.memory import as_rows
+from ..solvers import Fixed
+from . import _arrangement
 from ._base import BaseNMF, zero_solution
 from ._validation import Checks
 
@@ -125,6 +127,15 @@ class MiniBatchNMF(BaseNMF):
     callback : callable or None, default=None
         Called after each step as that of `NMF` after each iteration. Its ``iteration`` counts steps,
         ``loss`` is the cost per sample of the batch, and ``kkt`` is NaN.
+    sort_components : bool, default=False
+        Whether `fit` sorts the components after it, those first that explain most of X, see `NMF`. It
+        is refused in `partial_fit`, which has no end.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after `fit`, see `NMF`. It is refused in `partial_fit` and with
+        penalties. The sums that a later `partial_fit` begins with are brought into the same scale.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the H of the call are kept, bit for bit, see `NMF`. In later calls of
+        `partial_fit` they are the rows of ``components_``.
 
     Attributes
     ----------
@@ -151,6 +162,9 @@ class MiniBatchNMF(BaseNMF):
         `fit`, in which the start is included, all three float64; "accepted", bool, True for every step.
     kkt_residual_ : float
         Distance from a stationary point: 0 at one.
+    scales_ : ndarray of shape (n_components,), float64
+        With `normalize`, what the columns of W were multiplied by and the rows of H divided by; set by
+        `fit`.
 
     See Also
     --------
@@ -230,6 +244,9 @@ class MiniBatchNMF(BaseNMF):
         n_jobs=None,
         max_time=None,
         callback=None,
+        sort_components=False,
+        normalize=None,
+        fixed_components=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -253,6 +270,9 @@ class MiniBatchNMF(BaseNMF):
         self.n_jobs = n_jobs
         self.max_time = max_time
         self.callback = callback
+        self.sort_components = sort_components
+        self.normalize = normalize
+        self.fixed_components = fixed_components
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
@@ -284,6 +304,8 @@ class MiniBatchNMF(BaseNMF):
         """
         begun = time.perf_counter()
         self._check_solver()
+        _arrangement.check(self)
+        fixed = self._fixed(self.init, H)
         if self.solver == "hals" and self.init == "custom" and W is not None and H is not None:
             raise ValueError(
                 "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
@@ -291,13 +313,15 @@ class MiniBatchNMF(BaseNMF):
         data = self._open(X, self._checks(self._negative_at_transform, reset=True))
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
+        H_given = H
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
         W, Ht = self._start(data, W, H, begun)
-        learner = self._learner(data, online.KNOWN if self._auto else None)
+        learner = self._learner(data, online.KNOWN if self._auto else None, fixed)
         if data.opening().total == 0:
-            self._remember(learner.begin(Ht), 1)
-            self._keep(zero_solution(W, Ht, "mu", begun), Ht, 1, 0.0, 0.0, 0)
-            return given.rows_to_caller(W)
+            zeros, _ = self._arranged(data, zero_solution(W, Ht, "mu", begun)._replace(W=W, Ht=Ht), fixed)
+            self._remember(learner.begin(zeros.Ht), 1)
+            self._keep(zeros, zeros.Ht, 1, 0.0, 0.0, 0)
+            return given.rows_to_caller(zeros.W)
         slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
@@ -316,7 +340,11 @@ class MiniBatchNMF(BaseNMF):
             )
         W, Ht = result.W, result.Ht
         H = scale.times(Ht, -data.power).T
-        solver, kkt, loss = self._solver(self._penalties(data.shape, data), self._beta_loss), math.nan, math.nan
+        solver, kkt, loss = (
+            self._solver(self._penalties(data.shape, data), self._beta_loss, fixed=fixed),
+            math.nan,
+            math.nan,
+        )
         try:
             if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
                 W = scale.times(self._code(given, H)[0].W, data.power)
@@ -330,15 +358,18 @@ class MiniBatchNMF(BaseNMF):
             if result.interruption is None:
                 result = result._replace(interruption=Stopped(stop))
         n_iter = -(-result.n_steps // len(batches))
+        result = result._replace(W=W, Ht=Ht, history=scale.history(result.history, data.power))
+        result, arrangement = self._arranged(data, result, fixed)
+        result = result._replace(Ht=self._with_fixed(result.Ht, data, fixed, H_given))
+        if arrangement is not None:
+            result = result._replace(memory=learner.rearranged(result.memory, arrangement.order, arrangement.scales))
         self._remember(result.memory, result.n_steps)
-        result = result._replace(history=scale.history(result.history, data.power))
-        self._keep(result, H.T, n_iter, loss, kkt, data.power)
-        W = scale.times(W, -data.power)
-        self._warn_if_empty(data, W, H.T)
+        self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
+        self._warn_if_empty(data, result.W, result.Ht)
         if self.solver == "mu" or not result.termination.converged:
             self._warn_of_end(n_iter, result.termination)
         tasks.close()
-        return given.rows_to_caller(W)
+        return given.rows_to_caller(result.W)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None) -> Self:
@@ -360,7 +391,14 @@ class MiniBatchNMF(BaseNMF):
         self : object
         """
         self._check_solver()
+        for name, off in (("sort_components", False), ("normalize", None)):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for what fit ends with, and a stream of batches has no end: "
+                    f"set {name}={off} for partial_fit."
+                )
         begun = hasattr(self, "components_")
+        fixed = self._fixed("custom", self.components_) if begun else self._fixed(self.init, H)
         given = data = self._open(X, self._checks(self._negative_at_transform, reset=not begun))
         if not begun:
             self._prepare(data, None)
@@ -389,12 +427,12 @@ class MiniBatchNMF(BaseNMF):
             else:
                 data = data.scaled(memory.power)
             memory = None if memory is None else memory.in_unit(data.power)
-        learner = self._learner(data)
+        learner = self._learner(data, fixed=fixed)
         memory = learner.begin(Ht) if memory is None else memory
         with np.errstate(under="ignore"):
             made = learner.step(data, None, scale.times(Ht, data.power), memory)
         self.n_components_ = Ht.shape[1]
-        self.components_ = scale.times(made.Ht, -data.power).T
+        self.components_ = self._with_fixed(scale.times(made.Ht, -data.power), data, fixed, Ht.T).T
         self._remember(made.memory, (self.n_steps_ if known else 0) + 1)
         if not made.Ht.any():
             self._warn_if_empty(data, made.W[:0], made.Ht)
@@ -402,6 +440,15 @@ class MiniBatchNMF(BaseNMF):
 
     def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
         return _HostChecks(self if named else None, whom, reset, spreads=False, devices=False)
+
+    def _fixed(self, init: str | None, H: Factor) -> Fixed | None:
+        fixed = _arrangement.fixed_rows(self.fixed_components, init, H)
+        if fixed is not None and not fixed.width:
+            raise ValueError(
+                "fixed_components names all rows of H, of which nothing is left to learn: set components_ to H and "
+                "call transform, or use NMF."
+            )
+        return fixed
 
     def _check_solver(self) -> None:
         if self.solver == "hals" and beta_of(self.beta_loss) != 2:
@@ -425,17 +472,18 @@ class MiniBatchNMF(BaseNMF):
             return cutting.cut(*cut, data.power)
         return cutting.cut_shuffled(*cut, self.random_state, data.power)
 
-    def _learner(self, data: Rows, early: float | None = None) -> Learner[Any]:
+    def _learner(self, data: Rows, early: float | None = None, fixed: Fixed | None = None) -> Learner[Any]:
         """Return what learns from a batch that is read as `data` is; `early` is for "hals"."""
         m = data.shape[1]
         if self.solver == "hals":
             penalties, period = lambda rows: self._penalties((rows, m), data), self._period
-            return online.DescentLearner(penalties, self.forget_factor, period, early, data.power)
+            return online.DescentLearner(penalties, self.forget_factor, period, early, data.power, fixed)
         return MultiplicativeLearner(
             lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
             self._rho,
             tol=self.tol,
             restart_iter=self.fresh_restarts_max_iter,
+            fixed=fixed,
         )
 
     def _start(self, data: Rows, W: Factor, H: Factor, begun: float | None = None) -> tuple[Array, Array]:

@@ -21,10 +21,12 @@ from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.session import Limits
 from ..loop.solve import Coded, Solution, factorize
-from ..objective import beta_of
+from ..loop.stopping import StopReason
+from ..objective import beta_of, divergence, penalty
 from ..rows import Rows
-from ..solvers import SOLVERS
+from ..solvers import SOLVERS, Fixed
 from ..starts.samples import sample_rows
+from . import _arrangement
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._validation import Output, not_of_dask
 
@@ -36,7 +38,10 @@ _EARLY_TOL = 1e-3
 _EARLY_FALL = 1e-3
 _EXACT = 1e-6
 # Parameters that a fit may be continued with other values of.
-_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose")
+_NO_MATTER = (
+    *("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose"),
+    *("normalize", "sort_components"),
+)
 
 
 class NMF(BaseNMF):
@@ -136,6 +141,20 @@ class NMF(BaseNMF):
         fit at a time can use a file. Of a Dask array, W is brought to this machine for it.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    sort_components : bool, default=False
+        Whether the components are sorted after the fit, those first that explain most of X (see
+        `nmfcore.analysis.explained_share`). This reads X once more; of a fit that was interrupted,
+        an X on disk or on a cluster is not read, and ⟨w_t h_t, WH⟩ is taken for the share of
+        component t, which is the same where the fit has converged. Nothing else depends on it.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after the fit. Columns of W are multiplied by the norms that
+        the rows had, so that WH stays as it is. A row of zeros is left as it is. None leaves W and H
+        as the fit ended with them. It is refused with penalties, whose value depends on the scales.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the H of the call are kept, bit for bit, while the others are learned: a truth
+        value for each row, or the numbers of the rows. It needs ``init="custom"`` and H. These rows
+        are neither sorted nor normalised, `kkt_residual_` and the stop rules count the other rows
+        only, and if all rows are fixed, W is solved for as `transform` does. None keeps none of them.
 
     Attributes
     ----------
@@ -164,6 +183,9 @@ class NMF(BaseNMF):
         except by rounding.
     kkt_residual_ : float
         Distance from a stationary point, which is 0 at one.
+    scales_ : ndarray of shape (n_components,), float64
+        With `normalize`, what the columns of W were multiplied by and the rows of H divided by; 1 for
+        a fixed component.
 
     See Also
     --------
@@ -240,6 +262,9 @@ class NMF(BaseNMF):
         memory=None,
         checkpoint=None,
         checkpoint_every=600,
+        sort_components=False,
+        normalize=None,
+        fixed_components=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -262,6 +287,9 @@ class NMF(BaseNMF):
         self.memory = memory
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.sort_components = sort_components
+        self.normalize = normalize
+        self.fixed_components = fixed_components
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
@@ -390,7 +418,11 @@ class NMF(BaseNMF):
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.shape[1])
         self._check_solver(warn=True)
+        _arrangement.check(self)
+        fixed = _arrangement.fixed_rows(self.fixed_components, self.init, H)
         self._check_zeros(data, self._beta_loss)
+        if fixed is not None and not fixed.width:
+            return self._all_fixed(data, fixed, W, H, begun)
         checkpoint = self._checkpoint(data, W, H)
         data = self._seen(data, self._beta_loss, W, H)
         kept = None if checkpoint is None else checkpoint.found()
@@ -402,9 +434,9 @@ class NMF(BaseNMF):
             self._check_passes(checkpoint)
         del kept
         if data.opening().total == 0:
-            return zero_solution(W, Ht, self.solver, begun), data, checkpoint
+            return self._finished(zero_solution(W, Ht, self.solver, begun), data, fixed, H), data, checkpoint
         penalties = self._penalties(data.shape, data)
-        options: dict[str, Any] = {"extrapolate": self.extrapolate}
+        options: dict[str, Any] = {"extrapolate": self.extrapolate, "fixed": fixed}
         if self.shuffle:
             options["shuffle"] = check_random_state(self.random_state)
         if self._auto and sample_rows(*data.shape, Ht.shape[1]):
@@ -421,8 +453,49 @@ class NMF(BaseNMF):
             checkpoint=checkpoint,
             overwrite_W=self.init != "custom",
         )
-        W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
-        return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data, checkpoint
+        return self._finished(solution, data, fixed, H), data, checkpoint
+
+    def _finished(self, solution: Solution, view: Rows, fixed: Fixed | None, H: Factor) -> Solution:
+        """Return a solution in the unit of X, with its components in their order and scale; H has the fixed ones."""
+        solution, _ = self._arranged(view, solution, fixed)
+        Ht = self._with_fixed(solution.Ht, view, fixed, H)
+        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power))
+
+    def _all_fixed(
+        self, data: Rows, fixed: Fixed, W: Factor, H: Factor, begun: float
+    ) -> tuple[Solution, Rows, Checkpoint | None]:
+        """Solve for W alone, as `transform` does, and return what `_factorize` does."""
+        for name in ("checkpoint", "callback", "max_time"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has no meaning where fixed_components names all rows of H and every row of W is solved "
+                    "for alone: leave it out."
+                )
+        if W is not None:
+            warnings.warn(
+                "All components are fixed, and every row of W is solved for from H alone: the W of the call is not "
+                "used.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        coded, Ht = self._code_given(data, H)
+        self._n_components = Ht.shape[1]
+        view = self._seen(data, self._beta_loss, H)
+        solver = self._solver(self._penalties(view.shape, view), self._beta_loss, fixed=fixed)
+        W, Ht = scale.times(coded.W, view.power), view.backend.asarray(scale.times(Ht, view.power))
+        left = coded.unsettled > 0 and self.tol > 0
+        reason = StopReason.MAX_ITER.given(max_iter=self.max_iter) if left else StopReason.FIXED.given()
+        loss, kkt = divergence(view, W, Ht, solver.beta), 0.0
+        if view.opening().total:  # one pass more, of which nothing is kept but the residual
+            kkt = factorize(view, solver, W, Ht, Limits(0, 1), measure=False).kkt
+        history = {
+            "loss": np.array([loss + penalty(solver.penalties, W, Ht)]),
+            "violation": np.full(1, np.nan),
+            "seconds": np.array([time.perf_counter() - begun]),
+            "accepted": np.ones(1, np.bool_),
+        }
+        solution = Solution(W, Ht, coded.n_iter, reason, history, loss, kkt, None, 0.0)
+        return self._finished(solution, view, fixed, H), view, None
 
     def _check_passes(self, checkpoint: Checkpoint) -> None:
         if checkpoint.passes is not None and checkpoint.passes > self.max_iter:
@@ -481,16 +554,21 @@ class NMF(BaseNMF):
                 stacklevel=3,
             )
 
-    def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
-        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
+    def _code_given(self, data: Rows, H: Factor, typed: bool = True) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; `typed` is whether H must have the type of X."""
         k, beta = self._resolve(data.shape[1])
-        self._check_solver(warn=given)
-        self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.shape[1]), "H")
-        if given:
+        if typed:
             self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
-        coded = self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter)
+        return self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter), Ht
+
+    def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
+        beta = beta_of(self.beta_loss)
+        self._check_solver(warn=given)
+        self._check_zeros(data, beta)
+        coded, Ht = self._code_given(data, H, given)
         if coded.unsettled and self.tol > 0:
             rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
             message = f"{maximum_reached(self.max_iter)} {rows}"
@@ -500,6 +578,6 @@ class NMF(BaseNMF):
 
 def _written(value: object) -> str:
     """Return a parameter as text, by which two values of it are compared."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     return f"a {type(value).__name__}" if isinstance(value, np.random.RandomState) else repr(value)

@@ -34,6 +34,7 @@ class StopReason(Enum):
     MEAN_COST = "the mean cost did not improve for {steps} steps"
     EXACT = "nothing of X is left"
     ZEROS = "X is all zeros, and so are W and H"
+    FIXED = "all components are fixed, and every row of W was solved for alone"
     MAX_ITER = "max_iter = {max_iter} was reached"
     MAX_ITER_REVIVING = "max_iter = {max_iter} was reached, while components that had become zero were being revived"
     MAX_TIME = "max_time = {max_time:g} s was over"

@@ -11,6 +11,7 @@ from ..loop.stopping import BATCH_RULES, BatchReport, StopRule, Termination
 
 if TYPE_CHECKING:
     from ..rows.base import Rows
+    from ..solvers import Fixed
 
 M = TypeVar("M")  # what a learner remembers of the batches
 
@@ -31,15 +32,21 @@ class Learner(Protocol[M]):
     ----------
     rule : str
         Name of the stop rule in `nmfcore.loop.stopping.BATCH_RULES`.
+    fixed : Fixed or None
+        Which columns of Ht no step changes, and no stop rule looks at.
     """
 
     rule: ClassVar[str]
+    fixed: Fixed | None
 
     def begin(self, Ht: Array) -> M:
         """Return the memory before the first batch."""
 
     def step(self, data: Rows, W: Array | None, Ht: Array, memory: M) -> Step[M]:
         """Learn from one batch, from its rows of W; None solves for them anew."""
+
+    def rearranged(self, memory: M, order: Array, scales: Array) -> M:
+        """Return the memory of components in another order, of which W is multiplied by scales and H divided."""
 
 
 class Run(NamedTuple):
@@ -86,7 +93,9 @@ class _Steps(Process[BatchReport, Step[M]]):
         at, turn = self.at, self.at.steps % len(self.batches)
         W = None if self.restarts else self.W[self.slices[turn]]
         step = self.learner.step(self.batches[turn], W, at.Ht, at.memory)
-        return BatchReport(loss=step.cost, rows=step.W.shape[0], Ht=step.Ht, Ht_before=at.Ht), step
+        fixed = self.learner.fixed
+        new, old = (step.Ht, at.Ht) if fixed is None else fixed.columns(step.Ht, at.Ht)
+        return BatchReport(loss=step.cost, rows=step.W.shape[0], Ht=new, Ht_before=old), step
 
     def commit(self, report: BatchReport, following: Step[M], seconds: float) -> None:
         """Take up the factors that a step leads to."""

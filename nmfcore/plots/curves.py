@@ -109,6 +109,8 @@ def error_against_k(
     errors: ArrayLike,
     *,
     chosen: int | None = None,
+    spread: ArrayLike | None = None,
+    label: str = "relative error",
     heading: str | None = None,
     axes: Axes | None = None,
 ) -> Axes:
@@ -122,6 +124,10 @@ def error_against_k(
         The relative error ‖X − WH‖ / ‖X‖ of each, or any other measure that falls with k.
     chosen : int or None
         One of the numbers, to be marked.
+    spread : array-like of shape (n,), any real type, or None
+        How far the error of each may be off, which is drawn as a bar up and down; NaN where that is not known.
+    label : str
+        What the errors are, along the axis.
     heading : str or None
         Title of the whole.
     axes : matplotlib Axes or None
@@ -134,7 +140,7 @@ def error_against_k(
     Raises
     ------
     ValueError
-        When there are not as many errors as numbers, or the chosen one is not among them.
+        When there are not as many errors (or spreads) as numbers, or the chosen one is not among them.
     ImportError
         When matplotlib is missing.
 
@@ -150,16 +156,23 @@ def error_against_k(
         raise ValueError(f"ks {ks.shape} and errors {errors.shape} must be vectors as long as each other")
     if chosen is not None and chosen not in ks:
         raise ValueError(f"chosen = {chosen} is none of the numbers of components, {sorted(ks.tolist())}")
+    bars = np.zeros(len(ks)) if spread is None else np.nan_to_num(np.asarray(spread, dtype=float))
+    if bars.shape != ks.shape:
+        raise ValueError(f"spread {bars.shape} must have one number for each of the {len(ks)} errors")
     axes = new_axes(axes, (7.0, 4.2))
     order = np.argsort(ks, kind="stable")
     ks, errors = ks[order], errors[order]
+    bars = bars[order]
+    if bars.any():
+        axes.errorbar(ks, errors, bars, fmt="none", ecolor=BLUE, elinewidth=1.2, capsize=3, alpha=0.6, zorder=2)
     axes.plot(ks, errors, color=BLUE, linewidth=1.8, marker="o", markersize=5, zorder=3)
     _rules(axes)
-    axes.set_ylim(0, 1.08 * errors.max() if errors.max() > 0 else 1)  # from 0: the gain is seen for what it is
+    top = (errors + bars).max()
+    axes.set_ylim(0, 1.08 * top if top > 0 else 1)  # from 0: the gain is seen for what it is
     axes.set_xlabel("number of components", color=INK)
-    axes.set_ylabel("relative error", color=INK)
-    for label, value in _labelled(ks, errors):
-        axes.annotate(f"{value:.3g}", (label, value), (3, 5), textcoords="offset points", fontsize=8, color=INK)
+    axes.set_ylabel(label, color=INK)
+    for k, value in _labelled(ks, errors):
+        axes.annotate(f"{value:.3g}", (k, value), (3, 5), textcoords="offset points", fontsize=8, color=INK)
     if chosen is not None:
         error = errors[list(ks).index(chosen)]
         axes.plot([chosen], [error], "o", color=ORANGE, markersize=9, zorder=4)

@@ -274,6 +274,15 @@ class Rows(ABC):
             out[lo:hi] = function(rng, hi - lo if given is None else given[lo:hi], *arguments)
         return out
 
+    def rearranged(self, W: Array, order: Array, scales: Array) -> Array:
+        """Return W[:, order]·scales in a new row-aligned array; W is not written."""
+        n, step = self.shape[0], max(1, (1 << 17) // W.shape[1])
+        out = np.empty_like(W) if self.folder is None else self.new_rows(W.shape[1])
+        scales = self.backend.asarray(scales)
+        for lo in range(0, n, step):
+            out[lo : lo + step] = W[lo : lo + step][:, order] * scales
+        return out
+
     @abstractmethod
     def to_caller(self, A: Array) -> Matrix:
         """Return an array of results as the kind of array that X was."""

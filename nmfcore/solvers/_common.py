@@ -11,6 +11,7 @@ import numpy as np
 
 from .._typing import Array
 from ..objective import Penalties
+from ._fixed import Fixed
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -115,6 +116,8 @@ class Solver(ABC):
         The second half of `visit` for sums over the columns of a very sparse X.
     shuffle : numpy.random.RandomState or None
         Draws the order of the components in each sweep; None is the natural order.
+    fixed : Fixed or None
+        Which columns of Ht `update_columns` leaves as they are; None is none of them.
     """
 
     rule: ClassVar[str]
@@ -124,6 +127,7 @@ class Solver(ABC):
     sums: Shapes
     gather: Gather
     shuffle: np.random.RandomState | None = None
+    fixed: Fixed | None = None
 
     @abstractmethod
     def start(self, data: Rows, Ht: Array) -> Small:

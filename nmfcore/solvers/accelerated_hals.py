@@ -272,17 +272,19 @@ class AcceleratedHALS(CoordinateDescent):
             XtZ, ZtZ = self._balance(new, backend)
         elif found is not None:  # revived components are tried without momentum, so that nothing else raises the loss
             new.begin, XtZ, ZtZ = 0.0, new.XtW, new.WtW
-        step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._effort(small.passes)[1])
+        step, stats_H, _ = self._sweep_columns(data, new.H, XtZ, ZtZ, *self._effort(small.passes)[1])
         new.next_Ht = step
         if new.begin > 0:
             weight = step.dtype.type(new.momentum.weight)
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
+            if self.fixed is not None:
+                self.fixed.restored(new.next_Ht, step)  # a zero stays one of the same sign
         new.step_Ht = step
         shares = np.diagonal(new.WtW) * np.einsum("jt,jt->t", new.next_Ht, new.next_Ht, dtype=np.float64)
         of_H, dead = backend.read(stats_H, shares <= self.negligible)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
-        numbers = np.flatnonzero(dead)
+        numbers = np.flatnonzero(dead if self.fixed is None else np.where(self.fixed.mask, 0, dead))
         if numbers.size:
             self._remove(new, numbers, backend)
         new.revived = found is not None and numbers.size > 0
@@ -390,6 +392,7 @@ class AcceleratedHALS(CoordinateDescent):
         if self.penalised:
             new.sum_W, sum_H = host(new.sum_W), host(new.H.sum(axis=0, dtype=np.float64))
             d = balance(p.l1_W * new.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
+            d = self._free_scales(d)
             before = p.value(*(float(part.sum()) for part in (new.sum_W, sum_H, squares_W, squares_H)))
             new.sum_W = new.sum_W * d
             scaled = (new.sum_W, sum_H / d, squares_W * d**2, squares_H / d**2)
@@ -399,27 +402,16 @@ class AcceleratedHALS(CoordinateDescent):
         else:
             alive = (squares_W > 0) & (squares_H > 0)
             ratio = np.divide(squares_H, squares_W, out=np.ones(k), where=alive)
-            d = np.exp2(np.round(np.log2(ratio) / 4))  # a power of two rounds nothing
+            d = self._free_scales(np.exp2(np.round(np.log2(ratio) / 4)))  # a power of two rounds nothing
         new.scale = (new.scale * np.tile(d, 2)).astype(new.scale.dtype)
         d = backend.asarray(d)
         new.H = (new.H / d).astype(new.H.dtype)
         new.XtW, new.WtW = new.XtW * d, new.WtW * np.outer(d, d)
         return new.XtW, new.WtW
 
-    def _step(self, data: Rows, Ht: Array, XtZ: Array, ZtZ: Array, effort: Effort) -> tuple[Array, Array]:
-        """Sweep over the columns of H from Ht, for given sums; return the new Ht and the numbers of the sweeps."""
-        p, backend = self.penalties, data.backend
-        m, k = Ht.shape
-        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)
-
-        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            backend.sweep(
-                Ht[lo:hi], ZtZ, XtZ[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats,
-                effort.sweeps, effort.settled, effort.conjugate,
-            )  # fmt: skip
-
-        stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
-        return new, stats
+    def _free_scales(self, d: Array) -> Array:
+        """Return scales that leave fixed components as they are."""
+        return d if self.fixed is None else np.where(self.fixed.mask, 1.0, d)
 
     def _found(
         self, small: Accelerated, sums: Sums, accepted: bool, new: Accelerated, backend: Backend

@@ -64,7 +64,8 @@ class CoordinateDescent(Solver):
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
-        self.sums_H = ((data.backend.STATS,), self.sums["WtW"])
+        free = Ht.shape[1] if self.fixed is None else self.fixed.width
+        self.sums_H = ((data.backend.STATS,), (free, free))
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
@@ -84,16 +85,8 @@ class CoordinateDescent(Solver):
 
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         """Sweep once over the columns of H, and report the pass."""
-        p, backend = self.penalties, data.backend
-        Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
-        m, k = Ht.shape
-        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
-
-        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            old, C, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
-            backend.sweep(old, WtW, C, p.l1_H, p.l2_H, order, out, HHt, stats)
-
-        stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, self.sums_H)
+        p, backend, WtW = self.penalties, data.backend, sums["WtW"]
+        new, stats_H, HHt = self._sweep_columns(data, small.Ht, sums["XtW"], WtW)
         of_W, of_H = backend.read(sums["stats"], stats_H)
         loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
@@ -105,6 +98,28 @@ class CoordinateDescent(Solver):
             kkt=kkt_frobenius(of_W[backend.KKT] + of_H[backend.KKT], self.squares_X),
         )
         return report, Small(new, HHt)
+
+    def _sweep_columns(
+        self, data: Rows, Ht: Array, XtW: Array, WtW: Array, sweeps: int = 1, settled: float = 0.0, conjugate: int = 0
+    ) -> tuple[Array, Array, Array]:
+        """Sweep over the columns of H, for given sums; return the new Ht, the numbers of the sweeps, and its Gram."""
+        p, backend, fixed = self.penalties, data.backend, self.fixed
+        F, C, G = (Ht, XtW, WtW) if fixed is None else fixed.problem(Ht, XtW, WtW)
+        m, k = F.shape
+        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
+
+        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
+            old, of_C, out = (F, C, new) if hi - lo == m else (F[lo:hi], C[lo:hi], new[lo:hi])
+            backend.sweep(old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate)
+
+        if k:
+            stats, HHt = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
+        else:
+            stats = backend.xp.zeros(backend.STATS)
+        if fixed is not None:
+            new = fixed.filled(Ht, new)
+            HHt = fixed.complete(backend, new, XtW, WtW, stats)
+        return new, stats, HHt
 
     def code(
         self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,

@@ -25,6 +25,7 @@ import numpy as np
 from .._typing import Array
 from ..objective import UNPENALISED, Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
 from ._common import Gather, Incoming, Orders, Report, Small, Solver, Sums
+from ._fixed import Fixed
 from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
@@ -143,7 +144,10 @@ class MultiplicativeUpdate(Solver):
         def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
 
-        stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
+        if self.fixed is None:
+            stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
+        else:
+            new, stats_H, HHt = self._scale_free(data, self.fixed, Ht, XtW, WtW)
         of_W, of_H = backend.read(stats_W, stats_H)
         loss = fit = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
@@ -153,25 +157,55 @@ class MultiplicativeUpdate(Solver):
         report = Report(loss=loss, kkt=kkt, error=float(np.sqrt(2 * fit)))
         return report, Small(new, HHt, small.passes + 1)
 
+    def _scale_free(self, data: Rows, fixed: Fixed, Ht: Array, XtW: Array, WtW: Array) -> tuple[Array, Array, Array]:
+        """Update the free columns of H for β = 2; return the new Ht, the numbers of the step, and its Gram."""
+        p, backend, free = self.penalties, data.backend, fixed.free
+        (A, N), D = fixed.columns(Ht, XtW), fixed.denominators(Ht, WtW)
+        new, stats = self._multiply_columns(data, A, N, D, 1.0, 0.0)
+        hess = np.diagonal(WtW)[free] + p.l2_H
+        gradient = D + (p.l1_H - N)
+        gradient += p.l2_H * A
+        step = np.maximum(A - gradient / np.where(hess > 0, hess, 1.0), 0.0) - A
+        stats[backend.KKT] = (hess * np.einsum("jt,jt->t", step, step)).sum()
+        new = fixed.filled(Ht, new)
+        stats[backend.CROSS] = backend.inner(XtW, new)
+        stats[backend.TOTAL] = new.sum(dtype=np.float64)
+        HHt = backend.gram(new)
+        stats[backend.SQUARE] = backend.inner(WtW, HHt)
+        return new, stats, HHt
+
+    def _multiply_columns(
+        self, data: Rows, Ht: Array, N: Array, D: Array, gamma: float, floor: float
+    ) -> tuple[Array, Array]:
+        """Update columns of H, for given numerators and denominators; return them and the numbers of the step."""
+        p, backend, (m, k), new = self.penalties, data.backend, Ht.shape, np.empty_like(Ht)
+
+        def multiply(lo: int, hi: int, part: Array) -> None:
+            terms = D if len(D) == 1 < m else D[lo:hi]
+            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, gamma, floor, new[lo:hi], part)
+
+        if not k:
+            return new, backend.xp.zeros(backend.STATS)
+        (stats,) = data.map_rows(multiply, m, 40.0 * m * k, ((backend.STATS + 2 * k,),))
+        return new, stats
+
     def denominator(self, D: Array) -> Array:
         """Return the denominator of the update of Ht: for β = 1 the column sums D of W, 1 where such a sum is zero."""
         return np.where(D == 0, 1.0, D) if self.beta == 1 else D
 
     def _update_beta(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
-        p, backend, Ht, stats = self.penalties, data.backend, small.Ht, sums["stats"]
-        (m, k), new, S = Ht.shape, np.empty_like(Ht), backend.STATS
-        N, D = sums["N"], self.denominator(sums["D"])
-        floor = TINY if self.floor_H else 0.0
-
-        def multiply(lo: int, hi: int, part: Array) -> None:
-            terms = D if self.beta == 1 else D[lo:hi]
-            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, self.gamma, floor, new[lo:hi], part)
-
-        (stats_H,) = data.map_rows(multiply, m, 40.0 * m * k, (stats.shape,))
+        backend, Ht, stats, fixed = data.backend, small.Ht, sums["stats"], self.fixed
+        (m, k), S = Ht.shape, backend.STATS
+        factors = Ht, sums["N"], self.denominator(sums["D"])
+        F, N, D = factors if fixed is None else fixed.columns(*factors)
+        new, stats_H = self._multiply_columns(data, F, N, D, self.gamma, TINY if self.floor_H else 0.0)
+        if fixed is not None:
+            new = fixed.filled(Ht, new)
         measured = (sums["loss"],) if small.passes % 10 == 0 else ()
         of_W, of_H, *losses = (np.array(numbers) for numbers in backend.read(stats, stats_H, *measured))
         pulls = sum(
-            pull_of_zeros(of[S : S + k], of[S + k : S + 2 * k], rows) for of, rows in ((of_W, data.shape[0]), (of_H, m))
+            pull_of_zeros(of[S : S + of_k], of[S + of_k : S + 2 * of_k], rows)
+            for of, of_k, rows in ((of_W, k, data.shape[0]), (of_H, F.shape[1], m))
         )
         residual = of_W[backend.VIOLATION] + of_H[backend.VIOLATION] + pulls
         scale = of_W[backend.KKT] + of_H[backend.KKT]
@@ -411,6 +445,8 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         nu = 1.0 if plain else 0.5 * (1 + sqrt(1 + 4 * small.nu**2))
         theta = (nu - 1) / (0.5 * (1 + sqrt(1 + 4 * nu**2)))
         ahead = extrapolated(new.Ht, small.Ht, theta)
+        if self.fixed is not None and theta > 0:
+            self.fixed.restored(ahead, new.Ht)  # zeros, too
         HHt = self._gram(data, ahead) if theta > 0 else new.HHt
         return report, Moving(
             new.Ht, HHt, new.passes, ahead=ahead, theta=theta, nu=nu, best=best, best_Ht=best_Ht, plain=plain
