@@ -26,11 +26,11 @@ class Counts(NamedTuple):
 
 
 MOST = {  # of a pass once the start is over: solver, loss, X stored as
-    ("hals", 2, "uint8"): Counts(20, 66, 2, 1),
-    ("hals", 2, "float32"): Counts(20, 66, 2, 1),
-    ("cd", 2, "float32"): Counts(11, 13, 1, 0),
-    ("mu", 2, "float32"): Counts(13, 28, 1, 0),
-    ("mu", 1, "float32"): Counts(7, 19, 1, 0),
+    ("hals", 2, "uint8"): Counts(9, 2, 1, 0),
+    ("hals", 2, "float32"): Counts(9, 2, 1, 0),
+    ("cd", 2, "float32"): Counts(9, 2, 1, 0),
+    ("mu", 2, "float32"): Counts(9, 2, 1, 0),
+    ("mu", 1, "float32"): Counts(7, 4, 1, 0),
 }
 FIT = Counts(830, 2700, 95, 50)  # a whole fit with init="auto"; a tenth more than it takes, as passes may be more
 

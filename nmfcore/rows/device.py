@@ -8,6 +8,7 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -108,7 +109,6 @@ class DeviceRows(Rows):
         self.backend = cuda_ops
         self.kind = kind
         self._xt = transposed
-        self._sums: dict[str, Array] = {}
         self._buffers: _Buffers | None = None
 
     def _stream_from_host(self) -> bool:
@@ -244,7 +244,7 @@ class DeviceRows(Rows):
         self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
     ) -> list[Array]:
         """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
-        whole = [cuda.cupy().zeros(shape) for shape in shapes]
+        whole = list(_zeros(dict(enumerate(shapes))).values())
         visit(0, rows, *whole)
         return whole
 
@@ -268,10 +268,10 @@ class DeviceRows(Rows):
             gather = None
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
         if out is None:
-            after, total = before.twin, self._cleared(sums | large)
+            after = before.twin
         else:
             after = self.state(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
-            total = {name: _neutral(name, shape) for name, shape in (sums | large).items()}
+        total = _cleared(sums | large)
         for lo, hi, block in self.blocks():
             if hi - lo == self.shape[0]:
                 function(self.backend, block, before, arguments, after, total)
@@ -282,18 +282,6 @@ class DeviceRows(Rows):
             for lo, hi, block in self.T.blocks():
                 gather(self.backend, block, after, arguments, lo, hi, total)
         return after, total
-
-    def _cleared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Named sums of zeros, in memory that passes share."""
-        kept = {}
-        for name, shape in shapes.items():
-            buffer = self._sums.get(name)
-            if buffer is None or buffer.shape != shape:
-                buffer = cuda.cupy().empty(shape)
-            buffer.fill(NEUTRAL.get(name, 0.0))
-            kept[name] = buffer
-        self._sums = kept
-        return dict(kept)
 
     def digest(self) -> str:
         """Return a digest of all stored numbers at their places; a resident X is copied to the host in parts."""
@@ -306,8 +294,22 @@ class DeviceRows(Rows):
         return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
 
-def _neutral(name: str, shape: tuple[int, ...]) -> Array:
-    return cuda.cupy().full(shape, NEUTRAL[name]) if name in NEUTRAL else cuda.cupy().zeros(shape)
+def _zeros(shapes: Mapping[Any, tuple[int, ...]]) -> dict[Any, Array]:
+    """Return arrays of float64 zeros, all of them in one piece of memory that takes one call to clear."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    whole, at, made = cuda.cupy().zeros(sum(sizes)), 0, {}
+    for (name, shape), size in zip(shapes.items(), sizes, strict=True):
+        part = whole[at : at + size]
+        made[name] = part if len(shape) == 1 else part.reshape(shape)
+        at += size
+    return made
+
+
+def _cleared(shapes: Shapes) -> dict[str, Array]:
+    """Return named sums of no parts, in memory of their own: the sums of a pass stay when the next one is made."""
+    plain = {name: shape for name, shape in shapes.items() if not NEUTRAL.get(name)}
+    others = {name: cuda.cupy().full(shape, NEUTRAL[name]) for name, shape in shapes.items() if name not in plain}
+    return (_zeros(plain) | others) if plain else others
 
 
 class _Buffers:

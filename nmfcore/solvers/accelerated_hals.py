@@ -25,11 +25,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._typing import Array
+from ..backends.operations import Weighed
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._candidates import spread_out
 from ._common import Correction, Incoming, Orders, Report, Small, Sums
@@ -155,6 +156,13 @@ class AcceleratedOrders(Orders):
     revive: bool
 
 
+class Foreseen(NamedTuple):
+    """What follows a pass if it is accepted and leaves no component dead."""
+
+    following: Accelerated
+    numbers: tuple[Array, ...]  # to be read: stats of the step, ‖w_t‖² and ‖ĥ_t‖² of each component
+
+
 class AcceleratedHALS(CoordinateDescent):
     """Several sweeps over the rows of W and the columns of H per pass over X, both extrapolated.
 
@@ -239,7 +247,7 @@ class AcceleratedHALS(CoordinateDescent):
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
         )  # fmt: skip
         if self.penalised:
-            sums["sum_W"] += W.sum(axis=0, dtype=np.float64)
+            sums["sum_W"] += backend.column_sums(W)
         if orders.revive:
             backend.worst_rows(block, W, orders.Ht, sums["worst"])
         if orders.measure:
@@ -249,11 +257,14 @@ class AcceleratedHALS(CoordinateDescent):
         """Step over the columns of H, and report the pass; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
         backend, level = data.backend, small.level
-        report, of_penalty, slack = self._report(small, sums, data)
+        foreseen = self._foreseen(small, sums, data)
+        report, of_penalty, slack, told = self._report(small, sums, data, foreseen)
         exact = level.due and level.since == 0  # this loss and the one before it were measured
         by_steps = report.loss - report.offset if level.due and not exact else report.loss
         if small.passes == 0 or by_steps <= level.lowest + slack or report.loss <= self.exact:
-            new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty)
+            if foreseen is not None and self._as_foreseen(small, foreseen.following, report, told, data):
+                return report, foreseen.following
+            new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty, backend)
             new.rejected = 0
         else:
             report.accepted = False
@@ -292,6 +303,11 @@ class AcceleratedHALS(CoordinateDescent):
         report.unfinished = new.revived or new.revive > 0
         new.next_HHt = backend.gram(new.next_Ht)
         new.ahead = self._ahead(new, backend)
+        self._order_sums(new, data)
+        return report, new
+
+    def _order_sums(self, new: Accelerated, data: Rows) -> None:
+        """Say whether the next pass measures the loss, and name the sums that it makes."""
         level = new.level
         level.due = self.rounding > LEVEL * new.loss and (level.since >= level.interval or level.measured == np.inf)
         self.sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
@@ -299,9 +315,41 @@ class AcceleratedHALS(CoordinateDescent):
             self.sums["worst"] = (new.revive, 1 + data.shape[1])
         if level.due:
             self.sums["measured"] = (1,)
-        return report, new
 
-    def _report(self, small: Accelerated, sums: Sums, data: Rows) -> tuple[Report, float, float]:
+    def _foreseen(self, small: Accelerated, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue the step that follows if the pass is accepted, before anything of the pass is read.
+
+        Most passes are accepted and leave no component dead. A device then goes on while the host waits for the numbers
+        that say so. None where operations are not queued, and for passes that more than a step may follow.
+        """
+        p, backend = self.penalties, data.backend
+        if not backend.QUEUES or self.penalised or self.shuffle is not None or small.passes == 0 or small.revive:
+            return None
+        new, k = self._accepted(small, sums, backend), small.next_Ht.shape[1]
+        effort = self._effort(small.passes)[1]
+        ahead = backend.step_ahead(
+            new.H, small.step_Ht, new.momentum.weight, new.begin, Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
+            Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
+        )  # fmt: skip
+        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = ahead.step, ahead.Ht, ahead.HHt, ahead.change
+        return Foreseen(new, (ahead.stats, new.WtW.diagonal(), ahead.HHt.diagonal()))
+
+    def _as_foreseen(self, small: Accelerated, new: Accelerated, report: Report, told: list[Any], data: Rows) -> bool:
+        """Complete the state that was foreseen after an accepted pass; return False where a component has died."""
+        of_H, squares_W, squares_H = told
+        if bool((np.multiply(squares_W, squares_H) <= self.negligible).any()):
+            return False
+        backend = data.backend
+        report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
+        report.violation += of_H[backend.VIOLATION]
+        new.loss, new.penalty, new.rejected, new.revived, new.passes = report.loss, 0.0, 0, False, small.passes + 1
+        new.level = small.level.after(report)
+        self._order_sums(new, data)
+        return True
+
+    def _report(
+        self, small: Accelerated, sums: Sums, data: Rows, foreseen: Foreseen | None
+    ) -> tuple[Report, float, float, list[Any]]:
         """Report the loss at (W⁺, Ĥ), and W's part of violation and KKT residual.
 
         Returns
@@ -312,21 +360,24 @@ class AcceleratedHALS(CoordinateDescent):
             The penalties' part of the loss.
         slack : float
             The amount by which rounding may raise the loss.
+        told : list
+            The numbers of what is foreseen.
         """
         p, backend = self.penalties, data.backend
         Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
         k = WtW.shape[0]
-        DtD = sums["WtD"][k:]
-        half = sums["WtD"][:k] - 0.5 * DtD
         first, penalised = small.passes == 0, self.penalised
-        wanted = [sums["stats"], backend.inner(half, HHt), backend.inner(DtD, HHt)]
+        wanted = [sums["stats"], *backend.changes(sums["WtD"], HHt)]
         if first:
             wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
         if penalised:
+            half = sums["WtD"][:k] - 0.5 * sums["WtD"][k:]
             wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
         if small.level.due:
             wanted.append(sums["measured"])
-        stats, square, step, *others = backend.read(*wanted, *small.ahead)
+        more = () if foreseen is None else foreseen.numbers
+        stats, square, step, *others = backend.read(*wanted, *small.ahead, *more)
+        told = [others.pop() for _ in more][::-1]
         ahead = self._change_ahead(*(others.pop() for _ in small.ahead)) if small.ahead else 0.0
         change, of_penalty = square - stats[backend.CROSS], 0.0
         report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
@@ -338,31 +389,37 @@ class AcceleratedHALS(CoordinateDescent):
         if first:
             report.loss = trace_loss(self.squares_X, *others[:2]) + of_penalty
             report.incoming = Incoming(report.loss - change)
-            return report, of_penalty, 0.0
+            return report, of_penalty, 0.0, told
         report.loss = small.loss + ahead + change
         if measured is not None:
             offset, report.loss = measured + of_penalty - report.loss, measured + of_penalty
             report.correction = Correction(offset, small.level.since if small.level.measured < np.inf else -1)
         slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(ahead)))
-        return report, of_penalty, min(slack, SLACK * abs(small.level.lowest))
+        return report, of_penalty, min(slack, SLACK * abs(small.level.lowest)), told
 
-    def _accept(
-        self, small: Accelerated, sums: Sums, report: Report, of_penalty: float
-    ) -> tuple[Accelerated, Array, Array]:
-        """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
-        XtW, WtW = sums["XtW"].copy(), sums["WtW"].copy()
-        k = WtW.shape[0]
+    def _accepted(self, small: Accelerated, sums: Sums, backend: Backend) -> Accelerated:
+        """Return the small state with the pair of an accepted pass, whose loss is still to be entered."""
+        k = small.scale.shape[0] // 2
         ones = np.ones(k, small.scale.dtype)
         new = replace(
-            small, Ht=small.next_Ht, HHt=small.next_HHt, H=small.next_Ht, XtW=XtW, WtW=WtW,
-            loss=report.loss, penalty=of_penalty, scale=np.concatenate([ones, small.scale[:k]]), revive=0,
+            small, Ht=small.next_Ht, HHt=small.next_HHt, H=small.next_Ht, XtW=backend.kept(sums["XtW"]),
+            WtW=backend.kept(sums["WtW"]), scale=np.concatenate([ones, small.scale[:k]]), revive=0,
         )  # fmt: skip
+        if small.passes:  # the step from the start is no direction to extrapolate in
+            new.begin, new.momentum = small.momentum.weight, small.momentum.grown()
+        return new
+
+    def _accept(
+        self, small: Accelerated, sums: Sums, report: Report, of_penalty: float, backend: Backend
+    ) -> tuple[Accelerated, Array, Array]:
+        """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
+        new = self._accepted(small, sums, backend)
+        new.loss, new.penalty = report.loss, of_penalty
+        XtW, WtW, beta, k = new.XtW, new.WtW, new.begin, new.WtW.shape[0]
         if self.penalised:
             new.sum_W = sums["sum_W"].copy()
-        if small.passes == 0:  # the step from the start is no direction to extrapolate in
+        if small.passes == 0:
             return new, XtW, WtW
-        new.begin = beta = small.momentum.weight
-        new.momentum = small.momentum.grown()
         XtZ = (1 + beta) * XtW
         XtZ -= beta * small.XtW
         ZtZ = (1 + beta) * WtW - beta * small.WtW + beta * (1 + beta) * sums["WtD"][k:]

@@ -48,7 +48,7 @@ def gather_numerators(
     backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
     sums["N"][lo:hi] = part
     if lo == 0:
-        sums["D"][0] += W.sum(axis=0, dtype=np.float64)
+        sums["D"][0] += backend.column_sums(W)
 
 
 # By β; the denominators of other β need every number of WH.
@@ -138,7 +138,7 @@ class MultiplicativeUpdate(Solver):
     def _update_frobenius(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         p, backend, Ht = self.penalties, data.backend, small.Ht
         XtW, WtW, stats_W = sums["XtW"], sums["WtW"], sums["stats"]
-        (m, k), new = Ht.shape, np.empty_like(Ht)
+        (m, k), new = Ht.shape, backend.xp.empty(Ht.shape, Ht.dtype)
 
         def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
@@ -155,11 +155,11 @@ class MultiplicativeUpdate(Solver):
 
     def denominator(self, D: Array) -> Array:
         """Return the denominator of the update of Ht: for β = 1 the column sums D of W, 1 where such a sum is zero."""
-        return np.where(D == 0, 1.0, D) if self.beta == 1 else D
+        return np.where(D, D, 1.0) if self.beta == 1 else D
 
     def _update_beta(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         p, backend, Ht, stats = self.penalties, data.backend, small.Ht, sums["stats"]
-        (m, k), new, S = Ht.shape, np.empty_like(Ht), backend.STATS
+        (m, k), new, S = Ht.shape, backend.xp.empty(Ht.shape, Ht.dtype), backend.STATS
         N, D = sums["N"], self.denominator(sums["D"])
         floor = TINY if self.floor_H else 0.0
 
