@@ -32,14 +32,16 @@ from .operations import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._typing import Matrix
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
     "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers",
-    "opening", "products", "read", "scale", "scan", "squares", "step_ahead", "stored_as_is", "sweep", "tile_height",
-    "to_numpy", "topk_kernels", "worst_rows", "xp",
+    "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",
+    "tile_height", "to_numpy", "topk_kernels", "worst_rows", "xp",
 ]  # fmt: skip
 
 xp = np
@@ -85,6 +87,12 @@ def to_numpy(A: Array) -> Array:
 def read(*arrays: Array | np.generic) -> list[Any]:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers)."""
     return [array.tolist() for array in arrays]
+
+
+def send(*arrays: Array | np.generic) -> Callable[[], list[Any]]:
+    """Return a function that returns the numbers that arrays hold now, as `read` does."""
+    numbers = read(*arrays)
+    return lambda: numbers
 
 
 def inner(A: Array, B: Array) -> np.float64:
@@ -276,6 +284,7 @@ def step_ahead(
     order: Array, sweeps: int, delta: float, conjugate: int,
 ) -> Ahead:  # fmt: skip
     """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
+    assert sums.DtD is not None
     XtZ = (1 + beta) * sums.XtW
     XtZ -= beta * earlier.XtW
     ZtZ = (1 + beta) * sums.WtW - beta * earlier.WtW + beta * (1 + beta) * sums.DtD

@@ -137,7 +137,6 @@ finish(int blocks, const double* parts, i64 length, int count, double* XtF, cons
 
 // What the host reads of a pass, in one row. Slot s of `count` has size_s numbers: A_s[i·step_s], or, where B_s is not
 // null, one: Σ (A_s − ½·half_s)·B_s. A block for each slot.
-#define SLOT(s) const double *A##s, const double *half##s, const double *B##s, i64 size##s, i64 step##s
 #define TAKE(s)     \
   case s:           \
     A = A##s;       \
@@ -149,7 +148,15 @@ finish(int blocks, const double* parts, i64 length, int count, double* XtF, cons
 #define PLACE(s) \
   if (blockIdx.x > s) at += B##s ? 1 : size##s
 extern "C" __global__ void __launch_bounds__(THREADS)
-collect(SLOT(0), SLOT(1), SLOT(2), SLOT(3), SLOT(4), SLOT(5), SLOT(6), SLOT(7), double* row) {
+collect(const double* A0, const double* half0, const double* B0, i64 size0, i64 step0,
+        const double* A1, const double* half1, const double* B1, i64 size1, i64 step1,
+        const double* A2, const double* half2, const double* B2, i64 size2, i64 step2,
+        const double* A3, const double* half3, const double* B3, i64 size3, i64 step3,
+        const double* A4, const double* half4, const double* B4, i64 size4, i64 step4,
+        const double* A5, const double* half5, const double* B5, i64 size5, i64 step5,
+        const double* A6, const double* half6, const double* B6, i64 size6, i64 step6,
+        const double* A7, const double* half7, const double* B7, i64 size7, i64 step7,
+        double* row) {
   __shared__ double room[THREADS / 32];
   const double *A = 0, *half = 0, *B = 0;
   i64 size = 0, step = 1, at = 0;
@@ -336,8 +343,9 @@ column_sums(const FT* F, i64 n, int k, int chunk, int across, double* parts) {
     room[threadIdx.x] = sum;
     __syncthreads();
     if (down == 0 && t < k) {
+      const i64 block = blockIdx.x;
       for (int s = 1; s < strip; ++s) sum += room[s * across + lane];
-      parts[(i64)blockIdx.x * k + t] = sum;
+      parts[block * k + t] = sum;
     }
   }
 }

@@ -1,7 +1,7 @@
 """The CUDA backend: the operations of `Backend` on arrays that lie on a device.
 
-A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, `to_numpy`
-and `worst_rows` wait for the device.
+A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, what
+`send` returns, `to_numpy` and `worst_rows` wait for the device.
 
 Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
 launch is cut (`plan_…`) depends on shapes only, not on the device, so the sums of kernels have the same bits on every
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from .operations import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from .._typing import DType, Matrix
@@ -46,7 +48,7 @@ __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
     "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening",
-    "products", "read", "scale", "sparse_beta", "squares", "step_ahead", "stored_as_is", "sweep", "to_numpy",
+    "products", "read", "scale", "send", "sparse_beta", "squares", "step_ahead", "stored_as_is", "sweep", "to_numpy",
     "worst_rows", "xp",
 ]  # fmt: skip
 
@@ -90,41 +92,110 @@ def to_numpy(A: Array) -> np.ndarray:
     return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
 
 
-class Inner(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Inner:
     """⟨A − ½·half, B⟩ of small arrays of float64, which `read` forms where it reads it."""
 
     A: Array
     B: Array
     half: Array | None = None
 
-    shape, ndim = (), 0
+    shape: ClassVar[tuple[int, ...]] = ()
+    ndim: ClassVar[int] = 0
 
 
 def read(*arrays: Array | Inner | np.generic) -> list[Any]:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
-    if not arrays:
-        return []
+    row = _row(arrays)
+    return _told(arrays, [] if row is None else cuda.cupy().asnumpy(row).tolist())
+
+
+def send(*arrays: Array | Inner | np.generic) -> Callable[[], list[Any]]:
+    """Return a function that returns what `read` does, and waits only for what was queued before this call."""
+    return _Sent(arrays)
+
+
+class _Room:
+    """Pinned memory of the host that a row is copied to, and the event that says when it has arrived."""
+
+    def __init__(self, size: int):
+        self.host = cuda.empty_pinned((max(64, size),), np.float64)
+        self.arrived = cuda.cupy().cuda.Event(disable_timing=True)
+        self.awaited = True
+
+
+@functools.cache
+def _free_rooms(device: int) -> list[_Room]:
+    return []
+
+
+class _Sent:
+    """Numbers on their way to the host. A room is given back with the numbers read, or when nobody wants them."""
+
+    def __init__(self, arrays: tuple[Any, ...]):
+        self.arrays = arrays
+        self.rooms = _free_rooms(cuda.current())
+        self.room: _Room | None = None
+        self.row = _row(arrays)
+        if self.row is None:
+            return
+        size = int(self.row.size)
+        try:
+            room = self.rooms.pop()
+        except IndexError:
+            room = _Room(size)
+        if not room.awaited:  # of numbers that nobody wanted, which may still be on their way
+            room.arrived.synchronize()
+        if room.host.size < size:
+            room = _Room(size)
+        self.room, room.awaited = room, False
+        self.row.get(out=room.host[:size], blocking=False)
+        room.arrived.record()
+
+    def __call__(self) -> list[Any]:
+        """Wait for the numbers, once, and return them."""
+        room, self.room = self.room, None
+        numbers: list[float] = []
+        if room is not None and self.row is not None:
+            room.arrived.synchronize()
+            room.awaited = True
+            numbers = room.host[: self.row.size].tolist()
+            self.rooms.append(room)
+        return _told(self.arrays, numbers)
+
+    def __del__(self) -> None:
+        if self.room is not None:
+            self.rooms.append(self.room)
+
+
+def _row(arrays: tuple[Any, ...]) -> Array | None:
+    """Queue a row of the numbers of all arrays that lie on the device; None if there are no such."""
     xp = cuda.cupy()
-    few = [a if isinstance(a, Inner) else _as_float64(xp, a) for a in arrays]
-    sizes = [math.prod(a.shape) for a in arrays]
+    few = [a if isinstance(a, Inner) else _as_float64(xp, a) for a in arrays if not isinstance(a, np.generic)]
+    if not few:
+        return None
+    sizes = [1 if isinstance(a, Inner) else a.size for a in few]
     row = xp.empty(sum(sizes))
     _collect(few, sizes, row)
-    numbers = xp.asnumpy(row).tolist()
+    return row
+
+
+def _told(arrays: tuple[Any, ...], numbers: list[float]) -> list[Any]:
+    """Return the numbers of a row as `read` returns them; those of the host stay what they are."""
     out, at = [], 0
-    for a, size in zip(arrays, sizes, strict=True):
-        if a.ndim == 0:
-            out.append(numbers[at])
-        elif a.ndim == 1:
-            out.append(numbers[at : at + size])
-        else:
-            out.append(np.reshape(numbers[at : at + size], a.shape).tolist())
+    for a in arrays:
+        if isinstance(a, np.generic):
+            out.append(a.item())
+            continue
+        size = math.prod(a.shape)
+        part: Any = numbers[at] if a.ndim == 0 else numbers[at : at + size]
+        out.append(np.reshape(part, a.shape).tolist() if a.ndim > 1 else part)
         at += size
     return out
 
 
-def _as_float64(xp: ModuleType, A: Array | np.generic) -> Array:
-    """Return A on the device, in float64, with its numbers a fixed distance apart."""
-    A = xp.asarray(A)
+def _as_float64(xp: ModuleType, A: Array) -> Array:
+    """Return A in float64, with its numbers a fixed distance apart."""
     if A.dtype != np.float64:
         A = A.astype(np.float64)
     return A if A.ndim < 2 else xp.ascontiguousarray(A).reshape(-1)
@@ -313,11 +384,11 @@ def plan_across(k: int) -> int:
 
 
 class _Parts(NamedTuple):
-    """Partial sums in the memory of the device: `count` times `length` numbers."""
+    """Partial sums in the memory of the device: `pieces` times `length` numbers."""
 
     numbers: Array
     length: int
-    count: int
+    pieces: int
 
 
 def _finish(
@@ -336,9 +407,9 @@ def _finish(
     wide = statistics if columns is None else statistics - columns.size
     _launch(
         kernel, (blocks + statistics,), _i32(blocks),
-        of_X and of_X.numbers, _i64(length), _i32(of_X.count if of_X else 0), XtF,
-        of_grams and of_grams.numbers, _i64(small), _i32(of_grams.count if of_grams else 0), FtF, FtD,
-        of_stats and of_stats.numbers, _i32(statistics), _i32(wide), _i32(of_stats.count if of_stats else 0), stats,
+        of_X and of_X.numbers, _i64(length), _i32(of_X.pieces if of_X else 0), XtF,
+        of_grams and of_grams.numbers, _i64(small), _i32(of_grams.pieces if of_grams else 0), FtF, FtD,
+        of_stats and of_stats.numbers, _i32(statistics), _i32(wide), _i32(of_stats.pieces if of_stats else 0), stats,
         columns,
     )  # fmt: skip
 
@@ -397,7 +468,7 @@ class _SumPlan(NamedTuple):
 
     kernel: Any
     grid: tuple[int, int, int]
-    count: int  # of chunks
+    chunks: int
     tiles: np.int32
     shape: tuple[Any, ...]  # n, m, k, chunk
     pairs: np.int32
@@ -438,16 +509,16 @@ def _sum_over_rows(
     X, ld = (F, k) if block is None or not m else (block.X, _leading(block.X))
     if m and _on_tensor_cores(X, F):
         plan = _plan_sums(n, m, k, 0, X.dtype, F.dtype, True, device)
-        of_X = _Parts(xp.empty((plan.count, m, k)), m * k, plan.count)
+        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
         _launch(plan.kernel, plan.grid, X, _i64(ld), F, *plan.shape, of_X.numbers)
         return of_X, _sum_over_rows(None, F, pairs)[1]
     if m and pairs and k > 32 and F.itemsize == 8 and X.dtype != F.dtype:  # the kernel has no registers for both
         return _sum_over_rows(block, F)[0], _sum_over_rows(None, F, pairs)[1]
     plan = _plan_sums(n, m, k, len(pairs), X.dtype, F.dtype, False, device)
     if m:
-        of_X = _Parts(xp.empty((plan.count, m, k)), m * k, plan.count)
+        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
     if pairs:
-        of_grams = _Parts(xp.empty((plan.count, len(pairs), k, k)), len(pairs) * k * k, plan.count)
+        of_grams = _Parts(xp.empty((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
     factors = [F for pair in pairs for F in pair]
     _launch(
         plan.kernel, plan.grid, plan.tiles, X, _i64(ld), F, *plan.shape, of_X and of_X.numbers, plan.pairs, *factors,
@@ -483,7 +554,7 @@ def _step_done(
     """Add what new rows F, with their step D, contribute to the sums of a pass; of no rows, or None: left out."""
     dense = block is not None and block.indptr is None and XtF is not None and XtF.shape[0]
     FtF = FtF if FtF is not None and FtF.shape[0] else None
-    pairs = ((F, F),) if FtF is not None else ()
+    pairs: tuple[tuple[Array, Array], ...] = ((F, F),) if FtF is not None else ()
     if D is not None and FtD is not None:
         pairs += (F, D), (D, D)
     of_X, of_grams = _sum_over_rows(block if dense else None, F, pairs)
@@ -826,9 +897,10 @@ def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Array |
     if not wide:
         msg = f"n_components = {k} is more than the GPU's sparse kernels hold in registers (1024): use device='cpu'."
         raise ValueError(msg)
+    sum_H = column_sums(Ht)
     kernel = _kernel("SPARSE", "sparse_ratios", block.X.dtype, F.dtype, KC=wide)
     _launch(
-        kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, block.indices, F, Ht, column_sums(Ht), _i64(n),
+        kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, block.indices, F, Ht, sum_H, _i64(n),
         _i32(k), _i32(int(update)), out, losses,
     )  # fmt: skip
 
@@ -919,14 +991,14 @@ def code(
     C = xp.empty((n, k) if beta == 2 else (0, k), Ht.dtype)
     if beta == 2:
         products(block, Ht, C)
-    G = gram(Ht) if beta == 2 else None
+    G, sum_H = gram(Ht) if beta == 2 else None, column_sums(Ht)
     length = 1 if beta == 2 else m
     blocks = min(n, CODERS, max(1, (1 << 30) // (2 * length * Ht.itemsize)))
     scratch, parts = xp.empty((blocks, 2, length), Ht.dtype), xp.empty((blocks, STATS))
     X, ld = block.X, 0 if block.indptr is not None else _leading(block.X)
     kernel = _kernel("CODE", "code_rows", X.dtype, Ht.dtype)
     _launch(
-        kernel, (blocks,), X, _i64(ld), block.indptr, block.indices, Ht, C if beta == 2 else None, G, column_sums(Ht),
+        kernel, (blocks,), X, _i64(ld), block.indptr, block.indices, Ht, C if beta == 2 else None, G, sum_H,
         _i64(n), _i64(m), _i32(k), np.float64(beta), np.float64(gamma), c(l1), c(l2), c(floor), np.float64(tol),
         _i32(max_iter), _i32(plan_across(k)), _i64(length), scratch, out, parts,
         shared=8 * THREADS + 3 * k * Ht.itemsize,

@@ -18,6 +18,7 @@ import numpy as np
 from .._typing import Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from .._typing import Block, Matrix
@@ -130,6 +131,9 @@ class Backend(Protocol):
 
     def read(self, *arrays: Array | np.generic) -> list[Any]:
         """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), from a device in one transfer."""
+
+    def send(self, *arrays: Array | np.generic) -> Callable[[], list[Any]]:
+        """Return a function that returns what `read` does, and waits only for what was queued before this call."""
 
     def stored_as_is(self, dtype: np.dtype) -> bool:
         """Return whether the kernels read numbers of this type where they lie."""

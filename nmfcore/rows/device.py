@@ -151,6 +151,11 @@ class DeviceRows(Rows):
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
     @property
+    def runs_ahead(self) -> bool:  # type: ignore[override]
+        """Whether a pass may be queued early: not one that the host copies X for."""
+        return not self.streamed
+
+    @property
     def rows_per_block(self) -> int:
         """Rows of a streamed block: a function of X's width and type only, as it decides how sums are rounded."""
         n, m = self.shape

@@ -33,7 +33,7 @@ from .._typing import Array
 from ..backends.operations import Weighed
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._candidates import spread_out
-from ._common import Correction, Incoming, Orders, Report, Small, Sums
+from ._common import Correction, Foreseen, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
+    from ._common import Shapes
 
 # Ang and Gillis' constants for HALS.
 FIRST, GROW, CAP_GROW, SHRINK = 0.5, 1.01, 1.005, 1.5
@@ -71,6 +72,7 @@ RARELY = 40  # most passes between two measurements
 TRUE = 0.05  # share of the measured fall of the loss by which the fall that the steps add up to may differ
 NOISE = 4  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
 FEW = 1e8  # multiplications that take no time worth saving
+TOLD = 5  # arrays of numbers that tell of the step that was foreseen
 SLACK = 5e-7  # share of the loss by which rounding may raise it in a pass, at most
 
 
@@ -154,13 +156,6 @@ class AcceleratedOrders(Orders):
     begin: float
     effort: Effort
     revive: bool
-
-
-class Foreseen(NamedTuple):
-    """What follows a pass if it is accepted and leaves no component dead."""
-
-    following: Accelerated
-    numbers: tuple[Array, ...]  # to be read: stats of the step, ‖w_t‖² and ‖ĥ_t‖² of each component
 
 
 class AcceleratedHALS(CoordinateDescent):
@@ -256,13 +251,29 @@ class AcceleratedHALS(CoordinateDescent):
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Accelerated]:
         """Step over the columns of H, and report the pass; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
+        foreseen = self.foresee(small, sums, data)
+        return self._settled(small, sums, data, foreseen)
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Accelerated]:
+        """Report a pass; it has gone as foreseen if it is accepted and has left no component dead."""
+        assert isinstance(small, Accelerated)
+        return self._settled(small, sums, data, foreseen)
+
+    def _settled(
+        self, small: Accelerated, sums: Sums, data: Rows, foreseen: Foreseen | None
+    ) -> tuple[Report, Accelerated]:
         backend, level = data.backend, small.level
-        foreseen = self._foreseen(small, sums, data)
-        report, of_penalty, slack, told = self._report(small, sums, data, foreseen)
+        if foreseen is None:
+            read, told = backend.read(*self._wanted(small, sums, backend), *small.ahead), []
+        else:
+            read = foreseen.numbers()
+            read, told = read[:-TOLD], read[-TOLD:]
+        report, of_penalty, slack = self._report(small, read, backend)
         exact = level.due and level.since == 0  # this loss and the one before it were measured
         by_steps = report.loss - report.offset if level.due and not exact else report.loss
         if small.passes == 0 or by_steps <= level.lowest + slack or report.loss <= self.exact:
-            if foreseen is not None and self._as_foreseen(small, foreseen.following, report, told, data):
+            if foreseen is not None and self._as_foreseen(small, foreseen, report, told, data):
+                assert isinstance(foreseen.following, Accelerated)
                 return report, foreseen.following
             new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty, backend)
             new.rejected = 0
@@ -308,49 +319,93 @@ class AcceleratedHALS(CoordinateDescent):
 
     def _order_sums(self, new: Accelerated, data: Rows) -> None:
         """Say whether the next pass measures the loss, and name the sums that it makes."""
-        level = new.level
-        level.due = self.rounding > LEVEL * new.loss and (level.since >= level.interval or level.measured == np.inf)
-        self.sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
-        if new.revive:
-            self.sums["worst"] = (new.revive, 1 + data.shape[1])
-        if level.due:
-            self.sums["measured"] = (1,)
+        new.level.due = self._due(new.level, new.loss)
+        self.sums = self.shapes(new)
 
-    def _foreseen(self, small: Accelerated, sums: Sums, data: Rows) -> Foreseen | None:
-        """Queue the step that follows if the pass is accepted, before anything of the pass is read.
+    def _due(self, level: Level, loss: float) -> bool:
+        """Whether rounding demands that the next pass measures the loss."""
+        return self.rounding > LEVEL * loss and (level.since >= level.interval or level.measured == np.inf)
 
-        Most passes are accepted and leave no component dead. A device then goes on while the host waits for the numbers
-        that say so. None where operations are not queued, and for passes that more than a step may follow.
+    def shapes(self, small: Small) -> Shapes:
+        """Return names and shapes of the sums of the pass that begins with `small`."""
+        assert isinstance(small, Accelerated)
+        sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
+        if small.revive:
+            sums["worst"] = (small.revive, 1 + small.Ht.shape[0])
+        if small.level.due:
+            sums["measured"] = (1,)
+        return sums
+
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue the step of H that follows if the pass is accepted and leaves no component dead.
+
+        None for passes that more than a step may follow: the first, those under penalties, and those that find rows
+        for dead components.
         """
         p, backend = self.penalties, data.backend
-        if not backend.QUEUES or self.penalised or self.shuffle is not None or small.passes == 0 or small.revive:
+        if not backend.QUEUES or self.penalised or self.shuffle is not None or small.passes == 0:
             return None
-        new, k = self._accepted(small, sums, backend), small.next_Ht.shape[1]
-        effort = self._effort(small.passes)[1]
-        ahead = backend.step_ahead(
+        assert isinstance(small, Accelerated)
+        if small.revive:
+            return None
+        new, k, effort = self._accepted(small, sums, backend), small.next_Ht.shape[1], self._effort(small.passes)[1]
+        made = backend.step_ahead(
             new.H, small.step_Ht, new.momentum.weight, new.begin, Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
             Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
         )  # fmt: skip
-        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = ahead.step, ahead.Ht, ahead.HHt, ahead.change
-        return Foreseen(new, (ahead.stats, new.WtW.diagonal(), ahead.HHt.diagonal()))
+        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = made.step, made.Ht, made.HHt, ()
+        new.passes, new.rejected, new.revived, new.penalty = small.passes + 1, 0, False, 0.0
+        level = small.level
+        if level.due:
+            new.level = Level(level.lowest, 0.0, 0, level.interval)  # it will have been measured
+        else:
+            new.level = Level(level.lowest, level.measured, level.since + 1, level.interval)
+        new.level.due = self._due(new.level, small.loss)
+        numbers = backend.send(
+            *self._wanted(small, sums, backend), *small.ahead, *made.change, made.stats, new.WtW.diagonal(),
+            made.HHt.diagonal(),
+        )  # fmt: skip
+        return Foreseen(new, numbers)
 
-    def _as_foreseen(self, small: Accelerated, new: Accelerated, report: Report, told: list[Any], data: Rows) -> bool:
+    def _as_foreseen(self, small: Accelerated, foreseen: Foreseen, report: Report, told: list[Any], data: Rows) -> bool:
         """Complete the state that was foreseen after an accepted pass; return False where a component has died."""
-        of_H, squares_W, squares_H = told
+        *change, of_H, squares_W, squares_H = told
+        new, backend = foreseen.following, data.backend
+        assert isinstance(new, Accelerated)
         if bool((np.multiply(squares_W, squares_H) <= self.negligible).any()):
             return False
-        backend = data.backend
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
-        new.loss, new.penalty, new.rejected, new.revived, new.passes = report.loss, 0.0, 0, False, small.passes + 1
+        new.loss, new.ahead, expected = report.loss, tuple(np.float64(term) for term in change), new.level.due
         new.level = small.level.after(report)
         self._order_sums(new, data)
+        foreseen.holds = new.level.due == expected
         return True
 
-    def _report(
-        self, small: Accelerated, sums: Sums, data: Rows, foreseen: Foreseen | None
-    ) -> tuple[Report, float, float, list[Any]]:
+    def _wanted(self, small: Accelerated, sums: Sums, backend: Backend) -> list[Number]:
+        """Return the numbers that the loss of a pass is made of, beside those of `small.ahead`."""
+        Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
+        k = WtW.shape[0]
+        wanted = [sums["stats"], *backend.changes(sums["WtD"], HHt)]
+        if small.passes == 0:
+            wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
+        if self.penalised:
+            half = sums["WtD"][:k] - 0.5 * sums["WtD"][k:]
+            wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
+        if small.level.due:
+            wanted.append(sums["measured"])
+        return wanted
+
+    def _report(self, small: Accelerated, numbers: list[Any], backend: Backend) -> tuple[Report, float, float]:
         """Report the loss at (W⁺, Ĥ), and W's part of violation and KKT residual.
+
+        Parameters
+        ----------
+        small : Accelerated
+            What the pass began with.
+        numbers : list
+            Those of `_wanted`, and of `small.ahead` unless they are known.
+        backend : Backend
 
         Returns
         -------
@@ -360,25 +415,12 @@ class AcceleratedHALS(CoordinateDescent):
             The penalties' part of the loss.
         slack : float
             The amount by which rounding may raise the loss.
-        told : list
-            The numbers of what is foreseen.
         """
-        p, backend = self.penalties, data.backend
-        Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
-        k = WtW.shape[0]
-        first, penalised = small.passes == 0, self.penalised
-        wanted = [sums["stats"], *backend.changes(sums["WtD"], HHt)]
-        if first:
-            wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
-        if penalised:
-            half = sums["WtD"][:k] - 0.5 * sums["WtD"][k:]
-            wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
-        if small.level.due:
-            wanted.append(sums["measured"])
-        more = () if foreseen is None else foreseen.numbers
-        stats, square, step, *others = backend.read(*wanted, *small.ahead, *more)
-        told = [others.pop() for _ in more][::-1]
-        ahead = self._change_ahead(*(others.pop() for _ in small.ahead)) if small.ahead else 0.0
+        p, first, penalised = self.penalties, small.passes == 0, self.penalised
+        stats, square, step, *others = numbers
+        count = 2 * first + 4 * penalised + small.level.due
+        terms, others = others[count:] or list(small.ahead), others[:count]
+        ahead = self._change_ahead(*reversed(terms)) if terms else 0.0
         change, of_penalty = square - stats[backend.CROSS], 0.0
         report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
         measured = others.pop()[0] if small.level.due else None
@@ -389,13 +431,13 @@ class AcceleratedHALS(CoordinateDescent):
         if first:
             report.loss = trace_loss(self.squares_X, *others[:2]) + of_penalty
             report.incoming = Incoming(report.loss - change)
-            return report, of_penalty, 0.0, told
+            return report, of_penalty, 0.0
         report.loss = small.loss + ahead + change
         if measured is not None:
             offset, report.loss = measured + of_penalty - report.loss, measured + of_penalty
             report.correction = Correction(offset, small.level.since if small.level.measured < np.inf else -1)
         slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(ahead)))
-        return report, of_penalty, min(slack, SLACK * abs(small.level.lowest)), told
+        return report, of_penalty, min(slack, SLACK * abs(small.level.lowest))
 
     def _accepted(self, small: Accelerated, sums: Sums, backend: Backend) -> Accelerated:
         """Return the small state with the pair of an accepted pass, whose loss is still to be entered."""
