@@ -724,7 +724,7 @@ def step_ahead(
     next_Ht = made[0]
     _, of_grams = _sum_over_rows(None, Ht, ((next_Ht, next_Ht), (made[1], made[2])))
     _finish(None, None, of_grams, HHt, None, of_stats, stats)
-    return Ahead(step, next_Ht, HHt[0], stats, (stats[SQUARE], Inner(HHt[1], sums.WtW)))
+    return Ahead(step, next_Ht, HHt[0], stats, (stats[SQUARE, ...], Inner(HHt[1], sums.WtW)))
 
 
 # ---- multiplicative updates ------------------------------------------------------------------------------------------
