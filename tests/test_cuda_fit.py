@@ -432,3 +432,26 @@ def test_queries_that_are_sparse_on_the_card(rng, cupy, layout, where):
     np.testing.assert_array_equal(cuda_ops.to_numpy(rows), expected[1])
     np.testing.assert_allclose(cuda_ops.to_numpy(scores), expected[0], rtol=0, atol=1e-12)
     assert (cuda.to_host(queries) != sparse.csr_matrix(X[:7])).nnz == 0
+
+
+TYPES = [("float32", "float32"), ("uint8", "uint8"), ("float64", "float32"), ("int64", "float32"), (">f4", "float32"),
+         ("bool", "uint8")]  # fmt: skip
+
+
+@emulated
+@pytest.mark.parametrize(("given", "stored"), TYPES)
+@pytest.mark.parametrize("layout", ["C", "F", "rows that lie apart"])
+def test_an_upload_in_parts(rng, cupy, monkeypatch, layout, given, stored):
+    """Through two pinned buffers, each awaited before it is written again, by several threads."""
+    monkeypatch.setattr(device_rows, "COPY_BYTES", 256)
+    monkeypatch.setattr(device_rows, "UPLOAD_BYTES", 1024)
+    monkeypatch.setattr(device_rows, "effective_threads", lambda n_jobs: 3)
+    X = (
+        rng.integers(0, 2, (203, 24)).astype(given)
+        if given == "bool"
+        else rng.integers(0, 200, (203, 24)).astype(given)
+    )
+    X = np.asfortranarray(X) if layout == "F" else np.hstack([X, X])[:, :24] if layout != "C" else X
+    found = device_rows._upload(X, np.dtype(stored))
+    assert found.dtype == stored
+    np.testing.assert_array_equal(cuda_ops.to_numpy(found), X)

@@ -60,7 +60,7 @@ def _nothing(grid: Any, block: Any, arguments: Any, shared_mem: int = 0) -> None
     pass
 
 
-def python_of_passes(passes: int = 300, repeats: int = 5) -> Iterator[Row]:
+def python_of_passes(passes: int = 100, repeats: int = 3) -> Iterator[Row]:
     """Time the passes of each solver, the least of some runs."""
     from nmfcore.backends import cuda, cuda_ops
 

@@ -22,10 +22,13 @@ from .base import Function, Gather, Rows
 from .opening import digest_of
 from .state import RowState
 from .sums import NEUTRAL, Named, Shapes
+from .threads import effective_threads, run_all
 
 Array = Any  # cupy.ndarray
 
 BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, short enough for two of them anywhere
+COPY_BYTES = 4 << 20  # that a thread copies at a time
+UPLOAD_BYTES = 32 << 20  # of each of the two pinned buffers that an upload goes through
 ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
 BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
 
@@ -333,6 +336,7 @@ class _Buffers:
         self.copies = xp.cuda.Stream(non_blocking=True)
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
+        self.threads = effective_threads(None)
         self.sent = [False, False]  # whether a copy from the pinned buffer was queued, ever
         weakref.finalize(self, self.copies.synchronize).atexit = False
 
@@ -347,7 +351,7 @@ class _Buffers:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
             part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
             # and widened, where the kernels do not read X's type
-            np.copyto(self.pinned[slot][: hi - lo], part)
+            _copy(part, self.pinned[slot][: hi - lo], self.threads)
             self.copies.wait_event(self.used[slot])
             try:
                 self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
@@ -433,16 +437,37 @@ def _stored_type(given: np.dtype, compute: DType) -> np.dtype:
     return given if cuda_ops.stored_as_is(given) else np.dtype(compute)
 
 
+def _copy(rows: np.ndarray, to: np.ndarray, threads: int) -> None:
+    """Copy rows in host memory, by several threads where they are many: one of them does not keep the bus busy."""
+    step = max(1, COPY_BYTES // max(1, to[:1].nbytes))
+
+    def copy(i: int) -> None:
+        np.copyto(to[i * step : (i + 1) * step], rows[i * step : (i + 1) * step])
+
+    run_all(copy, -(-len(to) // step), threads)
+
+
 def _upload(X: np.ndarray, stored: np.dtype) -> Array:
     """X on the device, in the type it is to be stored in; never a second copy of all of it on the host."""
     xp, (n, m) = cuda.cupy(), X.shape
-    out = xp.empty((n, m), stored)
-    step = max(1, BLOCK_BYTES // max(1, m * X.itemsize))
-    for lo in range(0, n, step):
-        part = np.ascontiguousarray(X[lo : lo + step])
-        if not part.dtype.isnative:
-            part = part.astype(part.dtype.newbyteorder("="))
-        out[lo : lo + step] = xp.asarray(part).astype(stored)
+    out, stream = xp.empty((n, m), stored), xp.cuda.get_current_stream()
+    if out.nbytes <= COPY_BYTES:
+        out.set(np.ascontiguousarray(X, stored), stream=stream)
+        return out
+    rows = max(1, UPLOAD_BYTES // (m * stored.itemsize))
+    pinned = [cuda.empty_pinned((rows, m), stored) for _ in range(2)]
+    arrived, threads = [xp.cuda.Event() for _ in range(2)], effective_threads(None)
+    try:
+        for number, lo in enumerate(range(0, n, rows)):
+            slot, hi = number % 2, min(lo + rows, n)
+            if number >= 2:
+                arrived[slot].synchronize()  # the pinned buffer is free again
+            part = pinned[slot][: hi - lo]
+            _copy(X[lo:hi], part, threads)
+            out[lo:hi].set(part, stream=stream)
+            arrived[slot].record(stream)
+    finally:
+        stream.synchronize()  # the pinned memory goes back to CuPy's pool
     return out
 
 
