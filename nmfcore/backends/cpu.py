@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
+    "Weighed",
     "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
     "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers",
     "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",

@@ -83,6 +83,9 @@ class Weighed(NamedTuple):
     DtD: Array | None = None  # k × k, of the step D that led to W
 
 
+_Weighed: TypeAlias = Weighed
+
+
 class Ahead(NamedTuple):
     """What a step of the small factor, and its extrapolation P, have led to."""
 
@@ -122,6 +125,7 @@ class Backend(Protocol):
     STATS: int
     QUEUES: bool  # whether operations are queued, so that reading a number waits for all of them
     Beginning: type[_Beginning]
+    Weighed: type[_Weighed]
 
     def asarray(self, F: Array) -> Array:
         """Return F where the backend computes, C-contiguous and writable."""
@@ -217,7 +221,7 @@ class Backend(Protocol):
         """
 
     def step_ahead(
-        self, Ht: Array, before: Array, weight: float, beta: float, sums: Weighed, earlier: Weighed, l1: float,
+        self, Ht: Array, before: Array, weight: float, beta: float, sums: _Weighed, earlier: _Weighed, l1: float,
         l2: float, order: Array, sweeps: int, delta: float, conjugate: int,
     ) -> Ahead:  # fmt: skip
         """Step over the small factor from Ht, and extrapolate the result, all at once.

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._typing import Array
-from ..backends.operations import Weighed
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._candidates import spread_out
 from ._common import Correction, Foreseen, Incoming, Orders, Report, Small, Sums
@@ -350,8 +349,8 @@ class AcceleratedHALS(CoordinateDescent):
             return None
         new, k, effort = self._accepted(small, sums, backend), small.next_Ht.shape[1], self._effort(small.passes)[1]
         made = backend.step_ahead(
-            new.H, small.step_Ht, new.momentum.weight, new.begin, Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
-            Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
+            new.H, small.step_Ht, new.momentum.weight, new.begin, backend.Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
+            backend.Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
         )  # fmt: skip
         new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = made.step, made.Ht, made.HHt, ()
         new.passes, new.rejected, new.revived, new.penalty = small.passes + 1, 0, False, 0.0
