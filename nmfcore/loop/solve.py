@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..rows.base import Rows
     from ..rows.state import RowState
     from ..rows.sums import Named
-    from ..solvers._common import Orders
+    from ..solvers._common import Foreseen, Orders
 
 
 class Solution(NamedTuple):
@@ -82,6 +82,14 @@ class Iterate(NamedTuple):
         return self._replace(loss=loss, history=corrected_by(report, self.history))
 
 
+class Queued(NamedTuple):
+    """A pass that has been made, or is under way."""
+
+    after: RowState
+    sums: Named
+    foreseen: Foreseen | None  # None: what follows is not queued
+
+
 class _Passes(Process[Report, "tuple[RowState, Small]"]):
     """Passes over X: each makes new rows of W from X and H, and a new H from sums over the rows."""
 
@@ -105,6 +113,10 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
             state = data.state(**{name: backend.asarray(A) for name, A in self._kept.rows.items()})
             Ht = backend.asarray(self._kept.Ht)
         self._start = Ht
+        self._queued: Queued | None = None
+        self._ahead = data.runs_ahead and checkpoint is None  # a checkpoint keeps rows that a pass ahead would write
+        if self._ahead:
+            state.turns = 3
         self.at = Iterate(state, None)
 
     def begin(self, rule: StopRule[Report]) -> tuple[int, float]:
@@ -132,13 +144,26 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
 
     def advance(self) -> tuple[Report, tuple[RowState, Small]]:
         """Make a pass over X: nothing is committed but what it has measured of the pair that it began with."""
-        data, solver, at = self.data, self.solver, self.at
+        solver, at = self.solver, self.at
         assert at.small is not None
-        after, sums = data.reduce(solver.visit, at.state, solver.fix(at.small), solver.sums, *solver.gather)
-        report, small = solver.update_columns(at.small, sums, data)
+        queued, self._queued = self._queued or self._queue(at.state, at.small), None
+        after, sums, foreseen = queued
+        if foreseen is None:
+            report, small = solver.update_columns(at.small, sums, self.data)
+        else:  # the next pass is under way when this one is reported; it is dropped unless all is as foreseen
+            ahead = self._ahead and at.passes + 1 < self.most
+            further = self._queue(after, foreseen.following) if ahead else None
+            report, small = solver.settle(at.small, sums, self.data, foreseen)
+            self._queued = further if foreseen.holds else None
         if report.incoming is not None or report.correction is not None:
             self.at = at.corrected(report)
         return report, (after, small)
+
+    def _queue(self, state: RowState, small: Small) -> Queued:
+        """Begin a pass: nothing is read, where the backend queues operations and the solver foresees what follows."""
+        data, solver = self.data, self.solver
+        after, sums = data.reduce(solver.visit, state, solver.fix(small), solver.shapes(small), *solver.gather)
+        return Queued(after, sums, solver.foresee(small, sums, data))
 
     def commit(self, report: Report, following: tuple[RowState, Small], seconds: float) -> None:
         """Count a pass, and take up the pair that it leads to if it is accepted."""
@@ -165,6 +190,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
 
     def final(self, session: Session) -> tuple[Array, Array, float]:
         """Return W, Ht and D_β of the last pair, or of an earlier one that is better."""
+        self._queued = None
         at, solver, (W, Ht) = self.at, self.solver, self.pair
         measured = self._divergence(at.loss, W, Ht, session)
         earlier = None if at.small is None else solver.best(at.state, at.small)

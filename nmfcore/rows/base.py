@@ -65,6 +65,7 @@ class Rows(ABC):
     power = 0
     in_memory = True
     local = True
+    runs_ahead = False  # whether a pass may be queued before the numbers of the one before it are read
     loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
     cut = "of its own"  # what results depend on beside X: how the caller cut X
     folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`

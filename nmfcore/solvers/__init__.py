@@ -13,6 +13,10 @@ A solver (`nmfcore.solvers._common.Solver`) is settings and a handful of functio
     Return a report of the pass, and a new small factor beside the old one. If the pass is not accepted, this is the
     factor that the next pass begins with. The columns that `fixed` names are those of the old factor, bit for bit.
 
+``foresee(small, sums, data)`` queues what follows a pass if it goes as most do, where the backend queues operations;
+``settle(small, sums, data, foreseen)`` waits for the numbers that tell, and returns what ``update_columns`` does.
+``shapes(small)`` names the sums of the pass that begins with a small factor.
+
 ``rows(W)`` names the buffers that travel with W, and ``best(state, small)`` returns a pair that may be better than the
 last one. ``memory()`` returns what a checkpoint keeps of the solver itself, and ``restore(memory)`` goes on from it;
 the small factor is a dataclass, which is kept field by field.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -90,6 +90,15 @@ class Report:
         return 0.0 if self.correction is None else self.correction.offset
 
 
+@dataclass(slots=True)
+class Foreseen:
+    """What follows a pass if it goes as most do, queued before any number of the pass is read."""
+
+    following: Small  # what the next pass begins with
+    numbers: Callable[[], list[Any]]  # the numbers that tell how the pass has gone; this waits for them
+    holds: bool = False  # whether it has gone as foreseen, and `following` gives the orders that it gave before
+
+
 class Gather(NamedTuple):
     """Sums over rows that are made from the transposed matrix, where X is very sparse."""
 
@@ -153,6 +162,22 @@ class Solver(ABC):
         self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
     ) -> None:
         """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
+
+    def shapes(self, small: Small) -> Shapes:
+        """Return names and shapes of the sums of the pass that begins with `small`."""
+        return self.sums
+
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue what follows a pass if it goes as most do; None where nothing is queued, or more may follow.
+
+        A device goes on while the host waits for the numbers, and works on the next pass meanwhile. If the pass has
+        gone another way, or the fit is over, that one is dropped.
+        """
+        return None
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
+        """Wait for the numbers of a pass, and return what `update_columns` does."""
+        raise NotImplementedError
 
     @abstractmethod
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
