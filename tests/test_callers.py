@@ -143,6 +143,21 @@ def test_assume_finite_leaves_finiteness_to_the_caller():
         NMF(2).fit(broken)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
+def test_masked_numbers_are_refused(kind):
+    """What lies beneath a mask is no data; without a masked number the mask means nothing."""
+    X = np.ma.array(np.random.default_rng(0).random((20, 5)), mask=False)
+    np.testing.assert_array_equal(
+        *(kind(2, random_state=0, max_iter=5, tol=0).fit(each).components_ for each in (X, X.data))
+    )
+    model = kind(2, random_state=0).fit(X)
+    X[3, 1] = X[0, 0] = np.ma.masked
+    for call in (kind(2).fit, model.transform, model.score):
+        with pytest.raises(ValueError, match="a masked array, 2 of its numbers are masked"):
+            call(X)
+
+
 @pytest.mark.parametrize("solver", ["cd", "mu", "hals"])
 def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
     options = {"n_components": 4, "init": "custom", "solver": solver, "max_iter": 20, "tol": 0}

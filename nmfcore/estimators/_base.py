@@ -102,6 +102,7 @@ class BaseNMF(
     max_time: float | None = None
     callback: Callable[..., object] | None = None
     memory: int | str | None = None
+    _usual_memory: str | None = None  # what a memory of None means; None is that of `nmfcore.rows.disk.StoredRows`
     _n_components: Any
     _beta_loss: Any
 
@@ -256,7 +257,7 @@ class BaseNMF(
             device=self.device,
             sparse_on_device=beta_of(self.beta_loss) in (1, 2),  # the CPU has kernels for every loss
             n_jobs=self.n_jobs,
-            memory=self.memory,
+            memory=self.memory or self._usual_memory,
             components=self.n_components,
             fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
