@@ -74,7 +74,7 @@ def test_a_fit_finds_the_array_that_the_command_line_finds(tmp_path):
         assert found.format == form
         np.testing.assert_array_equal(found.toarray(), A.toarray())
     for refused, said in (
-        ({"x_train": X.reshape(30, 4, 4), "y": np.ones(30)}, "none of which is an array of real numbers with 2 dimen"),
+        ({"x_train": X.reshape(30, 4, 4), "y": np.ones(30)}, "with 2 dimensions, which none of them has"),
         ({"a": X, "b": X}, r"or name one, as in '.*a\.npz::a'"),
         ({}, "holds nothing: expected a single array"),
     ):
@@ -255,6 +255,13 @@ def test_damaged_chunks_are_reading_errors(tmp_path, kind):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_folder_that_is_called_zarr(tmp_path):
+    pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+    (tmp_path / "x.zarr").mkdir()
+    with pytest.raises(ValueError, match=r"x\.zarr' (holds no Zarr array|cannot be read as Zarr)"):
+        NMF(2).fit(tmp_path / "x.zarr")
+
+
 def test_pipes_are_refused(tmp_path):
     for name in ("x.npy", "x.npz", "x.h5"):
         os.mkfifo(tmp_path / name)

@@ -66,6 +66,23 @@ def test_rows_in_equal_steps_are_samples(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, written(rows * 10)).matrix, rows * 10)
 
 
+def test_a_column_called_y_is_the_label_unless_there_is_an_x(tmp_path):
+    rows = np.column_stack([np.arange(12)[::-1], X])
+    table = read(tmp_path, written(rows, header=["y", *(f"p{i}" for i in range(9))]))
+    assert table.labels.tolist() == list(range(12))[::-1]
+    np.testing.assert_array_equal(table.matrix, X)
+    for others in (["x", *(f"p{i}" for i in range(8))], ["label", *(f"p{i}" for i in range(8))]):
+        table = read(tmp_path, written(rows, header=["y", *others]))
+        assert table.matrix.shape[1] == 10 - ("label" in others)
+
+
+@pytest.mark.parametrize("zero", [0xFF10, 0x660, 0x966])
+def test_digits_of_other_scripts_are_named(tmp_path, zero):
+    text = written(X[1:]) + written(X[:1]).translate({48 + digit: zero + digit for digit in range(10)})
+    with pytest.raises(InputError, match=rf"line 12 of .*: number 1 is '{chr(zero)}?.*', expected a number"):
+        read(tmp_path, text)
+
+
 def test_a_sample_that_pandas_took_for_a_header(tmp_path):
     pandas = pytest.importorskip("pandas")
     rows = X % 4  # repeated values, which pandas numbers

@@ -54,11 +54,11 @@ def read_csv(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     stand in quotes. Where commas do not separate columns they may be decimal commas.
 
     With a header, a column called ``label``, ``labels``, ``class`` or ``target`` is kept apart as
-    the labels. A column called ``id``, ``sample_id``, ``index``, ``filename``, ``date`` or the like
-    is no data either: texts in it become names, numbers are left out, and a warning says so. A first
-    line of the numbers 0, 1, 2, … is a header that pandas wrote, as is one of 1, 2, 3, … if it is
-    long, and a warning says so, too; one whose numbers go up in other equal steps is read as a
-    sample, with a warning. Without a header, every
+    the labels, and so is one called ``y`` where none of them is there, nor one called ``x``. A column
+    called ``id``, ``sample_id``, ``index``, ``filename``, ``date`` or the like is no data either:
+    texts in it become names, numbers are left out, and a warning says so. A first line of the numbers
+    0, 1, 2, … is a header that pandas wrote, as is one of 1, 2, 3, … if it is long, and a warning says
+    so, too; one whose numbers go up in other equal steps is read as a sample, with a warning. Without a header, every
     column is data, except in MNIST's label-first form: whole numbers 0 to 255 throughout, and one
     column more than a square number of at least 64.
 
@@ -251,8 +251,10 @@ class _Table:
         if not group:
             raise InputError(f"'{self.path}' is empty: expected one picture per line")
         ends = {text[-1] for _, text in group[1:] or group}
-        if len(ends) == 1 and ends <= set(",;|"):
-            (self.end,) = ends
+        end = ends.pop() if len(ends) == 1 else ""
+        top = group[0][1]
+        if end and end in ",;|" and (top.endswith(end) or top.count(end) + 1 == group[1][1].count(end)):
+            self.end = end
             group = self._without_end(group)
             self.groups = map(self._without_end, self.groups)
         self.form = _form_of([text for _, text in group[:_TRIED]])
@@ -307,7 +309,7 @@ class _Table:
         """Whether a first line of numbers is what pandas writes where columns have no names."""
         begin = 1 if first[0] == "1" else 0
         continues = second == [str(begin + len(first) + place) for place in range(len(first))]
-        if not continues and _counts(first) and len(first) >= (3 if begin == 0 else _MANY):
+        if not continues and _counts(first) and len(first) > 2:
             warnings.warn(
                 f"the first line of '{self.path}' counts the columns ({begin}, {begin + 1}, {begin + 2}, …): it is "
                 "taken for a header. If it is a sample, add a header above it",
@@ -335,7 +337,11 @@ class _Table:
         return False
 
     def _named(self, names: frozenset[str]) -> list[int]:
-        return [number for number, name in enumerate(self.header or ()) if name.lower() in names]
+        lower = [name.lower() for name in self.header or ()]
+        found = [number for number, name in enumerate(lower) if name in names]
+        if not found and names >= LABEL_COLUMNS and "y" in lower and "x" not in lower:  # else it is a coordinate
+            return [lower.index("y")]
+        return found
 
     def _identifiers(self) -> list[int]:
         return [number for number, name in enumerate(self.header or ()) if _identifies(name)]
@@ -590,7 +596,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python's numbers may hold
+    return "_" not in text and text.strip().isascii()  # Python's numbers may hold "_", and digits of any script
 
 
 def _is_integer(text: str) -> bool:
@@ -614,8 +620,9 @@ def _identifies(name: str) -> bool:
 
 
 def _counts(cells: Sequence[str]) -> bool:
-    """Whether cells count from 0 or from 1 on."""
-    return any(list(cells) == [str(begin + place) for place in range(len(cells))] for begin in (0, 1))
+    """Whether cells count from 0 on, or from 1 on if they are many."""
+    begins = (0, 1) if len(cells) >= _MANY else (0,)
+    return any(list(cells) == [str(begin + place) for place in range(len(cells))] for begin in begins)
 
 
 def _in_equal_steps(cells: Sequence[str]) -> bool:

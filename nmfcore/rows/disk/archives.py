@@ -52,7 +52,10 @@ def chosen_name(archive: Archive, path: Path, dimensions: tuple[int, ...]) -> st
         found = matrices[0]
     if not found and names and not matrices:
         sides = " or ".join(map(str, dimensions))
-        msg = f"holds {listed(names)}, none of which is an array of real numbers with {sides} dimensions"
+        msg = (
+            f"holds {listed(names)}: expected a single array, or one named X, with {sides} dimensions, which none of "
+            "them has"
+        )
         raise FileFault(msg)
     if not found:
         example = f", or name one, as in '{path}::{shortened(matrices[0])}'" if names else ""

@@ -189,7 +189,11 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
 def _from_zarr(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix | sparse.csc_matrix:
     zarr = _library("zarr")
     with faults("cannot be read as Zarr"):
-        node = zarr.open(str(path), mode="r")
+        try:
+            node = zarr.open(str(path), mode="r")
+        except FileNotFoundError as error:  # the folder is there
+            msg = "holds no Zarr array and no group of them"
+            raise FileFault(msg) from error
         if name:
             if not is_group(node) or name not in node:
                 msg = f"holds nothing named '{shortened(name)}'"
