@@ -167,6 +167,18 @@ def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("type_X", ["float32", "float64"])
+def test_a_factor_of_another_byte_order_is_cast(type_X):
+    rng = np.random.default_rng(0)
+    X, W, H = rng.random((20, 6)).astype(type_X), rng.random((20, 3)), rng.random((3, 6))
+    for kind in (NMF, MiniBatchNMF):
+        models = [kind(3, init="custom", max_iter=3) for _ in range(2)]
+        np.testing.assert_array_equal(
+            models[0].fit_transform(X, W=W, H=H), models[1].fit_transform(X, W=W.astype(">f8"), H=H.astype(">f8"))
+        )
+
+
 def test_a_factor_in_float32_is_refused_for_x_in_float64_with_both_types():
     said = "H should have the same dtype as X. Got H.dtype = float32. X.dtype = float64: give H.astype('float64')."
     with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):

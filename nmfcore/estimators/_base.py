@@ -354,12 +354,12 @@ class BaseNMF(
     def _check_types(self, data: Rows, **types: np.dtype | None) -> None:
         """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
 
-        With `dtype`, and where X is computed on in float32, either type of float is cast.
+        With `dtype`, and where X is computed on in float32, either type of float is cast, as is any byte order.
         """
         given = {name: dtype for name, dtype in types.items() if dtype is not None}
         floats = [np.dtype(np.float32), np.dtype(np.float64)]
         allowed = floats if self.dtype is not None or data.dtype == np.float32 else [data.dtype]
-        if any(dtype not in allowed for dtype in given.values()):
+        if any(dtype.newbyteorder("=") not in allowed for dtype in given.values()):
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
             casts = " and ".join(f"{name}.astype('{data.dtype}')" for name, each in given.items() if each != data.dtype)
             raise TypeError(
