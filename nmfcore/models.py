@@ -191,8 +191,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     given: object = model
     if not isinstance(given, Model):
         raise TypeError(
-            f"save writes a Model, not {shortened(type(given).__name__)}: nmfcore.models.model_of(estimator, W) makes one "
-            "of a fitted estimator and its codes, W = estimator.transform(X)"
+            f"save writes a Model, not {shortened(type(given).__name__)}: nmfcore.models.model_of(estimator, W) makes "
+            "one of a fitted estimator and its codes, W = estimator.transform(X)"
         )
     # What was learned on a device is kept as numpy's arrays: a file needs no GPU.
     model = replace(model, W=cuda.to_host(model.W), components=cuda.to_host(model.components))

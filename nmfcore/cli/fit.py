@@ -148,9 +148,8 @@ def _check_target(target: Path, force: bool) -> None:
             target.mkdir()
             target.rmdir()
         except OSError as error:
-            raise Stop(
-                f"the folder '{shortened(target, 120)}' cannot be made ({error.strerror or error}): choose another --out"
-            ) from error
+            reason = error.strerror or str(error)
+            raise Stop(f"the folder '{shortened(target)}' cannot be made ({reason}): choose another --out") from error
 
 
 def _check_device(device: str | None) -> None:
