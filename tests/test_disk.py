@@ -1064,7 +1064,8 @@ def test_rows_of_a_file_are_read_alone_and_once_an_epoch(solver, tmp_path):
 
 @pytest.mark.parametrize("solver", ["hals", "mu"])
 @pytest.mark.parametrize("kind", ["npy", "h5 path", "zarr path"])
-def test_a_few_batches_are_in_memory(solver, kind, tmp_path, small_blocks):
+def test_a_few_batches_are_in_memory(solver, kind, tmp_path, small_blocks, monkeypatch):
+    monkeypatch.setattr(disk.sources, "BLOCK_BYTES", 100_000)
     n, memory = 40_000, 1_000_000
     X = matrix("uint8", n)
     with stored(X, kind, tmp_path) as source:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._files import Archive, FileFault, check_regular, faults, shortened
+from ..._files import Archive, FileFault, check_regular, faults, reason, shortened
 from .archives import archived_sparse, chosen_name, holds_sparse, listed
 from .files import NpyFile
 from .groups import frame_block, is_group, is_sparse, no_matrix, sparse_matrix
+from .sources import ReadError
 from .stores import Stored
 
 if TYPE_CHECKING:
@@ -177,8 +178,13 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
 
     @contextmanager
     def hold() -> Iterator[StoredArray]:
-        with h5py.File(path, "r") as file:
-            yield file[name]
+        with ExitStack() as opened:
+            try:
+                array = opened.enter_context(h5py.File(path, "r"))[name]
+            except (OSError, KeyError) as error:  # it has gone, or is another file now
+                msg = f"'{path}' cannot be opened any more ({reason(error)})"
+                raise ReadError(msg) from error
+            yield array
 
     with ExitStack() as opened:
         with faults("cannot be read as HDF5"):
