@@ -224,7 +224,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     ValueError
         When W and components, or names or labels and W, do not fit together.
     TypeError
-        When a parameter cannot be stored as plain data.
+        When `model` is no `Model`, or a parameter cannot be stored as plain data.
 
     Examples
     --------
@@ -237,6 +237,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     ('a', 'b', 'c')
     >>> folder.cleanup()
     """
+    given: object = model
+    if not isinstance(given, Model):
+        raise TypeError(
+            f"save writes a Model, not {shortened(type(given).__name__)}: nmfcore.models.model_of(estimator, W) makes "
+            "one of a fitted estimator and its codes, W = estimator.transform(X)"
+        )
     # What was learned on a device is kept as numpy's arrays: a file needs no GPU.
     model = replace(model, W=cuda.to_host(model.W), components=cuda.to_host(model.components))
     _check_sizes(model)

@@ -144,6 +144,21 @@ def test_assume_finite_leaves_finiteness_to_the_caller():
         NMF(2).fit(broken)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
+def test_masked_numbers_are_refused(kind):
+    """What lies beneath a mask is no data; without a masked number the mask means nothing."""
+    X = np.ma.array(np.random.default_rng(0).random((20, 5)), mask=False)
+    np.testing.assert_array_equal(
+        *(kind(2, random_state=0, max_iter=5, tol=0).fit(each).components_ for each in (X, X.data))
+    )
+    model = kind(2, random_state=0).fit(X)
+    X[3, 1] = X[0, 0] = np.ma.masked
+    for call in (kind(2).fit, model.transform, model.score):
+        with pytest.raises(ValueError, match="a masked array, 2 of its numbers are masked"):
+            call(X)
+
+
 @pytest.mark.parametrize("solver", ["cd", "mu", "hals"])
 def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
     options = {"n_components": 4, "init": "custom", "solver": solver, "max_iter": 20, "tol": 0}
@@ -151,6 +166,18 @@ def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
     expected = non_negative_factorization(X.astype(np.float32), W0.astype("f4"), H0.astype("f4"), **options)
     for one, other in zip(found[:2], expected[:2], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("type_X", ["float32", "float64"])
+def test_a_factor_of_another_byte_order_is_cast(type_X):
+    rng = np.random.default_rng(0)
+    X, W, H = rng.random((20, 6)).astype(type_X), rng.random((20, 3)), rng.random((3, 6))
+    for kind in (NMF, MiniBatchNMF):
+        models = [kind(3, init="custom", max_iter=3) for _ in range(2)]
+        np.testing.assert_array_equal(
+            models[0].fit_transform(X, W=W, H=H), models[1].fit_transform(X, W=W.astype(">f8"), H=H.astype(">f8"))
+        )
 
 
 def test_a_factor_in_float32_is_refused_for_x_in_float64_with_both_types():

@@ -574,6 +574,21 @@ def test_ctrl_c_before_there_is_anything_to_keep(run, monkeypatch, where):
     assert os.listdir() == []
 
 
+def test_ctrl_c_while_modules_load_gets_a_line(run, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert run("info") == (130, "", ["nmfcore: interrupted; nothing was written"])
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_work(run, monkeypatch):
+    monkeypatch.setattr("nmfcore.images.read_source", lambda *_, **__: pytest.fail("it began"))
+    code, _, notes = run("fit", "--out", "a" * 300)
+    assert code == 2
+    assert re.fullmatch(r"nmfcore: the folder 'a+…a+' cannot be made \(.*\): choose another --out", notes[0])
+
+
 def test_ctrl_c_while_drawing_keeps_the_model(run, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt

@@ -132,6 +132,17 @@ def test_an_estimator_of_ones_own_is_saved_as_ours(tmp_path):
 
 @pytest.mark.skipif(cuda.probe(0) is None, reason="a GPU is here, and this is about machines without one")
 @pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
+def test_an_estimator_that_is_given_for_a_model_is_told_how(kind, tmp_path):
+    X = np.random.default_rng(0).random((20, 5))
+    estimator = kind(2, random_state=0, max_iter=500).fit(X)
+    with pytest.raises(TypeError, match=r"save writes a Model, not .*: nmfcore\.models\.model_of\(estimator, W\)"):
+        nmfcore.save(estimator, tmp_path / "m.npz")
+    assert not list(tmp_path.iterdir())
+    nmfcore.save(nmfcore.models.model_of(estimator, estimator.transform(X)), tmp_path / "m.npz")
+    np.testing.assert_array_equal(nmfcore.load(tmp_path / "m.npz").components, estimator.components_)
+
+
+@pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
 def test_a_model_for_a_gpu_computes_without_one(kind):
     model = kind(3, solver="hals", random_state=0).fit(X)
     codes, score = model.transform(X), model.score(X)

@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["main"]
 
 APP_MODULES = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "PIL": "Pillow"}
-INCOMPLETE, BAD_INPUT = 1, 2
+INCOMPLETE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["fit", "no-such-folder"])
     2
     """
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while modules are loaded; later ones are answered by the command
+        sys.stderr.write("nmfcore: interrupted; nothing was written\n")
+        return INTERRUPTED
+
+
+def _main(arguments: Sequence[str]) -> int:
     from .console import any_text_printable, quiet_libraries
 
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
     with any_text_printable(), quiet_libraries():
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(arguments))
         try:
             sys.stdout.flush()
         except OSError as error:
@@ -62,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     """Run a command; return its exit code. Errors in options are one sentence, like all others."""
     import typer
 
-    from .common import INTERRUPTED, one_line
+    from .common import one_line
 
     refused: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import shortened
 from .cluster import as_numpy, check_scheduler, spread
 from .common import (
     INCOMPLETE,
@@ -155,6 +156,13 @@ def _check_target(target: Path, force: bool) -> None:
         raise Stop(f"there is no folder '{parent}' to write to: create it, or choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise Stop(f"the folder '{parent}' cannot be written to: choose another --out")
+    if not os.path.lexists(target):  # a name that is too long, a full or odd file system
+        try:
+            target.mkdir()
+            target.rmdir()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Stop(f"the folder '{shortened(target)}' cannot be made ({reason}): choose another --out") from error
 
 
 def _check_device(device: str | None) -> None:

@@ -110,6 +110,7 @@ class BaseNMF(
     normalize: str | None = None
     fixed_components: ArrayLike | None = None
     memory: int | str | None = None
+    _usual_memory: str | None = None  # what a memory of None means; None is that of `nmfcore.rows.disk.StoredRows`
     _n_components: Any
     _beta_loss: Any
 
@@ -266,7 +267,7 @@ class BaseNMF(
             device=self.device,
             sparse_on_device=beta_of(self.beta_loss) in (1, 2),  # the CPU has kernels for every loss
             n_jobs=self.n_jobs,
-            memory=self.memory,
+            memory=self.memory or self._usual_memory,
             components=self.n_components,
             fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
@@ -363,12 +364,12 @@ class BaseNMF(
     def _check_types(self, data: Rows, **types: np.dtype | None) -> None:
         """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
 
-        With `dtype`, and where X is computed on in float32, either type of float is cast.
+        With `dtype`, and where X is computed on in float32, either type of float is cast, as is any byte order.
         """
         given = {name: dtype for name, dtype in types.items() if dtype is not None}
         floats = [np.dtype(np.float32), np.dtype(np.float64)]
         allowed = floats if self.dtype is not None or data.dtype == np.float32 else [data.dtype]
-        if any(dtype not in allowed for dtype in given.values()):
+        if any(dtype.newbyteorder("=") not in allowed for dtype in given.values()):
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
             casts = " and ".join(f"{name}.astype('{data.dtype}')" for name, each in given.items() if each != data.dtype)
             raise TypeError(

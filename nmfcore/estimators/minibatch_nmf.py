@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -21,26 +23,21 @@ from ..minibatch import descent as online
 from ..minibatch.loop import Learner, run
 from ..minibatch.multiplicative import Memory, MultiplicativeLearner
 from ..objective import beta_of, divergence
-from ..rows import Rows
+from ..rows import Rows, is_lazy, loaded
 from ..rows.memory import as_rows
 from ..solvers import Fixed
 from . import _arrangement
 from ._base import BaseNMF, zero_solution
-from ._validation import Checks
+from ._validation import Checks, Output, not_of_dask
 
 __all__ = ["MiniBatchNMF"]
 
 
 class _HostChecks(Checks):
-    """The checks of an estimator that computes on the CPU, on X in memory."""
+    """The checks of an estimator that computes on the CPU."""
 
-    def place(self, what: str | None, device: bool) -> None:
-        """Raise for an X on disk, and for one on a device."""
-        if what is not None:
-            raise TypeError(
-                f"MiniBatchNMF takes X in memory or as a numpy.memmap, not {what}: use NMF, or give batches of rows to "
-                "partial_fit."
-            )
+    def place(self, device: bool) -> None:
+        """Raise for an X on a device."""
         if device:
             raise NotImplementedError(
                 "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
@@ -136,6 +133,13 @@ class MiniBatchNMF(BaseNMF):
     fixed_components : array-like of bool of shape (n_components,) or of int, default=None
         Which rows of the H of the call are kept, bit for bit, see `NMF`. In later calls of
         `partial_fit` they are the rows of ``components_``.
+    memory : int, str or None, default=None
+        How much of an X on disk may be in memory at a time, in bytes or as text such as "2GB"; one batch
+        always may. None means "128MB". It does not change the result. The shuffled batches of "hals" take
+        rows from all over X, and where single rows are dear (chunks of HDF5 and Zarr, a stream) as many
+        batches as have room are gathered in one pass over the chunks that hold their rows: an epoch reads
+        X about as many times as X is larger than `memory`, and once in all if it is not. Rows of a
+        ``.npy`` file are read alone. It has no effect on an X in memory.
 
     Attributes
     ----------
@@ -206,6 +210,7 @@ class MiniBatchNMF(BaseNMF):
         "fresh_restarts_max_iter": [Interval(Integral, 1, None, closed="left")],
         "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions({"mu", "hals"})],
+        "memory": [Interval(Integral, 1, None, closed="left"), str, None],
     }
     __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "MiniBatchNMF (input X)"
@@ -218,6 +223,7 @@ class MiniBatchNMF(BaseNMF):
     fresh_restarts: bool = False
     fresh_restarts_max_iter: int = 30
     transform_max_iter: int | None = None
+    _usual_memory = "128MB"
 
     def __init__(
         self,
@@ -247,6 +253,7 @@ class MiniBatchNMF(BaseNMF):
         sort_components=False,
         normalize=None,
         fixed_components=None,
+        memory=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -273,23 +280,37 @@ class MiniBatchNMF(BaseNMF):
         self.sort_components = sort_components
         self.normalize = normalize
         self.fixed_components = fixed_components
+        self.memory = memory
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
-        self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None
+        self,
+        X: Matrix,
+        y: object = None,
+        W: ArrayLike | None = None,
+        H: ArrayLike | None = None,
+        *,
+        out: PathLike[str] | str | Array | None = None,
     ) -> Array:
         """Learn W and H from X, and return W.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole. Or a matrix on
+            disk, of which a few blocks of rows, or batches, are in memory at a time: a ``numpy.memmap``, the
+            path of a ``.npy`` file, an h5py dataset, a Zarr array, the path of either ("file.h5::name"), or
+            a stream of row blocks (`RowBlocks`). It is read once before the fit, as often as the start needs,
+            once in every pass over the batches (the shuffled batches of "hals" may need more, see `memory`),
+            and two to three times after the fit. The result has the bits of a fit from memory.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written. For "hals" only in place of H.
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
+        out : path-like or ndarray of shape (n_samples, n_components), default=None
+            Where W is written instead of into memory, see `NMF.fit_transform`.
 
         Returns
         -------
@@ -301,8 +322,14 @@ class MiniBatchNMF(BaseNMF):
             For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
         TypeError
             For W or H of another type than X.
+        ReadError
+            If an X on disk cannot be read any more; `components_` are those of the last step then.
+        RuntimeError
+            If the contents of an X on disk have changed during the fit.
         """
-        begun = time.perf_counter()
+        if is_lazy(X):
+            not_of_dask(out=out)
+        begun, output = time.perf_counter(), Output(out)
         self._check_solver()
         _arrangement.check(self)
         fixed = self._fixed(self.init, H)
@@ -311,6 +338,7 @@ class MiniBatchNMF(BaseNMF):
                 "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
             )
         data = self._open(X, self._checks(self._negative_at_transform, reset=True))
+        output.check(data, self._resolve(data.shape[1])[0])
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
         H_given = H
@@ -321,11 +349,13 @@ class MiniBatchNMF(BaseNMF):
             zeros, _ = self._arranged(data, zero_solution(W, Ht, "mu", begun)._replace(W=W, Ht=Ht), fixed)
             self._remember(learner.begin(zeros.Ht), 1)
             self._keep(zeros, zeros.Ht, 1, 0.0, 0.0, 0)
-            return given.rows_to_caller(zeros.W)
+            return output.filled(given.rows_to_caller(zeros.W))
         slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
-        with np.errstate(under="ignore"):
+        for each in (given, data):
+            each.free_buffers()
+        with np.errstate(under="ignore"), closing(batches):
             result = run(
                 slices,
                 batches,
@@ -334,6 +364,7 @@ class MiniBatchNMF(BaseNMF):
                 Ht,
                 Limits(self.tol, self.max_iter, self.max_time, begun),
                 restarts=self.fresh_restarts,
+                overwrite_W=self.init != "custom",
                 max_no_improvement=self.max_no_improvement,
                 verbose=self.verbose,
                 callback=scale.watched(self._watch(tasks), data.power),
@@ -365,11 +396,12 @@ class MiniBatchNMF(BaseNMF):
             result = result._replace(memory=learner.rearranged(result.memory, arrangement.order, arrangement.scales))
         self._remember(result.memory, result.n_steps)
         self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
+        codes = output.filled(given.rows_to_caller(result.W))
         self._warn_if_empty(data, result.W, result.Ht)
         if self.solver == "mu" or not result.termination.converged:
             self._warn_of_end(n_iter, result.termination)
         tasks.close()
-        return given.rows_to_caller(result.W)
+        return codes
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None) -> Self:
@@ -378,7 +410,8 @@ class MiniBatchNMF(BaseNMF):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC.
+            Non-negative numbers of any real type; dense, or CSR or CSC. A matrix on disk is one batch, too,
+            and is read into memory as a whole.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
@@ -400,6 +433,7 @@ class MiniBatchNMF(BaseNMF):
         begun = hasattr(self, "components_")
         fixed = self._fixed("custom", self.components_) if begun else self._fixed(self.init, H)
         given = data = self._open(X, self._checks(self._negative_at_transform, reset=not begun))
+        given = data = self._open(loaded(X), self._checks(self._negative_at_transform, reset=not begun))
         if not begun:
             self._prepare(data, None)
             if self.solver == "hals":
@@ -465,12 +499,12 @@ class MiniBatchNMF(BaseNMF):
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole
 
-    def _cut(self, data: Rows) -> tuple[Any, Any]:
+    def _cut(self, data: Rows) -> tuple[Any, cutting.Batches]:
         """Return which rows each batch of a fit has, and the batches."""
         cut = data.X, self._batch_size, data.dtype, self.n_jobs
         if self.solver == "mu" or self.init == "custom" or self._batch_size >= data.shape[0]:  # nothing is drawn
             return cutting.cut(*cut, data.power)
-        return cutting.cut_shuffled(*cut, self.random_state, data.power)
+        return cutting.cut_shuffled(*cut, self.random_state, data.power, self.memory or self._usual_memory)
 
     def _learner(self, data: Rows, early: float | None = None, fixed: Fixed | None = None) -> Learner[Any]:
         """Return what learns from a batch that is read as `data` is; `early` is for "hals"."""
@@ -489,7 +523,7 @@ class MiniBatchNMF(BaseNMF):
     def _start(self, data: Rows, W: Factor, H: Factor, begun: float | None = None) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
             W, Ht = super()._start(data, W, H, begun)
-        return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
+        return (data.new_rows(W.shape[1]) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
         """Return no W, and Ht of a fit of so many rows as a batch has, or more where there are many components."""

@@ -77,11 +77,11 @@ class _Steps(Process[BatchReport, Step[M]]):
 
     def __init__(
         self, slices: Sequence[slice | Array], batches: Sequence[Rows], learner: Learner[M], W: Array, Ht: Array,
-        max_iter: int, restarts: bool,
+        max_iter: int, restarts: bool, overwrite_W: bool,
     ):  # fmt: skip
         self.slices, self.batches, self.learner, self.restarts = slices, batches, learner, restarts
         self.most = max_iter * len(batches)
-        self.W = W.copy()
+        self.W = W if overwrite_W else W.copy()
         self.at = _Iterate(Ht, learner.begin(Ht))
 
     def begin(self, rule: StopRule[BatchReport]) -> tuple[int, float]:
@@ -127,6 +127,7 @@ def run(
     limits: Limits,
     *,
     restarts: bool,
+    overwrite_W: bool = False,
     max_no_improvement: int | None = None,
     verbose: int = 0,
     callback: Callable[[Progress], object] | None = None,
@@ -142,13 +143,15 @@ def run(
     learner : Learner
         Makes the steps.
     W : ndarray of shape (n, k)
-        The start. Never written.
+        The start. Not written unless `overwrite_W` is true.
     Ht : ndarray of shape (m, k)
         Hᵀ at the start. Never written.
     limits : Limits
         Tolerance of the stop rule, maximum number of passes over all batches, and maximum time.
     restarts : bool
         Whether each step solves for the rows of its batch anew. The W that is returned is that of the start then.
+    overwrite_W : bool
+        Whether the rows are written into the W that is given. Defaults to False, which copies it.
     max_no_improvement : int or None
         Number of steps without an improvement of the cost that end the fit. Defaults to None, which waits for ever.
     verbose : int
@@ -162,7 +165,7 @@ def run(
         An exception is not raised but returned as `interruption`, with the factors of the last whole step.
     """
     session = Session(limits, callback)
-    steps = _Steps(slices, batches, learner, W, Ht, limits.max_iter, restarts)
+    steps = _Steps(slices, batches, learner, W, Ht, limits.max_iter, restarts, overwrite_W)
     rule = BATCH_RULES[learner.rule](
         limits.tol, verbose, n_rows=W.shape[0], n_batches=len(batches), n_steps=steps.most,
         max_no_improvement=max_no_improvement,

@@ -82,6 +82,9 @@ class Rows(ABC):
     ) -> None:
         """Release what the call keeps elsewhere; results that were handed out stay."""
 
+    def free_buffers(self) -> None:  # noqa: B027
+        """Free the memory that is kept from one pass to the next, before other parts of X are read."""
+
     def keep_in(self, checkpoint: object) -> None:  # noqa: B027
         """Record where a fit is kept, for errors that say from where it can be continued."""
 

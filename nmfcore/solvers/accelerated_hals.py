@@ -340,8 +340,8 @@ class AcceleratedHALS(CoordinateDescent):
     def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
         """Queue the step of H that follows if the pass is accepted and leaves no component dead.
 
-        None for passes that more than a step may follow: the first, those under penalties or with fixed components, and those
-        that find rows for dead components.
+        None for passes that more than a step may follow: the first, those under penalties or with fixed components, and
+        those that find rows for dead components.
         """
         p, backend = self.penalties, data.backend
         if (
