@@ -7,6 +7,7 @@ A model file is a plain numpy archive that any version of numpy opens::
     components       k × n_features
     labels           n_samples, integers or unicode (absent when there are none)
     history_<name>   one float64 array per recorded quantity
+    runs_<name>      init_losses and component_stability of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
@@ -41,8 +42,9 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 
 FORMAT = "nmfcore-model"
 VERSION = 1
-_HISTORY, _STATE = "history_", "state_"
+_HISTORY, _STATE, _RUNS = "history_", "state_", "runs_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
+_OF_RUNS = ("init_losses", "component_stability")
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 
@@ -105,6 +107,10 @@ class Model:
         Batches that a `MiniBatchNMF` learned from.
     state : dict or None
         What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
+    init_losses : ndarray of shape (n_init,), float64, or None
+        ``init_losses_`` of the estimator; None where it has made a single run.
+    component_stability : ndarray of shape (k,), float64, or None
+        ``component_stability_`` of the estimator; None where it has made a single run.
 
     Examples
     --------
@@ -135,6 +141,8 @@ class Model:
     feature_names: tuple[str, ...] | None = None
     n_steps: int = 0
     state: dict[str, object] | None = None
+    init_losses: np.ndarray | None = None
+    component_stability: np.ndarray | None = None
 
     def __repr__(self) -> str:
         k, m = self.components.shape
@@ -220,6 +228,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
     for name, values in model.history.items():
         arrays[_HISTORY + name] = np.asarray(values, dtype=np.float64)
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            arrays[_RUNS + name] = np.asarray(getattr(model, name), dtype=np.float64)
     if model.state is not None:
         inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
         meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
@@ -306,6 +317,7 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         feature_names=_listed(meta, "feature_names"),
         n_steps=_whole(meta.get("n_steps", 0)),
         state=state,
+        **{name: archive.array(_RUNS + name) for name in _OF_RUNS if _RUNS + name in names},
     )
 
 
@@ -386,6 +398,10 @@ def _check_contents(model: Model) -> None:
         raise ValueError(f"the parts of the history have the shapes {shortened(sorted(lengths))}")
     if any(values.dtype != np.float64 for values in model.history.values()):
         raise ValueError("the history holds other numbers than float64")
+    for name in _OF_RUNS:
+        values = getattr(model, name)
+        if values is not None and (values.dtype != np.float64 or values.ndim != 1):
+            raise ValueError(f"{name} holds {shortened(values.dtype, 30)} of shape {values.shape}")
     for name, value in model.parameters.items():
         if not (value is None or isinstance(value, bool | int | float | str)):
             raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
@@ -409,6 +425,8 @@ def _check_sizes(model: Model) -> None:
         raise ValueError(f"expected {components.shape[1]} feature names, but got {len(model.feature_names)}")
     if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
+    if model.component_stability is not None and len(model.component_stability) != len(components):
+        raise ValueError(f"expected {len(components)} stabilities, but got {len(model.component_stability)}")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
@@ -513,6 +531,7 @@ def model_of(
         "feature_names": None if names is None else tuple(str(name) for name in names),
         "n_steps": int(getattr(estimator, "n_steps_", 0)),
         "state": _state_of(estimator),
+        **{name: getattr(estimator, f"{name}_", None) for name in _OF_RUNS},
     }
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
@@ -552,8 +571,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     NMF or MiniBatchNMF
         With the model's parameters, ``components_``, ``n_components_``, ``n_features_in_``,
         ``feature_names_in_``, ``n_iter_``, ``reconstruction_err_``, ``converged_``,
-        ``stop_reason_``, ``kkt_residual_`` and ``history_``; with ``n_steps_`` and what
-        ``partial_fit`` goes on from where it was a `MiniBatchNMF`.
+        ``stop_reason_``, ``kkt_residual_`` and ``history_``; of a fit of several runs with
+        ``init_losses_`` and ``component_stability_``; with ``n_steps_`` and what ``partial_fit`` goes
+        on from where it was a `MiniBatchNMF`.
 
     Raises
     ------
@@ -613,6 +633,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
         estimator.stop_reason_ = model.stop_reason
         estimator.kkt_residual_ = model.kkt_residual
         estimator.history_ = dict(model.history)
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            setattr(estimator, f"{name}_", getattr(model, name))
     return estimator
 
 

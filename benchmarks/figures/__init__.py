@@ -27,6 +27,7 @@ NAMES = (
     "serve",
     "calls",
     "online",
+    "restarts",
     "quality",
     "curves",
 )

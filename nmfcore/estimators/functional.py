@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _compat
 from ..loop.checkpoint import held
+from . import _restarts
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]
@@ -51,6 +52,7 @@ def non_negative_factorization(
     memory=None,
     checkpoint=None,
     checkpoint_every=600,
+    n_init=1,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -115,6 +117,9 @@ def non_negative_factorization(
         File that stores the state of the fit, see `NMF`. It is refused with ``update_H=False``.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    n_init : int, default=1
+        Number of runs from different starts, of which the best is returned, see `NMF`. More than one is
+        refused with ``update_H=False``.
 
     Returns
     -------
@@ -166,6 +171,7 @@ def non_negative_factorization(
         memory=memory,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        n_init=n_init,
     )
     begun = time.perf_counter()
     _compat.check_parameters(estimator)
@@ -175,6 +181,9 @@ def non_negative_factorization(
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
+        if n_init > 1:
+            raise ValueError(f"n_init = {n_init} has no meaning with update_H=False, which starts from no factors.")
+    _restarts.check(estimator)
     checks = estimator._checks("NMF initialization", reset=True, named=False)
     with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
         if not update_H:
@@ -186,7 +195,7 @@ def non_negative_factorization(
                 )
             coded, Ht = estimator._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
-        tasks = _compat.FitTasks(estimator, X, max_iter)
+        tasks = _compat.FitTasks(estimator, X, max_iter * n_init)
         solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()

@@ -115,6 +115,8 @@ class Solver(ABC):
         The second half of `visit` for sums over the columns of a very sparse X.
     shuffle : numpy.random.RandomState or None
         Draws the order of the components in each sweep; None is the natural order.
+    measures_start : bool
+        Whether the stop rule needs √(2 D_β) of the start before the first pass.
     """
 
     rule: ClassVar[str]
@@ -124,14 +126,11 @@ class Solver(ABC):
     sums: Shapes
     gather: Gather
     shuffle: np.random.RandomState | None = None
+    measures_start: bool = False
 
     @abstractmethod
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return √(2 D_β) of the start if the stop rule needs it before the first pass, else None."""
-        return None
 
     def rows(self, W: Array) -> dict[str, Array]:
         """Return the row-aligned buffers: W, which belongs to the loop, and what travels with it.
