@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
+    from .estimators.consensus import consensus
     from .models import load, save
     from .rows.disk import RowBlocks
     from .search.cosine import CosineIndex, cosine_topk
@@ -21,6 +22,7 @@ __all__ = [
     "MiniBatchNMF",
     "RowBlocks",
     "__version__",
+    "consensus",
     "cosine_topk",
     "load",
     "non_negative_factorization",
@@ -32,6 +34,7 @@ _HOMES = {
     "NMF": "estimators.nmf",
     "MiniBatchNMF": "estimators.minibatch_nmf",
     "RowBlocks": "rows.disk",
+    "consensus": "estimators.consensus",
     "non_negative_factorization": "estimators.functional",
     "cosine_topk": "search.cosine",
     "load": "models",

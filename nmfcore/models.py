@@ -9,6 +9,7 @@ A model file is a plain numpy archive that any version of numpy opens::
     history_<name>   one float64 array per recorded quantity; of "accepted", ones and zeros
     rank_<name>      the curve of a rank selection: k, test, spread (absent where k was chosen otherwise)
     scales, component_stability   k numbers each (absent where the estimator has none)
+    runs_<name>      init_losses of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
@@ -43,8 +44,9 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 
 FORMAT = "nmfcore-model"
 VERSION = 1
-_HISTORY, _STATE, _RANK = "history_", "state_", "rank_"
+_HISTORY, _STATE, _RANK, _RUNS = "history_", "state_", "rank_", "runs_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
+_OF_RUNS = ("init_losses",)
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 # Attributes of an estimator that are a number for each component, by their names in a model.
@@ -113,10 +115,12 @@ class Model:
         What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
     scales : ndarray of shape (k,) or None
         ``scales_`` of the estimator: the norms that its components had.
-    component_stability : ndarray of shape (k,) or None
-        ``component_stability_`` of the estimator: how well other starts found each component again, at most 1.
     rank_selection : dict or None
         How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
+    init_losses : ndarray of shape (n_init,), float64, or None
+        ``init_losses_`` of the estimator; None where it has made a single run.
+    component_stability : ndarray of shape (k,), float64, or None
+        ``component_stability_`` of the estimator; None where it has made a single run.
 
     Examples
     --------
@@ -148,6 +152,7 @@ class Model:
     n_steps: int = 0
     state: dict[str, object] | None = None
     scales: np.ndarray | None = None
+    init_losses: np.ndarray | None = None
     component_stability: np.ndarray | None = None
     rank_selection: dict[str, Any] | None = None
 
@@ -282,6 +287,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         curve = dict(model.rank_selection)
         meta["rank_best"] = int(curve.pop("best"))
         arrays |= {_RANK + name: np.asarray(values, np.float64) for name, values in curve.items()}
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            arrays[_RUNS + name] = np.asarray(getattr(model, name), dtype=np.float64)
     if model.state is not None:
         inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
         meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
@@ -376,6 +384,7 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         state=state,
         rank_selection=rank,
         **{name: archive.array(name) for name in _BY_COMPONENT if name in names},
+        **{name: archive.array(_RUNS + name) for name in _OF_RUNS if _RUNS + name in names},
     )
 
 
@@ -462,6 +471,10 @@ def _check_contents(model: Model) -> None:
         raise ValueError(f"the parts of the history have the shapes {shortened(sorted(lengths))}")
     if any(values.dtype != np.float64 for name, values in model.history.items() if name != "accepted"):
         raise ValueError("the history holds other numbers than float64")
+    for name in _OF_RUNS:
+        values = getattr(model, name)
+        if values is not None and (values.dtype != np.float64 or values.ndim != 1):
+            raise ValueError(f"{name} holds {shortened(values.dtype, 30)} of shape {values.shape}")
     for name, value in model.parameters.items():
         listed = isinstance(value, list) and all(isinstance(each, int) for each in value)
         if not (value is None or isinstance(value, bool | int | float | str) or listed):
@@ -494,6 +507,8 @@ def _check_sizes(model: Model) -> None:
         raise ValueError(f"expected {components.shape[1]} feature names, but got {len(model.feature_names)}")
     if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
+    if model.component_stability is not None and len(model.component_stability) != len(components):
+        raise ValueError(f"expected {len(components)} stabilities, but got {len(model.component_stability)}")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
@@ -600,6 +615,7 @@ def model_of(
         "feature_names": None if names is None else tuple(str(name) for name in names),
         "n_steps": int(getattr(estimator, "n_steps_", 0)),
         "state": _state_of(estimator),
+        **{name: getattr(estimator, f"{name}_", None) for name in _OF_RUNS},
     }
     known |= {name: getattr(estimator, attribute, None) for name, attribute in _BY_COMPONENT.items()}
     rank = getattr(estimator, "rank_selection_", None)
@@ -651,8 +667,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     NMF or MiniBatchNMF
         With the model's parameters, ``components_``, ``n_components_``, ``n_features_in_``,
         ``feature_names_in_``, ``n_iter_``, ``reconstruction_err_``, ``converged_``,
-        ``stop_reason_``, ``kkt_residual_`` and ``history_``; with ``n_steps_`` and what
-        ``partial_fit`` goes on from where it was a `MiniBatchNMF`.
+        ``stop_reason_``, ``kkt_residual_`` and ``history_``; of a fit of several runs with
+        ``init_losses_`` and ``component_stability_``; with ``n_steps_`` and what ``partial_fit`` goes
+        on from where it was a `MiniBatchNMF`.
 
     Raises
     ------
@@ -715,6 +732,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
         estimator.stop_reason_ = model.stop_reason
         estimator.kkt_residual_ = model.kkt_residual
         estimator.history_ = dict(model.history)
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            setattr(estimator, f"{name}_", getattr(model, name))
     return estimator
 
 

@@ -17,7 +17,7 @@ from ._typing import Array
 if TYPE_CHECKING:
     from ._typing import Block
     from .backends.operations import Backend
-    from .rows.base import Rows
+    from .rows.base import Made, Pass, Rows
     from .rows.state import RowState
     from .rows.sums import Named
 
@@ -86,10 +86,20 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
         Terms of X where X > 1.2e-7, WH at least 1.2e-7 there, as in scikit-learn. CSR with β = 2 uses the trace form
         per row, which cancels near an exact fit.
     """
-    _, sums = data.each_block(
+    (made,) = data.passes([measuring(data, W, Ht, beta)])
+    return measured(data, made)
+
+
+def measuring(data: Rows, W: Array, Ht: Array, beta: float) -> Pass:
+    """Return the pass over X that measures what `divergence` returns; `measured` reads it from what the pass made."""
+    return data.pass_over(
         _measure, {"W": W}, (data.backend.asarray(Ht), beta), width=Ht.shape[1], sums={"D": (1,)}, out={}, verify=True
     )
-    return float(data.read_sums(sums["D"])[0][0])
+
+
+def measured(data: Rows, made: Made) -> float:
+    """Return D_β(X | WH) from what the pass of `measuring` has made."""
+    return float(data.read_sums(made[1]["D"])[0][0])
 
 
 def explained_shares(cross: Array, WtW: Array, HHt: Array, squares_X: float) -> Array:

@@ -78,7 +78,7 @@ def outcome(function, *args, **kwargs):
 # Keyword-only, and their defaults change nothing.  NOW must be there; LATER come with the features.
 NOW = {"device": None, "dtype": None, "n_jobs": None, "max_time": None, "callback": None}
 LATER = {
-    "NMF": {"extrapolate": False, "memory": None, "checkpoint": None, "checkpoint_every": 600},
+    "NMF": {"extrapolate": False, "memory": None, "checkpoint": None, "checkpoint_every": 600, "n_init": 1},
     "MiniBatchNMF": {"solver": "mu", "checkpoint": None, "checkpoint_every": 600},
 }
 

@@ -119,7 +119,7 @@ def test_a_checkpoint_that_cannot_be_written_loses_no_factors(ends, tmp_path, mo
 def test_ctrl_c_in_the_last_measuring_pass_keeps_the_factors(solver, tmp_path, monkeypatch):
     path, whole = tmp_path / "fit.npz", model(solver=solver).fit(X)
     with monkeypatch.context() as patch:
-        patch.setattr(solve, "divergence", interrupt)
+        patch.setattr(solve, "measured", interrupt)
         estimator = model(solver=solver, checkpoint=path)
         with pytest.raises(KeyboardInterrupt):
             estimator.fit(X)

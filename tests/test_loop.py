@@ -13,13 +13,14 @@ import nmfcore.loop
 import nmfcore.minibatch
 import nmfcore.solvers
 from nmfcore.loop.session import Limits, Session, arrays, columns, complete, corrected_by, history_of
-from nmfcore.loop.solve import factorize
+from nmfcore.loop.solve import factorize, make_together
 from nmfcore.loop.stopping import RULES, StopReason, Termination
 from nmfcore.minibatch import loop as minibatch
 from nmfcore.minibatch.batches import cut
 from nmfcore.minibatch.descent import DescentLearner
 from nmfcore.minibatch.multiplicative import MultiplicativeLearner
 from nmfcore.objective import UNPENALISED, divergence
+from nmfcore.rows.base import Pass
 from nmfcore.rows.memory import as_rows
 from nmfcore.solvers import EXTRAPOLATED, SOLVERS, Solver, accelerated_hals, make_solver, multiplicative
 from nmfcore.solvers._common import Correction, Incoming, Report
@@ -69,18 +70,19 @@ def by_batches(name, steps=STEPS, callback=None):
 def interrupted_at(number, fit):
     """Raise KeyboardInterrupt at the nth line that a fit executes in the loop; return the result, None at its end.
 
-    Lines count from the first of `Session._repeat` until it has returned, in all files of loop, batches and solvers.
+    Lines count from the first of `Session._repeat` until it has returned, in all files of loop, batches and solvers:
+    those between its passes over X, in which it is not running, as well.
     """
     count, inside = 0, []
 
-    def trace(frame, event, _):
+    def trace(frame, event, argument):
         nonlocal count
         code = frame.f_code
-        if code is LOOP and event == "call":
+        if code is LOOP and event == "call" and not inside:
             inside.append(True)
-        if not inside or not code.co_filename.startswith(tuple(FOLDERS)):
+        if not code.co_filename.startswith(tuple(FOLDERS)) or not (inside or code is make_together.__code__):
             return None
-        if code is LOOP and event == "return":
+        if code is LOOP and event == "return" and not isinstance(argument, Pass):  # else it has yielded, not returned
             inside.clear()
         if event == "line" and inside:
             count += 1

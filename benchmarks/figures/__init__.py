@@ -28,6 +28,7 @@ NAMES = (
     "serve",
     "calls",
     "online",
+    "restarts",
     "quality",
     "curves",
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _compat
 from ..loop.checkpoint import held
+from . import _restarts
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]
@@ -54,6 +55,7 @@ def non_negative_factorization(
     sort_components=False,
     normalize=None,
     fixed_components=None,
+    n_init=1,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -125,6 +127,9 @@ def non_negative_factorization(
         Which norm of each row of H is 1 after the fit, see `NMF`.
     fixed_components : array-like of bool of shape (n_components,) or of int, default=None
         Which rows of the given H are kept, see `NMF`.
+    n_init : int, default=1
+        Number of runs from different starts, of which the best is returned, see `NMF`. More than one is
+        refused with ``update_H=False``.
 
     Returns
     -------
@@ -179,6 +184,7 @@ def non_negative_factorization(
         sort_components=sort_components,
         normalize=normalize,
         fixed_components=fixed_components,
+        n_init=n_init,
     )
     begun = time.perf_counter()
     _compat.check_parameters(estimator)
@@ -192,6 +198,9 @@ def non_negative_factorization(
         for name, value in settings.items():
             if value is not None and value is not False:
                 raise ValueError(f"{name} has no meaning with update_H=False, where H is kept as it is: leave it out.")
+        if n_init > 1:
+            raise ValueError(f"n_init = {n_init} has no meaning with update_H=False, which starts from no factors.")
+    _restarts.check(estimator)
     checks = estimator._checks("NMF initialization", reset=True, named=False)
     with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks) as data:
         if not update_H:
@@ -203,7 +212,7 @@ def non_negative_factorization(
                 )
             coded, Ht = estimator._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
-        tasks = _compat.FitTasks(estimator, X, max_iter)
+        tasks = _compat.FitTasks(estimator, X, max_iter * n_init)
         solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()

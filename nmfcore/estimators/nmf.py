@@ -24,9 +24,9 @@ from ..loop.solve import Coded, Solution, factorize
 from ..loop.stopping import StopReason
 from ..objective import beta_of, divergence, penalty
 from ..rows import Rows
-from ..solvers import SOLVERS, Fixed
+from ..solvers import SOLVERS, Fixed, Solver
 from ..starts.samples import sample_rows
-from . import _arrangement
+from . import _arrangement, _restarts
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._validation import Output, not_of_dask
 
@@ -155,6 +155,16 @@ class NMF(BaseNMF):
         value for each row, or the numbers of the rows. It needs ``init="custom"`` and H. These rows
         are neither sorted nor normalised, `kkt_residual_` and the stop rules count the other rows
         only, and if all rows are fixed, W is solved for as `transform` does. None keeps none of them.
+    n_init : int, default=1
+        Number of runs from different starts. The run with the lowest loss is kept, of equal ones the
+        first. Each run is, to the bit, a fit of its own, whose seed does not depend on the number of
+        runs. All runs share each pass over an X on disk, and W of all of them is in memory; of an X in
+        memory as many as have together no more rows of W than X or 1 GB. On a GPU or on Dask one run
+        follows the other. With several runs, ``init=None`` and "auto" begin with fits of samples where
+        "hals" draws them, and else mean "random", since an NNDSVD is the same for all runs. "custom",
+        "nndsvd" and "nndsvda" raise an error then, and so does `checkpoint`. After `max_time` no further run begins. `callback` is called for each run, whose
+        number is ``run``, and ends that run if it returns True. `verbose` prints a line for each run.
+        An exception or Ctrl-C ends all runs, and the best so far is kept.
 
     Attributes
     ----------
@@ -186,6 +196,13 @@ class NMF(BaseNMF):
     scales_ : ndarray of shape (n_components,), float64
         With `normalize`, what the columns of W were multiplied by and the rows of H divided by; 1 for
         a fixed component.
+    init_losses_ : ndarray of shape (n_init,), float64
+        The loss of each run with penalties, NaN for a run that was not begun. Defined if `n_init` is
+        larger than 1; all other attributes are those of the run with the lowest loss.
+    component_stability_ : ndarray of shape (n_components,), float64
+        For each component the mean, over the other runs, of its cosine to their component that it is
+        matched with: 1 if every run has found it. Components are matched one to one, so that the
+        cosines add up to the most. NaN if there is no other run. Defined if `n_init` is larger than 1.
 
     See Also
     --------
@@ -228,6 +245,7 @@ class NMF(BaseNMF):
         "memory": [Interval(Integral, 1, None, closed="left"), str, None],
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
     }
     __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "X in NMF"
@@ -237,6 +255,8 @@ class NMF(BaseNMF):
     extrapolate: bool = False
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
+    n_init: int = 1
+    component_stability_: Array
 
     def __init__(
         self,
@@ -265,6 +285,7 @@ class NMF(BaseNMF):
         sort_components=False,
         normalize=None,
         fixed_components=None,
+        n_init=1,
     ):
         self.n_components = n_components
         self.init = init
@@ -290,6 +311,7 @@ class NMF(BaseNMF):
         self.sort_components = sort_components
         self.normalize = normalize
         self.fixed_components = fixed_components
+        self.n_init = n_init
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
@@ -341,12 +363,13 @@ class NMF(BaseNMF):
         """
         if rows.is_lazy(X):
             not_of_dask(out=out)
+        _restarts.check(self)
         begun = time.perf_counter()
         with held(self.checkpoint), np.errstate(under="ignore"):
             output = Output(out)
             with self._open(X, self._checks("NMF initialization", reset=True)) as data:
                 output.check(data, self._resolve(data.shape[1])[0])
-                tasks = _compat.FitTasks(self, X, self.max_iter)
+                tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
                 solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
                 self._keep(
                     solution,
@@ -421,10 +444,14 @@ class NMF(BaseNMF):
         _arrangement.check(self)
         fixed = _arrangement.fixed_rows(self.fixed_components, self.init, H)
         self._check_zeros(data, self._beta_loss)
+        for name in ("init_losses_", "component_stability_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         if fixed is not None and not fixed.width:
             return self._all_fixed(data, fixed, W, H, begun)
         checkpoint = self._checkpoint(data, W, H)
         data = self._seen(data, self._beta_loss, W, H)
+        if self.n_init > 1:
+            return self._finished(self._restarted(data, W, H, tasks, begun), data, fixed, H), data, None
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
             W, Ht = self._start(data, W, H, begun)
@@ -435,16 +462,9 @@ class NMF(BaseNMF):
         del kept
         if data.opening().total == 0:
             return self._finished(zero_solution(W, Ht, self.solver, begun), data, fixed, H), data, checkpoint
-        penalties = self._penalties(data.shape, data)
-        options: dict[str, Any] = {"extrapolate": self.extrapolate, "fixed": fixed}
-        if self.shuffle:
-            options["shuffle"] = check_random_state(self.random_state)
-        if self._auto and sample_rows(*data.shape, Ht.shape[1]):
-            options["trusted"] = True
-        solver = self._solver(penalties, self._beta_loss, **options)
         solution = factorize(
             data,
-            solver,
+            self._solver_of(data, Ht.shape[1], fixed),
             W,
             Ht,
             Limits(self.tol, self.max_iter, self.max_time, begun),
@@ -457,7 +477,9 @@ class NMF(BaseNMF):
 
     def _finished(self, solution: Solution, view: Rows, fixed: Fixed | None, H: Factor) -> Solution:
         """Return a solution in the unit of X, with its components in their order and scale; H has the fixed ones."""
-        solution, _ = self._arranged(view, solution, fixed)
+        solution, found = self._arranged(view, solution, fixed)
+        if found is not None and self.n_init > 1:
+            self.component_stability_ = self.component_stability_[found.order]
         Ht = self._with_fixed(solution.Ht, view, fixed, H)
         return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power))
 
@@ -496,6 +518,30 @@ class NMF(BaseNMF):
         }
         solution = Solution(W, Ht, coded.n_iter, reason, history, loss, kkt, None, 0.0)
         return self._finished(solution, view, fixed, H), view, None
+
+    def _solver_of(self, data: Rows, k: int, fixed: Fixed | None = None) -> Solver:
+        """Return the solver of a fit with k components, of X as `data` reads it."""
+        options: dict[str, Any] = {"extrapolate": self.extrapolate, "fixed": fixed}
+        if self.shuffle:
+            options["shuffle"] = check_random_state(self.random_state)
+        if self._auto and sample_rows(*data.shape, k):
+            options["trusted"] = True
+        return self._solver(self._penalties(data.shape, data), self._beta_loss, **options)
+
+    def _restarted(self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float) -> Solution:
+        """Return what the best of several runs ends with, and set the attributes that tell of all runs."""
+        if data.opening().total == 0:
+            W, Ht = self._start(data, W, H, begun)
+            self.init_losses_, self.component_stability_ = np.zeros(self.n_init), np.zeros(Ht.shape[1])
+            return zero_solution(W, Ht, self.solver, begun)
+        runs = _restarts.restarted(self, data, W, H, scale.watched(self._watch(tasks), data.power), begun)
+        self.init_losses_ = scale.times(runs.losses, -4 * data.power)
+        self.component_stability_ = runs.stability(data.backend)
+        self._runs_ended(runs)
+        return runs.best
+
+    def _runs_ended(self, runs: _restarts.Restarted) -> None:
+        """Take note of the runs of a fit, which a subclass may."""
 
     def _check_passes(self, checkpoint: Checkpoint) -> None:
         if checkpoint.passes is not None and checkpoint.passes > self.max_iter:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from math import isnan
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ..scale import times
 from ..solvers._common import Report
 from .checkpoint import Checkpoint
 from .stopping import R, StopReason, StopRule, Termination, corrected
+
+if TYPE_CHECKING:
+    from ..rows.base import Made, Pass
 
 
 class Limits(NamedTuple):
@@ -75,9 +78,11 @@ class Progress:
     seconds : float
         Seconds since the call of `fit`, in which the start is included; of a fit that goes on from a checkpoint, with
         the seconds before it.
+    run : int
+        Number of the run of a fit with several, from 0 on.
     """
 
-    __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "seconds", "violation")
+    __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "run", "seconds", "violation")
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class Progress:
         self.kkt = kkt
         self.violation = violation
         self.seconds = seconds
+        self.run = 0
         self._factors = factors
         self._to_caller = to_caller
         self._power = 0
@@ -195,6 +201,9 @@ F = TypeVar("F")  # what an advance leads to
 class Process(ABC, Generic[R, F]):
     """What a session repeats: passes over X, or steps over batches.
 
+    A process does not read X by itself. It names the pass that it needs next, and is handed what that pass has made, so
+    that the passes of several fits can be made together. A process over batches needs none.
+
     Attributes
     ----------
     most : int
@@ -203,13 +212,21 @@ class Process(ABC, Generic[R, F]):
 
     most: int
 
-    @abstractmethod
-    def begin(self, rule: StopRule[R]) -> tuple[int, float]:
-        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
+    def to_begin(self, rule: StopRule[R]) -> Pass | None:
+        """Return the pass over X that `begin` needs, if any."""
+        return None
 
     @abstractmethod
-    def advance(self) -> tuple[R, F]:
-        """Make a pass, and return its report and where it leads to; nothing is committed."""
+    def begin(self, rule: StopRule[R], made: Made | None) -> tuple[int, float]:
+        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
+
+    def to_advance(self) -> Pass | None:
+        """Return the pass over X that `advance` needs, if any."""
+        return None
+
+    @abstractmethod
+    def advance(self, made: Made | None) -> tuple[R, F]:
+        """Return the report of a pass, or step, and where it leads to; nothing is committed."""
 
     @abstractmethod
     def commit(self, report: R, following: F, seconds: float) -> None:
@@ -222,6 +239,20 @@ class Process(ABC, Generic[R, F]):
     def mark(self, checkpoint: Checkpoint, rule: StopRule[R]) -> None:
         """Note in a checkpoint where the process is."""
         raise NotImplementedError
+
+
+T = TypeVar("T")
+Passes = Generator["Pass", "Made", T]  # yields the passes over X that it needs, and is sent what they have made
+
+
+def without_passes(work: Passes[T]) -> T:
+    """Return what a generator returns that needs no pass over X."""
+    try:
+        next(work)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a pass over X is needed")
 
 
 class Session:
@@ -252,21 +283,37 @@ class Session:
         self.termination: Termination | None = None
         self.interruption: Stopped | None = None
 
-    def run(self, process: Process[R, F], rule: StopRule[R]) -> None:
-        """Repeat a process until a rule, a limit, the callback or an exception ends it."""
+    def run(self, process: Process[R, F], rule: StopRule[R]) -> Passes[None]:
+        """Repeat a process until a rule, a limit, the callback or an exception ends it.
+
+        Parameters
+        ----------
+        process : Process
+        rule : StopRule
+
+        Yields
+        ------
+        wanted : Pass
+            The pass over X that the process needs next. What it has made is to be sent, and an exception that came in
+            its way is to be thrown in, which ends the run.
+        """
         try:
-            self.termination = self._repeat(process, rule)
+            self.termination = yield from self._repeat(process, rule)
+        except GeneratorExit:  # nobody wants to know how it ends
+            raise
         except BaseException as exception:
             self.interrupt(exception)
         if self.interruption is not None:
             self.save()
 
-    def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Termination | None:
+    def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Passes[Termination | None]:
         checkpoint, max_time = self.checkpoint, self.limits.max_time
-        done, seconds = process.begin(rule)
+        wanted = process.to_begin(rule)
+        done, seconds = process.begin(rule, None if wanted is None else (yield wanted))
         begun = self.begun - seconds
         while done < process.most:
-            report, following = process.advance()
+            wanted = process.to_advance()
+            report, following = process.advance(None if wanted is None else (yield wanted))
             termination = rule.before(report, done)
             if termination is not None:
                 return termination

@@ -89,6 +89,11 @@ class Termination(NamedTuple):
         return StopReason.EXCEPTION.given(exception=exception)
 
 
+def say_run(number: int, n_init: int, loss: float, n_iter: int, termination: Termination) -> None:
+    """Print how one of several runs of a fit ended."""
+    print(f"run {number + 1} of {n_init}: loss {loss:.9g} after {n_iter} iterations: {termination.sentence}")
+
+
 # ---- rules ---------------------------------------------------------------------------------------------------------
 
 R = TypeVar("R", bound=Report)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from .._typing import Array
-from ..loop.session import History, Limits, Process, Progress, Session, Stopped, arrays
+from ..loop.session import History, Limits, Process, Progress, Session, Stopped, arrays, without_passes
 from ..loop.stopping import BATCH_RULES, BatchReport, StopRule, Termination
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ class _Steps(Process[BatchReport, Step[M]]):
         self.W = W if overwrite_W else W.copy()
         self.at = _Iterate(Ht, learner.begin(Ht))
 
-    def begin(self, rule: StopRule[BatchReport]) -> tuple[int, float]:
+    def begin(self, rule: StopRule[BatchReport], made: None) -> tuple[int, float]:  # type: ignore[override]
         """Return zero steps and seconds so far: the first step needs no preparation."""
         return 0, 0.0
 
-    def advance(self) -> tuple[BatchReport, Step[M]]:
+    def advance(self, made: None) -> tuple[BatchReport, Step[M]]:  # type: ignore[override]
         """Learn from the next batch; nothing is committed."""
         at, turn = self.at, self.at.steps % len(self.batches)
         W = None if self.restarts else self.W[self.slices[turn]]
@@ -170,7 +170,7 @@ def run(
         limits.tol, verbose, n_rows=W.shape[0], n_batches=len(batches), n_steps=steps.most,
         max_no_improvement=max_no_improvement,
     )  # fmt: skip
-    session.run(steps, rule)
+    without_passes(session.run(steps, rule))
     steps.write()
     at = steps.at
     termination = session.end(rule, at.steps)

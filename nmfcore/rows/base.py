@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,23 @@ from .sums import Named, Shapes
 Function = Callable[[Any, Any, RowState, Any, RowState, Named], None]
 # gather(backend, block of Xᵀ, after, arguments, lo, hi, sums): writes rows lo … hi of sums over the rows of X.
 Gather = Callable[[Any, Any, RowState, Any, int, int, Named], None]
+
+Made = tuple[RowState, Named]  # what a pass returns: the arrays that it wrote, and its sums
+
+
+class Pass(NamedTuple):
+    """A pass over X that is still to be made: the arguments of `Rows.each_block`."""
+
+    function: Function
+    rows: RowState | Mapping[str, Array]
+    arguments: Any
+    width: int
+    sums: Shapes
+    out: Mapping[str, int] | None = None
+    gather: Gather | None = None
+    gathered: tuple[str, ...] = ()
+    verify: bool = False
+
 
 LOOK_WIDTH = 8  # the columns by which X is cut for a pass that uses no factor
 
@@ -62,6 +79,7 @@ class Rows(ABC):
     backend: Backend
     n_jobs: int | None
     threads: int
+    shares = False  # whether `passes` reads each block once for all of them
     power = 0
     in_memory = True
     local = True
@@ -174,6 +192,46 @@ class Rows(ABC):
             Valid until the next pass.
         """
         return self.each_block(visit, state, orders, width=orders.width, sums=sums, gather=gather, gathered=gathered)
+
+    def pass_over(
+        self,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+        verify: bool = False,
+    ) -> Pass:
+        """Return what `each_block` would do, for `passes` to do it; the arguments are those of `each_block`."""
+        return Pass(function, rows, arguments, width, sums, out, gather, gathered, verify)
+
+    def passes(self, wanted: Sequence[Pass]) -> Iterator[Made]:
+        """Make several passes over X, and return what each of them would return alone, to the bit.
+
+        Where `shares` is True, each block of X is read once and visited by all of them while it is at hand.
+
+        Parameters
+        ----------
+        wanted : sequence of Pass
+            Of one width, and with row-aligned arrays of their own.
+
+        Returns
+        -------
+        made : iterator of (RowState, dict of str to ndarray)
+            What `each_block` returns, in the order in which the passes are given. The sums are valid until the next
+            one is asked for.
+        """
+        return map(self._made, wanted)
+
+    def _made(self, wanted: Pass) -> Made:
+        function, rows, arguments, width, sums, out, gather, gathered, verify = wanted
+        return self.each_block(
+            function, rows, arguments, width=width, sums=sums, out=out, gather=gather, gathered=gathered, verify=verify
+        )
 
     # ---- passes that stand on it
 

@@ -127,6 +127,8 @@ class Solver(ABC):
         Draws the order of the components in each sweep; None is the natural order.
     fixed : Fixed or None
         Which columns of Ht `update_columns` leaves as they are; None is none of them.
+    measures_start : bool
+        Whether the stop rule needs √(2 D_β) of the start before the first pass.
     """
 
     rule: ClassVar[str]
@@ -137,14 +139,11 @@ class Solver(ABC):
     gather: Gather
     shuffle: np.random.RandomState | None = None
     fixed: Fixed | None = None
+    measures_start: bool = False
 
     @abstractmethod
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return √(2 D_β) of the start if the stop rule needs it before the first pass, else None."""
-        return None
 
     def rows(self, W: Array) -> dict[str, Array]:
         """Return the row-aligned buffers: W, which belongs to the loop, and what travels with it.

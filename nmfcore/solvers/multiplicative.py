@@ -77,6 +77,7 @@ class MultiplicativeUpdate(Solver):
         self.floor_W = beta < 1
         self.floor_H = beta <= 1
         self.gather = GATHERS.get(self.beta, Gather(None, ("N",)))
+        self.measures_start = self.beta == 2  # for other β the first pass measures the start
 
     @property
     def _floor(self) -> float:
@@ -93,10 +94,6 @@ class MultiplicativeUpdate(Solver):
             self.sums = {"N": (m, k), "D": denominator, "stats": stats, "loss": (2,)}
         self.squares_X = data.opening().squares
         return Small(Ht, self._gram(data, Ht))
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return √(2 D) of the start, to which the stop rule refers. For β ≠ 2 the first pass measures it: None."""
-        return float(np.sqrt(2 * divergence(data, W, Ht, 2))) if self.beta == 2 else None
 
     def _gram(self, data: Rows, Ht: Array) -> Array:
         return data.backend.gram(Ht) if self.beta == 2 else np.zeros((0, 0))
