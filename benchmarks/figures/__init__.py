@@ -28,6 +28,7 @@ NAMES = (
     "calls",
     "online",
     "quality",
+    "rank",
     "curves",
 )
 

@@ -43,6 +43,9 @@ WRITTEN = (
 _COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
+_MINUTE = 60.0  # seconds of a fit above which is said what it will take
+_LONG = 1e12  # multiplications and additions, below which no machine takes so long
+_PASSES = {"hals": 60}  # that a fit takes, roughly; with other solvers 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class _Result:
 
 def fit(
     source: str | None,
-    k: int | None,
+    k: int | str | None,
     settings: dict[str, Any],
     size: tuple[int, int] | None,
     skip_broken: bool,
@@ -81,11 +84,11 @@ def fit(
     try:
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
-        k = _number_of_components(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
+        k = _number_of_components(k, pictures, settings, notes)
         result = _factorise(pictures, k, settings, notes, scheduler)
     except MemoryError as error:
         raise Stop(_about_memory(source)) from error
@@ -172,11 +175,21 @@ def _about_memory(source: str | None) -> str:
     return "not enough memory: save the matrix as a .npy file and fit that with --memory 1GB, or give fewer rows"
 
 
-def _number_of_components(k: int | None, pictures: "Pictures") -> int:
-    """Return k if the data allow it; without one, as many as suit the data."""
+def _number_of_components(
+    k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console"
+) -> int:
+    """Return k if the data allow it; without one, as many as suit the data; for "auto", what is found."""
     n, m = pictures.matrix.shape
     if k is None:
         return min(_COMPONENTS, max(1, min(n, m) // 2))
+    if isinstance(k, str):
+        from .rank import chosen
+
+        limit, begun = settings["max_time"], time.perf_counter()
+        k = chosen(pictures, _with_defaults(settings), notes, None if limit is None else limit / 2)
+        if limit is not None:  # the fit gets what is left
+            settings["max_time"] = max(limit / 2, limit - (time.perf_counter() - begun))
+        return k
     if k > min(n, m):
         raise Stop(
             f"{k} components are more than the data allows: with {n:,} samples of {m:,} features "
@@ -194,6 +207,8 @@ def _factorise(
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
+    if scheduler is None:
+        _say_how_long(pictures, k, settings, notes)
     last: Progress | None = None
     interrupted = False
     start = time.perf_counter()
@@ -229,6 +244,29 @@ def _factorise(
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
+
+
+def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console") -> None:
+    """Say what a fit of more than a minute will take, before it begins."""
+    import numpy as np
+
+    X = pictures.matrix
+    passes = min(_PASSES.get(settings["solver"], 200), settings["max_iter"])
+    if settings["device"] not in (None, "cpu") or 4.0 * k * math.prod(X.shape) * passes < _LONG:
+        return
+    from ..forecast import estimate
+    from .rank import duration
+
+    try:
+        found = estimate(
+            X.shape, k, X.dtype, **{name: settings[name] for name in ("solver", "beta_loss", "init", "n_jobs", "memory")},
+            on_disk=isinstance(X, np.memmap) or not isinstance(X, np.ndarray),
+        )  # fmt: skip
+    except (ValueError, MemoryError):  # the fit itself says what is wrong
+        return
+    if passes * found.seconds > _MINUTE:
+        whole = f"{passes} passes of {found.seconds:.2g} s take about {duration(passes * found.seconds)}"
+        note(notes, f"{whole}, and {found.bytes / 1e9:.2g} GB of memory; Ctrl-C keeps the best so far")
 
 
 def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
