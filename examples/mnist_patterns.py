@@ -1,7 +1,7 @@
 """A study of stroke patterns: what parts digits are made of, which class uses which, and what is left out.
 
 python examples/mnist_patterns.py                                       # scikit-learn's digits, in seconds
-python examples/mnist_patterns.py train-images-idx3-ubyte.gz -k 15 45   # MNIST, or a Kaggle .csv; without -k it finds a k
+python examples/mnist_patterns.py train-images-idx3-ubyte.gz -k 15 45   # MNIST, a Kaggle .csv; without -k it finds a k
 """
 
 import argparse
@@ -16,7 +16,7 @@ from nmfcore.images import read_source
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", help="pictures with labels: an IDX file, a table, a .npz")
-    parser.add_argument("-k", type=int, nargs="+", help="numbers of parts to learn; by default the best to predict pixels")
+    parser.add_argument("-k", type=int, nargs="+", help="numbers of parts; by default the best to predict pixels")
     parser.add_argument("--out", type=Path, default=Path("patterns"), help="folder for the pictures")
     args = parser.parse_args()
     pictures = read_source(args.source)

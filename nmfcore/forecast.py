@@ -157,9 +157,7 @@ def _bytes(
     return int(held + max(fit, start))
 
 
-def _plan(
-    shape: tuple[int, int], k: int, given: np.dtype, work_type: np.dtype, stored: int | None
-) -> tuple[int, bool]:
+def _plan(shape: tuple[int, int], k: int, given: np.dtype, work_type: np.dtype, stored: int | None) -> tuple[int, bool]:
     """Return the number of lanes, and whether the transposed X is kept."""
     sizes: Any = SimpleNamespace(shape=shape, dtype=given, nnz=stored)
     planned = _Sizes(stand_in(sizes), work_type)
@@ -216,4 +214,3 @@ def _like(shape: tuple[int, int], k: int, given: np.dtype, stored: int | None) -
     if given.kind in "iu":
         X *= min(255, np.iinfo(given).max) / X.max()
     return X.astype(given)
-

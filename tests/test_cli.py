@@ -1074,7 +1074,7 @@ def test_rank_says_what_it_warns_of(run):
         (("-k", "400"), "k = 400 is larger than a block"),
         (("--folds", "2"), "--folds '2' is no pair of numbers"),
         (("--folds", "1x2"), r"folds = \(1, 2\)"),
-        (("--tiles", "8x8"), "folds = .* there are 1 tiles"),
+        (("--tiles", "8x8"), "folds = .* need 2 tiles, but X has 1"),
         (("--rule", "best"), "--rule 'best' is unknown"),
         (("--out", "curve.doc"), "'curve.doc' is neither a picture nor a table"),
         (("--out", "no/such/curve.png"), "there is no folder"),

@@ -24,9 +24,9 @@ def test_memory_is_that_of_a_fit(solver, dtype, shape, k, init):
     rng = np.random.default_rng(0)
     X = (255 * rng.random(shape)).astype(dtype)
     told = estimate(shape, k, dtype, solver=solver, init=init, n_jobs=2)
-    assert peak_of(NMF(k, solver=solver, init=init, random_state=0, max_iter=4, n_jobs=2), X) + X.nbytes == pytest.approx(
-        told.bytes, rel=0.15
-    )
+    assert peak_of(
+        NMF(k, solver=solver, init=init, random_state=0, max_iter=4, n_jobs=2), X
+    ) + X.nbytes == pytest.approx(told.bytes, rel=0.15)
 
 
 def test_memory_of_a_sparse_fit():

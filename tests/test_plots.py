@@ -808,7 +808,10 @@ def test_loss_against_k_has_both_curves_bars_and_the_chosen_one():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: loss_against_k([1, 2], [0.1, 0.2], train=[0.1]), r"train \(1,\) must be vectors as long as each other"),
+        (
+            lambda: loss_against_k([1, 2], [0.1, 0.2], train=[0.1]),
+            r"train \(1,\) must be vectors as long as each other",
+        ),
         (lambda: loss_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),
         (lambda: error_against_k([1, 2], [0.1]), "as long as each other"),
         (lambda: error_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),

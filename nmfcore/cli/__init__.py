@@ -420,9 +420,7 @@ def _app() -> Any:
             str,
             Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta.", rich_help_panel="Model"),
         ] = "frobenius",
-        max_iter: Annotated[
-            int, Option(min=1, help="Iterations of a fit at most.", rich_help_panel="Stopping")
-        ] = 1000,
+        max_iter: Annotated[int, Option(min=1, help="Iterations of a fit at most.", rich_help_panel="Stopping")] = 1000,
         tol: Annotated[
             float, Option(min=0, help="Stop a fit when progress falls below this.", rich_help_panel="Stopping")
         ] = 1e-4,
@@ -528,8 +526,8 @@ def _app() -> Any:
         """Find how many parts suit the pictures: those that best predict pixels that were left out.
 
         A block of pictures and of pixels is left out, parts are learned from the rest, and what they predict is
-        compared with the block (bicross-validation). Of pictures, pixels are left out by tiles. The table shows the loss
-        of the fitted and of the left-out pixels for each number of parts; nothing is written without --out.
+        compared with the block (bicross-validation). Of pictures, pixels are left out by tiles. The table shows the
+        loss of the fitted and of the left-out pixels for each number of parts; nothing is written without --out.
 
         Ctrl-C stops early and shows what has been found.
 

@@ -175,9 +175,7 @@ def _about_memory(source: str | None) -> str:
     return "not enough memory: save the matrix as a .npy file and fit that with --memory 1GB, or give fewer rows"
 
 
-def _number_of_components(
-    k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console"
-) -> int:
+def _number_of_components(k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console") -> int:
     """Return k if the data allow it; without one, as many as suit the data; for "auto", what is found."""
     n, m = pictures.matrix.shape
     if k is None:
@@ -257,11 +255,10 @@ def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes:
     from ..forecast import estimate
     from .rank import duration
 
+    given = {name: settings[name] for name in ("solver", "beta_loss", "init", "n_jobs", "memory")}
+    on_disk = isinstance(X, np.memmap) or not isinstance(X, np.ndarray)
     try:
-        found = estimate(
-            X.shape, k, X.dtype, **{name: settings[name] for name in ("solver", "beta_loss", "init", "n_jobs", "memory")},
-            on_disk=isinstance(X, np.memmap) or not isinstance(X, np.ndarray),
-        )  # fmt: skip
+        found = estimate(X.shape, k, X.dtype, on_disk=on_disk, **given)
     except (ValueError, MemoryError):  # the fit itself says what is wrong
         return
     if passes * found.seconds > _MINUTE:

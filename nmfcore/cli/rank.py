@@ -128,9 +128,7 @@ def rank(
     return INTERRUPTED if found.stop_reason.startswith("interrupted") else 0
 
 
-def select(
-    pictures: "Pictures", k: Wanted, settings: dict[str, Any], notes: "Console", **how: Any
-) -> "RankSelection":
+def select(pictures: "Pictures", k: Wanted, settings: dict[str, Any], notes: "Console", **how: Any) -> "RankSelection":
     """Find k for pictures, under a bar; columns of pictures are cut by tiles."""
     from ..estimators import NMF
     from ..ranks import select_rank

@@ -135,7 +135,8 @@ def predict(
     tol, most = model.tol, model.max_iter
     with np.errstate(under="ignore"):
         with _opened(blocks.B, model) as data:
-            of_rows = model._coded(data, np.ascontiguousarray(model.components_.T, data.dtype), beta, tol, max_iter=most)
+            Ht = np.ascontiguousarray(model.components_.T, data.dtype)
+            of_rows = model._coded(data, Ht, beta, tol, max_iter=most)
         with _opened(blocks.C, model) as data:
             of_columns = transposed._coded(data.T, np.ascontiguousarray(W, data.dtype), beta, tol, max_iter=most)
         with _opened(blocks.D, model) as data:

@@ -81,10 +81,10 @@ def select_rank(
 
     .. math:: W_A = \arg\min_{W \ge 0} D_\beta(B | W H_D), \quad H_A = \arg\min_{H \ge 0} D_\beta(C | W_D H).
 
-    The test loss of a repeat is :math:`\sum \|A - W_A H_A\|^2 / \sum \|A\|^2` over all pairs of a fold of rows and a fold
-    of columns, so that every entry is left out once. It falls as long as further components describe X, and rises
-    when they describe its noise; the loss of the fitted entries falls in any case. The loss and the penalties are those
-    of the estimator, and the penalties are scaled with the size of the block as they are in a fit. For another loss than
+    The test loss of a repeat is :math:`\sum \|A - W_A H_A\|^2 / \sum \|A\|^2` over all pairs of a fold of rows and a
+    fold of columns, so that every entry is left out once. It falls as long as further components describe X, and rises
+    when they describe its noise; the loss of the fitted entries falls in any case. The loss and the penalties are those of
+    the estimator, and the penalties are scaled with the size of the block as they are in a fit. For another loss than
     the Frobenius norm, losses are relative to that of the mean of X.
 
     Parameters
@@ -177,7 +177,8 @@ def select_rank(
     begun = time.perf_counter()
     _check_options(method, folds, repeats, max_rows, rule, max_time)
     wanted, model = _numbers(k), _estimator(estimator)
-    rng = check_random_state(random_state)
+    entropy = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=4)
+    seeds = np.random.SeedSequence(entropy.tolist())
     with np.errstate(under="ignore"), _open(X, model, n_jobs) as data:
         n, m = data.shape
         of_rows = None if groups is None else group_labels(groups, n)
@@ -187,11 +188,11 @@ def select_rank(
         model._check_zeros(data, beta_of(model.beta_loss))
         rows_used = None
         if max_rows is not None and n > max_rows:
-            rows_used = np.sort(rng.choice(n, max_rows, replace=False))
+            drawn = np.random.default_rng(seeds).choice(n, max_rows, replace=False, shuffle=False)
+            rows_used = np.sort(drawn)
             of_rows = None if of_rows is None else np.unique(of_rows[rows_used], return_inverse=True)[1]
-        _check_folds((len(rows_used) if rows_used is not None else n, m), folds, of_rows, of_columns)
-        seeds = np.random.SeedSequence(rng.randint(np.iinfo(np.int32).max, size=4).tolist())
         shape = (n if rows_used is None else len(rows_used), m)
+        _check_folds(shape, folds, of_rows, of_columns)
         splits = [split(shape, folds, of_rows, of_columns, each) for each in seeds.spawn(repeats)]
         most = min(each.largest_k for each in splits)
         _check_largest(wanted, most, folds)
@@ -208,15 +209,13 @@ def select_rank(
         if run.nothing:
             raise
         reason = "interrupted"
-    return _result(run, rule, reason, shape[0], max_time, most, wanted is None)
+    return _result(run, rule, reason, shape[0], max_time, most)
 
 
 # ---- what is given -------------------------------------------------------------------------------
 
 
-def _check_options(
-    method: str, folds: Any, repeats: Any, max_rows: Any, rule: str, max_time: Any
-) -> None:
+def _check_options(method: str, folds: Any, repeats: Any, max_rows: Any, rule: str, max_time: Any) -> None:
     if method == "holdout":
         raise ValueError(
             "method='holdout' leaves out single entries and needs masks, which this version does not have: use "
@@ -288,7 +287,7 @@ def _check_folds(shape: tuple[int, int], folds: tuple[int, int], groups: Array |
     for count, parts, labels, (single, joint) in zip(shape, folds, (groups, tiles), names, strict=True):
         what, number = (single, count) if labels is None else (joint, int(labels.max()) + 1)
         if number < parts:
-            raise ValueError(f"folds = {folds!r}, but there are {number:,} {what} for {parts} folds of {single}.")
+            raise ValueError(f"folds = {folds!r}: {parts} folds of {single} need {parts} {what}, but X has {number:,}.")
 
 
 def _check_largest(wanted: Sequence[int] | None, most: int, folds: tuple[int, int]) -> None:
@@ -548,15 +547,17 @@ def _count(ks: Sequence[int]) -> str:
 # ---- the result ----------------------------------------------------------------------------------
 
 
-def _result(
-    run: _Run, rule: str, reason: str, n_rows: int, max_time: float | None, most: int, auto: bool
-) -> RankSelection:
+def _result(run: _Run, rule: str, reason: str, n_rows: int, max_time: float | None, most: int) -> RankSelection:
     ks, repeats, train, test, all_made = run.losses()
     if not ks:
-        limit = f"max_time = {max_time:g} seconds were over" if reason == "out of time" else "the callback returned True"
+        limit = (
+            f"max_time = {max_time:g} seconds were over" if reason == "out of time" else "the callback returned True"
+        )
         raise ValueError(f"{limit} before one fit had ended: give more time, smaller k, or a smaller max_rows.")
     if not all_made:
-        done = f"{len(run.found)} of {len(run.planned)} fits were made, of which {len(ks) * sum(map(len, repeats))} count"
+        done = (
+            f"{len(run.found)} of {len(run.planned)} fits were made, of which {len(ks) * sum(map(len, repeats))} count"
+        )
         reason = f"{reason}; {done}"
     if rule == "1se" and len(repeats) == 1:
         rule = "min"
@@ -590,9 +591,8 @@ def _edge(ks: list[int], test: Array, least: int, most: int) -> str:
             "components X has. Give a wider range of k, or more repeats."
         )
     if least == len(ks) - 1:
-        return (
-            f"The test loss is least at k = {ks[-1]}, the largest that was tried: more components may be better."
-            + (f" The largest k possible with these folds is {most}." if ks[-1] < most else " A block allows no more.")
+        return f"The test loss is least at k = {ks[-1]}, the largest that was tried: more components may be better." + (
+            f" The largest k possible with these folds is {most}." if ks[-1] < most else " A block allows no more."
         )
     if least == 0 and ks[0] > 1:
         return f"The test loss is least at k = {ks[0]}, the smallest that was tried: fewer components may be better."
@@ -606,8 +606,8 @@ def _warn_of_limits(run: _Run) -> None:
     if model.tol > 0 and (short or unsettled):
         codes = f", and {unsettled:,} rows and columns that were coded did so, too" if unsettled else ""
         warnings.warn(
-            f"{short} of {len(run.found)} fits reached max_iter = {model.max_iter} before their stop rule was met{codes}. "
-            "Increase max_iter of the estimator to improve convergence.",
+            f"{short} of {len(run.found)} fits reached max_iter = {model.max_iter} before their stop rule was met"
+            f"{codes}. Increase max_iter of the estimator to improve convergence.",
             ConvergenceWarning,
             stacklevel=4,
         )
