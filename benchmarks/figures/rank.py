@@ -19,8 +19,8 @@ ABOUT = (
     "`select_rank` with its own settings. *Planted*: out of ten seeds, how often it does not find exactly the number "
     "of components that X was made of (0 is best); X = WH with exponential factors, dense or 70 % zeros, with Poisson "
     "noise of a tenth of the power (SNR 10), k ± 4 tried. *Curve*: MNIST, 12 numbers of components from 5 to 60, 3 "
-    "repeats of 2×2 folds, columns by tiles of 4×4 pixels; beside it the same loop over scikit-learn's NMF (`cd`, `nndsvd`, up to "
-    "1,000 iterations, float64), extrapolated from one fold of k = 10 and one of k = 40, with the time linear in k. "
+    "repeats of 2×2 folds, columns by tiles of 4×4 pixels; beside it the same loop over scikit-learn's NMF (`cd`, "
+    "`nndsvd`, up to 1,000 iterations, float64), extrapolated from one fold of k = 10 and one of k = 40, linear in k. "
     "*Forecast*: `nmfcore.estimate` before the fit, over what the fit then took."
 )
 FULL_ONLY = True

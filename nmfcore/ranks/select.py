@@ -83,9 +83,9 @@ def select_rank(
 
     The test loss of a repeat is :math:`\sum \|A - W_A H_A\|^2 / \sum \|A\|^2` over all pairs of a fold of rows and a
     fold of columns, so that every entry is left out once. It falls as long as further components describe X, and rises
-    when they describe its noise; the loss of the fitted entries falls in any case. The loss and the penalties are those of
-    the estimator, and the penalties are scaled with the size of the block as they are in a fit. For another loss than
-    the Frobenius norm, losses are relative to that of the mean of X.
+    when they describe its noise; the loss of the fitted entries falls in any case. The loss and the penalties are those
+    of the estimator, and the penalties are scaled with the size of the block as they are in a fit. For another loss
+    than the Frobenius norm, losses are relative to that of the mean of X.
 
     Parameters
     ----------
