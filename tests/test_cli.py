@@ -1053,10 +1053,10 @@ def test_rank_prints_a_table_and_writes_what_is_asked_for(run):
 
 def test_rank_without_out_writes_nothing_and_ranks_what_is_no_picture(run):
     rng = np.random.default_rng(0)
-    np.save("x.npy", rng.exponential(size=(90, 3)) @ rng.exponential(size=(3, 37)) * rng.gamma(10, 0.1, (90, 37)))
-    code, out, notes = run("rank", "x.npy", "-k", "2:5")
+    np.save("x.npy", rng.poisson(4 * rng.exponential(size=(200, 3)) @ rng.exponential(size=(3, 67))))
+    code, out, notes = run("rank", "x.npy", "-k", "1:4")
     assert code == 0
-    assert re.search(r"^3 .*chosen", out.replace("  ", " ").strip(), re.MULTILINE)
+    assert re.search(r"^3 .*chosen", out, re.MULTILINE)
     assert not any("tiles" in line for line in notes)
     assert os.listdir() == ["x.npy"]
 

@@ -94,7 +94,8 @@ def select_rank(
         device. It is read once to be checked, and once more for the rows that are used.
     k : int, iterable of int, or "auto"
         Numbers of components to try. "auto" tries 2, 4, 8, … until the test loss has risen twice or a doubling lowers
-        the train loss by less than 1 %, and then narrows the best one down to a width of 2 by golden section.
+        the train loss by less than 1 %, and then narrows the best one down to a width of 2 by golden section. The
+        largest k that a block allows is not tried: it describes whatever the block holds.
     estimator : NMF or None, default=None
         Its parameters are used, but for `n_components` and `n_jobs`. Its `random_state` is that of every fit if it is
         an integer. None is ``NMF(solver="hals")``.
@@ -456,13 +457,14 @@ class _Run:
                     reason = "the test loss rose twice"
                 elif curve[k][0] >= (1 - _GAIN) * curve[before][0]:
                     reason = f"the train loss fell by less than {_GAIN:.0%} from k = {before} to {k}"
-            if not reason and k == most:
+            capped = not reason and 2 * k >= most  # the largest k describes a block whatever it holds
+            if capped:
                 reason = f"k = {most} is the largest possible"
-            k = min(2 * k, most)
+            k *= 2
         tried = sorted(curve)
         at = tried.index(min(tried, key=lambda each: curve[each][1]))
         low = tried[at - 1] if at else 1
-        high = tried[min(at + 1, len(tried) - 1)]
+        high = [*tried, most if capped else tried[-1]][at + 1]
         if not at and not known(1):
             return self.why()
         while high - low > 2:
