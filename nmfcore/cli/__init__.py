@@ -420,10 +420,10 @@ def _app() -> Any:
             str,
             Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta.", rich_help_panel="Model"),
         ] = "frobenius",
-        max_iter: Annotated[int, Option(min=1, help="Iterations of a fit at most.", rich_help_panel="Stopping")] = 1000,
+        max_iter: Annotated[int, Option(min=1, help="Iterations of a fit at most.", rich_help_panel="Stopping")] = 200,
         tol: Annotated[
             float, Option(min=0, help="Stop a fit when progress falls below this.", rich_help_panel="Stopping")
-        ] = 1e-4,
+        ] = 3e-4,
         max_time: Annotated[
             float | None,
             Option(

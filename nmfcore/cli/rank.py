@@ -32,6 +32,7 @@ Wanted = int | list[int] | str
 
 _DRAWN = (".png", ".pdf", ".svg")
 _VALUES = 12  # of a range without a step
+_PASSES = 200  # of a fit that only serves to find k, at most
 _OF_FIT = ("solver", "init", "beta_loss", "extrapolate", "max_iter", "tol", "device", "n_jobs")
 
 
@@ -157,7 +158,10 @@ def select(pictures: "Pictures", k: Wanted, settings: dict[str, Any], notes: "Co
 
 def chosen(pictures: "Pictures", settings: dict[str, Any], notes: "Console", max_time: float | None) -> int:
     """Return the k of ``nmfcore fit -k auto``, and say what was found."""
-    found = select(pictures, "auto", settings, notes, max_time=max_time)
+    from ..ranks.select import TOL
+
+    rough = {"tol": max(TOL, settings["tol"]), "max_iter": min(_PASSES, settings["max_iter"])}  # k needs no more
+    found = select(pictures, "auto", settings | rough, notes, max_time=max_time)
     if found.stop_reason.startswith("interrupted"):
         raise KeyboardInterrupt
     tried = ", ".join(map(str, found.k))

@@ -36,6 +36,9 @@ _OF_ONE_FIT = {
     "checkpoint": "leave it out",
     "max_time": "give select_rank a max_time of its own",
 }
+# Of fits of the default estimator. MNIST, k of 20, 40, 60: 50 passes on the average instead of 56 with 1e-4, and test
+# losses of 0.4407, 0.3904, 0.3623 instead of 0.4407, 0.3905, 0.3623.
+TOL = 3e-4
 _SIDE_BY_SIDE = 1 << 29  # bytes of a block that is fitted by all threads together
 _GAIN = 0.01  # share of the train loss by which "auto" wants a doubling of k to lower it
 _SHALLOW = 0.38  # golden section: share of an interval between its end and a point in it
@@ -98,7 +101,7 @@ def select_rank(
         largest k that a block allows is not tried: it describes whatever the block holds.
     estimator : NMF or None, default=None
         Its parameters are used, but for `n_components` and `n_jobs`. Its `random_state` is that of every fit if it is
-        an integer. None is ``NMF(solver="hals")``.
+        an integer. None is ``NMF(solver="hals", tol=3e-4)``.
     method : {"bicross"}, default="bicross"
         How entries are left out. "holdout", of single entries, needs masks, which are not there yet.
     folds : tuple of (int, int), default=(2, 2)
@@ -256,7 +259,7 @@ def _numbers(k: Any) -> list[int] | None:
 def _estimator(estimator: Any) -> Any:
     """Return an estimator of our own with the caller's parameters."""
     if estimator is None:
-        return NMF(solver="hals")
+        return NMF(solver="hals", tol=TOL)
     if not isinstance(estimator, NMF):
         raise ValueError(
             f"estimator must be an NMF, with the parameters that the fits are to have, not {type(estimator).__name__}: "
