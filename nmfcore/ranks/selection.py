@@ -210,8 +210,6 @@ class RankSelection:
     <RankSelection: k = 4 of 2 … 7, test loss 0.0...>
     """
 
-    __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
-
     k: Array
     train: Array
     test: Array
@@ -263,6 +261,9 @@ class RankSelection:
         return plots.loss_against_k(
             self.k, self.test, train=self.train, spread=self.spread, chosen=self.best, axes=axes
         )
+
+
+RankSelection.__module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
 
 
 def _html_table(names: tuple[str, ...], rows: list[list[str]], bold: int | None = None) -> str:
