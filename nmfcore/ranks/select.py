@@ -172,7 +172,7 @@ def select_rank(
     >>> from nmfcore import NMF, select_rank
     >>> rng = np.random.default_rng(0)
     >>> W, H = rng.exponential(size=(300, 5)), rng.exponential(size=(5, 80))
-    >>> X = W @ H * rng.gamma(10, 0.1, (300, 80))  # five parts, and noise
+    >>> X = rng.poisson(4 * W @ H)  # counts of five parts
     >>> found = select_rank(X, range(2, 9), random_state=0)
     >>> found.best
     5
