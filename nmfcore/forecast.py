@@ -189,8 +189,8 @@ def _seconds(
         X = _like((some, m), k, given, None if stored is None else max(1, stored * some // n))
         data = as_rows(X, work_type, n_jobs)
         rng = np.random.RandomState(0)
-        factors = (rng.random_sample((side, k)).astype(work_type) for side in (some, m))
-        solution = factorize(data, solver, *factors, Limits(0.0, PASSES), measure=False)
+        W, Ht = (rng.random_sample((side, k)).astype(work_type) for side in (some, m))
+        solution = factorize(data, solver, W, Ht, Limits(0.0, PASSES), measure=False)
         if solution.interruption is not None:
             solution.interruption.again()
         seconds = solution.history["seconds"]

@@ -143,8 +143,8 @@ def predict(
             train_whole = whole(data.scaled(task.power), beta, task.mean)
         with _opened(blocks.A, model) as data:
             view = data.scaled(task.power)
-            factors = (scale.times(coded.W, task.power) for coded in (of_rows, of_columns))
-            test, test_whole = divergence(view, *factors, beta), whole(view, beta, task.mean)
+            W_A, Ht_A = (scale.times(coded.W, task.power) for coded in (of_rows, of_columns))
+            test, test_whole = divergence(view, W_A, Ht_A, beta), whole(view, beta, task.mean)
     train = float(scale.times(np.float64(model.reconstruction_err_), 2 * task.power)) ** 2 / 2
     unsettled = of_rows.unsettled + of_columns.unsettled if tol > 0 else 0
     seconds = time.perf_counter() - begun

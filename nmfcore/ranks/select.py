@@ -236,12 +236,12 @@ def _check_options(method: str, folds: Any, repeats: Any, max_rows: Any, rule: s
         raise ValueError(f"repeats = {repeats!r}: give a number of splits, at least 1.")
     if max_rows is not None and not _is_whole(max_rows, 4):
         raise ValueError(f"max_rows = {max_rows!r}: give a number of rows, at least 4, or None for all.")
-    if max_time is not None and not (isinstance(max_time, Real) and max_time > 0):
+    if max_time is not None and not (isinstance(max_time, Real) and float(max_time) > 0):
         raise ValueError(f"max_time = {max_time!r}: give a number of seconds above 0, or None for no limit.")
 
 
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
 def _numbers(k: Any) -> list[int] | None:
@@ -355,7 +355,7 @@ class _Run:
     ):  # fmt: skip
         self.cells = [_Cell(X, r, f, each) for r, each in enumerate(splits) for f in range(len(each.cells))]
         self.task, self.fixed, self.begun, self.max_time, self.callback = task, fixed, begun, max_time, callback
-        self.entropy = list(np.atleast_1d(seeds.entropy))
+        self.entropy = [int(word) for word in seeds.generate_state(4)]
         self.threads = effective_threads(task.estimator.n_jobs if n_jobs is None else n_jobs)
         self.large = _bytes(X) > _SIDE_BY_SIDE or task.estimator.device not in (None, "cpu")
         self.found: dict[tuple[int, int], Found] = {}  # by k and number of the cell
