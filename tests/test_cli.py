@@ -1163,6 +1163,133 @@ def test_report_names_its_extra(run, fitted, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------
+# how many parts
+
+
+def test_rank_prints_a_table_and_writes_what_is_asked_for(run):
+    code, out, notes = run("rank", "-k", "2,8,16,24", "--repeats", 2, "--out", "curve.png", "--out", "fits.csv")
+    assert code == 0
+    head, *rows = [line.split() for line in out.splitlines()[:5]]
+    assert head == ["k", "train", "test", "±"]
+    assert [int(row[0]) for row in rows] == [2, 8, 16, 24]
+    trains = [float(row[1]) for row in rows]
+    assert trains == sorted(trains, reverse=True)
+    (best,) = (int(row[0]) for row in rows if row[-1] == "chosen")
+    assert table("\n".join(out.splitlines()[5:]))["k"].startswith(f"{best} (the smallest within one standard error")
+    assert "all 4 numbers of components were tried" in out
+    assert any("pixels are left out by tiles of 2×2" in line for line in notes)
+    with Image.open("curve.png") as image:
+        assert min(image.size) > 150
+    with open("fits.csv", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert lines[0] == "k,repeat,fold,train,test,n_iter,seconds" and len(lines) == 1 + 4 * 2 * 4
+    assert sorted(os.listdir()) == ["curve.png", "fits.csv"]
+
+
+def test_rank_without_out_writes_nothing_and_ranks_what_is_no_picture(run):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.poisson(4 * rng.exponential(size=(200, 3)) @ rng.exponential(size=(3, 67))))
+    code, out, notes = run("rank", "x.npy", "-k", "1:4")
+    assert code == 0
+    assert re.search(r"^3 .*chosen", out, re.MULTILINE)
+    assert not any("tiles" in line for line in notes)
+    assert os.listdir() == ["x.npy"]
+
+
+def test_rank_says_what_it_warns_of(run):
+    code, _, notes = run("rank", "-k", "2,3", "--repeats", 1, "--max-rows", 200)
+    assert code == 0
+    assert any("warning: The test loss is least at k = 3, the largest that was tried" in line for line in notes)
+    assert any("warning: rule='1se' needs the spread" in line for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-k", "400"), "k = 400 is larger than a block"),
+        (("--folds", "2"), "--folds '2' is no pair of numbers"),
+        (("--folds", "1x2"), r"folds = \(1, 2\)"),
+        (("--tiles", "8x8"), "folds = .* need 2 tiles, but X has 1"),
+        (("--rule", "best"), "--rule 'best' is unknown"),
+        (("--out", "curve.doc"), "'curve.doc' is neither a picture nor a table"),
+        (("--out", "no/such/curve.png"), "there is no folder"),
+        (("--device", "tpu"), ".*device"),
+        (("--solver", "magic"), "The 'solver' parameter"),
+    ],
+)
+def test_rank_refuses_in_one_sentence(run, options, message):
+    code, out, notes = run("rank", *options)
+    assert (code, out) == (2, "")
+    (said,) = (line for line in notes if line.startswith("nmfcore: "))
+    assert re.match(f"nmfcore: {message}", said), said
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("text", ["0", "x", "4:", "9:4", "4:9:0", "1:2:3:4", "3,0", ""])
+def test_rank_names_what_k_may_be(run, text):
+    code, _, notes = run("rank", "-k", text)
+    assert code == 2
+    assert "-k" in notes[0] and "a range like 4:64 or 4:64:4" in notes[0] and len(notes) == 1
+
+
+def test_rank_does_not_overwrite_without_force(run):
+    Path("curve.png").write_text("mine")
+    assert run("rank", "-k", "2,4", "--out", "curve.png")[0] == 2
+    assert Path("curve.png").read_text() == "mine"
+    assert run("rank", "-k", "2,4,30", "--max-rows", 300, "--out", "curve.png", "--force")[0] == 0
+
+
+def test_ctrl_c_shows_what_rank_has_found(run, monkeypatch):
+    from nmfcore.ranks import select
+
+    real, calls = select.predict, []
+
+    def predict(*args):
+        calls.append(1)
+        if len(calls) > 14:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(select, "predict", predict)
+    code, out, _ = run("rank", "-k", "2,4,8", "--n-jobs", 1)
+    assert code == 130
+    assert "interrupted; 14 of 36 fits were made, of which 12 count" in out
+
+
+def test_fit_k_auto_says_what_it_found_and_fits_that(run):
+    code, out, notes = run("fit", "-k", "auto")
+    assert code == 0
+    (said,) = (line for line in notes if line.startswith("k = "))
+    k = int(re.match(r"k = (\d+): test loss 0\.\d+; tried 2, 4, 8", said)[1])
+    assert table(out)["k"] == str(k)
+    assert nmfcore.load("nmfcore-digits").components.shape == (k, 64)
+    assert 5 < k < 32
+
+
+def test_ctrl_c_while_k_is_being_found_writes_nothing(run, monkeypatch):
+    from nmfcore.ranks import select
+
+    def predict(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(select, "predict", predict)
+    code, _, notes = run("fit", "-k", "auto")
+    assert (code, os.listdir()) == (130, [])
+    assert notes[-1] == "nmfcore: interrupted; nothing was written"
+
+
+def test_a_long_fit_says_what_it_will_take(run, monkeypatch):
+    from nmfcore.cli import fit
+
+    monkeypatch.setattr(fit, "_LONG", 0)
+    monkeypatch.setattr(fit, "_MINUTE", 0)
+    code, _, notes = run("fit", "-k", 4)
+    assert code == 0
+    pattern = r"60 passes of [\d.e-]+ s take about \d+ s, and [\d.e-]+ GB of memory; Ctrl-C keeps the best so far"
+    assert any(re.fullmatch(pattern, line) for line in notes)
+
+
+# --------------------------------------------------------------------------------------------------
 # help, version, and a missing extra
 
 
@@ -1178,13 +1305,13 @@ def test_help_names_every_option(run):
         assert option in out
     code, out, _ = run("--help")
     assert code == 0
-    assert all(command in out for command in ("fit", "search", "transform", "report", "serve", "info"))
+    assert all(command in out for command in ("fit", "rank", "search", "transform", "report", "serve", "info"))
 
 
 def test_help_has_groups_examples_and_a_next_step(run):
     _, out, _ = run("fit", "--help")
     assert all(group in out for group in ("Model", "Stopping", "Input", "Computing", "Output"))
-    for command in ("fit", "search", "transform", "report", "serve"):
+    for command in ("fit", "rank", "search", "transform", "report", "serve"):
         _, out, _ = run(command, "--help")
         assert f"nmfcore {command} " in out.partition("Example")[2]
         assert "Next: " in out or command == "serve"

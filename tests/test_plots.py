@@ -28,6 +28,7 @@ from nmfcore.plots import (
     convergence,
     error_against_k,
     features_by_class,
+    loss_against_k,
     means_by_class,
     neighbours,
     overlay,
@@ -96,7 +97,7 @@ DRAWS = {
 
 
 def test_every_plot_is_drawn_here():
-    assert len(DRAWS) + len(["convergence", "error_against_k"]) == len(plots.__all__)
+    assert len(DRAWS) + len(["convergence", "error_against_k", "loss_against_k"]) == len(plots.__all__)
 
 
 @pytest.fixture
@@ -837,9 +838,26 @@ def test_bars_show_how_far_an_error_may_be_off():
         error_against_k([1, 2], [0.1, 0.2], spread=[0.1])
 
 
+def test_loss_against_k_has_both_curves_bars_and_the_chosen_one():
+    axes = loss_against_k([30, 10, 20], [0.3, 0.4, 0.2], train=[0.1, 0.3, 0.2], spread=[0.01, 0.02, 0.03], chosen=20)
+    left_out, fitted = axes.lines[:2]
+    assert left_out.get_xdata().tolist() == fitted.get_xdata().tolist() == [10, 20, 30]
+    assert left_out.get_ydata().tolist() == [0.4, 0.2, 0.3]
+    assert fitted.get_ydata().tolist() == [0.3, 0.2, 0.1]
+    bars = axes.containers[0][2][0].get_segments()
+    np.testing.assert_allclose([bar[1, 1] - bar[0, 1] for bar in bars], [0.04, 0.06, 0.02])
+    assert "k = 20" in texts(axes)
+    assert not loss_against_k([1, 2], [0.4, 0.3], spread=[np.nan, np.nan]).containers
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
+        (
+            lambda: loss_against_k([1, 2], [0.1, 0.2], train=[0.1]),
+            r"train \(1,\) must be vectors as long as each other",
+        ),
+        (lambda: loss_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),
         (lambda: error_against_k([1, 2], [0.1]), "as long as each other"),
         (lambda: error_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),
         (lambda: neighbours(np.ones((3, 12)), np.ones((2, 12))), "must have the same shape"),

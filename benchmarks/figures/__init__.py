@@ -30,6 +30,7 @@ NAMES = (
     "online",
     "restarts",
     "quality",
+    "rank",
     "curves",
 )
 

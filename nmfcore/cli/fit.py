@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..images import Pictures
     from ..loop.session import Progress
     from ..models import Model
+    from ..ranks import RankSelection
 
 WRITTEN = (
     *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
@@ -47,6 +48,9 @@ _COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
 _NAMED = 3  # parts named in the table
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
+_MINUTE = 60.0  # seconds of a fit above which is said what it will take
+_LONG = 1e12  # multiplications and additions, below which no machine takes so long
+_PASSES = {"hals": 60}  # that a fit takes, roughly; with other solvers 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class _Result:
 
 def fit(
     source: str | None,
-    k: int | None,
+    k: int | str | None,
     settings: dict[str, Any],
     size: tuple[int, int] | None,
     skip_broken: bool,
@@ -86,12 +90,13 @@ def fit(
     try:
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
-        guessed, k = k is None, _number_of_components(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
-        result = _factorise(pictures, k, settings, notes, scheduler)
+        guessed = k is None
+        k, selection = _number_of_components(k, pictures, settings, notes)
+        result = _factorise(pictures, k, settings, notes, scheduler, selection)
     except MemoryError as error:
         raise Stop(_about_memory(source)) from error
     except ReadError as error:
@@ -193,28 +198,41 @@ def _about_memory(source: str | None) -> str:
     return "not enough memory: save the matrix as a .npy file and fit that with --memory 1GB, or give fewer rows"
 
 
-def _number_of_components(k: int | None, pictures: "Pictures") -> int:
-    """Return k if the data allow it; without one, as many as suit the data."""
+def _number_of_components(
+    k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console"
+) -> tuple[int, "RankSelection | None"]:
+    """Return k if the data allow it; without one, as many as suit the data; for "auto", what is found, and how."""
     n, m = pictures.matrix.shape
     if k is None:
-        return min(_COMPONENTS, max(1, min(n, m) // 2))
+        return min(_COMPONENTS, max(1, min(n, m) // 2)), None
+    if isinstance(k, str):
+        from .rank import chosen
+
+        limit, begun = settings["max_time"], time.perf_counter()
+        found = chosen(pictures, _with_defaults(settings), notes, None if limit is None else limit / 2)
+        if limit is not None:  # the fit gets what is left
+            settings["max_time"] = max(limit / 2, limit - (time.perf_counter() - begun))
+        return found.best, found
     if k > min(n, m):
         raise Stop(
             f"{k} components are more than the data allows: with {n:,} samples of {m:,} features "
             f"-k can be at most {min(n, m)}"
         )
-    return k
+    return k, None
 
 
 def _factorise(
-    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None
-) -> _Result:
+    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None,
+    selection: "RankSelection | None" = None,
+) -> _Result:  # fmt: skip
     from ..estimators import NMF
     from ..models import model_of
     from ..search.engine import frobenius_norm
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
+    if scheduler is None:
+        _say_how_long(pictures, k, settings, notes)
     last: Progress | None = None
     interrupted = False
     start = time.perf_counter()
@@ -245,6 +263,8 @@ def _factorise(
             show(last, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
     seconds = time.perf_counter() - start
 
+    if selection is not None:
+        estimator.rank_selection_ = selection  # type: ignore[attr-defined]
     model = model_of(estimator, W, pictures)
     if frobenius and norm > 0:
         relative = model.reconstruction_err / norm
@@ -270,6 +290,28 @@ def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model
         reason = one_line(str(error)) or type(error).__name__
     note(notes, f"warning: the parts are not sorted by their shares ({reason})")
     return model, None, stopped
+
+
+def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console") -> None:
+    """Say what a fit of more than a minute will take, before it begins."""
+    import numpy as np
+
+    X = pictures.matrix
+    passes = min(_PASSES.get(settings["solver"], 200), settings["max_iter"])
+    if settings["device"] not in (None, "cpu") or 4.0 * k * math.prod(X.shape) * passes < _LONG:
+        return
+    from ..forecast import estimate
+    from .rank import duration
+
+    given = {name: settings[name] for name in ("solver", "beta_loss", "init", "n_jobs", "memory")}
+    on_disk = isinstance(X, np.memmap) or not isinstance(X, np.ndarray)
+    try:
+        found = estimate(X.shape, k, X.dtype, on_disk=on_disk, **given)
+    except (ValueError, MemoryError):  # the fit itself says what is wrong
+        return
+    if passes * found.seconds > _MINUTE:
+        whole = f"{passes} passes of {found.seconds:.2g} s take about {duration(passes * found.seconds)}"
+        note(notes, f"{whole}, and {found.bytes / 1e9:.2g} GB of memory; Ctrl-C keeps the best so far")
 
 
 def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":

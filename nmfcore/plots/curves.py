@@ -13,7 +13,7 @@ from ._shared import BLUE, FAINT, INK, ORANGE, RULE, add_legend, new_axes, write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["convergence", "error_against_k"]
+__all__ = ["convergence", "error_against_k", "loss_against_k"]
 
 
 def convergence(
@@ -178,6 +178,81 @@ def error_against_k(
         axes.plot([chosen], [error], "o", color=ORANGE, markersize=9, zorder=4)
         axes.annotate(f"k = {chosen}", (chosen, error), (-3, -15), textcoords="offset points", ha="right", color=ORANGE)
     write_heading(axes, "Error against the number of components" if heading is None else heading)
+    return axes
+
+
+def loss_against_k(
+    ks: ArrayLike,
+    test: ArrayLike,
+    *,
+    train: ArrayLike | None = None,
+    spread: ArrayLike | None = None,
+    chosen: int | None = None,
+    heading: str | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw the loss of entries that were left out against the number of components.
+
+    Parameters
+    ----------
+    ks : array-like of shape (n,), int
+        Numbers of components, in any order.
+    test : array-like of shape (n,), any real type
+        Relative loss of the entries that were left out.
+    train : array-like of shape (n,) or None
+        Relative loss of the fitted entries, drawn as a second line.
+    spread : array-like of shape (n,) or None
+        Half of the length of the bars at the points of `test`; none where it is NaN.
+    chosen : int or None
+        One of the numbers, to be marked.
+    heading : str or None
+        Title of the whole.
+    axes : matplotlib Axes or None
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        When there are not as many losses as numbers, or the chosen one is not among them.
+    ImportError
+        When matplotlib is missing.
+
+    Examples
+    --------
+    >>> from nmfcore.plots import loss_against_k
+    >>> axes = loss_against_k([4, 2, 6], [0.2, 0.3, 0.25], train=[0.19, 0.29, 0.1], chosen=4)
+    >>> axes.lines[0].get_xdata().tolist(), axes.lines[0].get_ydata().tolist()
+    ([2, 4, 6], [0.3, 0.2, 0.25])
+    """
+    ks, curves = np.asarray(ks), {"test": test, "train": train, "spread": spread}
+    given = {name: np.asarray(each, dtype=float) for name, each in curves.items() if each is not None}
+    for name, each in given.items():
+        if ks.ndim != 1 or ks.shape != each.shape or not len(ks):
+            raise ValueError(f"ks {ks.shape} and {name} {each.shape} must be vectors as long as each other")
+    if chosen is not None and chosen not in ks:
+        raise ValueError(f"chosen = {chosen} is none of the numbers of components, {sorted(ks.tolist())}")
+    axes = new_axes(axes, (7.0, 4.2))
+    order = np.argsort(ks, kind="stable")
+    ks, given = ks[order], {name: each[order] for name, each in given.items()}
+    losses = given["test"]
+    axes.plot(ks, losses, color=BLUE, linewidth=1.8, marker="o", markersize=5, zorder=3, label="left out")
+    if "train" in given:
+        axes.plot(ks, given["train"], color=FAINT, linewidth=1.4, marker="o", markersize=3, zorder=2, label="fitted")
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    if "spread" in given and np.isfinite(given["spread"]).any():
+        axes.errorbar(ks, losses, given["spread"], fmt="none", ecolor=BLUE, elinewidth=1.2, capsize=3, zorder=3)
+    if chosen is not None:
+        loss = losses[list(ks).index(chosen)]
+        axes.plot([chosen], [loss], "o", color=ORANGE, markersize=9, zorder=4)
+        axes.annotate(f"k = {chosen}", (chosen, loss), (0, 9), textcoords="offset points", ha="center", color=ORANGE)
+    _rules(axes)
+    axes.set_xlabel("number of components", color=INK)
+    axes.set_ylabel("relative loss", color=INK)
+    write_heading(axes, "Loss of left-out entries" if heading is None else heading)
     return axes
 
 
