@@ -115,7 +115,8 @@ def estimate(
     if min(n, m, k) < 1 or (stored is not None and not 0 <= stored <= n * m):
         raise ValueError(f"shape = {shape}, k = {k} and stored = {stored} are those of no factorisation.")
     auto = model._auto and sample_rows(n, m, k) > 0
-    used = make_solver(solver, model._penalties((n, m)), beta_of(beta_loss), **({"trusted": True} if auto else {}))
+    options: dict[str, Any] = {"trusted": True} if auto else {}
+    used = make_solver(solver, model._penalties((n, m)), beta_of(beta_loss), **options)
     work_type = rows.compute_type(given, compute)
     threads = effective_threads(n_jobs)
     seconds = _seconds((n, m), k, given, work_type, stored, used, n_jobs)

@@ -162,8 +162,9 @@ class NMF(BaseNMF):
         memory as many as have together no more rows of W than X or 1 GB. On a GPU or on Dask one run
         follows the other. With several runs, ``init=None`` and "auto" begin with fits of samples where
         "hals" draws them, and else mean "random", since an NNDSVD is the same for all runs. "custom",
-        "nndsvd" and "nndsvda" raise an error then, and so does `checkpoint`. After `max_time` no further run begins. `callback` is called for each run, whose
-        number is ``run``, and ends that run if it returns True. `verbose` prints a line for each run.
+        "nndsvd" and "nndsvda" raise an error then, and so does `checkpoint`. After `max_time` no further
+        run begins. `callback` is called for each run, whose number is ``run``, and ends that run if it
+        returns True. `verbose` prints a line for each run.
         An exception or Ctrl-C ends all runs, and the best so far is kept.
 
     Attributes
