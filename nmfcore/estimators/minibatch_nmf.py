@@ -432,7 +432,6 @@ class MiniBatchNMF(BaseNMF):
                 )
         begun = hasattr(self, "components_")
         fixed = self._fixed("custom", self.components_) if begun else self._fixed(self.init, H)
-        given = data = self._open(X, self._checks(self._negative_at_transform, reset=not begun))
         given = data = self._open(loaded(X), self._checks(self._negative_at_transform, reset=not begun))
         if not begun:
             self._prepare(data, None)
