@@ -115,12 +115,12 @@ class Model:
         What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
     scales : ndarray of shape (k,) or None
         ``scales_`` of the estimator: the norms that its components had.
-    rank_selection : dict or None
-        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
     init_losses : ndarray of shape (n_init,), float64, or None
         ``init_losses_`` of the estimator; None where it has made a single run.
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
+    rank_selection : dict or None
+        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
 
     Examples
     --------
@@ -476,7 +476,8 @@ def _check_contents(model: Model) -> None:
         if values is not None and (values.dtype != np.float64 or values.ndim != 1):
             raise ValueError(f"{name} holds {shortened(values.dtype, 30)} of shape {values.shape}")
     for name, value in model.parameters.items():
-        listed = isinstance(value, list) and all(isinstance(each, int) for each in value)
+        rows = value if name == "fixed_components" and isinstance(value, list) else None
+        listed = rows is not None and all(isinstance(each, int) for each in rows)
         if not (value is None or isinstance(value, bool | int | float | str) or listed):
             raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
     for name in _BY_COMPONENT:

@@ -134,7 +134,7 @@ def test_an_estimator_of_ones_own_is_saved_as_ours(tmp_path):
 @pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
 def test_an_estimator_that_is_given_for_a_model_is_told_how(kind, tmp_path):
     X = np.random.default_rng(0).random((20, 5))
-    estimator = kind(2, random_state=0, max_iter=500).fit(X)
+    estimator = kind(2, random_state=0, max_iter=5000).fit(X)
     with pytest.raises(TypeError, match=r"save writes a Model, not .*: nmfcore\.models\.model_of\(estimator, W\)"):
         nmfcore.save(estimator, tmp_path / "m.npz")
     assert not list(tmp_path.iterdir())

@@ -173,7 +173,7 @@ def consensus(
     >>> from nmfcore import consensus
     >>> rng = np.random.default_rng(0)
     >>> X = rng.random((60, 3)) @ np.repeat(np.eye(3), 4, axis=1)
-    >>> consensus(X, 3, n_init=10, random_state=0).stability > 0.99
+    >>> consensus(X, 3, n_init=10, random_state=0).stability > 0.95
     True
     """
     model = _model(k, n_init, estimator, random_state, n_jobs)
