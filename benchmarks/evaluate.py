@@ -161,6 +161,12 @@ def dead_components(W: np.ndarray, H: np.ndarray) -> int:
     return int((~((W != 0).any(axis=0) & (H != 0).any(axis=1))).sum())
 
 
+def accepted_losses(model: Any) -> np.ndarray:
+    """Return the losses of the accepted iterations of a fitted NMF."""
+    history = model.history_
+    return history["loss"][history["accepted"]]
+
+
 def largest_rise(losses: np.ndarray) -> float:
     """Return the largest rise from one loss to the next in units of the first of the two; 0 if none rises."""
     before, rise = losses[:-1], np.diff(losses)
@@ -191,7 +197,7 @@ def untrue(model: Any, X: Any, W: np.ndarray, watch: Watch) -> str | None:
     found = FELL.fullmatch(reason)
     if not found:
         return f"{reason!r} is not a sentence that can be checked"
-    passes, losses = int(found[1]), model.history_["loss"]
+    passes, losses = int(found[1]), accepted_losses(model)
     if len(losses) < passes:
         return f"{reason!r} after {len(losses)} accepted passes"
     # The loss of the start is in no history; it is at least that of the first pass.

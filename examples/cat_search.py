@@ -1,7 +1,7 @@
 """A visual search engine: learn the parts of pictures, then find the most similar and the most dissimilar ones.
 
 python examples/cat_search.py                         # scikit-learn's digits, in seconds
-python examples/cat_search.py pictures/ -k 50         # a folder of pictures, any size
+python examples/cat_search.py pictures/ -k 50         # a folder of pictures, any size; without -k it finds a k
 """
 
 import argparse
@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.cluster import KMeans
 
-from nmfcore import NMF, plots
+from nmfcore import plots, select_rank
+from nmfcore.images import read_source
 from nmfcore.search import SearchEngine
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", default="digits", help="a folder of pictures, or a file with many")
-    parser.add_argument("-k", type=int, default=20, help="parts to learn")
+    parser.add_argument("source", nargs="?", help="a folder of pictures, or a file with many")
+    parser.add_argument("-k", type=int, help="parts to learn; those that predict left-out pixels best by default")
     parser.add_argument("--query", type=int, default=3, help="row to search by")
     parser.add_argument("--out", type=Path, default=Path("cat-search"), help="folder for the pictures")
     args = parser.parse_args()
@@ -27,7 +28,14 @@ def main() -> None:
         axes.figure.savefig(args.out / f"{name}.png", bbox_inches="tight")
         print(f"{args.out / name}.png")
 
-    engine = SearchEngine(args.k, random_state=0).fit(args.source)
+    pictures = read_source(args.source)
+    k = args.k
+    if k is None:  # pixels are left out by tiles, as neighbouring ones share their noise
+        ranks = select_rank(pictures.matrix, "auto", tiles=pictures.shape, max_rows=4000, random_state=0)
+        k = ranks.best
+        print(f"k = {k} of {list(map(int, ranks.k))}: {ranks.stop_reason}")
+        save("loss-against-k", ranks.plot())
+    engine = SearchEngine(k, random_state=0).fit(pictures)
     model, X = engine.model, engine.matrix()
     print(engine, f"relative error {model.relative_error:.4f}", sep="\n")
     save("parts", plots.components_grid(model.components, model.shape))
@@ -54,11 +62,6 @@ def main() -> None:
     clusters = KMeans(8, n_init=3, random_state=0).fit_predict(codes)
     save("clusters", plots.samples_by_cluster(X, codes, clusters, model.shape))
 
-    ks = [k for k in (2, 5, 10, 20, 35, 50, 75) if k <= min(X.shape)]
-    sample = X[np.sort(np.random.RandomState(0).choice(len(X), min(len(X), 4000), replace=False))]
-    norm = np.sqrt(sum(np.square(row, dtype=np.float64).sum() for row in sample))
-    errors = [NMF(k, solver="hals", random_state=0).fit(sample).reconstruction_err_ / norm for k in ks]
-    save("error-against-k", plots.error_against_k(ks, errors, chosen=args.k if args.k in ks else None))
     engine.save(args.out / "model", overwrite=True)
     print(f"look around in it: nmfcore serve {args.out / 'model'}")
 

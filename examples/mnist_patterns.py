@@ -1,7 +1,7 @@
 """A study of stroke patterns: what parts digits are made of, which class uses which, and what is left out.
 
 python examples/mnist_patterns.py                                       # scikit-learn's digits, in seconds
-python examples/mnist_patterns.py train-images-idx3-ubyte.gz -k 15 45   # MNIST; a Kaggle .csv works as well
+python examples/mnist_patterns.py train-images-idx3-ubyte.gz -k 15 45   # MNIST, a Kaggle .csv; without -k it finds a k
 """
 
 import argparse
@@ -9,21 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from nmfcore import NMF, analysis, plots
+from nmfcore import NMF, analysis, plots, select_rank
 from nmfcore.images import read_source
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", help="pictures with labels: an IDX file, a table, a .npz")
-    parser.add_argument("-k", type=int, nargs="+", default=[15, 45], help="numbers of parts to learn")
+    parser.add_argument("-k", type=int, nargs="+", help="numbers of parts; by default the best to predict pixels")
     parser.add_argument("--out", type=Path, default=Path("patterns"), help="folder for the pictures")
     args = parser.parse_args()
     pictures = read_source(args.source)
     if pictures.labels is None:
         parser.error("the study compares classes: give pictures with labels")
-    for k in args.k:
+    for k in args.k or [best_k(pictures, args.out)]:
         study(pictures, k, args.out / f"k{k}")
+
+
+def best_k(pictures, out: Path) -> int:
+    """Find the number of parts that best predict pixels that were left out, by tiles."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = select_rank(pictures.matrix, "auto", tiles=pictures.shape, random_state=0)
+    print(f"k = {found.best} of {list(map(int, found.k))}: {found.stop_reason}")
+    found.plot().figure.savefig(out / "loss-against-k.png", bbox_inches="tight")
+    return found.best
 
 
 def study(pictures, k: int, out: Path) -> None:

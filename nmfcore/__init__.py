@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
+    from .estimators.consensus import consensus
+    from .forecast import estimate
     from .models import load, save
+    from .ranks import RankSelection, select_rank
     from .rows.disk import RowBlocks
     from .search.cosine import CosineIndex, cosine_topk
 
@@ -19,23 +22,31 @@ __all__ = [
     "NMF",
     "CosineIndex",
     "MiniBatchNMF",
+    "RankSelection",
     "RowBlocks",
     "__version__",
+    "consensus",
     "cosine_topk",
+    "estimate",
     "load",
     "non_negative_factorization",
     "save",
+    "select_rank",
 ]
 
 _HOMES = {
     "CosineIndex": "search.cosine",
     "NMF": "estimators.nmf",
     "MiniBatchNMF": "estimators.minibatch_nmf",
+    "RankSelection": "ranks",
     "RowBlocks": "rows.disk",
+    "consensus": "estimators.consensus",
+    "estimate": "forecast",
     "non_negative_factorization": "estimators.functional",
     "cosine_topk": "search.cosine",
     "load": "models",
     "save": "models",
+    "select_rank": "ranks",
 }
 
 

@@ -214,7 +214,8 @@ class FitTasks:
         stop : bool
             Whether a callback ends the fit.
         """
-        if not self.active:
+        self.begin()  # if none has been, as after a run of several that a callback has ended
+        if self._begun is None:
             return False
         begun, self._begun, self._done = self._begun, None, self._done + 1
         return bool(

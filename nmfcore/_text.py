@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable"]
+__all__ = ["part_name", "printable", "share_text"]
+
+FAINT = 1e-3  # a part with a smaller share is said to have less than this
 
 # Control characters (they move the cursor, set colours and titles of a terminal), line and paragraph separators,
 # marks that change the direction of the text after them, and surrogates, which no encoding can write.
@@ -33,6 +35,49 @@ def printable(text: str) -> str:
     caf\xe9 \x1b[31m.png
     """
     return _UNSAFE.sub(_escape, text)
+
+
+def share_text(share: float) -> str:
+    """Return the share of a part as text.
+
+    Parameters
+    ----------
+    share : float
+        Of ‖X‖², see `nmfcore.analysis.explained_share`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nmfcore._text import share_text
+    >>> share_text(0.1239), share_text(0.0004)
+    ('12.4 %', 'below 0.1 %')
+    """
+    return f"{100 * share:.1f} %" if share >= FAINT else f"below {100 * FAINT:g} %" if share == share else "?"
+
+
+def part_name(number: int, share: float | None = None) -> str:
+    """Return what a part is called: its number, which is that of its row of H, and its share where that is known.
+
+    Parameters
+    ----------
+    number : int
+    share : float or None
+        Of ‖X‖², see `nmfcore.analysis.explained_share`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nmfcore._text import part_name
+    >>> part_name(3, 0.1239), part_name(15, 0.0)
+    ('part 3 (12.4 %)', 'part 15 (below 0.1 %)')
+    """
+    return f"part {number}" if share is None else f"part {number} ({share_text(share)})"
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from .backends.cuda import to_host
+from .objective import explained_shares
 
 if TYPE_CHECKING:
     from ._typing import Array, Matrix
@@ -269,8 +270,7 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
         stored = block.data if sparse.issparse(block) else block.ravel()
         squares += float(stored @ stored)
         cross += np.einsum("it,it->t", W[lo:hi], block @ Ht)
-    overlap = ((W.T @ W) * (H @ Ht)).sum(axis=1)
-    return (2 * cross - overlap) / squares if squares > 0 else np.zeros(len(cross))
+    return explained_shares(cross, W.T @ W, H @ Ht, squares)
 
 
 def shared_parts(a: ArrayLike, b: ArrayLike, H: ArrayLike | None = None, n: int | None = 5) -> tuple[Numbers, Floats]:

@@ -6,7 +6,10 @@ A model file is a plain numpy archive that any version of numpy opens::
     W                n_samples × k
     components       k × n_features
     labels           n_samples, integers or unicode (absent when there are none)
-    history_<name>   one float64 array per recorded quantity
+    history_<name>   one float64 array per recorded quantity; of "accepted", ones and zeros
+    rank_<name>      the curve of a rank selection: k, test, spread (absent where k was chosen otherwise)
+    scales, component_stability   k numbers each (absent where the estimator has none)
+    runs_<name>      init_losses of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
@@ -41,10 +44,13 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 
 FORMAT = "nmfcore-model"
 VERSION = 1
-_HISTORY, _STATE = "history_", "state_"
+_HISTORY, _STATE, _RANK, _RUNS = "history_", "state_", "rank_", "runs_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
+_OF_RUNS = ("init_losses",)
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
+# Attributes of an estimator that are a number for each component, by their names in a model.
+_BY_COMPONENT = {"scales": "scales_", "component_stability": "component_stability_"}
 
 
 class ModelFileError(ValueError):
@@ -73,8 +79,10 @@ class Model:
         (a callback, a ``RandomState`` object) is stored as None.
     estimator : str
         Class name of the estimator.
-    history : dict of str to ndarray of shape (n_recorded,), float64
-        Loss, violation and seconds per iteration.
+    history : dict of str to ndarray of shape (n_recorded,)
+        "loss", "violation" and "seconds" of each iteration, float64, and "accepted", bool: ``history_``
+        of the estimator. A history with losses, but without "accepted", as versions of nmfcore made
+        it that recorded accepted iterations only, gets an "accepted" that is all True.
     shape : tuple of (int, int) or (int, int, 3), or None
         Height and width of the picture a row of X stands for, and 3 if it is in colour.
     names : tuple of str or None
@@ -105,6 +113,14 @@ class Model:
         Batches that a `MiniBatchNMF` learned from.
     state : dict or None
         What a `MiniBatchNMF` remembers of its batches, for ``partial_fit`` to go on from.
+    scales : ndarray of shape (k,) or None
+        ``scales_`` of the estimator: the norms that its components had.
+    init_losses : ndarray of shape (n_init,), float64, or None
+        ``init_losses_`` of the estimator; None where it has made a single run.
+    component_stability : ndarray of shape (k,), float64, or None
+        ``component_stability_`` of the estimator; None where it has made a single run.
+    rank_selection : dict or None
+        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
 
     Examples
     --------
@@ -135,11 +151,49 @@ class Model:
     feature_names: tuple[str, ...] | None = None
     n_steps: int = 0
     state: dict[str, object] | None = None
+    scales: np.ndarray | None = None
+    init_losses: np.ndarray | None = None
+    component_stability: np.ndarray | None = None
+    rank_selection: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if "loss" in self.history and "accepted" not in self.history:
+            from .loop.session import complete
+
+            object.__setattr__(self, "history", complete(self.history))
 
     def __repr__(self) -> str:
         k, m = self.components.shape
         error = "" if math.isnan(self.relative_error) else f", relative error {self.relative_error:.4g}"
         return f"Model of {len(self.W):,} rows × {m:,} features by {k} parts ({self.estimator}{error})"
+
+    def in_order(self, order: Sequence[int] | np.ndarray) -> Model:
+        """Return the model with its components in another order.
+
+        Parameters
+        ----------
+        order : array-like of int, shape (k,)
+            The numbers of the components in their new order.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        ValueError
+            When these are not all components, or the model remembers batches, whose sums have an order of their own.
+        """
+        k = len(self.components)
+        order = np.asarray(order, dtype=np.intp)
+        if order.shape != (k,) or (np.sort(order) != np.arange(k)).any():
+            raise ValueError(f"the order of {k} components must have each of their numbers once, got {order.tolist()}")
+        if self.state is not None:
+            raise ValueError("a model that partial_fit goes on from keeps its order: fit it with sort_components=True")
+        W, components = np.ascontiguousarray(self.W[:, order]), np.ascontiguousarray(self.components[order])
+        return replace(
+            self, W=W, components=components, **{name: values[order] for name, values in _by_component(self).items()}
+        )
 
     def reconstruct(self, rows: slice | Sequence[int] | np.ndarray = slice(None)) -> np.ndarray:
         """Return W[rows] · components.
@@ -175,7 +229,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     ValueError
         When W and components, or names or labels and W, do not fit together.
     TypeError
-        When a parameter cannot be stored as plain data.
+        When `model` is no `Model`, or a parameter cannot be stored as plain data.
 
     Examples
     --------
@@ -188,6 +242,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     ('a', 'b', 'c')
     >>> folder.cleanup()
     """
+    given: object = model
+    if not isinstance(given, Model):
+        raise TypeError(
+            f"save writes a Model, not {shortened(type(given).__name__)}: nmfcore.models.model_of(estimator, W) makes "
+            "one of a fitted estimator and its codes, W = estimator.transform(X)"
+        )
     # What was learned on a device is kept as numpy's arrays: a file needs no GPU.
     model = replace(model, W=cuda.to_host(model.W), components=cuda.to_host(model.components))
     _check_sizes(model)
@@ -220,6 +280,16 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
     for name, values in model.history.items():
         arrays[_HISTORY + name] = np.asarray(values, dtype=np.float64)
+    arrays |= {
+        name: np.asarray(value, np.float64) for name in _BY_COMPONENT if (value := getattr(model, name)) is not None
+    }
+    if model.rank_selection is not None:
+        curve = dict(model.rank_selection)
+        meta["rank_best"] = int(curve.pop("best"))
+        arrays |= {_RANK + name: np.asarray(values, np.float64) for name, values in curve.items()}
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            arrays[_RUNS + name] = np.asarray(getattr(model, name), dtype=np.float64)
     if model.state is not None:
         inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
         meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
@@ -278,12 +348,18 @@ def load(path: str | os.PathLike[str]) -> Model:
 def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     names = archive.names
     history = {name[len(_HISTORY) :]: archive.array(name) for name in names if name.startswith(_HISTORY)}
+    if "accepted" in history:
+        history["accepted"] = _flags(history["accepted"])
     state = meta.get("state")
     if state is not None:
         state = dict(state) | {name[len(_STATE) :]: archive.array(name) for name in names if name.startswith(_STATE)}
     for name in ("W", "components"):
         if name not in names:
             raise ValueError(f"it holds no '{name}'")
+    rank: dict[str, Any] | None = None
+    if "rank_best" in meta:
+        rank = {name[len(_RANK) :]: archive.array(name) for name in names if name.startswith(_RANK)}
+        rank["best"] = _whole(meta["rank_best"])
     nan = math.nan
     return Model(
         W=archive.array("W"),
@@ -306,6 +382,9 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         feature_names=_listed(meta, "feature_names"),
         n_steps=_whole(meta.get("n_steps", 0)),
         state=state,
+        rank_selection=rank,
+        **{name: archive.array(name) for name in _BY_COMPONENT if name in names},
+        **{name: archive.array(_RUNS + name) for name in _OF_RUNS if _RUNS + name in names},
     )
 
 
@@ -314,6 +393,12 @@ def _listed(meta: dict[str, Any], name: str) -> tuple[Any, ...] | None:
     if values is not None and not isinstance(values, list):
         raise ValueError(f"its {name} are a {type(values).__name__}")
     return None if values is None else tuple(values)
+
+
+def _flags(values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.float64 or not np.isin(values, (0, 1)).all():
+        raise ValueError("the history holds other numbers than 0 and 1 for what was accepted")
+    return values.astype(np.bool_)
 
 
 def _whole(value: object) -> int:
@@ -384,11 +469,25 @@ def _check_contents(model: Model) -> None:
     lengths = {values.shape for values in model.history.values()}
     if len(lengths) > 1 or any(len(shape) != 1 for shape in lengths):
         raise ValueError(f"the parts of the history have the shapes {shortened(sorted(lengths))}")
-    if any(values.dtype != np.float64 for values in model.history.values()):
+    if any(values.dtype != np.float64 for name, values in model.history.items() if name != "accepted"):
         raise ValueError("the history holds other numbers than float64")
+    for name in _OF_RUNS:
+        values = getattr(model, name)
+        if values is not None and (values.dtype != np.float64 or values.ndim != 1):
+            raise ValueError(f"{name} holds {shortened(values.dtype, 30)} of shape {values.shape}")
     for name, value in model.parameters.items():
-        if not (value is None or isinstance(value, bool | int | float | str)):
+        rows = value if name == "fixed_components" and isinstance(value, list) else None
+        listed = rows is not None and all(isinstance(each, int) for each in rows)
+        if not (value is None or isinstance(value, bool | int | float | str) or listed):
             raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
+    for name in _BY_COMPONENT:
+        values = getattr(model, name)
+        if values is not None and (values.shape != (len(model.components),) or values.dtype != np.float64):
+            raise ValueError(f"the {name} are {shortened(values.dtype, 30)} of shape {values.shape}")
+    if model.rank_selection is not None:
+        curve = [model.rank_selection.get(name, np.zeros((0, 0))) for name in ("k", "test", "spread")]
+        if any(A.ndim != 1 or A.shape != curve[0].shape or A.dtype != np.float64 for A in curve):
+            raise ValueError("the curve of its rank selection is not whole")
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
@@ -409,12 +508,14 @@ def _check_sizes(model: Model) -> None:
         raise ValueError(f"expected {components.shape[1]} feature names, but got {len(model.feature_names)}")
     if model.shape is not None and math.prod(model.shape) != components.shape[1]:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
+    if model.component_stability is not None and len(model.component_stability) != len(components):
+        raise ValueError(f"expected {len(components)} stabilities, but got {len(model.component_stability)}")
     for what, values in (("names", model.names), ("labels", model.labels)):
         if values is not None and len(values) != W.shape[0]:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 
 
-def _plain(name: str, value: object) -> bool | int | float | str | None:
+def _plain(name: str, value: object) -> bool | int | float | str | list[int] | None:
     """Return a constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -424,6 +525,8 @@ def _plain(name: str, value: object) -> bool | int | float | str | None:
         return value.item()
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
+    if name == "fixed_components":
+        return np.asarray(value).tolist()  # type: ignore[no-any-return]
     if callable(value) or isinstance(value, np.random.RandomState | np.random.Generator):
         return None
     raise TypeError(
@@ -513,11 +616,24 @@ def model_of(
         "feature_names": None if names is None else tuple(str(name) for name in names),
         "n_steps": int(getattr(estimator, "n_steps_", 0)),
         "state": _state_of(estimator),
+        **{name: getattr(estimator, f"{name}_", None) for name in _OF_RUNS},
     }
+    known |= {name: getattr(estimator, attribute, None) for name, attribute in _BY_COMPONENT.items()}
+    rank = getattr(estimator, "rank_selection_", None)
+    if rank is not None:
+        curve = {name: np.asarray(getattr(rank, name), np.float64) for name in ("k", "test")}
+        spread = getattr(rank, "spread", None)  # None after a single repeat
+        curve["spread"] = np.full(len(curve["k"]), math.nan) if spread is None else np.asarray(spread, np.float64)
+        known["rank_selection"] = curve | {"best": int(rank.best)}
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)
     return Model(**(known | changes))
+
+
+def _by_component(model: Model) -> dict[str, np.ndarray]:
+    """Return what a model knows of each component, by name."""
+    return {name: np.asarray(values) for name in _BY_COMPONENT if (values := getattr(model, name)) is not None}
 
 
 def _class_of(estimator: NMF | MiniBatchNMF) -> type:
@@ -552,8 +668,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     NMF or MiniBatchNMF
         With the model's parameters, ``components_``, ``n_components_``, ``n_features_in_``,
         ``feature_names_in_``, ``n_iter_``, ``reconstruction_err_``, ``converged_``,
-        ``stop_reason_``, ``kkt_residual_`` and ``history_``; with ``n_steps_`` and what
-        ``partial_fit`` goes on from where it was a `MiniBatchNMF`.
+        ``stop_reason_``, ``kkt_residual_`` and ``history_``; of a fit of several runs with
+        ``init_losses_`` and ``component_stability_``; with ``n_steps_`` and what ``partial_fit`` goes
+        on from where it was a `MiniBatchNMF`.
 
     Raises
     ------
@@ -577,7 +694,7 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
 
     if model.estimator not in ("NMF", "MiniBatchNMF"):
         made = shortened(model.estimator)
-        raise ModelFileError(f"the model was made by {made!r}: this nmfcore knows NMF and MiniBatchNMF")
+        raise ModelFileError(f"the model was made by {made!r}: this version reads models of NMF and MiniBatchNMF")
     parameters = dict(model.parameters)
     written = shortened(model.versions.get("nmfcore", "unknown"), 30)
     try:
@@ -604,6 +721,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
     estimator.n_components_, estimator.n_features_in_ = model.components.shape
     if model.feature_names is not None:
         estimator.feature_names_in_ = np.array(model.feature_names, dtype=object)
+    for name, attribute in _BY_COMPONENT.items():
+        if getattr(model, name) is not None:
+            setattr(estimator, attribute, getattr(model, name))
     if model.n_steps:
         estimator.n_steps_ = model.n_steps
     if model.n_iter or not model.n_steps:  # `partial_fit` sets none of these
@@ -613,6 +733,9 @@ def estimator_from(model: Model) -> NMF | MiniBatchNMF:
         estimator.stop_reason_ = model.stop_reason
         estimator.kkt_residual_ = model.kkt_residual
         estimator.history_ = dict(model.history)
+    for name in _OF_RUNS:
+        if getattr(model, name) is not None:
+            setattr(estimator, f"{name}_", getattr(model, name))
     return estimator
 
 

@@ -17,7 +17,7 @@ from ._typing import Array
 if TYPE_CHECKING:
     from ._typing import Block
     from .backends.operations import Backend
-    from .rows.base import Rows
+    from .rows.base import Made, Pass, Rows
     from .rows.state import RowState
     from .rows.sums import Named
 
@@ -86,10 +86,68 @@ def divergence(data: Rows, W: Array, Ht: Array, beta: float) -> float:
         Terms of X where X > 1.2e-7, WH at least 1.2e-7 there, as in scikit-learn. CSR with β = 2 uses the trace form
         per row, which cancels near an exact fit.
     """
-    _, sums = data.each_block(
+    (made,) = data.passes([measuring(data, W, Ht, beta)])
+    return measured(data, made)
+
+
+def measuring(data: Rows, W: Array, Ht: Array, beta: float) -> Pass:
+    """Return the pass over X that measures what `divergence` returns; `measured` reads it from what the pass made."""
+    return data.pass_over(
         _measure, {"W": W}, (data.backend.asarray(Ht), beta), width=Ht.shape[1], sums={"D": (1,)}, out={}, verify=True
     )
-    return float(data.read_sums(sums["D"])[0][0])
+
+
+def measured(data: Rows, made: Made) -> float:
+    """Return D_β(X | WH) from what the pass of `measuring` has made."""
+    return float(data.read_sums(made[1]["D"])[0][0])
+
+
+def explained_shares(cross: Array, WtW: Array, HHt: Array, squares_X: float) -> Array:
+    """(2⟨X, w_t h_t⟩ − ⟨w_t h_t, WH⟩) / ‖X‖² of each component: together 1 − ‖X − WH‖² / ‖X‖².
+
+    Parameters
+    ----------
+    cross : ndarray of shape (k,), float64
+        ⟨X, w_t h_t⟩.
+    WtW, HHt : ndarray of shape (k, k), float64
+    squares_X : float
+        ‖X‖².
+
+    Returns
+    -------
+    shares : ndarray of shape (k,), float64
+        Zeros where X is zero throughout.
+    """
+    if not squares_X > 0:
+        return np.zeros(len(cross))
+    return (2 * cross - (WtW * HHt).sum(axis=1)) / squares_X
+
+
+def shares_of(data: Rows, W: Array, Ht: Array, read: bool = True) -> Array:
+    """Return the shares of ‖X‖² that components explain, see `explained_shares`; one pass over X.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    W : ndarray of shape (n, k)
+    Ht : ndarray of shape (m, k)
+        Both C-contiguous, in the compute type, for X as it is read.
+    read : bool
+        False makes no pass over X, and takes ⟨w_t h_t, WH⟩ for ⟨X, w_t h_t⟩, which it is at a stationary point without
+        penalties. Defaults to True.
+
+    Returns
+    -------
+    shares : ndarray of shape (k,), float64
+    """
+    backend, Ht = data.backend, data.backend.asarray(Ht)
+    WtW, HHt = (backend.to_numpy(backend.gram(F)) for F in (W, Ht))
+    if read:
+        cross = backend.to_numpy(np.einsum("jt,jt->t", data.transposed_products(W), Ht, dtype=np.float64))
+    else:
+        cross = (WtW * HHt).sum(axis=1)
+    return explained_shares(cross, WtW, HHt, data.opening().squares)
 
 
 def _measure(

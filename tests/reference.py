@@ -200,6 +200,28 @@ def settle(F, G, C, l1=0.0, l2=0.0, sweeps=1, delta=0.0, conjugate=0):
     return F
 
 
+def changes(WtD, DtD, G):
+    """⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩."""
+    WtD, DtD, G = dense(WtD), dense(DtD), dense(G)
+    return math.fsum(((WtD - 0.5 * DtD) * G).ravel()), math.fsum((DtD * G).ravel())
+
+
+def step_ahead(Ht, before, weight, beta, sums, earlier, l1=0.0, l2=0.0, sweeps=1, delta=0.0):
+    """The step of the small factor for the sums of Z = W + β(W − V), and P = max(0, step + weight·(step − before)).
+
+    sums: XᵀW, WᵀW, DᵀD with D = W − V; earlier: XᵀV, VᵀV. Returns the step, P, PᵀP, ⟨XᵀW, P − Ht⟩ and
+    ⟨(P + Ht)ᵀ(P − Ht), WᵀW⟩.
+    """
+    (XtW, WtW, DtD), (XtV, VtV) = map(dense, sums), map(dense, earlier)
+    XtZ = (1 + beta) * XtW - beta * XtV
+    ZtZ = (1 + beta) * WtW - beta * VtV + beta * (1 + beta) * DtD
+    step = settle(Ht, ZtZ, XtZ, l1, l2, sweeps, delta)
+    ahead = np.maximum(0, step + weight * (step - dense(before)))
+    change = ahead - dense(Ht)
+    square = products((ahead + dense(Ht)).T, change) * WtW
+    return step, ahead, gram(ahead), math.fsum((XtW * change).ravel()), math.fsum(square.ravel())
+
+
 def hals(X, W, H, passes, stages, penalty=(0, 0, 0, 0)):
     """Yield (W, H, loss, accepted) of every pass: Ang and Gillis' scheme as it is written, with Z formed.
 
@@ -468,6 +490,12 @@ def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None
         for place, (s, i) in enumerate(sorted(candidates)[:k]):
             found[j, place], rows[j, place] = -s if largest else s, i
     return found, rows
+
+
+def accepted_losses(model):
+    """Return the losses of the accepted iterations of a fitted NMF."""
+    assert {len(values) for values in model.history_.values()} == {model.n_iter_}
+    return model.history_["loss"][model.history_["accepted"]]
 
 
 # --- missing entries ----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,21 @@ def test_assume_finite_leaves_finiteness_to_the_caller():
         NMF(2).fit(broken)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
+def test_masked_numbers_are_refused(kind):
+    """What lies beneath a mask is no data; without a masked number the mask means nothing."""
+    X = np.ma.array(np.random.default_rng(0).random((20, 5)), mask=False)
+    np.testing.assert_array_equal(
+        *(kind(2, random_state=0, max_iter=5, tol=0).fit(each).components_ for each in (X, X.data))
+    )
+    model = kind(2, random_state=0).fit(X)
+    X[3, 1] = X[0, 0] = np.ma.masked
+    for call in (kind(2).fit, model.transform, model.score):
+        with pytest.raises(ValueError, match="a masked array, 2 of its numbers are masked"):
+            call(X)
+
+
 @pytest.mark.parametrize("solver", ["cd", "mu", "hals"])
 def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
     options = {"n_components": 4, "init": "custom", "solver": solver, "max_iter": 20, "tol": 0}
@@ -152,7 +168,80 @@ def test_a_factor_in_float64_is_cast_for_x_in_float32(solver):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("type_X", ["float32", "float64"])
+def test_a_factor_of_another_byte_order_is_cast(type_X):
+    rng = np.random.default_rng(0)
+    X, W, H = rng.random((20, 6)).astype(type_X), rng.random((20, 3)), rng.random((3, 6))
+    for kind in (NMF, MiniBatchNMF):
+        models = [kind(3, init="custom", max_iter=3) for _ in range(2)]
+        np.testing.assert_array_equal(
+            models[0].fit_transform(X, W=W, H=H), models[1].fit_transform(X, W=W.astype(">f8"), H=H.astype(">f8"))
+        )
+
+
 def test_a_factor_in_float32_is_refused_for_x_in_float64_with_both_types():
     said = "H should have the same dtype as X. Got H.dtype = float32. X.dtype = float64: give H.astype('float64')."
     with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
         non_negative_factorization(X, H=H0.astype("f4"), update_H=False)
+
+
+# --- the programs of benchmarks/clients.py ------------------------------------------------------------------------
+
+
+def test_a_client_whose_names_are_replaced_computes_with_ours():
+    script = textwrap.dedent(
+        """
+        import numpy as np
+        import sklearn.decomposition
+        from sklearn.decomposition import _nmf as own
+        from benchmarks.client_programs import substitute
+        theirs = vars(own).copy()
+        substitute()
+        from sklearn import decomposition
+        from sklearn.decomposition import NMF, MiniBatchNMF, non_negative_factorization
+        from sklearn.decomposition._nmf import NMF as other, _initialize_nmf, _update_coordinate_descent
+        import nmfcore
+        assert NMF is other is decomposition.NMF is nmfcore.NMF and MiniBatchNMF is nmfcore.MiniBatchNMF
+        X = np.random.default_rng(0).random((20, 8))
+        W, H = _initialize_nmf(X, 3, random_state=0)
+        W, H, n_iter = NMF(3, init="custom", tol=1e-2)._fit_transform(X, W=W, H=H, update_H=True)
+        assert _update_coordinate_descent(X, W, np.ascontiguousarray(H.T), 0, 0, False, None) >= 0
+        try:
+            theirs["NMF"](3, init="random", tol=0.9).fit(X)
+        except AssertionError as error:
+            assert "scikit-learn's own" in str(error)
+        else:
+            raise SystemExit("scikit-learn has computed")
+        """
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, cwd=root)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_clients_says_what_differs(tmp_path):
+    from benchmarks import clients, records
+
+    head = {"client": "librosa", "date": "2026-01-02T03:04:05", "commit": "abc", "python": "3.13"}
+    versions = {"librosa": "1.0", **dict.fromkeys(clients.VERSIONS, "2.0")}
+    told = {"versions": versions, "calls": {"f(x)": {"seconds": 2.0, "warnings": ["Some: a|b"]}}}
+    other = {"versions": versions, "calls": {"f(x)": {"seconds": 0.5, "warnings": []}}}
+    A = np.array([1.0, 4.0, np.nan])
+    theirs, ours = {"f(x)/W": A, "f(x)/H": A}, {"f(x)/W": A + np.array([0, 2, 0]), "f(x)/H": A}
+    good = clients.compared("f(x)", "in its place", (told, theirs), (other, ours), head)
+    assert good["difference"] == {"W": 0.5, "H": 0.0}
+    unlike = clients.compared("f(x)", "given", (told, theirs), (other, {"f(x)/W": A[:1], "f(x)/H": A}), head)
+    broken = {"versions": versions, "calls": {"f(x)": {"error": "TypeError: no"}}}
+    failed = clients.compared("f(x)", "given", (told, theirs), (broken, {}), head)
+    absent = {**head, "client": "textacy", "status": "not installed", "why": "no wheel"}
+    records.append(tmp_path / "c.jsonl", [{**good, "date": "2025-01-01T00:00:00"}])
+    records.append(tmp_path / "c.jsonl", [good, unlike, failed, absent])
+    lines = clients.page(clients.newest(tmp_path / "c.jsonl")).splitlines()
+    rows = [line for line in lines if line.startswith(("| librosa", "| textacy"))]
+    assert rows == [
+        "| librosa | 1.0 | f(x) | in its place | 5.0e-01 (W) | only scikit-learn: Some: a\\|b | 2 s | 500 ms |",
+        "| librosa | 1.0 | f(x) | given | results do not match | only scikit-learn: Some: a\\|b | 2 s | 500 ms |",
+        "| librosa | 1.0 | f(x) | given | **failed**: with nmfcore: TypeError: no |  |  |  |",
+        "| textacy |  |  |  | **not installed**: no wheel |  |  |  |",
+    ]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from nmfcore import NMF, RowBlocks
+from nmfcore.loop.checkpoint import Checkpoint
 from nmfcore.solvers import SOLVERS
 
 PASSES = 30
@@ -283,6 +285,43 @@ def test_a_full_disk_does_not_end_the_fit(tmp_path, monkeypatch):
     assert said and all("could not be written (No space left on device); the fit goes on" in text for text in said)
     assert_same(told(estimator, W), expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(kept):
+    with np.load(kept) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    meta = json.loads(str(arrays["meta"]))
+    for version in (meta["version"] - 1, meta["version"] + 1):
+        arrays["meta"] = np.array(json.dumps({**meta, "version": version}))
+        with open(kept, "wb") as file:
+            np.savez(file, **arrays)
+        before = kept.read_bytes()
+        with pytest.raises(
+            ValueError, match=f"was written by another version of nmfcore .in format {version}"
+        ) as error:
+            fitted(matrix(), solver="hals", checkpoint=kept)
+        assert "delete it" in str(error.value) and kept.read_bytes() == before
+
+
+def test_seconds_of_a_fit_that_goes_on_add_up(kept, monkeypatch):
+    with np.load(kept) as archive:
+        (loop,) = json.loads(str(archive["meta"]))["loop"].values()
+    passes, before = loop[0], loop[5]["list"]
+    found = Checkpoint.found
+
+    def slow(self):
+        time.sleep(0.1)
+        return found(self)
+
+    monkeypatch.setattr(Checkpoint, "found", slow)
+    begun = time.perf_counter()
+    estimator, _ = fitted(matrix(), solver="hals", checkpoint=kept)
+    took = time.perf_counter() - begun
+    seconds = estimator.history_["seconds"]
+    assert len(before) == passes < len(seconds) == estimator.n_iter_
+    assert seconds[:passes].tolist() == before
+    assert before[-1] + 0.1 <= seconds[passes] and seconds[-1] <= before[-1] + took
+    assert (np.diff(seconds) >= 0).all()
 
 
 def test_it_is_written_every_checkpoint_every_seconds(tmp_path):

@@ -1,7 +1,10 @@
 """The main job end to end: one command, four files, a table; bad input gets one sentence."""
 
+import csv
 import errno
+import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -11,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +23,7 @@ import pytest
 
 import nmfcore
 from nmfcore import cli
+from nmfcore.analysis import explained_share
 from nmfcore.solvers import SOLVERS
 
 for module in cli.APP_MODULES:
@@ -99,6 +104,52 @@ def test_the_main_job_on_the_digits(run):
     assert any(line.startswith("fitting") and "error 0." in line for line in notes)
 
 
+def test_parts_are_written_in_the_order_of_their_shares(run):
+    code, out, _ = run("fit", "-k", 10)
+    assert code == 0
+    model = nmfcore.load("nmfcore-digits")
+    shares = explained_share(nmfcore.images.read_source().matrix, model.W, model.components)
+    assert (np.diff(shares) <= 0).all()
+    named = ", ".join(f"part {number} ({100 * shares[number]:.1f} %)" for number in range(3))
+    assert table(out)["largest"] == named
+    assert "below 0.1 %" not in out
+
+
+def test_parts_below_a_thousandth_are_named(run):
+    X = np.zeros((60, 9))
+    X[:30, 0], X[30:, 1], X[0, 2] = 1000, 900, 1
+    np.save("X.npy", X)
+    code, out, _ = run("fit", "X.npy", "-k", 3, "--solver", "cd", "--max-iter", 500)
+    assert code == 0
+    assert table(out)["below 0.1 %"] == "part 2"
+
+
+def test_a_fit_whose_parts_cannot_be_sorted_is_kept(run, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("nmfcore.analysis.explained_share", fail)
+    code, out, notes = run("fit", "-k", 4)
+    assert code == 0
+    assert "largest" not in table(out)
+    assert any("not sorted by their shares (no room)" in line for line in notes)
+    assert nmfcore.load("nmfcore-digits").components.shape == (4, 64)
+
+
+def test_the_next_step_is_said_on_a_terminal(run, monkeypatch):
+    if importlib.util.find_spec("nmfcore.cli.rank") is None:  # as if there were the command
+        module = types.ModuleType("nmfcore.cli.rank")
+        module.__spec__ = importlib.machinery.ModuleSpec("nmfcore.cli.rank", None)
+        monkeypatch.setitem(sys.modules, "nmfcore.cli.rank", module)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, _, notes = run("fit", "--max-iter", 20, "--out", "a b")
+    text = " ".join(" ".join(notes).split())
+    assert "next: nmfcore report 'a b'" in text
+    assert "k = 16 was a guess: nmfcore rank finds out" in text
+    _, _, notes = run("fit", "-k", 3, "--max-iter", 20, "--out", "c")
+    assert "was a guess" not in " ".join(notes)
+
+
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_every_solver(run, solver):
     code, out, _ = run("fit", "-k", 4, "--solver", solver, "--max-iter", 30, "--out", "x")
@@ -115,6 +166,32 @@ def test_extrapolated_mu(run):
     code, _, errors = run("fit", "-k", 4, "--extrapolate", "--solver", "cd", "--out", "y")
     assert code == 2
     assert "only solver='mu'" in " ".join(" ".join(errors).split())
+
+
+def test_table_bar_and_plot_count_the_same_iterations(run, monkeypatch):
+    asked = ("fit", "-k", 16, "--solver", "hals", "--init", "nndsvd", "--tol", 0)
+    assert run(*asked, "--max-iter", 300, "--out", "long")[0] == 0
+    history = nmfcore.load("long").history
+    last = int(np.flatnonzero(~history["accepted"])[-1]) + 1  # a fit that ends with a rejected iteration
+    drawn, convergence = [], nmfcore.plots.convergence
+
+    def spy(*arguments, **options):
+        drawn.append(convergence(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr("nmfcore.plots.convergence", spy)
+    code, out, notes = run(*asked, "--max-iter", last)
+    assert code == 0
+    model, shown = nmfcore.load("nmfcore-digits"), table(out)
+    assert not model.history["accepted"][-1]
+    np.testing.assert_array_equal(model.history["loss"], history["loss"][:last])
+    assert shown["iterations"] == f"{last}" and model.n_iter == last == len(model.history["loss"])
+    (axes,) = drawn
+    (top,) = (other for other in axes.figure.axes if other is not axes)
+    assert str(last) in [label.get_text() for label in top.get_xticklabels()]
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(model.relative_error, rel=1e-4)
+    assert any(line.startswith("fitting") and f" {last} " in line for line in notes), notes
+    assert 0 < model.history["seconds"][-1] <= float(shown["seconds"]) + 0.01
 
 
 def test_a_folder_of_pictures(run, tmp_path):
@@ -479,6 +556,7 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
     assert model.stop_reason == f"interrupted after {model.n_iter:,} iterations"
     assert not model.converged
     assert model.n_iter >= 3
+    assert {values.shape for values in model.history.values()} == {(model.n_iter,)}
     X = nmfcore.images.read_source().matrix.astype(float)
     error = np.linalg.norm(X - model.W @ model.components) / np.linalg.norm(X)
     assert model.relative_error == pytest.approx(error, rel=1e-4)
@@ -494,6 +572,21 @@ def test_ctrl_c_before_there_is_anything_to_keep(run, monkeypatch, where):
     assert code == 130
     assert notes[-1] == "nmfcore: interrupted; nothing was written"
     assert os.listdir() == []
+
+
+def test_ctrl_c_while_modules_load_gets_a_line(run, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert run("info") == (130, "", ["nmfcore: interrupted; nothing was written"])
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_work(run, monkeypatch):
+    monkeypatch.setattr("nmfcore.images.read_source", lambda *_, **__: pytest.fail("it began"))
+    code, _, notes = run("fit", "--out", "a" * 300)
+    assert code == 2
+    assert re.fullmatch(r"nmfcore: the folder 'a+…a+' cannot be made \(.*\): choose another --out", notes[0])
 
 
 def test_ctrl_c_while_drawing_keeps_the_model(run, monkeypatch):
@@ -813,14 +906,14 @@ def found_rows(out):
     return [(int(cells[0]), float(cells[2])) for cells in lines]
 
 
-@pytest.mark.parametrize("space", [None, "codes", "reconstruction"])
+@pytest.mark.parametrize("space", [None, "codes", "reconstruction", "centred"])
 @pytest.mark.parametrize("dissimilar", [False, True])
 def test_search(run, fitted, space, dissimilar):
     options = ["--dissimilar"] * dissimilar + ["--space", space] * (space is not None)
     code, out, _ = run("search", fitted, 5, "-n", 6, *options)
     assert code == 0
     engine = nmfcore.search.engine.SearchEngine.load(fitted, space=space)
-    found = engine.search(5, 6, not dissimilar)
+    found = engine.search(5, 6, not dissimilar, space=space)
     assert [row for row, _ in found_rows(out)] == found.indices.tolist()
     np.testing.assert_allclose([score for _, score in found_rows(out)], found.scores, atol=5e-4)
     why = engine.explain(5, found.indices[0], 3)
@@ -870,6 +963,44 @@ def test_transform(run, fitted):
     Image.new("L", (30, 30), 9).save("one.png")
     assert run("transform", fitted, "one.png", "--out", "one.npy")[0] == 0
     assert np.load("one.npy").shape == (1, 8)
+
+
+def test_codes_of_named_pictures_are_written_with_their_names(run, fitted):
+    os.mkdir("more")
+    names = ["a,b.png", 'say "hi".png', "é.png"]
+    for shade, name in enumerate(names):
+        Image.new("L", (8, 8), 60 * shade + 9).save(os.path.join("more", name))
+    assert run("transform", fitted, "more", "--out", "codes.csv")[0] == 0
+    with open("codes.csv", encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["name", *(f"part {number}" for number in range(8))]
+    assert run("transform", fitted, "more")[0] == 0
+    kept = json.loads(Path("codes.names.json").read_text())
+    assert [row[0] for row in rows] == kept and sorted(kept) == sorted(names)
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), np.load("codes.npy"))
+    os.remove("codes.npy")
+    code, _, notes = run("transform", fitted, "more")
+    assert code == 2 and "the file 'codes.names.json' exists" in notes[0] and not os.path.exists("codes.npy")
+    code, _, notes = run("transform", fitted, "more", "--out", "codes.txt")
+    assert code == 2 and "neither a .npy nor a .csv file" in notes[0]
+
+
+def test_search_for_other_programs(run, fitted):
+    engine = nmfcore.search.engine.SearchEngine.load(fitted)
+    found = engine.search(5, 4)
+    code, out, _ = run("search", fitted, 5, "-n", 4, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["similar"] is True and told["space"] == "codes"
+    assert [each["row"] for each in told["found"]] == found.indices.tolist()
+    assert [each["score"] for each in told["found"]] == found.scores.tolist()
+    assert [each["label"] for each in told["found"]] == engine.model.labels[found.indices].tolist()
+    code, out, _ = run("search", fitted, 5, "-n", 4, "--csv")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [int(row["row"]) for row in rows] == found.indices.tolist()
+    code, _, notes = run("search", fitted, 5, "--csv", "--json")
+    assert code == 2 and "exclude each other" in notes[0]
+    frame = found.to_pandas()
+    assert frame["row"].tolist() == found.indices.tolist() and list(frame) == ["row", "name", "score"]
 
 
 @pytest.mark.parametrize("form", ["txt", "header", "npy", "idx"])
@@ -955,7 +1086,11 @@ def test_a_k_that_fits_few_pictures_and_a_word_about_black_ones(run, tmp_path):
         (("search", "model", "1797"), nothing, "there is no row 1797: rows are numbered 0 to 1,796"),
         (("search", "model", "x.png"), nothing, "there is no picture 'x.png', neither by name nor as a file"),
         (("search", "model", "taken"), occupy, "'taken' is not a picture that can be read"),
-        (("search", "model", "0", "--space", "x"), nothing, "--space 'x' is unknown: expected codes or reconstruction"),
+        (
+            ("search", "model", "0", "--space", "x"),
+            nothing,
+            "--space 'x' is unknown: expected codes, reconstruction or centred",
+        ),
         (("search", "model", "0", "--out", "x.doc"), nothing, "'x.doc' names no kind of picture"),
         (("search", "model", "0", "--out", "no/x.png"), nothing, "there is no folder"),
         (("search", "model", "0", "--out", "model.png/"), nothing, None),
@@ -1028,6 +1163,133 @@ def test_report_names_its_extra(run, fitted, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------
+# how many parts
+
+
+def test_rank_prints_a_table_and_writes_what_is_asked_for(run):
+    code, out, notes = run("rank", "-k", "2,8,16,24", "--repeats", 2, "--out", "curve.png", "--out", "fits.csv")
+    assert code == 0
+    head, *rows = [line.split() for line in out.splitlines()[:5]]
+    assert head == ["k", "train", "test", "±"]
+    assert [int(row[0]) for row in rows] == [2, 8, 16, 24]
+    trains = [float(row[1]) for row in rows]
+    assert trains == sorted(trains, reverse=True)
+    (best,) = (int(row[0]) for row in rows if row[-1] == "chosen")
+    assert table("\n".join(out.splitlines()[5:]))["k"].startswith(f"{best} (the smallest within one standard error")
+    assert "all 4 numbers of components were tried" in out
+    assert any("pixels are left out by tiles of 2×2" in line for line in notes)
+    with Image.open("curve.png") as image:
+        assert min(image.size) > 150
+    with open("fits.csv", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert lines[0] == "k,repeat,fold,train,test,n_iter,seconds" and len(lines) == 1 + 4 * 2 * 4
+    assert sorted(os.listdir()) == ["curve.png", "fits.csv"]
+
+
+def test_rank_without_out_writes_nothing_and_ranks_what_is_no_picture(run):
+    rng = np.random.default_rng(0)
+    np.save("x.npy", rng.poisson(4 * rng.exponential(size=(200, 3)) @ rng.exponential(size=(3, 67))))
+    code, out, notes = run("rank", "x.npy", "-k", "1:4")
+    assert code == 0
+    assert re.search(r"^3 .*chosen", out, re.MULTILINE)
+    assert not any("tiles" in line for line in notes)
+    assert os.listdir() == ["x.npy"]
+
+
+def test_rank_says_what_it_warns_of(run):
+    code, _, notes = run("rank", "-k", "2,3", "--repeats", 1, "--max-rows", 200)
+    assert code == 0
+    assert any("warning: The test loss is least at k = 3, the largest that was tried" in line for line in notes)
+    assert any("warning: rule='1se' needs the spread" in line for line in notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-k", "400"), "k = 400 is larger than a block"),
+        (("--folds", "2"), "--folds '2' is no pair of numbers"),
+        (("--folds", "1x2"), r"folds = \(1, 2\)"),
+        (("--tiles", "8x8"), "folds = .* need 2 tiles, but X has 1"),
+        (("--rule", "best"), "--rule 'best' is unknown"),
+        (("--out", "curve.doc"), "'curve.doc' is neither a picture nor a table"),
+        (("--out", "no/such/curve.png"), "there is no folder"),
+        (("--device", "tpu"), ".*device"),
+        (("--solver", "magic"), "The 'solver' parameter"),
+    ],
+)
+def test_rank_refuses_in_one_sentence(run, options, message):
+    code, out, notes = run("rank", *options)
+    assert (code, out) == (2, "")
+    (said,) = (line for line in notes if line.startswith("nmfcore: "))
+    assert re.match(f"nmfcore: {message}", said), said
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("text", ["0", "x", "4:", "9:4", "4:9:0", "1:2:3:4", "3,0", ""])
+def test_rank_names_what_k_may_be(run, text):
+    code, _, notes = run("rank", "-k", text)
+    assert code == 2
+    assert "-k" in notes[0] and "a range like 4:64 or 4:64:4" in notes[0] and len(notes) == 1
+
+
+def test_rank_does_not_overwrite_without_force(run):
+    Path("curve.png").write_text("mine")
+    assert run("rank", "-k", "2,4", "--out", "curve.png")[0] == 2
+    assert Path("curve.png").read_text() == "mine"
+    assert run("rank", "-k", "2,4,30", "--max-rows", 300, "--out", "curve.png", "--force")[0] == 0
+
+
+def test_ctrl_c_shows_what_rank_has_found(run, monkeypatch):
+    from nmfcore.ranks import select
+
+    real, calls = select.predict, []
+
+    def predict(*args):
+        calls.append(1)
+        if len(calls) > 14:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(select, "predict", predict)
+    code, out, _ = run("rank", "-k", "2,4,8", "--n-jobs", 1)
+    assert code == 130
+    assert "interrupted; 14 of 36 fits were made, of which 12 count" in out
+
+
+def test_fit_k_auto_says_what_it_found_and_fits_that(run):
+    code, out, notes = run("fit", "-k", "auto")
+    assert code == 0
+    (said,) = (line for line in notes if line.startswith("k = "))
+    k = int(re.match(r"k = (\d+): test loss 0\.\d+; tried 2, 4, 8", said)[1])
+    assert table(out)["k"] == str(k)
+    assert nmfcore.load("nmfcore-digits").components.shape == (k, 64)
+    assert 5 < k < 32
+
+
+def test_ctrl_c_while_k_is_being_found_writes_nothing(run, monkeypatch):
+    from nmfcore.ranks import select
+
+    def predict(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(select, "predict", predict)
+    code, _, notes = run("fit", "-k", "auto")
+    assert (code, os.listdir()) == (130, [])
+    assert notes[-1] == "nmfcore: interrupted; nothing was written"
+
+
+def test_a_long_fit_says_what_it_will_take(run, monkeypatch):
+    from nmfcore.cli import fit
+
+    monkeypatch.setattr(fit, "_LONG", 0)
+    monkeypatch.setattr(fit, "_MINUTE", 0)
+    code, _, notes = run("fit", "-k", 4)
+    assert code == 0
+    pattern = r"60 passes of [\d.e-]+ s take about \d+ s, and [\d.e-]+ GB of memory; Ctrl-C keeps the best so far"
+    assert any(re.fullmatch(pattern, line) for line in notes)
+
+
+# --------------------------------------------------------------------------------------------------
 # help, version, and a missing extra
 
 
@@ -1043,13 +1305,13 @@ def test_help_names_every_option(run):
         assert option in out
     code, out, _ = run("--help")
     assert code == 0
-    assert all(command in out for command in ("fit", "search", "transform", "report", "serve", "info"))
+    assert all(command in out for command in ("fit", "rank", "search", "transform", "report", "serve", "info"))
 
 
 def test_help_has_groups_examples_and_a_next_step(run):
     _, out, _ = run("fit", "--help")
     assert all(group in out for group in ("Model", "Stopping", "Input", "Computing", "Output"))
-    for command in ("fit", "search", "transform", "report", "serve"):
+    for command in ("fit", "rank", "search", "transform", "report", "serve"):
         _, out, _ = run(command, "--help")
         assert f"nmfcore {command} " in out.partition("Example")[2]
         assert "Next: " in out or command == "serve"

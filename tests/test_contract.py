@@ -9,6 +9,7 @@ import inspect
 import io
 import pickle
 import re
+import time
 import tracemalloc
 import warnings
 from contextlib import redirect_stdout
@@ -26,7 +27,8 @@ from sklearn.utils import get_tags
 from sklearn.utils.fixes import parse_version
 
 import nmfcore as ours
-from nmfcore.solvers import SOLVERS
+from nmfcore.estimators import _base
+from nmfcore.solvers import EXTRAPOLATED, SOLVERS
 
 SKLEARN = parse_version(sklearn.__version__)
 THEIRS = ("cd", "mu")  # solvers that scikit-learn has too
@@ -75,16 +77,14 @@ def outcome(function, *args, **kwargs):
 
 # Keyword-only, and their defaults change nothing.  NOW must be there; LATER come with the features.
 NOW = {"device": None, "dtype": None, "n_jobs": None, "max_time": None, "callback": None}
+ARRANGED = {"sort_components": False, "normalize": None, "fixed_components": None}
 LATER = {
     "NMF": {
-        "extrapolate": False,
-        "memory": None,
-        "checkpoint": None,
-        "checkpoint_every": 600,
-        "missing_values": None,
+        "extrapolate": False, "memory": None, "checkpoint": None, "checkpoint_every": 600, "n_init": 1,
+        "missing_values": None, **ARRANGED,
     },
-    "MiniBatchNMF": {"solver": "mu", "checkpoint": None, "checkpoint_every": 600},
-}
+    "MiniBatchNMF": {"solver": "mu", "memory": None, "checkpoint": None, "checkpoint_every": 600, **ARRANGED},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "non_negative_factorization"])
@@ -131,8 +131,8 @@ def test_method_signature(name, method):
     expected = inspect.signature(getattr(getattr(theirs, name), method))
     found = inspect.signature(getattr(getattr(ours, name), method))
     beyond = found.parameters.keys() - expected.parameters.keys()
-    writes = method == "transform" or (method, name) == ("fit_transform", "NMF")
-    masks = writes or (method, name) == ("fit", "NMF")
+    writes = method in ("transform", "fit_transform")
+    masks = name == "NMF" and method in ("transform", "fit_transform", "fit")
     assert beyond == ({"out"} if writes else set()) | ({"mask"} if masks else set())
     assert all(found.parameters[each].kind is inspect.Parameter.KEYWORD_ONLY for each in beyond)
     assert [(p.name, p.kind, p.default) for p in found.parameters.values() if p.name not in beyond] == [
@@ -556,11 +556,12 @@ def test_history(solver, penalty, form):
     estimator = model(solver=solver, init="custom", max_iter=count, **penalty)
     estimator.fit(X if form == "dense" else sp.csr_matrix(X), **begin)
     history = estimator.history_
-    assert set(history) == {"loss", "violation", "seconds"}
-    for values in history.values():
+    assert set(history) == {"loss", "violation", "seconds", "accepted"}
+    for name, values in history.items():
         assert isinstance(values, np.ndarray)
-        assert values.dtype == np.float64
+        assert values.dtype == (np.bool_ if name == "accepted" else np.float64)
         assert values.shape == (count,)
+    assert history["accepted"].all()
     assert (np.diff(history["seconds"]) >= 0).all()
     assert history["seconds"][0] >= 0
     W, H = begin["W"], begin["H"]
@@ -587,6 +588,88 @@ def test_history_of_other_losses(beta):
     at_ten = model(solver="mu", beta_loss=beta, max_iter=10).fit(X)
     loss = at_ten.reconstruction_err_**2 / 2
     assert estimator.history_["loss"][9] == pytest.approx(loss, rel=1e-9)
+
+
+# Of every solver of the registry, and of what makes it reject iterations.
+FITS = {
+    **{solver: {"solver": solver} for solver in SOLVERS},
+    **{f"{solver}, extrapolated": {"solver": solver, "extrapolate": True} for solver in EXTRAPOLATED},
+    "mu, 1": {"solver": "mu", "beta_loss": 1},
+    "mu, 1, extrapolated": {"solver": "mu", "beta_loss": 1, "extrapolate": True},
+    "hals, penalised": {"solver": "hals", "alpha_W": 1e-3, "l1_ratio": 0.5},
+    "hals in float32": {"solver": "hals", "dtype": np.float32},
+}
+ENDINGS = {
+    "max_iter": {"max_iter": 300, "tol": 0},
+    "stop rule": {"max_iter": 1000, "tol": 1e-3},
+    "callback": {"callback": lambda progress: progress.iteration >= 37},
+    "max_time": {"max_time": 1e-9},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", FITS)
+def test_history_has_an_entry_for_every_iteration(name, ending, digits):
+    settings = {"n_components": 10, "random_state": 0, "tol": 0, "max_iter": 300, **FITS[name], **ENDINGS[ending]}
+    begun = time.perf_counter()
+    estimator = ours.NMF(**settings).fit(digits)
+    took = time.perf_counter() - begun
+    history = estimator.history_
+    assert {key: values.shape for key, values in history.items()} == dict.fromkeys(
+        ("loss", "violation", "seconds", "accepted"), (estimator.n_iter_,)
+    )
+    assert (estimator.n_iter_ == 300) == (ending == "max_iter")
+    assert history["accepted"].dtype == bool and history["accepted"][0]
+    assert history["seconds"][0] >= 0 and history["seconds"][-1] <= took
+    assert (np.diff(history["seconds"]) >= 0).all()
+    told = reference.accepted_losses(estimator)
+    told = told[np.isfinite(told)]
+    rounding = 1e-12 if digits.dtype == np.float64 and "float32" not in name else 2e-6
+    assert (np.diff(told) <= rounding * 0.5 * np.sum(digits.astype(float) ** 2)).all()
+    if estimator.n_iter_ % 10 == 0 and len(told):
+        told = estimator.history_["loss"][history["accepted"]][-1]
+        if not settings.get("alpha_W"):
+            assert told == pytest.approx(estimator.reconstruction_err_**2 / 2, rel=1e-4)
+
+
+def test_what_was_rejected_is_in_the_history(digits):
+    """A plain call on the digits, in which hals rejects iterations."""
+    seen = []
+    estimator = ours.NMF(16, solver="hals", init="nndsvd", tol=0, max_iter=300, callback=seen.append).fit(digits)
+    accepted, loss = estimator.history_["accepted"], estimator.history_["loss"]
+    assert 3 <= (~accepted).sum() <= 60
+    assert [report.iteration for report in seen] == (np.flatnonzero(accepted) + 1).tolist()
+    assert [report.seconds for report in seen] == estimator.history_["seconds"][accepted].tolist()
+    for i in np.flatnonzero(~accepted):
+        assert loss[i] > loss[:i][accepted[:i]][-1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda: ours.NMF(3, init="random", max_iter=5, tol=0), lambda: ours.MiniBatchNMF(3, batch_size=10, max_iter=2)],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_seconds_count_from_the_call(made, monkeypatch):
+    initialize = _base.initialize
+
+    def slow(*args):
+        time.sleep(0.2)
+        return initialize(*args)
+
+    monkeypatch.setattr(_base, "initialize", slow)
+    for X in (data(), np.zeros((40, 12))):
+        reports = []
+        estimator = made().set_params(callback=reports.append)
+        begun = time.perf_counter()
+        estimator.fit(X)
+        took = time.perf_counter() - begun
+        seconds = estimator.history_["seconds"]
+        assert (0.2 if X.any() else 0) < seconds[0] and seconds[-1] <= took and (np.diff(seconds) >= 0).all()
+        assert [report.seconds for report in reports] == (seconds.tolist() if X.any() else [])
+        steps = estimator.n_iter_ if isinstance(estimator, ours.NMF) else estimator.n_steps_
+        assert {len(values) for values in estimator.history_.values()} == {steps}
+        assert estimator.history_["accepted"].dtype == bool and estimator.history_["accepted"].all()
 
 
 @pytest.mark.parametrize("form", ["dense", "csr"])
@@ -1216,7 +1299,7 @@ def test_callback_reports(solver):
         assert passes == sorted(set(passes))
     else:
         assert passes == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_array_equal([r.loss for r in reports], estimator.history_["loss"])
+    np.testing.assert_array_equal([r.loss for r in reports], reference.accepted_losses(estimator))
     assert all(np.diff([report.seconds for report in reports]) >= 0)
     assert all(report.kkt >= 0 for report in reports)
     without = model(solver=solver, max_iter=6).fit(X)

@@ -12,6 +12,8 @@ from conftest import emulated
 from cuda_emulator import fake_cupy, module
 
 from nmfcore import NMF
+from nmfcore.loop import solve
+from nmfcore.starts import samples
 
 pytestmark = emulated
 
@@ -21,24 +23,24 @@ class Counts(NamedTuple):
 
     launches: float
     operations: float
-    reads: float
+    reads: float  # how often the host waits for numbers
     uploads: float
 
 
 MOST = {  # of a pass once the start is over: solver, loss, X stored as
-    ("hals", 2, "uint8"): Counts(20, 66, 2, 1),
-    ("hals", 2, "float32"): Counts(20, 66, 2, 1),
-    ("cd", 2, "float32"): Counts(11, 13, 1, 0),
-    ("mu", 2, "float32"): Counts(13, 28, 1, 0),
-    ("mu", 1, "float32"): Counts(7, 19, 1, 0),
+    ("hals", 2, "uint8"): Counts(9, 2, 1, 0),
+    ("hals", 2, "float32"): Counts(9, 2, 1, 0),
+    ("cd", 2, "float32"): Counts(9, 2, 1, 0),
+    ("mu", 2, "float32"): Counts(9, 2, 1, 0),
+    ("mu", 1, "float32"): Counts(7, 4, 1, 0),
 }
-FIT = Counts(830, 2700, 95, 50)  # a whole fit with init="auto"; a tenth more than it takes, as passes may be more
+FIT = Counts(430, 170, 58, 11)  # a whole fit with init="auto"; a tenth more than it takes, as passes may be more
 
 
 def counted(model, X):
     with fake_cupy.counting() as seen, module.recording() as launches:
         model.fit(X)
-    return Counts(len(launches), seen.operations.count, seen.count, seen.uploads.count)
+    return Counts(len(launches), seen.operations.count, seen.count + seen.waits.count, seen.uploads.count)
 
 
 @pytest.mark.parametrize(("solver", "beta", "stored"), MOST)
@@ -50,6 +52,18 @@ def test_a_pass(rng, cupy, solver, beta, stored):
         found.append(counted(model, X))
     each = Counts(*((after - before) / 16 for before, after in zip(found[1], found[2], strict=True)))
     assert all(count <= most for count, most in zip(each, MOST[solver, beta, stored], strict=True)), each
+
+
+BEYOND = 400  # launches of a fit that starts from samples, beyond those of its passes and theirs
+
+
+def test_a_fit_from_samples(rng, cupy, monkeypatch):
+    X, passes, queue = cupy.asarray(rng.integers(0, 200, (300, 40)).astype(np.uint8)), [], solve._Passes._queue
+    monkeypatch.setattr(samples, "sample_rows", lambda n, m, k: 60)
+    monkeypatch.setattr(solve._Passes, "_queue", lambda *given: passes.append(0) or queue(*given))
+    found = counted(NMF(5, solver="hals", init="auto", random_state=0), X)
+    assert len(passes) > 100
+    assert found.launches <= MOST["hals", 2, "uint8"].launches * len(passes) + BEYOND, (found, len(passes))
 
 
 def test_a_whole_fit(rng, cupy):

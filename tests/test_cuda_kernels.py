@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference as ref
 from conftest import emulated
-from cuda_emulator import module
+from cuda_emulator import fake_cupy, module
 from scipy import sparse
 
 from nmfcore.backends import cpu, cuda_ops
@@ -28,6 +28,13 @@ def close(found, expected, dtype, scale=None):
     found, expected = cuda_ops.to_numpy(found), np.asarray(expected)
     scale = np.abs(expected).max() if scale is None else scale
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(dtype) * max(scale, 1e-30))
+
+
+def forget():
+    """Let kernels be compiled anew."""
+    for value in vars(cuda_ops).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
 
 
 def problem(rng, n, m, k, dtype, stored=None, layout="C"):
@@ -71,6 +78,25 @@ def test_products_read_every_type_where_it_lies(rng, cupy, stored, layout, dtype
     close(out, ref.products(X, Ht), dtype)
     XtF = XtF if layout == "C" else data.transposed_products(F)
     close(XtF, ref.products(ref.dense(X).T, F), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("stored", "k"), [*((stored, 5) for stored in STORED), ("uint8", 33), ("float64", 70)])
+def test_gram_matrices_beside_x_of_every_type(rng, cupy, stored, k, dtype):
+    """They come out of the same launch as XᵀF, and are of factors, whose type is not X's."""
+    n, m = 150, 71
+    X, F, Ht = problem(rng, n, m, k, dtype, stored)
+    F, Ht = F / 7, Ht / 7
+    (_, _, block), *_ = blocks(X, dtype)[0]
+    out, XtF, FtF, FtD, stats = cupy.empty((n, k), dtype), *zeros(cupy, (m, k), (k, k), (2 * k, k), (cuda_ops.STATS,))
+    begin = cuda_ops.Beginning(cupy.asarray(F), np.ones(2 * k, dtype), 0.0, FtD)
+    F_d, Ht_d, G_d = up(cupy, F, Ht, ref.gram(Ht))
+    cuda_ops.descend(block, F_d, Ht_d, G_d, 0, 0, np.arange(k), 1, 0.0, out, XtF, FtF, stats, 0.0, begin)
+    found = cuda_ops.to_numpy(out)
+    D = found - F
+    close(XtF, ref.products(X.T, found), dtype)
+    close(FtF, ref.gram(found), dtype)
+    close(FtD, np.vstack([ref.products(found.T, D), ref.gram(D)]), dtype)
 
 
 def test_rows_that_lie_apart_are_read_where_they_lie(rng, cupy):
@@ -190,6 +216,78 @@ def test_the_step_of_the_small_factor(rng, cupy, shape, dtype):
         assert stats[cpu.CROSS] == pytest.approx((C * found).sum(), rel=20 * tolerance(dtype))
         assert stats[cpu.SQUARE] == pytest.approx((G * ref.gram(found)).sum(), rel=20 * tolerance(dtype))
     close(cuda_ops.gram(F_d), ref.gram(F), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 5, 16, 20, 70])
+@pytest.mark.parametrize("weight", [0.7, 0.0])
+def test_a_step_ahead(rng, cupy, weight, k, dtype):
+    """The step of the small factor and all that follows it, of both backends."""
+    n, m, beta, l1, l2 = 40, 67, 0.6, 0.3, 0.2
+    X, V, Ht = problem(rng, n, m, k, np.float64)
+    Ht, before, W = Ht.astype(dtype), rng.random((m, k)).astype(dtype), V + 0.1 * rng.random((n, k))
+    D = W - V
+    sums, earlier = (X.T @ W, W.T @ W, D.T @ D), (X.T @ V, V.T @ V)
+    expected = ref.step_ahead(Ht, before, weight, beta, sums, earlier, l1, l2, 3, 0.01)
+    for backend in (cpu, cuda_ops):
+        on = np.asarray if backend is cpu else cupy.asarray
+        found = backend.step_ahead(
+            on(Ht), on(before), weight, beta, backend.Weighed(*map(on, sums)), backend.Weighed(*map(on, earlier)),
+            l1, l2, np.arange(k), 3, 0.01, 0,
+        )  # fmt: skip
+        cross, square = backend.read(*found.change)
+        stats = backend.read(found.stats)[0]
+        if dtype == np.float64:  # in float32 a row may settle a sweep earlier
+            close(found.step, expected[0], dtype, 1e3 * np.abs(expected[0]).max())
+        step, ahead = (cuda_ops.to_numpy(A) for A in (found.step, found.Ht))
+        if weight:
+            close(ahead, np.maximum(0, step + dtype(weight) * (step - before)), dtype)
+        else:
+            np.testing.assert_array_equal(ahead, step)
+        close(found.HHt, ref.gram(ahead), dtype)
+        change = ahead.astype(float) - Ht
+        assert cross == pytest.approx((sums[0] * change).sum(), abs=tolerance(dtype) * np.abs(sums[0] * change).sum())
+        both = np.abs((ahead.astype(float) + Ht).T) @ np.abs(change) * np.abs(sums[1])
+        wanted = ((ahead.astype(float) + Ht).T @ change * sums[1]).sum()
+        assert square == pytest.approx(wanted, abs=tolerance(dtype) * both.sum())
+        if dtype == np.float64:
+            assert (cross, square) == pytest.approx(expected[3:], rel=1e-6)
+        assert stats[cpu.TOTAL] == pytest.approx(step.sum(dtype=float), rel=1e-6)
+
+
+def test_the_change_of_the_loss(rng, cupy):
+    k = 9
+    WtD, G = rng.normal(size=(2 * k, k)), rng.normal(size=(k, k))
+    expected = ref.changes(WtD[:k], WtD[k:], G)
+    assert cpu.read(*cpu.changes(WtD, G)) == pytest.approx(expected, rel=1e-12)
+    assert cuda_ops.read(*cuda_ops.changes(*up(cupy, WtD, G))) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (300, 5), (700, 16), (257, 130)])
+def test_sums_of_columns(rng, cupy, n, k, dtype):
+    F = rng.random((n, k)).astype(dtype)
+    np.testing.assert_allclose(cuda_ops.to_numpy(cuda_ops.column_sums(*up(cupy, F))), F.sum(axis=0, dtype=float))
+    np.testing.assert_array_equal(cpu.column_sums(F), F.sum(axis=0, dtype=float))
+
+
+def test_one_row_for_all_that_is_read(rng, cupy):
+    """Arrays of any shape and type, parts of others, and inner products, more than a launch takes."""
+    A, B, C = rng.normal(size=(3, 6, 6))
+    A_d, B_d, C_d = up(cupy, A, B, C)
+    given = [
+        (A_d, A), (A_d[2], A[2]), (A_d[2, 3], A[2, 3]), (A_d.diagonal(), A.diagonal()), (A_d.T, A.T),
+        (cuda_ops.Inner(A_d, B_d), (A * B).sum()), (A_d[:, 1], A[:, 1]), (np.float64(7), 7.0),
+        (cuda_ops.Inner(A_d, B_d, C_d), ((A - 0.5 * C) * B).sum()), (cupy.asarray(np.arange(200)), np.arange(200)),
+        (A_d > 0, A > 0), (A_d[:0, 0], A[:0, 0]), (B_d[5], B[5]),
+    ]  # fmt: skip
+    for count in (1, 7, 8, 9, len(given)):
+        with fake_cupy.counting() as seen:
+            found = cuda_ops.read(*(array for array, _ in given[:count]))
+        assert seen.count == 1
+        for number, (_, expected) in zip(found, given[:count], strict=True):
+            np.testing.assert_allclose(number, expected, rtol=1e-14, atol=1e-14)
+    assert cuda_ops.read() == []
 
 
 BETAS = [-1.2, 0, 0.5, 1, 1.2, 1.5, 2, 2.5, 3]
@@ -355,12 +453,47 @@ def test_any_order_of_threads_gives_the_same_bits(cupy):
             assert everything(cupy) == first
 
 
+# Faults in what follows the sweeps of the small factor: each must be seen by the test of a step ahead.
+BEYOND = "larger(w[i] + momentum * (w[i] - before[at]), (FT)0)"
+FAULTS_AHEAD = {
+    "a step that is not extrapolated": (BEYOND, "w[i]"),
+    "no floor at zero": (
+        BEYOND,
+        "w[i] + momentum * (w[i] - before[at])",
+    ),
+    "a change from the wrong point": ("beyond[2 * (n * k) + at] = made - f;", "beyond[2 * (n * k) + at] = w[i] - f;"),
+    "another row's sums": ("square += A[at] *", "square += A[at ? at - 1 : at] *"),
+    "sums that are mixed wrongly": ("- beta * WtW_before[i]", "- WtW_before[i]"),
+    "a slot at the wrong place": ("at += B##s ? 1 : size##s", "at += B##s ? 0 : size##s"),
+}
+
+
+@emulated
+@pytest.mark.parametrize("fault", FAULTS_AHEAD)
+def test_planted_faults_of_a_step_ahead_are_caught(rng, cupy, monkeypatch, fault):
+    source, (sound, broken) = cuda_ops._source(), FAULTS_AHEAD[fault]
+    assert source.count(sound) == 1
+    for text, right in ((source, True), (source.replace(sound, broken), False)):
+        monkeypatch.setattr(cuda_ops, "_source", lambda text=text: text)
+        forget()
+        try:
+            test_a_step_ahead(np.random.default_rng(1), cupy, 0.7, 5, np.float64)
+            test_one_row_for_all_that_is_read(np.random.default_rng(1), cupy)
+            assert right
+        except AssertionError:
+            assert not right
+    forget()
+
+
 # Faults that real kernels have: each must be seen by the comparisons above.
 FAULTS = {
     "a missing barrier": ("    __syncthreads();\n    i64 next = j0", "    i64 next = j0"),
     "a row too many": ("const bool live = row < n;", "const bool live = row <= n;"),
     "a wrong shuffle width": ("for (int step = W / 2; step; step >>= 1)", "for (int step = W / 4; step; step >>= 1)"),
     "partial sums that are never flushed": ("aside[q] += sum[q];\n        sum[q] = 0;", "sum[q] = 0;"),
+    "a sum that is overwritten": ("    XtF[i] += added(", "    XtF[i] = 2.0 * added("),
+    "a row that a Gram matrix misses": ("right, first, last, j0", "right, first, last - 1, j0"),
+    "numbers of a sweep that are left out": ("s < count; s += THREADS) {", "s < count - 1; s += THREADS) {"),
     "an early return before a shuffle": ("  FT w[KL], c[KL];", "  if (!live) return;\n  FT w[KL], c[KL];"),
     "a barrier that some threads skip": (
         "  __syncthreads();\n  if ((threadIdx.x & 31) == 0) room",
@@ -381,7 +514,7 @@ def test_planted_faults_are_caught(rng, cupy, monkeypatch, fault):
 
     def wrong(text):
         monkeypatch.setattr(cuda_ops, "_source", lambda: text)
-        cuda_ops._module.cache_clear()
+        forget()
         Ht_d, G_d = up(cupy, Ht, G)
         for seed in (0, 1, 2, 3):
             XtF, FtF, stats = zeros(cupy, (m, k), (k, k), (cuda_ops.STATS,))
@@ -408,6 +541,7 @@ def test_planted_faults_are_caught(rng, cupy, monkeypatch, fault):
                 close(out, expected, np.float32, 30 * max(1.0, np.abs(expected).max()))
                 assert (cuda_ops.to_numpy(more[n:]) == 7).all()
                 close(XtF, ref.products(X.T, cuda_ops.to_numpy(out)), np.float32)
+                close(FtF, ref.gram(cuda_ops.to_numpy(out)), np.float32)
                 (told,) = cuda_ops.read(stats)
                 assert told[cpu.TOTAL] == pytest.approx(expected.sum(), rel=1e-4)
             except (AssertionError, module.EmulationError) as caught:
@@ -416,4 +550,4 @@ def test_planted_faults_are_caught(rng, cupy, monkeypatch, fault):
 
     assert wrong(source) is None
     assert wrong(source.replace(sound, broken)) is not None
-    cuda_ops._module.cache_clear()
+    forget()

@@ -160,6 +160,7 @@ class Ghosts(StandIn):
         return made
 
     zeros = ones = empty
+    full = staticmethod(lambda shape, value: Ghost(shape))
 
     def empty_like(self, like):
         return self.empty(like.shape, like.dtype)
@@ -193,7 +194,7 @@ def operations(n, m, k, compute):
     block = cuda_ops.Block(Ghost((n, m), np.uint8), n, m)
     csr = cuda_ops.Block(Ghost(2**31 - 1, np.float32), n, m, Ghost(n + 1, np.int32), Ghost(2**31 - 1, np.int32))
     moved = cuda_ops.Beginning(F, Ghost(2 * k, compute), 0.5, Ghost((2 * k, k)))
-    sums = Ghost((m, k)), Ghost((m, k))
+    sums, weighed = (Ghost((m, k)), Ghost((m, k))), cuda_ops.Weighed(Ghost((m, k)), G, G)
     return {
         "opening": lambda: cuda_ops.opening(block, compute),
         "products": lambda: cuda_ops.products(block, Ht, out),
@@ -202,6 +203,8 @@ def operations(n, m, k, compute):
         "gram": lambda: cuda_ops.gram(F),
         "descend": lambda: cuda_ops.descend(block, F, Ht, G, 0, 0, begin, 1, 0.0, out, XtF, G, stats, begin=moved),
         "sweep": lambda: cuda_ops.sweep(F, G, C, 0, 0, begin, out, G, stats),
+        "step_ahead": lambda: cuda_ops.step_ahead(Ht, Ht, 0.5, 0.5, weighed, weighed, 0, 0, begin, 1, 0.1, 0),
+        "column_sums": lambda: cuda_ops.column_sums(F),
         "multiply": lambda: cuda_ops.multiply(block, F, Ht, G, 0, 0, out, XtF, G, stats),
         "multiply_beta": lambda: cuda_ops.multiply_beta(
             block, F, Ht, 0.5, 1.0, 0, 0, 0.0, True, True, out, *sums, stats
@@ -240,6 +243,7 @@ def test_grids_are_within_limits(name, n, m, k, compute):
         assert launch.shared <= launch.allowed
         assert launch.shared <= SHARED_LEAST - 64, "with static shared memory besides"
     own = max(8 * max(n, m) * k, 8 * n)  # a factor, a row's loss
+    own *= 3 if name == "step_ahead" else 1  # three arrays of the small factor's shape, side by side
     assert stand_in.largest <= max(own, cuda_ops.PARTS_BYTES, 2**30 + 2 * 8 * m), "working memory"
 
 

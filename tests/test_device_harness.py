@@ -66,7 +66,7 @@ def test_every_figure_is_there(smoke):
     assert all(row["inputs_as_golden"] for row in of["p2"] if "inputs_as_golden" in row)
     timed = [row for row in of["p3"] if "floor_us" in row and "plain_us" in row]
     assert {row["case"] for row in timed} >= {
-        "products", "add_products", "sweep of W, 4", "sweep of H, 8", "gram of W", "add_parts, 41", "KL whole pass",
+        "products", "add_products", "sweep of W, 4", "sweep of H, 8", "gram of W", "finish, 41 parts", "KL whole pass",
         "opening", "cuBLAS X·Hᵀ", "column sums by CuPy", "descend with momentum",
     }  # fmt: skip
     for row in timed:
@@ -350,12 +350,12 @@ def test_rows_hold_what_numpy_gives(tmp_path):
 
 @emulated
 def test_the_stand_in_replays_what_was_captured(cupy):
-    f32, parts, out = np.dtype(np.float32), cupy.asarray(np.ones((2, 8))), cupy.zeros(8)
-    kernel = cuda_ops._kernel("ROWS", "add_parts", f32, f32)
+    parts, out = cupy.asarray(np.ones((2, 8))), cupy.zeros(8)
+    cuda_ops._finish(cuda_ops._Parts(parts, 8, 2), cupy.zeros(8))
     cupy.cuda.runtime.deviceSynchronize()
     with cupy.cuda.Stream(non_blocking=True) as stream:
         stream.begin_capture()
-        cuda_ops._launch(kernel, (1,), parts, np.int64(8), np.int32(2), out)
+        cuda_ops._finish(cuda_ops._Parts(parts, 8, 2), out)
         graph = stream.end_capture()
         assert float(out.get().sum()) == 0
         graph.launch()

@@ -614,7 +614,10 @@ def test_too_large_for_the_compute_type(tmp_path):
         (lambda: NMF(2).fit(RowBlocks(list, (0, 2), float)), ValueError, r"0 sample\(s\)"),
         (lambda: NMF(2, memory="much").fit(RowBlocks(list, (4, 2), float)), ValueError, "no amount of memory"),
         (lambda: NMF(2, device="cuda").fit(RowBlocks(list, (4, 2), float)), Exception, "cuda"),
-        (lambda: MiniBatchNMF(2).fit(RowBlocks(list, (4, 2), float)), TypeError, "partial_fit"),
+        (lambda: MiniBatchNMF(2).fit(RowBlocks(list, (4, 2), float)), ValueError, "gave 0 rows"),
+        (lambda: MiniBatchNMF(2).fit(RowBlocks(list, (4, 2), "U3")), ValueError, "expected real numbers"),
+        (lambda: MiniBatchNMF(2, memory="much").fit(RowBlocks(list, (4, 2), float)), ValueError, "no amount of memory"),
+        (lambda: MiniBatchNMF(2, device="cuda").fit(RowBlocks(list, (4, 2), float)), Exception, "cuda|CPU"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, error, said):
@@ -931,3 +934,206 @@ def test_command_line_says_what_is_wrong_in_one_sentence(arguments, said, run):
     code, _, told = run(*arguments)
     assert code == 2 and said in told and "Traceback" not in told, told
     assert not os.path.exists("out")
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def batched(X, solver="hals", out=None, **parameters):
+    asked = {"init": "random", "random_state": 0, "max_iter": 2, "tol": 0, "batch_size": 350, **parameters}
+    model = MiniBatchNMF(6, solver=solver, max_no_improvement=None, **asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the start of "mu" beside numbers up to 200
+        W = model.fit_transform(X, out=out)
+    return {
+        "W": W, "H": model.components_, "loss": model.history_["loss"], "error": model.reconstruction_err_,
+        "kkt": model.kkt_residual_, "reason": model.stop_reason_, "steps": model.n_steps_,
+    }, model  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "h5 path", "zarr", "blocks"])
+@pytest.mark.parametrize(
+    ("solver", "parameters"),
+    [
+        ("hals", {"init": None}), ("hals", {"memory": 200_000}), ("hals", {"batch_size": N}),
+        ("mu", {"init": None}), ("mu", {"beta_loss": 1, "fresh_restarts": True, "memory": 1}),
+    ],
+)  # fmt: skip
+def test_batches_have_the_bits_of_a_fit_from_memory(kind, solver, parameters, tmp_path, small_blocks):
+    X = matrix("uint8", 1500)
+    expected, model = batched(X, solver, **parameters)
+    with stored(X, kind, tmp_path) as source:
+        found, same = batched(source, solver, **parameters)
+        assert_same(expected, found)
+        np.testing.assert_array_equal(model.transform(X), same.transform(source))
+        assert model.score(X) == same.score(source)
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "blocks"])
+@pytest.mark.parametrize("dtype", ["bool", "uint16", "float16", "int64", ">f4"])
+def test_batches_of_every_type(kind, dtype, tmp_path):
+    X = (matrix("uint8", 800) % (2 if dtype == "bool" else 100)).astype(dtype)
+    with stored(X, kind, tmp_path) as source:
+        assert_same(batched(X)[0], batched(source)[0])
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5 path"])
+def test_batches_of_runs_of_rows(kind, tmp_path, monkeypatch):
+    """As those of an X that is large in memory are, too, whatever the type in the store."""
+    monkeypatch.setattr("nmfcore.minibatch.batches.LARGE", 1000)
+    monkeypatch.setattr("nmfcore.minibatch.batches.RUN", 5 * M * 8)
+    X = matrix(">f4", 3000)
+    with stored(X, kind, tmp_path) as source:
+        assert_same(batched(X)[0], batched(source)[0])
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_batches_in_any_unit(unit, tmp_path):
+    X = matrix("float32", 800) * np.float32(unit)
+    with stored(X, "npy", tmp_path) as source:
+        assert_same(batched(X)[0], batched(source)[0])
+
+
+def test_a_custom_start_of_batches(tmp_path, rng):
+    X, H = matrix("float64", 800), rng.random((6, M))
+    with stored(X, "h5", tmp_path) as source:
+        for solver in ("hals", "mu"):
+            models = [
+                MiniBatchNMF(6, solver=solver, init="custom", batch_size=300, max_iter=2, tol=0) for _ in range(2)
+            ]
+            np.testing.assert_array_equal(*[m.fit_transform(x, H=H) for m, x in zip(models, (X, source), strict=True)])
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "zarr path", "blocks"])
+def test_a_matrix_on_disk_is_one_batch_of_a_stream(kind, tmp_path):
+    X = matrix("uint8", 800)
+    with stored(X, kind, tmp_path) as source:
+        models = [MiniBatchNMF(6, solver="hals", random_state=0) for _ in range(2)]
+        for _ in range(2):
+            for model, each in zip(models, (X, source), strict=True):
+                model.partial_fit(each)
+    np.testing.assert_array_equal(models[0].components_, models[1].components_)
+
+
+def test_one_batch_that_memory_cannot_hold(monkeypatch):
+    monkeypatch.setattr("nmfcore.rows.front.machine_memory", lambda: 10**6)
+    with pytest.raises(MemoryError, match=r"RowBlocks takes 8\.0 GB, and this machine has 0\.0 GB: give fewer rows"):
+        MiniBatchNMF(2).partial_fit(RowBlocks(list, (10**6, 1000), float))
+
+
+@pytest.mark.parametrize("solver", ["hals", "mu"])
+def test_out_of_batches(solver, tmp_path):
+    X = matrix("uint8", 800)
+    expected = batched(X, solver)[0]["W"]
+    with stored(X, "h5", tmp_path) as source:
+        found = batched(source, solver, out=tmp_path / "W.npy")[0]["W"]
+        assert isinstance(found, np.memmap)
+        np.testing.assert_array_equal(expected, found)
+        filled = np.zeros((800, 6), np.float32)
+        assert batched(source, solver, out=filled)[0]["W"] is filled
+        np.testing.assert_array_equal(expected, filled)
+    with pytest.raises(ValueError, match="W has 800 rows and 6 columns"):
+        batched(X, solver, out=np.zeros((3, 6), np.float32))
+    with pytest.raises(FileExistsError, match="give another path"):
+        batched(X, solver, out=tmp_path / "W.npy")
+
+
+@pytest.mark.parametrize(("solver", "memory", "most"), [
+    ("mu", 1, 1), ("hals", 4 * 350 * M, 2.01), ("hals", 100 * 350 * M, 0),
+])  # fmt: skip
+def test_how_often_batches_read_a_store(solver, memory, most, tmp_path):
+    """Once an epoch in turn; from all over X as often as it is larger than the memory, and once if it is smaller."""
+    X = matrix("uint8", 2100)  # six batches
+    with stored(X, "h5", tmp_path) as given:
+        source, seen = disk.source_of(given), []
+        asked = {"callback": lambda _: seen.append(source.bytes_read), "memory": memory, "init": "random"}
+        batched(source, solver, max_iter=3, **asked)
+    epochs = np.diff(seen)[-12:].sum() / 2
+    assert epochs <= most * X.nbytes
+    assert epochs >= most * X.nbytes * 0.99
+
+
+@pytest.mark.parametrize("solver", ["hals", "mu"])
+def test_rows_of_a_file_are_read_alone_and_once_an_epoch(solver, tmp_path):
+    X = matrix("uint8", 2100)
+    with stored(X, "npy", tmp_path) as given:
+        source, seen = disk.source_of(given), []
+        batched(source, solver, max_iter=3, init="random", callback=lambda _: seen.append(source.bytes_read))
+    assert np.diff(seen).tolist() == [350 * M] * 17
+
+
+@pytest.mark.parametrize("solver", ["hals", "mu"])
+@pytest.mark.parametrize("kind", ["npy", "h5 path", "zarr path"])
+def test_a_few_batches_are_in_memory(solver, kind, tmp_path, small_blocks, monkeypatch):
+    monkeypatch.setattr(disk.sources, "BLOCK_BYTES", 100_000)
+    n, memory = 40_000, 1_000_000
+    X = matrix("uint8", n)
+    with stored(X, kind, tmp_path) as source:
+        model = MiniBatchNMF(
+            2, solver=solver, init="random", batch_size=500, max_iter=1, tol=0, max_no_improvement=None, n_jobs=1,
+            memory=memory, random_state=0,
+        )  # fmt: skip
+        small = X[:2000].copy()
+        nbytes = X.nbytes
+        del X
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model.fit(small)  # compiled
+            tracemalloc.start()
+            model.fit(source, None)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert peak < 0.8 * nbytes  # blocks or batches, W and the state of the last pass, which rows a batch has
+
+
+@pytest.mark.parametrize("solver", ["hals", "mu"])
+@pytest.mark.parametrize("kind", ["npy", "h5 path"])
+def test_a_store_that_vanishes_between_batches(solver, kind, tmp_path):
+    X = matrix("uint8", 2100)
+
+    def vanish(progress):
+        if progress.iteration == 8:
+            for each in tmp_path.iterdir():
+                each.write_bytes(b"") if solver == "mu" else each.unlink()
+
+    with stored(X, kind, tmp_path) as source:
+        model = MiniBatchNMF(
+            6, solver=solver, init="random", batch_size=350, tol=0, callback=vanish, random_state=0, memory=1
+        )
+        with warnings.catch_warnings(), pytest.raises((OSError, ValueError, RuntimeError), match=r"x\.(npy|h5)"):
+            warnings.simplefilter("ignore", UserWarning)
+            model.fit(source)
+    assert model.n_steps_ >= 8
+    assert model.components_.any()
+
+
+@pytest.mark.parametrize("solver", ["hals", "mu"])
+@pytest.mark.parametrize(("kind", "change"), [("zarr path", delete_a_chunk), ("npy", other_numbers)])
+def test_what_changes_between_batches_is_noticed(solver, kind, change, tmp_path):
+    def changed(progress):
+        if progress.iteration == 2:
+            change(tmp_path)
+
+    with stored(matrix("uint8"), kind, tmp_path) as X, pytest.raises(RuntimeError, match="changed during the fit"):
+        batched(X, solver, callback=changed)
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5", "blocks"])
+def test_batches_with_numbers_that_are_refused_are_named(kind, tmp_path):
+    X = matrix("float64", 800)
+    X[500, 3] = -1
+    with stored(X, kind, tmp_path) as source, pytest.raises(ValueError, match=r"MiniBatchNMF.*-1.0 in row 500, col"):
+        batched(source)
+
+
+def test_rows_of_chunks_are_read_with_those_chunks_only(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="the extra 'disk' is not installed")
+    X = matrix("uint8", 5000)
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for chunks, most in (((50, 60), 50), ((701, M), 701), (None, (64 << 10) // M)):
+            source = disk.source_of(file.create_dataset(f"{chunks}", data=X, chunks=chunks))
+            for count in (0, 1, 5, 300, 5000):
+                rows, before = np.sort(rng.choice(5000, count, replace=False)), source.bytes_read
+                np.testing.assert_array_equal(source.take(rows), X[rows])
+                assert source.bytes_read - before <= min(count * most, 5000) * M

@@ -21,6 +21,7 @@ import distributed as dd
 from sklearn.exceptions import ConvergenceWarning
 
 from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
+from nmfcore.analysis import explained_share
 from nmfcore.rows.cluster import as_dask_rows, tasks, using
 from nmfcore.rows.cluster import workers as cluster
 from nmfcore.rows.memory import as_rows
@@ -218,6 +219,43 @@ def test_custom_start_fixed_h_and_the_function(client):
     codes, _, _ = non_negative_factorization(in_chunks(), H=H, update_H=False, n_components=K, tol=1e-3, max_iter=500)
     expected, _, _ = non_negative_factorization(X, H=H, update_H=False, n_components=K, tol=1e-3, max_iter=500)
     assert np.array_equal(np.asarray(codes), expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_order_scale_and_fixed_components(client, case):
+    rng = np.random.default_rng(2)
+    W, H = rng.random((ROWS, K), np.float32), rng.random((K, COLUMNS), np.float32)
+    norm = None if case == "penalised" else "l2"
+    settings = {"init": "custom", "sort_components": True, "normalize": norm, "fixed_components": [1]}
+    spread, local = model(case, **settings), model(case, **settings)
+    codes = spread.fit_transform(in_chunks(), W=W, H=H)
+    assert isinstance(codes, da.Array)
+    assert np.array_equal(spread.components_[1], H[1])
+    if norm:
+        norms = np.linalg.norm(spread.components_, axis=1)
+        np.testing.assert_allclose(np.delete(norms, 1), 1, rtol=1e-5)
+    expected = local.fit_transform(X, W=W, H=H)
+    np.testing.assert_allclose(
+        np.asarray(codes) @ spread.components_, expected @ local.components_, atol=2e-2 * X.max()
+    )
+    shares = explained_share(X, np.asarray(codes), spread.components_)
+    assert (np.diff(np.delete(shares, 1)) <= 1e-6).all()
+    fixed = model(case, init="custom", fixed_components=range(K))
+    codes = np.asarray(fixed.fit_transform(in_chunks(), H=H))
+    assert np.array_equal(codes, np.asarray(fixed.transform(in_chunks())))
+    assert np.array_equal(codes, fixed.transform(X))
+
+
+def test_an_interrupted_fit_on_the_cluster_is_arranged(client):
+    def stop(progress):
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    estimator = model("cd", sort_components=True, normalize="max", callback=stop)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(in_chunks())
+    assert (estimator.components_.max(axis=1) == 1).all()
+    assert estimator.scales_.shape == (K,)
 
 
 def test_transform_is_lazy_and_that_of_memory(client):

@@ -31,6 +31,12 @@ def _constructed():
 
 INSTANCES = list(_constructed())
 INSTANCES += [clone(each).set_params(solver="hals") for each in INSTANCES if isinstance(each, MiniBatchNMF)]
+INSTANCES += [
+    clone(each).set_params(sort_components=True, normalize=norm)
+    for each in INSTANCES
+    for norm in ("l1", "l2", "max")
+    if isinstance(each, NMF)
+]
 
 
 def _instances_for_check(check, estimator):

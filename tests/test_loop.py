@@ -3,6 +3,7 @@
 import pickle
 import sys
 import warnings
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,19 @@ import pytest
 import nmfcore.loop
 import nmfcore.minibatch
 import nmfcore.solvers
-from nmfcore.loop.session import Limits, Session, arrays, columns, corrected_by, history_of
-from nmfcore.loop.solve import factorize
+from nmfcore.loop.session import Limits, Session, arrays, columns, complete, corrected_by, history_of
+from nmfcore.loop.solve import factorize, make_together
 from nmfcore.loop.stopping import RULES, StopReason, Termination
 from nmfcore.minibatch import loop as minibatch
 from nmfcore.minibatch.batches import cut
 from nmfcore.minibatch.descent import DescentLearner
 from nmfcore.minibatch.multiplicative import MultiplicativeLearner
 from nmfcore.objective import UNPENALISED, divergence
+from nmfcore.rows.base import Pass
 from nmfcore.rows.memory import as_rows
-from nmfcore.solvers import EXTRAPOLATED, SOLVERS, Solver, make_solver
+from nmfcore.solvers import EXTRAPOLATED, SOLVERS, Solver, accelerated_hals, make_solver, multiplicative
 from nmfcore.solvers._common import Correction, Incoming, Report
+from nmfcore.solvers.accelerated_hals import Effort
 
 FOLDERS = [str(Path(room.__file__).parent) for room in (nmfcore.loop, nmfcore.minibatch, nmfcore.solvers)]
 LOOP = Session._repeat.__code__
@@ -67,18 +70,19 @@ def by_batches(name, steps=STEPS, callback=None):
 def interrupted_at(number, fit):
     """Raise KeyboardInterrupt at the nth line that a fit executes in the loop; return the result, None at its end.
 
-    Lines count from the first of `Session._repeat` until it has returned, in all files of loop, batches and solvers.
+    Lines count from the first of `Session._repeat` until it has returned, in all files of loop, batches and solvers:
+    those between its passes over X, in which it is not running, as well.
     """
     count, inside = 0, []
 
-    def trace(frame, event, _):
+    def trace(frame, event, argument):
         nonlocal count
         code = frame.f_code
-        if code is LOOP and event == "call":
+        if code is LOOP and event == "call" and not inside:
             inside.append(True)
-        if not inside or not code.co_filename.startswith(tuple(FOLDERS)):
+        if not code.co_filename.startswith(tuple(FOLDERS)) or not (inside or code is make_together.__code__):
             return None
-        if code is LOOP and event == "return":
+        if code is LOOP and event == "return" and not isinstance(argument, Pass):  # else it has yielded, not returned
             inside.clear()
         if event == "line" and inside:
             count += 1
@@ -115,11 +119,43 @@ def test_a_pass_is_committed_as_a_whole_wherever_ctrl_c_comes(case):
         assert found.divergence == divergence(
             as_rows(X, np.float64), found.W, found.Ht, CASES[case][1].get("beta", 2.0)
         )
-        for name in ("loss", "violation"):
+        for name in ("loss", "violation", "accepted"):
             np.testing.assert_array_equal(found.history[name], whole.history[name][:passes])
         if passes and np.isfinite(found.history["loss"][-1]):
             assert found.history["loss"][-1] == pytest.approx(found.divergence, rel=1e-9)
     assert seen == set(range(PASSES + 1)) and number > 50 * PASSES
+
+
+@pytest.mark.parametrize("case", ["hals", "mu, extrapolated"])
+def test_a_rejected_pass_is_counted_as_a_whole_wherever_ctrl_c_comes(case, monkeypatch):
+    # Momentum that overshoots, and steps from somewhere else.
+    monkeypatch.setattr(accelerated_hals, "GROW", 9.0)
+    monkeypatch.setattr(accelerated_hals, "STAGES", ((0, Effort(1), Effort(1)),))
+    monkeypatch.setattr(multiplicative, "extrapolated", lambda F, before, theta: F if theta == 0 else F[::-1].copy())
+    passes = 6 if case == "hals" else 9
+    exact = {0: (W, Ht.T)}
+    whole = by_passes(case, passes, lambda progress: exact.update({progress.iteration: progress.factors()}))
+    accepted = whole.history["accepted"]
+    assert list(exact) == [0, *(np.flatnonzero(accepted) + 1)] and 2 <= accepted.sum() < passes == whole.n_iter
+    before = int(np.argmin(accepted))  # of the first rejected pass; earlier interruptions are those of the test above
+
+    def done_at(number):
+        found = interrupted_at(number, lambda: by_passes(case, passes))
+        return passes if found is None else found.n_iter
+
+    seen, number = set(), bisect_left(range(10**5), before, key=done_at)
+    while (found := interrupted_at(number := number + 1, lambda: by_passes(case, passes))) is not None:
+        with pytest.raises(KeyboardInterrupt):
+            found.interruption.again()
+        done = found.n_iter
+        seen.add(done)
+        assert {name: column.shape for name, column in found.history.items()} == dict.fromkeys(whole.history, (done,))
+        for name in ("loss", "violation", "accepted"):
+            np.testing.assert_array_equal(found.history[name], whole.history[name][:done])
+        last = max((i + 1 for i in np.flatnonzero(accepted[:done])), default=0)
+        np.testing.assert_array_equal(found.W, exact[last][0])
+        np.testing.assert_array_equal(found.Ht.T, exact[last][1])
+    assert seen == set(range(before, passes + 1))
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -145,8 +181,8 @@ def test_a_step_over_a_batch_is_committed_as_a_whole_wherever_ctrl_c_comes(learn
 
 
 def test_a_history_is_not_changed_by_what_follows_it():
-    history = history_of([4.0, np.nan], [1.0, 2.0], [0.1, 0.2])
-    longer, other = (3.0, 1.0, 0.3, history), (2.0, 1.0, 0.3, history)
+    history = history_of([4.0, np.nan], [1.0, 2.0], [0.1, 0.2], [True, True])
+    longer, other = (3.0, 1.0, 0.3, True, history), (2.0, 1.0, 0.3, True, history)
     measured = corrected_by(Report(incoming=Incoming(3.5)), history)
     lower = corrected_by(Report(correction=Correction(1.0, -1), accepted=False), longer)
     assert columns(measured)[0] == [4.0, 3.5]
@@ -154,13 +190,42 @@ def test_a_history_is_not_changed_by_what_follows_it():
     np.testing.assert_array_equal(columns(history)[0], [4.0, np.nan])
     np.testing.assert_array_equal(columns(longer)[0], [4.0, np.nan, 3.0])
     np.testing.assert_array_equal(columns(other)[0], [4.0, np.nan, 2.0])
-    assert {name: len(column) for name, column in arrays(None).items()} == {"loss": 0, "violation": 0, "seconds": 0}
+    empty = {name: (len(column), column.dtype) for name, column in arrays(None).items()}
+    number = (0, np.float64)
+    assert empty == {"loss": number, "violation": number, "seconds": number, "accepted": (0, np.bool_)}
+
+
+@pytest.mark.parametrize("rejected", [1, 3000])
+def test_what_was_rejected_keeps_its_distance_from_what_was_accepted(rejected):
+    kept = [True] + [False] * rejected + [True] + [False] * rejected
+    losses = [8.0] + [9.0] * rejected + [4.0] + [4.5] * rejected
+    history = history_of(losses, losses, list(range(len(kept))), kept)
+    measured, *others = columns(corrected_by(Report(incoming=Incoming(5.0)), history))
+    assert measured == [8.0] + [9.0] * rejected + [5.0] + [4.5] * rejected
+    assert others == list(columns(history)[1:])
+    # Accepted losses are those of a history without rejected passes, and the others move with them.
+    for correction in (Correction(1.0, -1), Correction(0.5, 1), Correction(0.5, 5), Correction(-2.0, 1)):
+        for accepted in (True, False):
+            report = Report(loss=6.0, correction=correction, accepted=accepted)
+            alone = columns(corrected_by(report, history_of([8.0, 4.0], [0.0] * 2, [0.0] * 2, [True] * 2)))[0]
+            moved = columns(corrected_by(report, history))[0]
+            assert [moved[0], moved[rejected + 1]] == alone
+            assert moved[1 : rejected + 1] == [alone[0] + 1.0] * rejected
+            assert moved[rejected + 2 :] == [alone[1] + 0.5] * rejected
+
+
+def test_a_history_of_an_earlier_version_has_accepted_all():
+    loss = np.array([3.0, 2.0])
+    assert complete({"loss": loss})["accepted"].tolist() == [True, True]
+    assert complete({}) == {}
+    kept = np.array([True, False])
+    assert complete({"loss": loss, "accepted": kept})["accepted"] is kept
 
 
 def test_a_history_of_a_million_passes_is_freed():
     history = None
     for _ in range(10**6):
-        history = (1.0, 2.0, 3.0, history)
+        history = (1.0, 2.0, 3.0, True, history)
     assert len(columns(history)[0]) == 10**6
     del history  # by the interpreter, whose stack is not that deep
 

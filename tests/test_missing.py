@@ -730,3 +730,27 @@ def test_inpainting_shows_what_was_masked(rng):
     assert not [text for text in unknown.texts if "%" in text.get_text()]
     with pytest.raises(ValueError, match="mask holds float64"):
         inpainting(X, hidden.astype(float), filled, (3, 4))
+
+
+# --- parameters that masks do not go with -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings", [{"n_init": 2}, {"sort_components": True}, {"fixed_components": [0], "init": "custom"}]
+)
+def test_parameters_that_masks_do_not_go_with_are_refused(settings):
+    X = np.random.default_rng(0).random((20, 6))
+    mask = np.zeros(X.shape, bool)
+    mask[3, 2] = True
+    begin = {"H": np.ones((2, 6))} if "init" in settings else {}
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.* is for an X without missing entries"):
+        NMF(2, **settings).fit(X, mask=mask, **begin)
+
+
+def test_normalised_components_of_masked_data():
+    X = np.random.default_rng(0).random((40, 6))
+    mask = np.random.default_rng(1).random(X.shape) < 0.2
+    plain, unit = (NMF(2, random_state=0, normalize=norm, max_iter=30, tol=0) for norm in (None, "l1"))
+    W, V = plain.fit_transform(X, mask=mask), unit.fit_transform(X, mask=mask)
+    np.testing.assert_allclose(unit.components_.sum(axis=1), 1)
+    np.testing.assert_allclose(V @ unit.components_, W @ plain.components_)

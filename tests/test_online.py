@@ -539,7 +539,7 @@ def test_a_fit_ends_by_its_rules(digits, capsys):
     assert "of itself in a pass" in ends["tol"][1]
     assert ends["no improvement"][:2] == (True, "the mean cost did not improve for 2 steps")
     assert ends["max_iter"] == (False, "max_iter = 2 was reached", 12)
-    assert ends["callback"] == (False, "the callback asked for it", 3)
+    assert ends["callback"] == (False, "the callback returned True", 3)
     assert ends["max_time"] == (False, "max_time = 1e-09 s was over", 1)
     assert capsys.readouterr().out == ""
     model(5, batch_size=300, max_iter=2, verbose=1).fit(digits)

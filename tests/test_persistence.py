@@ -35,7 +35,11 @@ def model():
             "init": None,
         },
         estimator="NMF",
-        history={"loss": np.array([3.0, math.nan, 1.0]), "seconds": np.array([0.1, 0.2, 0.3])},
+        history={
+            "loss": np.array([3.0, math.nan, 1.0]),
+            "seconds": np.array([0.1, 0.2, 0.3]),
+            "accepted": np.array([True, False, True]),
+        },
         shape=(3, 4),
         names=("a.jpg", "é.jpg", "x\udcff.jpg", "", "猫.png"),
         labels=np.array([1, 0, 1, 2, 2]),
@@ -59,6 +63,7 @@ def test_everything_comes_back(model, tmp_path):
     assert back.history.keys() == model.history.keys()
     for name in model.history:
         np.testing.assert_array_equal(back.history[name], model.history[name])
+        assert back.history[name].dtype == model.history[name].dtype
     for name in ("estimator", "shape", "names", "source", "n_iter", "stop_reason"):
         assert getattr(back, name) == getattr(model, name)
     assert (back.reconstruction_err, back.relative_error, back.kkt_residual) == (1.25, 0.5, 1e-5)

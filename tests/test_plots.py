@@ -28,6 +28,7 @@ from nmfcore.plots import (
     convergence,
     error_against_k,
     features_by_class,
+    loss_against_k,
     means_by_class,
     neighbours,
     overlay,
@@ -96,7 +97,7 @@ DRAWS = {
 
 
 def test_every_plot_is_drawn_here():
-    assert len(DRAWS) + len(["convergence", "error_against_k", "inpainting"]) == len(plots.__all__)
+    assert len(DRAWS) + len(["convergence", "error_against_k", "loss_against_k", "inpainting"]) == len(plots.__all__)
 
 
 @pytest.fixture
@@ -119,6 +120,21 @@ def test_every_component_is_drawn_on_its_own_scale(parts, k):
     assert axes.get_title(loc="left") == ("1 component" if k == 1 else f"{k} components")
     assert axes.images[0].get_clim() == (0, 1)
     assert not axes.axison
+
+
+def test_shares_put_the_largest_parts_first():
+    parts = np.eye(12)[:4]
+    axes = components_grid(parts, (3, 4), shares=[0.1, 0.6, 0.0004, 0.25])
+    assert texts(axes)[:4] == ["1 (60.0 %)", "3 (25.0 %)", "0 (10.0 %)", "2 (below 0.1 %)"]
+    np.testing.assert_array_equal(tiles(axes, (3, 4)).reshape(4, 12), parts[[1, 3, 0, 2]])
+    named = components_grid(parts, (3, 4), titles=list("abcd"), shares=[0.1, 0.6, 0.0, 0.25])
+    assert texts(named)[:4] == ["b", "d", "a", "c"]
+    many = components_grid(np.ones((60, 12)), (3, 4), shares=np.full(60, 0.01))
+    assert {"59", "(1.0 %)"} <= set(texts(many))  # on two lines
+    profiles = components_grid(parts, shares=[0.1, 0.6, 0.0, 0.25])
+    assert profiles.get_yticklabels()[0].get_text() == "1 (60.0 %)"
+    with pytest.raises(ValueError, match="a share for each of 4 components"):
+        components_grid(parts, (3, 4), shares=[1.0])
 
 
 def test_one_hot_pixel_does_not_hide_a_part():
@@ -251,6 +267,26 @@ def test_convergence_bridges_what_was_not_recorded():
     axes = convergence({"loss": loss, "seconds": [1, 2, 3, 4, 5]})
     assert axes.lines[0].get_xdata().tolist() == [2, 4]
     assert axes.lines[0].get_ydata().tolist() == [4, 3]
+
+
+def test_convergence_marks_what_was_rejected():
+    seconds = np.arange(1, 8) / 2
+    loss = [8.0, 4.0, 5.0, 3.0, np.inf, np.nan, 2.9]
+    accepted = np.array([1, 1, 0, 1, 0, 0, 1], bool)
+    plain = convergence({"loss": np.array(loss)[accepted], "seconds": seconds[accepted]})
+    axes = convergence({"loss": loss, "seconds": seconds, "accepted": accepted})
+    assert axes.lines[0].get_xdata().tolist() == seconds[accepted].tolist()
+    assert axes.lines[0].get_ydata().tolist() == [8.0, 4.0, 3.0, 2.9]
+    assert (axes.get_xlim(), axes.get_ylim()) == (plain.get_xlim(), plain.get_ylim()), "the scale is the curve's"
+    crosses = axes.lines[1]
+    assert crosses.get_marker() == "x" and crosses.get_xdata().tolist() == [1.5, 2.5, 3.0]
+    np.testing.assert_array_equal(crosses.get_ydata(), [5.0, axes.get_ylim()[1], np.nan])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rejected"]
+    assert plain.get_legend() is None
+    (top,) = (other for other in axes.figure.axes if other is not axes)
+    assert top.get_xticklabels()[0].get_text() == "7", "rejected ones are counted"
+    with pytest.raises(ValueError, match="accepted"):
+        convergence({"loss": loss, "seconds": seconds, "accepted": accepted[:3]})
 
 
 @pytest.mark.parametrize("loss", [[], [np.nan, np.nan]])
@@ -792,9 +828,36 @@ def test_error_against_k_is_sorted_and_begins_at_zero():
     assert "k = 20" in texts(axes)
 
 
+def test_bars_show_how_far_an_error_may_be_off():
+    axes = error_against_k([30, 10, 20], [0.2, 0.4, 0.3], spread=[0.01, np.nan, 0.05], label="held out")
+    (bars,) = axes.containers
+    ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.4, 0.4], [0.25, 0.35], [0.19, 0.21]])
+    assert axes.get_ylabel() == "held out"
+    with pytest.raises(ValueError, match="one number for each of the 2 errors"):
+        error_against_k([1, 2], [0.1, 0.2], spread=[0.1])
+
+
+def test_loss_against_k_has_both_curves_bars_and_the_chosen_one():
+    axes = loss_against_k([30, 10, 20], [0.3, 0.4, 0.2], train=[0.1, 0.3, 0.2], spread=[0.01, 0.02, 0.03], chosen=20)
+    left_out, fitted = axes.lines[:2]
+    assert left_out.get_xdata().tolist() == fitted.get_xdata().tolist() == [10, 20, 30]
+    assert left_out.get_ydata().tolist() == [0.4, 0.2, 0.3]
+    assert fitted.get_ydata().tolist() == [0.3, 0.2, 0.1]
+    bars = axes.containers[0][2][0].get_segments()
+    np.testing.assert_allclose([bar[1, 1] - bar[0, 1] for bar in bars], [0.04, 0.06, 0.02])
+    assert "k = 20" in texts(axes)
+    assert not loss_against_k([1, 2], [0.4, 0.3], spread=[np.nan, np.nan]).containers
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
+        (
+            lambda: loss_against_k([1, 2], [0.1, 0.2], train=[0.1]),
+            r"train \(1,\) must be vectors as long as each other",
+        ),
+        (lambda: loss_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),
         (lambda: error_against_k([1, 2], [0.1]), "as long as each other"),
         (lambda: error_against_k([1, 2], [0.1, 0.2], chosen=3), r"chosen = 3 is none of .* \[1, 2\]"),
         (lambda: neighbours(np.ones((3, 12)), np.ones((2, 12))), "must have the same shape"),

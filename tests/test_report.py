@@ -14,10 +14,11 @@ for module in ("jinja2", "matplotlib", "PIL"):
 from browser import Watched, chromium  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from nmfcore.analysis import explained_share  # noqa: E402
 from nmfcore.images import Pictures  # noqa: E402
+from nmfcore.images.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.pages import report as room  # noqa: E402
 from nmfcore.pages.report import report  # noqa: E402
-from nmfcore.pages.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.search.engine import SearchEngine  # noqa: E402
 
 
@@ -265,3 +266,43 @@ def test_the_scale_goes_from_zero_to_the_brightest():
     assert pixels_of(picture_png([-1, 99], (1, 2), 8)).tolist() == [[0, 255]]
     assert brightness(np.zeros((3, 2))) == 1
     assert pixels_of(part_png(np.zeros(4), (2, 2))).tolist() == [[0, 0], [0, 0]]
+
+
+def test_parts_are_in_the_order_of_their_shares(engine, page):
+    shares = explained_share(engine.matrix(), engine.model.W, engine.model.components)
+    captions = re.findall(r"<b>part (\d+)</b> \(([^)]+)\)", page.replace("\u00a0", " "))
+    assert [int(number) for number, _ in captions] == np.argsort(-shares).tolist()
+    assert [share for _, share in captions] == [f"{100 * share:.1f} %" for share in np.sort(shares)[::-1]]
+    assert "less than 0.1 %" not in page
+
+
+def test_parts_that_explain_next_to_nothing_are_named(engine):
+    model = engine.model
+    dead = dataclasses.replace(
+        model,
+        W=np.hstack([model.W, np.zeros((len(model.W), 2), model.W.dtype)]),
+        components=np.vstack([model.components, np.ones((2, 64), model.components.dtype)]),
+    )
+    page = report(SearchEngine.from_model(dead, engine.matrix()))
+    assert page.replace("\u00a0", " ").count("(below 0.1 %)") == 2
+    assert "%. 2 parts explain less than 0.1 % each" in page
+
+
+def test_how_many_and_how_stable_where_the_model_knows(engine, page):
+    assert "how stable" not in page
+    stability = np.linspace(0.5, 1, 12)
+    rank = {"k": np.array([4.0, 8, 16]), "test": np.array([0.5, 0.4, 0.45]), "spread": np.array([0.01, np.nan, 0.02])}
+    known = dataclasses.replace(engine.model, component_stability=stability, rank_selection=rank | {"best": 8})
+    both = report(SearchEngine.from_model(known, engine.matrix()))
+    assert Page(both).headings[1] == "How many parts, how stable"
+    assert "Chosen: 8." in both
+    assert int(re.search(r"(\d+) parts are below 0.8", both)[1]) == (stability < 0.8).sum()
+    for number, value in enumerate(stability):
+        assert f"<b>part {number}</b> · {value:.2f}" in both
+    ranked = dataclasses.replace(engine.model, rank_selection=rank | {"best": 8})
+    alone = report(SearchEngine.from_model(ranked, engine.matrix()))
+    assert "number of parts" in alone
+    assert "from other starts" not in alone
+    stable = report(SearchEngine.from_model(dataclasses.replace(known, rank_selection=None), engine.matrix()))
+    assert "Chosen" not in stable
+    assert "from other starts" in stable

@@ -36,20 +36,45 @@ def colour_pictures(rng, n=30, shape=(6, 5, 3)):
 
 
 @pytest.mark.parametrize("similar", [True, False])
-@pytest.mark.parametrize("space", ["codes", "reconstruction"])
+@pytest.mark.parametrize("space", ["codes", "reconstruction", "centred"])
 def test_it_finds_what_plain_cosines_find(engine, space, similar):
     engine = SearchEngine.from_model(engine.model, engine.matrix(), space=space)
     W, H = engine.model.W.astype(float), engine.model.components.astype(float)
-    rows = W if space == "codes" else W @ H
+    rows = {"codes": W, "reconstruction": W @ H, "centred": W - W.mean(axis=0)}[space]
     for query in (0, 17, 1796):
         expected = cosines(rows, rows[query])
-        found = engine.search(query, 12, similar)
+        found = engine.search(query, 12, similar, space=space)
         np.testing.assert_allclose(found.scores, expected[found.indices], atol=2e-6)
+        assert found.space == space
         others = np.delete(np.sort(expected), -1)  # the last is the query itself
         best = others[::-1][:12] if similar else others[:12]
         np.testing.assert_allclose(found.scores, best, atol=2e-6)
         assert query not in found.indices
         assert found.row == query
+
+
+def test_dissimilar_pictures_are_found_among_centred_codes(engine):
+    queries = range(0, 1797, 18)
+    first = {
+        space: {int(engine.search(query, 1, similar=False, space=space).indices[0]) for query in queries}
+        for space in (None, "codes", "reconstruction")
+    }
+    # Among codes without negative numbers, few pictures are the least similar to all.
+    assert len(first[None]) > 1.3 * max(len(first["codes"]), len(first["reconstruction"]))
+    assert engine.search(3, similar=False).space == "centred" and engine.search(3).space == "codes"
+    with pytest.raises(ValueError, match="'pixels' is unknown"):
+        engine.search(3, space="pixels")
+
+
+def test_pictures_that_were_added_take_part_in_the_mean():
+    X = np.random.default_rng(0).random((40, 12))
+    engine = SearchEngine(3, max_iter=500).fit(X[:30])
+    engine.search(0, similar=False)  # makes the space before the pictures come
+    engine.add(X[30:])
+    W = engine.model.W.astype(float)
+    found = engine.search(0, 5, similar=False)
+    expected = cosines(W - W.mean(axis=0), (W - W.mean(axis=0))[0])
+    np.testing.assert_allclose(found.scores, np.sort(np.delete(expected, 0))[:5], atol=2e-6)
 
 
 def test_a_row_never_finds_itself_but_its_twin(rng):
@@ -211,7 +236,7 @@ def test_nothing_is_found_without_having_learned():
 
 
 def test_a_space_there_is_not(engine, tmp_path):
-    with pytest.raises(ValueError, match="'pixels' is unknown: expected 'codes' or 'reconstruction'"):
+    with pytest.raises(ValueError, match="'pixels' is unknown: expected 'codes', 'reconstruction' or 'centred'"):
         SearchEngine(3, space="pixels")
     engine.save(tmp_path / "m")
     with pytest.raises(ValueError, match="'pixels' is unknown"):

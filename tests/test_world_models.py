@@ -132,6 +132,17 @@ def test_an_estimator_of_ones_own_is_saved_as_ours(tmp_path):
 
 @pytest.mark.skipif(cuda.probe(0) is None, reason="a GPU is here, and this is about machines without one")
 @pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
+def test_an_estimator_that_is_given_for_a_model_is_told_how(kind, tmp_path):
+    X = np.random.default_rng(0).random((20, 5))
+    estimator = kind(2, random_state=0, max_iter=5000).fit(X)
+    with pytest.raises(TypeError, match=r"save writes a Model, not .*: nmfcore\.models\.model_of\(estimator, W\)"):
+        nmfcore.save(estimator, tmp_path / "m.npz")
+    assert not list(tmp_path.iterdir())
+    nmfcore.save(nmfcore.models.model_of(estimator, estimator.transform(X)), tmp_path / "m.npz")
+    np.testing.assert_array_equal(nmfcore.load(tmp_path / "m.npz").components, estimator.components_)
+
+
+@pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
 def test_a_model_for_a_gpu_computes_without_one(kind):
     model = kind(3, solver="hals", random_state=0).fit(X)
     codes, score = model.transform(X), model.score(X)
@@ -165,9 +176,12 @@ def test_a_pickle_of_an_earlier_version_has_defaults_for_what_is_new(kind):
     state = model.__getstate__()
     for name in ("device", "n_jobs", "callback", "_nmfcore_version"):
         del state[name]
+    state["history_"] = {name: values for name, values in model.history_.items() if name != "accepted"}
     earlier = kind.__new__(kind)
     earlier.__setstate__(state)
     assert earlier.get_params() == model.get_params()
+    assert earlier.history_["accepted"].dtype == bool
+    assert earlier.history_["accepted"].tolist() == [True] * len(earlier.history_["loss"]) != []
     np.testing.assert_array_equal(earlier.transform(X), model.transform(X))
 
 
@@ -205,10 +219,14 @@ def test_a_file_of_an_earlier_version_has_defaults_for_what_is_new(tmp_path):
             del meta[name]
         for name in ("device", "extrapolate", "memory", "checkpoint", "checkpoint_every"):
             meta["parameters"].pop(name, None)
+        del arrays["history_accepted"]
 
     rewritten(tmp_path / "m.npz", earlier)
     back = load(tmp_path / "m.npz")
     assert back.decoding is None and np.isnan(back.kkt_residual)
+    for history in (back.history, estimator_from(back).history_):
+        assert history["accepted"].dtype == bool
+        assert history["accepted"].tolist() == [True] * len(model.history_["loss"]) != []
     np.testing.assert_array_equal(estimator_from(back).transform(X), model.transform(X))
 
 
@@ -270,6 +288,10 @@ HOSTILE = [
     *(
         array("history_loss", change)
         for change in (lambda A: A[:-1], lambda A: A.reshape(1, -1), lambda A: A.astype("U9"))
+    ),
+    *(
+        array("history_accepted", change)
+        for change in (lambda A: A[:-1], lambda A: A.astype("U9"), lambda A: A + 0.5, lambda A: A * np.nan)
     ),
     *(without(name) for name in ("W", "components", "meta")),
     *(

@@ -188,6 +188,71 @@ def test_contrast_that_is_lost_is_said(tmp_path, values):
         load_images(tmp_path)
 
 
+def test_an_offset_that_leaves_few_levels_is_said(tmp_path):
+    Image.fromarray(np.resize(np.arange(2000, 3500, dtype=np.uint16), (64, 64))).save(tmp_path / "1.png")
+    with pytest.warns(UserWarning, match=r"lie from 2,000 to 3,499.*: 94 of 256 grey levels are left"):
+        load_images(tmp_path)
+
+
+def raw_png(kind, depth, rows, key=None):
+    """Return a PNG file whose samples have any number of bits; `key` is the colour that is transparent."""
+    height, width = rows.shape[:2]
+    body = b"".join(b"\0" + row.tobytes() for row in (rows.astype(">u2") if depth == 16 else np.packbits(rows, axis=1)))
+    width = width // depth if depth < 8 else width
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, part in ((b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(body)), (b"IEND", b"")):
+        if part is not None:
+            data += struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+    return data
+
+
+@pytest.mark.parametrize(("kind", "samples"), [(2, 3), (6, 4), (4, 2)])
+def test_16_bits_a_colour_are_said_whatever_the_suffix(tmp_path, kind, samples):
+    ramp = np.repeat(np.linspace(0, 4095, 256).reshape(16, 16)[..., None], samples, axis=2)
+    if samples % 2 == 0:
+        ramp[..., -1] = 65535
+    for name in ("1.png", "2.jpg"):
+        (tmp_path / name).write_bytes(raw_png(kind, 16, ramp))
+    with pytest.warns(UserWarning, match="2 files of .* hold 16 bits for each colour, of which the upper 8 are read"):
+        load_images(tmp_path)
+
+
+def test_16_bits_a_colour_of_a_ppm_are_said(tmp_path):
+    (tmp_path / "1.ppm").write_bytes(b"P6\n4 2\n65535\n" + (2000 * np.arange(24)).astype(">u2").tobytes())
+    with pytest.warns(UserWarning, match="1 file of .* hold 16 bits for each colour"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_transparent_grey_of_few_bits(tmp_path, depth, mode):
+    drawn = np.tile([0, 1, 1, 0], (4, 2))  # zeros are black, ones are transparent, and a third grey is kept
+    bits = np.zeros((4, 8, depth), np.uint8)
+    bits[..., -1] = drawn
+    (tmp_path / "1.png").write_bytes(raw_png(0, depth, bits.reshape(4, -1), struct.pack(">H", 1)))
+    rows = load_images(tmp_path, mode=mode).matrix.reshape(4, 8, -1)[..., 0]
+    np.testing.assert_array_equal(rows, 255 * drawn)
+
+
+def test_a_tiff_of_16_bits_whose_white_is_zero(tmp_path):
+    levels = np.linspace(0, 65535, 192).astype(np.uint16).reshape(12, 16)
+    Image.fromarray(levels).save(tmp_path / "1.tif")
+    Image.fromarray(levels).save(tmp_path / "2.tif")
+    data = (tmp_path / "2.tif").read_bytes()
+    entry = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert data.count(entry) == 1
+    (tmp_path / "2.tif").write_bytes(data.replace(entry, struct.pack("<HHIH", 262, 3, 1, 0)))
+    black, white = load_images(tmp_path).matrix
+    np.testing.assert_array_equal(black, 255 - white)
+
+
+def test_colours_that_cannot_be_converted_are_named(tmp_path):
+    Image.new("LAB", (4, 4)).save(tmp_path / "1.tif")
+    with pytest.raises(InputError, match=r"1\.tif' holds colours of the LAB space; save it in RGB"):
+        load_images(tmp_path)
+
+
 def test_negative_pixels_are_refused(tmp_path):
     Image.fromarray(np.array([[-1000, 3000]], np.int32)).save(tmp_path / "1.tif")
     with pytest.raises(InputError, match=r"1\.tif' holds negative pixels \(down to -1,000\)"):

@@ -65,6 +65,29 @@ def test_a_sparse_archive_of_scipy(tmp_path):
         read_source(tmp_path / "a.npz")
 
 
+def test_a_fit_finds_the_array_that_the_command_line_finds(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=np.ones(30), x_test=X[:4], y_test=np.arange(4))
+    np.testing.assert_array_equal(source_of(tmp_path / "a.npz"), X)
+    for form in ("csr", "csc"):
+        sp.save_npz(tmp_path / "a.npz", A.asformat(form))
+        found = source_of(tmp_path / "a.npz")
+        assert found.format == form
+        np.testing.assert_array_equal(found.toarray(), A.toarray())
+    for refused, said in (
+        ({"x_train": X.reshape(30, 4, 4), "y": np.ones(30)}, "with 2 dimensions, which none of them has"),
+        ({"a": X, "b": X}, r"or name one, as in '.*a\.npz::a'"),
+        ({}, "holds nothing: expected a single array"),
+    ):
+        np.savez(tmp_path / "a.npz", **refused)
+        with pytest.raises(ValueError, match=said):
+            NMF(2).fit(tmp_path / "a.npz")
+    for form in ("coo", "bsr", "dia"):
+        sp.save_npz(tmp_path / "a.npz", A.asformat(form))
+        for read in (NMF(2).fit, read_source):
+            with pytest.raises(ValueError, match=f"a sparse matrix in the format '{form}': save it as CSR"):
+                read(tmp_path / "a.npz")
+
+
 # --- HDF5 and Zarr --------------------------------------------------------------------------------
 
 
@@ -134,6 +157,23 @@ def test_a_fit_of_a_sparse_group_is_that_of_the_matrix(tmp_path, h5py):
         anndata(file.create_group("X"), A)
     model = NMF(2, solver="hals", random_state=0, max_iter=300)
     np.testing.assert_array_equal(model.fit_transform(str(tmp_path / "cells.h5")), model.fit_transform(A))
+
+
+def test_a_group_that_is_given_is_read_as_a_path_to_it(tmp_path, h5py):
+    zarr = pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for root in (file, zarr.open_group(str(tmp_path / "a.zarr"), mode="w")):
+            for form in ("csr", "csc"):
+                group = root.create_group(form)
+                anndata(group, A.asformat(form))
+                np.testing.assert_array_equal(source_of(group).toarray(), A.toarray())
+            put(root.create_group("one"), "matrix", X)
+            np.testing.assert_array_equal(source_of(root["one"])[:], X)
+            put(root.create_group("none"), "vector", X[0])
+            with pytest.raises(ValueError, match=r"this Group of .* must hold one matrix.*It holds: none"):
+                NMF(2).fit(root["none"])
+            with pytest.raises(ValueError, match=r"this (Group|File) of .* must hold one matrix.*'csc', 'csr', 'one"):
+                NMF(2).fit(root)
 
 
 def test_a_frame_of_pandas(tmp_path, h5py):
@@ -215,6 +255,13 @@ def test_damaged_chunks_are_reading_errors(tmp_path, kind):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_folder_that_is_called_zarr(tmp_path):
+    pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
+    (tmp_path / "x.zarr").mkdir()
+    with pytest.raises(ValueError, match=r"x\.zarr' (holds no Zarr array|cannot be read as Zarr)"):
+        NMF(2).fit(tmp_path / "x.zarr")
+
+
 def test_pipes_are_refused(tmp_path):
     for name in ("x.npy", "x.npz", "x.h5"):
         os.mkfifo(tmp_path / name)

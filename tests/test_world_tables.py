@@ -39,6 +39,50 @@ def test_a_header_of_numbers_is_one(tmp_path):
     assert table.labels.tolist() == list(range(5, 17))
 
 
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+@pytest.mark.parametrize("label", [[], ["label"]])
+def test_a_header_that_counts_from_one(tmp_path, separator, label):
+    rows = np.column_stack([np.arange(12), X]) if label else X
+    text = written(rows, separator, [*label, *range(1, 10)])
+    if label:
+        table = read(tmp_path, text)
+        assert table.labels.tolist() == list(range(12))
+    else:
+        with pytest.warns(UserWarning, match=r"counts the columns \(1, 2, 3, …\): it is taken for a header"):
+            table = read(tmp_path, text)
+    np.testing.assert_array_equal(table.matrix, X)
+
+
+@pytest.mark.parametrize("first", [range(400, 490, 10), [400.5 + place for place in range(9)], range(2000, 2009)])
+def test_a_first_line_in_equal_steps_is_a_sample_and_said(tmp_path, first):
+    with pytest.warns(UserWarning, match="goes up in equal steps .* and is read as a sample like the others"):
+        table = read(tmp_path, written([first, *X / 8]))
+    np.testing.assert_allclose(table.matrix, [list(first), *X / 8])
+
+
+def test_rows_in_equal_steps_are_samples(tmp_path):
+    rows = np.arange(27).reshape(3, 9) + 1
+    np.testing.assert_array_equal(read(tmp_path, written(rows)).matrix, rows)
+    np.testing.assert_array_equal(read(tmp_path, written(rows * 10)).matrix, rows * 10)
+
+
+def test_a_column_called_y_is_the_label_unless_there_is_an_x(tmp_path):
+    rows = np.column_stack([np.arange(12)[::-1], X])
+    table = read(tmp_path, written(rows, header=["y", *(f"p{i}" for i in range(9))]))
+    assert table.labels.tolist() == list(range(12))[::-1]
+    np.testing.assert_array_equal(table.matrix, X)
+    for others in (["x", *(f"p{i}" for i in range(8))], ["label", *(f"p{i}" for i in range(8))]):
+        table = read(tmp_path, written(rows, header=["y", *others]))
+        assert table.matrix.shape[1] == 10 - ("label" in others)
+
+
+@pytest.mark.parametrize("zero", [0xFF10, 0x660, 0x966])
+def test_digits_of_other_scripts_are_named(tmp_path, zero):
+    text = written(X[1:]) + written(X[:1]).translate({48 + digit: zero + digit for digit in range(10)})
+    with pytest.raises(InputError, match=rf"line 12 of .*: number 1 is '{chr(zero)}?.*', expected a number"):
+        read(tmp_path, text)
+
+
 def test_a_sample_that_pandas_took_for_a_header(tmp_path):
     pandas = pytest.importorskip("pandas")
     rows = X % 4  # repeated values, which pandas numbers
@@ -56,7 +100,9 @@ def test_samples_that_look_like_headers_stay_samples(tmp_path):
         np.testing.assert_array_equal(read(tmp_path, written(rows)).matrix, rows)
 
 
-@pytest.mark.parametrize("name", ["id", "Id", "index", "ImageId"])
+@pytest.mark.parametrize(
+    "name", ["id", "Id", "index", "ImageId", "customer_id", "PassengerId", "order ID", "Date", "timestamp", "x-uuid"]
+)
 def test_numbers_that_identify_rows_are_no_data(tmp_path, name):
     rows = np.column_stack([np.arange(100, 112), X])
     with pytest.warns(UserWarning, match=rf"as no data: column 1 \('{name}'\)"):
@@ -99,6 +145,21 @@ def test_a_second_column_of_labels_is_left_out_and_said(tmp_path):
 @pytest.mark.parametrize("header", [None, list("abcdefghi")])
 def test_separators(tmp_path, separator, header):
     np.testing.assert_array_equal(read(tmp_path, written(X, separator, header)).matrix, X)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+@pytest.mark.parametrize("header", [None, list("abcdefghi"), [*"abcdefghi", ""]])
+def test_a_separator_that_ends_every_line(tmp_path, separator, header, monkeypatch):
+    monkeypatch.setattr(tables, "_LINES", 5)
+    text = written([[*row, ""] for row in X], separator, header)
+    np.testing.assert_array_equal(read(tmp_path, text).matrix, X)
+    with pytest.raises(InputError, match=r"line .* has 8 columns, expected 9"):
+        read(tmp_path, text + separator.join("12345678") + separator + "\n")
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_what_excel_is_told_of_the_separator(tmp_path, separator):
+    np.testing.assert_array_equal(read(tmp_path, f"sep={separator}\n{written(X, separator, 'abcdefghi')}").matrix, X)
 
 
 @pytest.mark.parametrize("quote", ['"', "'"])

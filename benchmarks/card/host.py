@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import Case, Clock, Row
+from .idle import python_of_passes
 
 
 class Host:
@@ -24,32 +25,36 @@ class Host:
     def cases(self) -> list[Case]:
         """Return what to time, the most wanted first."""
         return [Case("launches", self.launches), Case("array operations", self.operations), Case("graph", self.graph),
-                Case("copies", self.copies), Case("streamed pass", self.streamed),
-                Case("overlap", self.overlap)]  # fmt: skip
+                Case("copies", self.copies), Case("streamed pass", self.streamed), Case("overlap", self.overlap),
+                Case("Python of a pass", python_of_passes)]  # fmt: skip
 
     def _of(self, case: str, work: Any, repeats: int = 200) -> Row:
         return {"case": case, "host_us": self.clock.host(work, repeats)}
 
+    def _kept(self, parts: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Return a small kernel and its arguments: sums of 64 rows, written to `parts`."""
+        kernel = self.ops._kernel("ROWS", "column_sums", np.dtype(np.float32), np.dtype(np.float32))
+        return kernel, (self.small, np.int64(64), np.int32(self.k), np.int32(256), np.int32(16), parts)
+
     def launches(self) -> Iterator[Row]:
         """Take a launch apart: the kernel looked up, CuPy's get_function, the launch itself."""
         ops, xp, k = self.ops, self.xp, self.k
-        f32 = np.dtype(np.float32)
-        parts, out = xp.zeros((2, 64, k)), xp.zeros((64, k))
-        kernel = ops._kernel("ROWS", "add_parts", f32, f32)
-        length, count = np.int64(64 * k), np.int32(2)
+        parts, out = xp.zeros((1, k)), xp.zeros((64, k))
+        kernel, arguments = self._kept(parts)
         module = ops._module(("ROWS",), ("-DXT=float", "-DFT=float"), xp.cuda.Device().id)
-        yield self._of("_kernel: options, module, get_function", lambda: ops._kernel("ROWS", "add_parts", f32, f32))
-        yield self._of("get_function", lambda: module.get_function("add_parts"))
-        yield self._of("launch of a kept kernel", lambda: kernel((8,), (128, 1, 1), (parts, length, count, out)))
-        yield self._of("_launch of a kept kernel", lambda: ops._launch(kernel, (8,), parts, length, count, out))
-        yield self._of("_add_parts: all of it", lambda: ops._add_parts(parts, out, 64 * k, 2))
+        f32 = np.dtype(np.float32)
+        yield self._of("_kernel: the kept kernel looked up", lambda: ops._kernel("ROWS", "column_sums", f32, f32))
+        yield self._of("get_function", lambda: module.get_function("column_sums"))
+        yield self._of("launch of a kept kernel", lambda: kernel((1,), (128, 1, 1), arguments))
+        yield self._of("_launch of a kept kernel", lambda: ops._launch(kernel, (1,), *arguments))
+        yield self._of("_finish: all of it", lambda: ops._finish(ops._Parts(parts, k, 1), out[0]))
         block, Ht, G, order = ops.cut(self.small, (0, 64)), xp.zeros((k, k), np.float32), xp.zeros((k, k)), np.arange(k)
-        stats, F = xp.zeros(ops.STATS), self.small
+        F = self.small
         yield self._of("products", lambda: ops.products(block, Ht, out=xp.empty_like(F)))
         yield self._of("add_products", lambda: ops.add_products(block, F, G))
         yield self._of("gram", lambda: ops.gram(F))
         yield self._of(
-            "sweep", lambda: ops._sweep("sweep", F, F, G, (0.0, 0.0), order, 1, 0.0, 0.0, xp.empty_like(F), stats)
+            "sweep", lambda: ops._sweep("sweep", F, F, G, (0.0, 0.0), order, 1, 0.0, 0.0, xp.empty_like(F))
         )  # fmt: skip
 
     def operations(self) -> Iterator[Row]:
@@ -76,16 +81,14 @@ class Host:
 
     def graph(self) -> Iterator[Row]:
         """Replay a graph of eight small kernels beside eight launches."""
-        xp, ops = self.xp, self.ops
-        f32, parts, out = np.dtype(np.float32), xp.zeros((2, 64, 15)), xp.zeros((64, 15))
-        kernel = ops._kernel("ROWS", "add_parts", f32, f32)
-        arguments = (parts, np.int64(64 * 15), np.int32(2), out)
+        xp, out = self.xp, self.xp.zeros((1, self.k))
+        kernel, arguments = self._kept(out)
         stream = xp.cuda.Stream(non_blocking=True)
         xp.cuda.runtime.deviceSynchronize()  # the arrays were made on another stream
 
         def eight() -> None:
             for _ in range(8):
-                kernel((8,), (128, 1, 1), arguments)
+                kernel((1,), (128, 1, 1), arguments)
 
         with stream:
             eight()

@@ -152,22 +152,28 @@ class Kernels:
         for sweeps in (1, 4):
             yield self.timed(
                 f"sweep of W, {sweeps}", lambda s=sweeps: ops._sweep(
-                    "sweep", F, C, G, (0.0, 0.0), order, s, 0.0, 0.0, out, stats), bytes=3 * rows,
+                    "sweep", F, C, G, (0.0, 0.0), order, s, 0.0, 0.0, out), bytes=3 * rows,
                 flops=2.0 * sweeps * n * k * k, **facts,
             )  # fmt: skip
         yield self.timed(
             "sweep of H, 8", lambda: ops._sweep(
-                "sweep_given", Ht, C64, G, (0.0, 0.0), order, 8, 0.0, 0.0, outH, stats),
+                "sweep_given", Ht, C64, G, (0.0, 0.0), order, 8, 0.0, 0.0, outH),
             bytes=16 * k * m, flops=16.0 * m * k * k, **facts,
         )  # fmt: skip
-        yield self.timed("gram of W", lambda: ops._add_gram(F, F, FtF), bytes=rows, flops=2.0 * n * k * k, **facts)
-        yield self.timed(
-            "gram of H", lambda: ops._add_gram(Ht, Ht, FtF), bytes=4 * k * m, flops=2.0 * m * k * k, **facts
-        )
+        yield self.timed("gram of W", lambda: ops.gram(F), bytes=rows, flops=2.0 * n * k * k, **facts)
+        yield self.timed("gram of H", lambda: ops.gram(Ht), bytes=4 * k * m, flops=2.0 * m * k * k, **facts)
         parts, XtF = xp.zeros((41, m, k)), xp.zeros((m, k))
         yield self.timed(
-            "add_parts, 41", lambda: ops._add_parts(parts, XtF, m * k, 41), bytes=parts.nbytes, flops=0, **facts
-        )
+            "finish, 41 parts", lambda: ops._finish(ops._Parts(parts, m * k, 41), XtF), bytes=parts.nbytes, flops=0,
+            **facts,
+        )  # fmt: skip
+        weighed = ops.Weighed(C64, G, G)
+        yield self.timed(
+            "step ahead, 8 sweeps", lambda: ops.step_ahead(
+                Ht, Ht, 0.5, 0.5, weighed, weighed, 0.0, 0.0, order, 8, 0.0, 0),
+            bytes=60 * k * m, flops=24.0 * m * k * k, **facts,
+        )  # fmt: skip
+        yield self.timed("column sums", lambda: ops.column_sums(F), bytes=rows, flops=0, **facts)
         yield self.timed(
             "column sums by CuPy", lambda: F.sum(axis=0, dtype=np.float64), bytes=rows, flops=0, **facts
         )  # fmt: skip

@@ -24,11 +24,14 @@ NAMES = (
     "startup",
     "notebook",
     "search",
+    "search_quality",
     "serve",
     "calls",
     "online",
+    "restarts",
     "missing",
     "quality",
+    "rank",
     "curves",
 )
 

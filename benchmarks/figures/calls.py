@@ -213,29 +213,20 @@ def _repeat(
 
 def _timed(contender: Contender, task: Task) -> Run:
     """Make the call and time fit and transform apart."""
-    last = [0.0]
-    more = {}
-    if contender.name != REFERENCE:
-
-        def callback(report: Any) -> None:
-            last[0] = time.perf_counter()
-
-        more["callback"] = callback
     X = task.problem.X
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
         start = time.perf_counter()
-        model = contender.estimator(task, **more)
+        model = contender.estimator(task)
         W = model.fit_transform(X)
         middle = time.perf_counter()
         codes = model.transform(X)
         end = time.perf_counter()
     history = None
-    if more and last[0] and len(model.history_["seconds"]):
-        # the history's clock starts with the loop, ours with the call: they meet at the last pass
-        seconds = model.history_["seconds"]
-        history = (last[0] - start - seconds[-1] + seconds, model.history_["loss"])
+    if contender.name != REFERENCE:
+        kept = model.history_["accepted"]
+        history = (model.history_["seconds"][kept], model.history_["loss"][kept])
     result = Result(W, model.components_, model.n_iter_, codes)
     return Run(middle - start, end - middle, result, history)
 

@@ -21,8 +21,9 @@ ABOUT = (
     "Final relative errors ‖X − WH‖/‖X‖, measured in float64. *default call*: nmfcore's `hals` with its own `tol` and "
     "`max_iter` from five seeds (`--quick`: one), over the error of one float64 run of up to 3,000 passes at `tol=0`; "
     "both it and the end of scikit-learn's `cd` from nndsvd, which the same limits hold for, are kept in `ends.json`. "
-    "*no flaw*: no component is dead, every `stop_reason_` is true, no loss in `history_` rises by more than 1e-6 of "
-    "itself, float32 ends within 1.001 × of float64. uint8 stays uint8 and is computed in float32 or float64. "
+    "*no flaw*: no component is dead, every `stop_reason_` is true, no accepted loss in `history_` rises by more "
+    "than 1e-6 of itself, float32 ends within 1.001 × of float64. uint8 stays uint8 and is computed in float32 or "
+    "float64. "
     "*final error* (`--full` measures it): `hals` and `cd` over scikit-learn's (`cd`), all `tol=0, max_iter=1000` in "
     "float64 from the same random starts; scikit-learn's are kept in `reference.json`, and a start "
     "is compared only where its hash and that of X agree. *median* and *worst* are over the starts. "
@@ -113,7 +114,7 @@ def _default_calls(
 ) -> None:
     """Fill the row with the ratios of final errors, seed by seed, and with what else is wrong."""
     facts: dict[str, list[Any]] = {
-        name: [] for name in ("errors", "n_iter", "seconds", "reasons", "untrue", "dead", "rises")
+        name: [] for name in ("errors", "n_iter", "seconds", "reasons", "limited", "untrue", "dead", "rises")
     }
     for seed in range(1 if context.smoke or context.quick else SEEDS):
         watch = evaluate.Watch()
@@ -132,9 +133,10 @@ def _default_calls(
         facts["errors"].append(evaluate.loss(X, W, H))
         facts["n_iter"].append(int(model.n_iter_))
         facts["reasons"].append(model.stop_reason_)
+        facts["limited"].append(not model.converged_ and model.n_iter_ == model.max_iter)
         facts["untrue"].append(evaluate.untrue(model, task.problem.X, W, watch))
         facts["dead"].append(evaluate.dead_components(W, H))
-        facts["rises"].append(evaluate.largest_rise(model.history_["loss"]))
+        facts["rises"].append(evaluate.largest_rise(evaluate.accepted_losses(model)))
     ratios = [error / ends["long run"] for error in facts["errors"]]
     row.update(status="ok", **facts, **summary(ratios), ends=ends)
     row.update(_judged(row, finer))
@@ -161,7 +163,7 @@ def _judged(row: Row, finer: list[float]) -> Row:
         f"{median(row['n_iter']):g} it. in {median(row['seconds']):.3g} s",
     ]
     facts: Row = {"of_scikit_learn": beside, "flaws": flaws}
-    limited = sum(reason.startswith("max_iter") for reason in row["reasons"])
+    limited = sum(row["limited"])
     if limited:
         note.append(f"{limited} of {fits} ended by max_iter")
     if finer:

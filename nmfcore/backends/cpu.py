@@ -24,23 +24,29 @@ from .operations import (
     TOTAL,
     UNSETTLED,
     VIOLATION,
+    Ahead,
     Beginning,
+    Weighed,
     largest,
     merge_worst,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._typing import Matrix
 
 __all__ = [
-    "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "add_gram", "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kernels",
-    "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products",
-    "read", "scale", "scan", "squares", "stored_as_is", "sweep", "tile_height", "to_numpy", "topk_kernels",
-    "worst_rows", "xp",
+    "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
+    "Weighed",
+    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
+    "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers",
+    "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",
+    "tile_height", "to_numpy", "topk_kernels", "worst_rows", "xp",
 ]  # fmt: skip
 
 xp = np
+QUEUES = False  # an operation is over when its function returns
 
 
 @functools.cache
@@ -84,9 +90,32 @@ def read(*arrays: Array | np.generic) -> list[Any]:
     return [array.tolist() for array in arrays]
 
 
+def send(*arrays: Array | np.generic) -> Callable[[], list[Any]]:
+    """Return a function that returns the numbers that arrays hold now, as `read` does."""
+    numbers = read(*arrays)
+    return lambda: numbers
+
+
 def inner(A: Array, B: Array) -> np.float64:
     """Return ⟨A, B⟩ in float64, 0-d. BLAS is not used: the bits would depend on the number of its threads."""
     return np.einsum("ij,ij->", A, B, dtype=np.float64)
+
+
+def changes(WtD: Array, G: Array) -> tuple[np.float64, np.float64]:
+    """Return ⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩ for WtD = [WᵀD; DᵀD]."""
+    k = len(G)
+    DtD = WtD[k:]
+    return inner(WtD[:k] - 0.5 * DtD, G), inner(DtD, G)
+
+
+def column_sums(F: Array) -> Array:
+    """Return Σ_i F[i, :] in float64."""
+    return F.sum(axis=0, dtype=np.float64)
+
+
+def kept(sums: Array) -> Array:
+    """Return a copy of sums of a pass, whose memory the next pass uses."""
+    return sums.copy()
 
 
 def stored_as_is(dtype: np.dtype) -> bool:
@@ -249,6 +278,22 @@ def sweep(
     none = _constants(F.dtype)[0]
     block = _without_columns(len(F))
     kernels().frobenius_pass(block, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats)
+
+
+def step_ahead(
+    Ht: Array, before: Array, weight: float, beta: float, sums: Weighed, earlier: Weighed, l1: float, l2: float,
+    order: Array, sweeps: int, delta: float, conjugate: int,
+) -> Ahead:  # fmt: skip
+    """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
+    assert sums.DtD is not None
+    XtZ = (1 + beta) * sums.XtW
+    XtZ -= beta * earlier.XtW
+    ZtZ = (1 + beta) * sums.WtW - beta * earlier.WtW + beta * (1 + beta) * sums.DtD
+    step, stats, FtF = np.empty(Ht.shape, Ht.dtype), np.zeros(STATS), np.zeros(ZtZ.shape)
+    sweep(Ht, ZtZ, XtZ, l1, l2, order, step, FtF, stats, sweeps, delta, conjugate)
+    made = np.maximum(step + Ht.dtype.type(weight) * (step - before), 0)
+    change = made - Ht
+    return Ahead(step, made, gram(made), stats, (inner(sums.XtW, change), inner(gram(made + Ht, change), sums.WtW)))
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:

@@ -39,6 +39,11 @@ def cupy() -> ModuleType:
     return importlib.import_module("cupy")
 
 
+def current() -> int:
+    """Return the number of the current device."""
+    return int(cupy().cuda.runtime.getDevice())
+
+
 def empty_pinned(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     """Return an uninitialised host array in pinned memory: copies from it run while the device computes."""
     return importlib.import_module("cupyx").empty_pinned(shape, dtype)

@@ -79,19 +79,18 @@ __device__ __forceinline__ double sum_block(double value, double* room) {
 // ---- sums that come in parts ------------------------------------------------------------------------------------------
 
 #ifdef FAMILY_ROWS
-// out[i] += Σ_s parts[s·length + i], in the order of s.
-extern "C" __global__ void __launch_bounds__(THREADS) add_parts(const double* parts, i64 length, int count, double* out) {
-  i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
-  if (i >= length) return;
+// Σ_s parts[s·length + i], in the order of s.
+__device__ __forceinline__ double added(const double* parts, i64 length, int count, i64 i) {
   double total = 0.0;
   for (int s = 0; s < count; ++s) total += parts[s * length + i];
-  out[i] += total;
+  return total;
 }
 
-// The same for stats of `length` numbers per part, of which SWEEPS is a maximum; a block for each number.
-extern "C" __global__ void __launch_bounds__(THREADS) add_stats(const double* parts, int length, int count, double* out) {
+// Number i of `stats` from its parts, `length` numbers each, of which SWEEPS is a maximum; those from `wide` on belong to
+// `columns`. A block for each number.
+__device__ __forceinline__ void add_stats(const double* parts, int length, int wide, int count, int i, double* stats,
+                                          double* columns) {
   __shared__ double room[THREADS / 32];
-  const int i = blockIdx.x;
   double total = 0.0, most = 0.0;
   for (int s = threadIdx.x; s < count; s += THREADS) {
     double part = parts[(i64)s * length + i];
@@ -106,7 +105,99 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_stats(const double* pa
   __syncthreads();
   if (threadIdx.x) return;
   for (int w = 0; w < THREADS / 32; ++w) most = larger(most, room[w]);
-  out[i] = i == SWEEPS ? larger(out[i], most) : out[i] + total;
+  double* to = i < wide ? stats + i : columns + (i - wide);
+  *to = i == SWEEPS ? larger(*to, most) : *to + total;
+}
+
+// All sums of a pass from their parts. The first `blocks` blocks add XtF (`length` numbers in `count` parts), then FtF
+// (small numbers) and FtD (twice as many), in that order in `of_grams`, if they are not null; a block for each number of
+// stats follows.
+extern "C" __global__ void __launch_bounds__(THREADS)
+finish(int blocks, const double* parts, i64 length, int count, double* XtF, const double* of_grams, i64 small, int few,
+       double* FtF, double* FtD, const double* of_stats, int statistics, int wide, int pieces, double* stats,
+       double* columns) {
+  if (blockIdx.x >= blocks) {  // the same for the whole block
+    add_stats(of_stats, statistics, wide, pieces, blockIdx.x - blocks, stats, columns);
+    return;
+  }
+  const i64 grams = (FtF ? small : 0) + (FtD ? 2 * small : 0);
+  i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (i < length) {
+    XtF[i] += added(parts, length, count, i);
+    return;
+  }
+  i -= length;
+  if (i >= grams) return;
+  const double sum = added(of_grams, grams, few, i);
+  if (FtF && i < small)
+    FtF[i] += sum;
+  else
+    FtD[FtF ? i - small : i] += sum;
+}
+
+// What the host reads of a pass, in one row. Slot s of `count` has size_s numbers: A_s[i·step_s], or, where B_s is not
+// null, one: Σ (A_s − ½·half_s)·B_s. A block for each slot.
+#define TAKE(s)     \
+  case s:           \
+    A = A##s;       \
+    half = half##s; \
+    B = B##s;       \
+    size = size##s; \
+    step = step##s; \
+    break
+#define PLACE(s) \
+  if (blockIdx.x > s) at += B##s ? 1 : size##s
+extern "C" __global__ void __launch_bounds__(THREADS)
+collect(const double* A0, const double* half0, const double* B0, i64 size0, i64 step0,
+        const double* A1, const double* half1, const double* B1, i64 size1, i64 step1,
+        const double* A2, const double* half2, const double* B2, i64 size2, i64 step2,
+        const double* A3, const double* half3, const double* B3, i64 size3, i64 step3,
+        const double* A4, const double* half4, const double* B4, i64 size4, i64 step4,
+        const double* A5, const double* half5, const double* B5, i64 size5, i64 step5,
+        const double* A6, const double* half6, const double* B6, i64 size6, i64 step6,
+        const double* A7, const double* half7, const double* B7, i64 size7, i64 step7,
+        double* row) {
+  __shared__ double room[THREADS / 32];
+  const double *A = 0, *half = 0, *B = 0;
+  i64 size = 0, step = 1, at = 0;
+  switch (blockIdx.x) {
+    TAKE(0);
+    TAKE(1);
+    TAKE(2);
+    TAKE(3);
+    TAKE(4);
+    TAKE(5);
+    TAKE(6);
+    TAKE(7);
+  }
+  PLACE(0);
+  PLACE(1);
+  PLACE(2);
+  PLACE(3);
+  PLACE(4);
+  PLACE(5);
+  PLACE(6);
+  if (!B) {
+    for (i64 i = threadIdx.x; i < size; i += THREADS) row[at + i] = A[i * step];
+    return;
+  }
+  double total = 0.0;
+  for (i64 i = threadIdx.x; i < size; i += THREADS) total += (half ? A[i] - 0.5 * half[i] : A[i]) * B[i];
+  total = sum_block(total, room);
+  if (threadIdx.x == 0) row[at] = total;
+}
+
+// XtZ = XtW + β(XtW − XtW of before), and of the Gram matrices ZtZ = (1 + β)WtW − β·(WtW of before) + β(1 + β)·DtD.
+extern "C" __global__ void __launch_bounds__(THREADS)
+mixed(const double* XtW, const double* XtW_before, i64 length, const double* WtW, const double* WtW_before,
+      const double* DtD, int small, double beta, double* XtZ, double* ZtZ) {
+  i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (i < length) {
+    XtZ[i] = (1.0 + beta) * XtW[i] - beta * XtW_before[i];
+    return;
+  }
+  i -= length;
+  if (i < small) ZtZ[i] = (1.0 + beta) * WtW[i] - beta * WtW_before[i] + beta * (1.0 + beta) * DtD[i];
 }
 
 // parts[block] = [min, number of non-finite values, Σx, Σx²] of some rows of X.
@@ -144,42 +235,36 @@ extern "C" __global__ void __launch_bounds__(THREADS) opening(const XT* X, i64 l
   }
 }
 
-// B = F·scale, out = max(0, B + momentum·(B − before·scale of it)); scale: k numbers for F, k for before.
-extern "C" __global__ void __launch_bounds__(THREADS)
-extrapolate(const FT* F, const FT* before, const FT* scale, FT momentum, i64 n, int k, FT* B, FT* out) {
-  i64 at = (i64)blockIdx.x * THREADS + threadIdx.x;
-  if (at >= n * k) return;
-  int t = (int)(at % k);
-  FT b = F[at] * scale[t];
-  B[at] = b;
-  // with no momentum the buffer of what was before may never have been written
-  out[at] = momentum == 0 ? b : larger(b + momentum * (b - before[at] * scale[k + t]), (FT)0);
-}
-
 // One multiplicative step: out = F ⊙ (N / (D + l1 + l2·F))^γ, at least `floor` or zero, and the parts of the residual.
-// N and D in type T; D of `rows_D` rows: n, or 1 for all. With hess (β = 2) as multiply_rows in cpu_kernels.py says:
-// parts[KKT] = Σ hess s²; without: parts[VIOLATION] = Σ|f·∇|, parts[KKT] = Σ f·N, and by column Σ f and Σ max(0, −∇)
-// over f = 0. A block has `chunk` rows; its threads lie `across` side by side in a row.
-template <class T>
-__device__ __forceinline__ void multiply_rows(const FT* F, const T* N, const T* D, i64 rows_D, const double* hess, i64 n,
+// N and D in type T; D of `rows_D` rows: n, 1 for all, or 0: then it is F·G, formed here. With G (β = 2), whose diagonal
+// plus l2 is hess, as multiply_rows in cpu_kernels.py says: parts[KKT] = Σ hess s², and where N is GIVEN parts[CROSS] =
+// Σ N·out; without: parts[VIOLATION] = Σ|f·∇|, parts[KKT] = Σ f·N, and by column Σ f, Σ max(0, −∇) over f = 0, and Σ out.
+// A block has `chunk` rows; its threads lie `across` side by side in a row.
+template <class T, bool GIVEN>
+__device__ __forceinline__ void multiply_rows(const FT* F, const T* N, const T* D, i64 rows_D, const double* G, i64 n,
                                               int k, FT l1, FT l2, double gamma, FT floor, int chunk, int across, FT* out,
                                               double* parts) {
   DYNAMIC_SHARED(double, room);  // THREADS numbers
   int lane = threadIdx.x % across, down = threadIdx.x / across, strip = THREADS / across;
   i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
-  double* to = parts + (i64)blockIdx.x * (STATS + 2 * k);
-  double residual = 0.0, scale = 0.0, total = 0.0;
+  double* to = parts + (i64)blockIdx.x * (STATS + (G ? 0 : 3 * k));
+  double residual = 0.0, scale = 0.0, total = 0.0, cross = 0.0;
   for (int t0 = 0; t0 < k; t0 += across) {
     int t = t0 + lane;
-    double sum_f = 0.0, pull = 0.0;
-    if (t < k)
+    double sum_f = 0.0, pull = 0.0, sum_made = 0.0;
+    if (t < k) {
+      const double h = G ? G[(i64)t * k + t] + (double)l2 : 0.0;
       for (i64 i = first + down; i < last; i += strip) {
         FT f = F[i * k + t];
-        T numerator = N[i * k + t];
-        T denominator = D[(rows_D == 1 ? 0 : i) * k + t] + (T)l1 + (T)l2 * (T)f;
+        T numerator = N[i * k + t], below = 0;
+        if (rows_D) {
+          below = D[(rows_D == 1 ? 0 : i) * k + t];
+        } else {
+          for (int u = 0; u < k; ++u) below += (T)F[i * k + u] * (T)G[(i64)u * k + t];
+        }
+        T denominator = below + (T)l1 + (T)l2 * (T)f;
         double gradient = (double)denominator - (double)numerator;
-        if (hess) {
-          double h = hess[t];
+        if (G) {
           if (h > 0.0) {
             double step = larger((double)f - gradient / h, 0.0) - (double)f;
             scale += h * step * step;
@@ -199,12 +284,15 @@ __device__ __forceinline__ void multiply_rows(const FT* F, const T* N, const T* 
         FT made = f * ratio;
         made = made < floor ? (FT)0 : made;
         out[i * k + t] = made;
-        total += (double)made;
+        sum_made += (double)made;
+        if (GIVEN && G) cross += (double)numerator * (double)made;
       }
-    if (!hess) {  // the same for every thread
-      for (int what = 0; what < 2; ++what) {
+    }
+    total += sum_made;
+    if (!G) {  // the same for every thread
+      for (int what = 0; what < 3; ++what) {
         __syncthreads();
-        room[threadIdx.x] = what ? pull : sum_f;
+        room[threadIdx.x] = what == 0 ? sum_f : what == 1 ? pull : sum_made;
         __syncthreads();
         if (down == 0 && t < k) {
           double sum = 0.0;
@@ -212,32 +300,54 @@ __device__ __forceinline__ void multiply_rows(const FT* F, const T* N, const T* 
           to[STATS + what * k + t] = sum;
         }
       }
-    } else if (down == 0 && t < k) {
-      to[STATS + t] = to[STATS + k + t] = 0.0;
     }
   }
   __syncthreads();
   residual = sum_block(residual, room);
   scale = sum_block(scale, room);
   total = sum_block(total, room);
+  if (GIVEN) cross = sum_block(cross, room);
   if (threadIdx.x == 0) {
     for (int i = 0; i < STATS; ++i) to[i] = 0.0;
     to[VIOLATION] = residual;
     to[KKT] = scale;
     to[TOTAL] = total;
+    to[CROSS] = cross;
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-multiply(const FT* F, const FT* N, const FT* D, i64 rows_D, const double* hess, i64 n, int k, FT l1, FT l2, double gamma,
+multiply(const FT* F, const FT* N, const FT* D, i64 rows_D, const double* G, i64 n, int k, FT l1, FT l2, double gamma,
          FT floor, int chunk, int across, FT* out, double* parts) {
-  multiply_rows<FT>(F, N, D, rows_D, hess, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
+  multiply_rows<FT, false>(F, N, D, rows_D, G, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-multiply_given(const FT* F, const double* N, const double* D, i64 rows_D, const double* hess, i64 n, int k, FT l1, FT l2,
+multiply_given(const FT* F, const double* N, const double* D, i64 rows_D, const double* G, i64 n, int k, FT l1, FT l2,
                double gamma, FT floor, int chunk, int across, FT* out, double* parts) {
-  multiply_rows<double>(F, N, D, rows_D, hess, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
+  multiply_rows<double, true>(F, N, D, rows_D, G, n, k, l1, l2, gamma, floor, chunk, across, out, parts);
+}
+
+// parts[block] = Σ over `chunk` rows of F, by column.
+extern "C" __global__ void __launch_bounds__(THREADS)
+column_sums(const FT* F, i64 n, int k, int chunk, int across, double* parts) {
+  __shared__ double room[THREADS];
+  int lane = threadIdx.x % across, down = threadIdx.x / across, strip = THREADS / across;
+  i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
+  for (int t0 = 0; t0 < k; t0 += across) {
+    int t = t0 + lane;
+    double sum = 0.0;
+    if (t < k)
+      for (i64 i = first + down; i < last; i += strip) sum += (double)F[i * k + t];
+    __syncthreads();
+    room[threadIdx.x] = sum;
+    __syncthreads();
+    if (down == 0 && t < k) {
+      const i64 block = blockIdx.x;
+      for (int s = 1; s < strip; ++s) sum += room[s * across + lane];
+      parts[block * k + t] = sum;
+    }
+  }
 }
 #endif  // FAMILY_ROWS
 
@@ -312,15 +422,38 @@ products(const XT* X, i64 ld, const FT* Ht, i64 n, i64 m, int k, FT* out) {
   }
 }
 
-// parts[s, j, t] = Σ over the rows of chunk s of X[r, j]·F[r, t].  grid: columns of X, columns of F, chunks.
-extern "C" __global__ void __launch_bounds__(THREADS, KT <= 16 && sizeof(FT) == 4 ? 4 : 2)
-add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, double* parts) {
-  __shared__ __align__(16) FT tile[DEPTH][COLUMNS];
-  __shared__ __align__(16) FT side[DEPTH][KT];
+// A number of X, or of a factor, in the compute type.
+template <class S>
+struct Reading {
+#ifdef X_HALF
+  static __device__ __forceinline__ FT number(S x) { return widen(x); }
+#else
+  static __device__ __forceinline__ FT number(S x) { return (FT)x; }
+#endif
+};
+#ifdef X_HALF
+template <>
+struct Reading<FT> {
+  static __device__ __forceinline__ FT number(FT x) { return x; }
+};
+#endif
+
+// Whether X is stored in the compute type.
+template <class S>
+struct Alike {
+  static constexpr bool yes = false;
+};
+template <>
+struct Alike<FT> {
+  static constexpr bool yes = true;
+};
+
+// to[j, t] = Σ over rows first … last of X[r, j]·F[r, t], for columns j0 … of X (of m) and t0 … of F (of k).
+template <class S>
+__device__ __forceinline__ void add_tiles(const S* X, i64 ld, const FT* F, i64 first, i64 last, i64 j0, i64 m, int t0, int k,
+                                          FT (*tile)[COLUMNS], FT (*side)[KT], double* to) {
   const int tid = threadIdx.x, column = tid % COLUMNS, part = tid / COLUMNS;
-  const i64 j0 = (i64)blockIdx.x * COLUMNS, j = j0 + column;
-  const int t0 = blockIdx.y * KT;
-  const i64 first = (i64)blockIdx.z * chunk, last = first + chunk < n ? first + chunk : n;
+  const i64 j = j0 + column;
   constexpr int EACH = THREADS / COLUMNS, LOADS = DEPTH / EACH;
   FT ahead[LOADS], sum[MINE];
   double aside[MINE];
@@ -332,7 +465,7 @@ add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, d
 #pragma unroll
   for (int i = 0; i < LOADS; ++i) {
     i64 r = first + part + i * EACH;
-    ahead[i] = r < last && j < m ? widen(X[r * ld + j]) : (FT)0;
+    ahead[i] = r < last && j < m ? Reading<S>::number(X[r * ld + j]) : (FT)0;
   }
   int tiles = 0;
   for (i64 i0 = first; i0 < last; i0 += DEPTH) {
@@ -348,7 +481,7 @@ add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, d
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) {
         i64 r = i0 + DEPTH + part + i * EACH;
-        ahead[i] = r < last && j < m ? widen(X[r * ld + j]) : (FT)0;
+        ahead[i] = r < last && j < m ? Reading<S>::number(X[r * ld + j]) : (FT)0;
       }
     }
 #pragma unroll 8
@@ -371,9 +504,35 @@ add_products(const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, d
 #pragma unroll
     for (int q = 0; q < MINE; ++q) {
       int t = t0 + part * MINE + q;
-      if (t < k) parts[((i64)blockIdx.z * m + j) * k + t] = aside[q] + (double)sum[q];
+      if (t < k) to[j * k + t] = aside[q] + (double)sum[q];
     }
   }
+}
+
+// parts[s, j, t] = Σ over the rows of chunk s of X[r, j]·F[r, t]; and beside them, from tile `tiles` of columns on, the
+// same of up to three pairs of factors (n × k): grams[s, g, u, t] = Σ left_g[r, u]·right_g[r, t].
+// grid: columns of X and then of each left factor, columns of F, chunks.
+extern "C" __global__ void __launch_bounds__(THREADS, KT <= 16 && sizeof(FT) == 4 ? 4 : 2)
+add_products(int tiles, const XT* X, i64 ld, const FT* F, i64 n, i64 m, int k, i64 chunk, double* parts, int pairs,
+             const FT* left0, const FT* right0, const FT* left1, const FT* right1, const FT* left2, const FT* right2,
+             double* grams) {
+  __shared__ __align__(16) FT tile[DEPTH][COLUMNS];
+  __shared__ __align__(16) FT side[DEPTH][KT];
+  const i64 first = (i64)blockIdx.z * chunk, last = first + chunk < n ? first + chunk : n;
+  const int t0 = blockIdx.y * KT;
+  const bool of_X = blockIdx.x < tiles;
+  const int high = (k + COLUMNS - 1) / COLUMNS, beside = of_X ? 0 : blockIdx.x - tiles, pair = beside / high;
+  const FT* left = pair == 0 ? left0 : pair == 1 ? left1 : left2;
+  const FT* right = of_X ? F : pair == 0 ? right0 : pair == 1 ? right1 : right2;
+  const i64 j0 = (i64)(of_X ? blockIdx.x : beside % high) * COLUMNS, wide = of_X ? m : (i64)k;
+  double* to = of_X ? parts + (i64)blockIdx.z * m * k : grams + ((i64)blockIdx.z * pairs + pair) * k * k;
+  if (Alike<XT>::yes)  // one copy of the code: two of the widest need more registers than there are
+    add_tiles<FT>(of_X ? reinterpret_cast<const FT*>(X) : left, of_X ? ld : (i64)k, right, first, last, j0, wide, t0, k, tile,
+                  side, to);
+  else if (of_X)
+    add_tiles<XT>(X, ld, right, first, last, j0, wide, t0, k, tile, side, to);
+  else if (KT < 64 || sizeof(FT) < 8)
+    add_tiles<FT>(left, k, right, first, last, j0, wide, t0, k, tile, side, to);
 }
 #endif  // FAMILY_PRODUCTS
 
@@ -410,10 +569,23 @@ __device__ __forceinline__ FT coordinate_step(FT gradient, FT w, FT hess, FT inv
   return made;
 }
 
-// With CROSSED, parts[CROSS] is ⟨C, out⟩; else 0.
-template <class T, bool CROSSED>
-__device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double* G, const int* order, i64 n, int k, FT l1,
-                                           FT l2, int sweeps, double tol, FT delta, FT* out, double* parts,
+// Number t of row `row` of the point that a sweep begins at: max(0, B + momentum·(B − before·scale of it)), B = F·scale.
+// scale: k numbers for F, k for before; null for ones. With no momentum `before` is not read: it may never have been
+// written.
+__device__ __forceinline__ FT scaled(const FT* F, const FT* scale, i64 at, int t) { return scale ? F[at] * scale[t] : F[at]; }
+
+__device__ __forceinline__ FT beginning(const FT* F, const FT* before, const FT* scale, FT momentum, i64 at, int t, int k) {
+  const FT b = scaled(F, scale, at, t);
+  return momentum == 0 ? b : larger(b + momentum * (b - scaled(before, scale ? scale + k : scale, at, t)), (FT)0);
+}
+
+// GIVEN is the step of the small factor: parts[CROSS] = ⟨C, out⟩; and with `beyond`, for P = max(0, out + momentum·(out −
+// before)), beyond = [P, P + F, P − F] and parts[SQUARE] = ⟨A, P − F⟩. Else the sweeps begin where `beginning` says, and
+// with `beyond` D = out − F·scale is written there, and parts[CROSS] = ⟨C − l1, D⟩.
+template <class T, bool GIVEN>
+__device__ __forceinline__ void sweep_rows(const FT* F, const FT* before, const FT* scale, FT momentum, const T* C,
+                                           const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps,
+                                           double tol, FT delta, FT* out, FT* beyond, const double* A, double* parts,
                                            const FT* arranged) {
   DYNAMIC_SHARED(double, shared);
   __shared__ double room[THREADS / 32];
@@ -441,8 +613,9 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   for (int i = 0; i < KL; ++i) {
     int p = i * L + lane;
     bool there = live && p < k;
-    w[i] = there ? F[row * k + place[p]] : (FT)0;
-    c[i] = there ? (FT)C[row * k + place[p]] : (FT)0;
+    const i64 at = row * k + place[p];
+    w[i] = !there ? (FT)0 : GIVEN ? F[at] : beginning(F, before, scale, momentum, at, place[p], k);
+    c[i] = there ? (FT)C[at] : (FT)0;
   }
   double violation = 0.0, kkt = 0.0, first = 0.0;
   FT limit = 0;
@@ -515,14 +688,28 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
     moving = moving && (delta > 0 ? moved > limit : !(now <= tol * first));
     if (!__any_sync(EVERY_LANE, moving)) break;
   }
-  double total = 0.0, cross = 0.0;
+  double total = 0.0, cross = 0.0, square = 0.0;
 #pragma unroll
   for (int i = 0; i < KL; ++i) {
     int p = i * L + lane;
     if (live && p < k) {
-      out[row * k + place[p]] = w[i];
+      const i64 at = row * k + place[p];
+      out[at] = w[i];
       total += (double)w[i];
-      if (CROSSED) cross += (double)C[row * k + place[p]] * (double)w[i];  // not c[i]: the loss needs C unrounded
+      if (GIVEN) {
+        cross += (double)C[at] * (double)w[i];  // not c[i]: the loss needs C unrounded
+        if (beyond) {
+          const FT f = F[at], made = momentum == 0 ? w[i] : larger(w[i] + momentum * (w[i] - before[at]), (FT)0);
+          beyond[at] = made;
+          beyond[n * k + at] = made + f;
+          beyond[2 * (n * k) + at] = made - f;
+          square += A[at] * (double)(made - f);
+        }
+      } else if (beyond) {
+        const FT D = w[i] - scaled(F, scale, at, place[p]);
+        beyond[at] = D;
+        cross += ((double)C[at] - (double)l1) * (double)D;
+      }
     }
   }
   double* to = parts + (i64)blockIdx.x * STATS;
@@ -540,22 +727,26 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const T* C, const double
   sums[SWEEPS] = most;
   sums[UNSETTLED] = sum_block(leader && moving ? 1.0 : 0.0, room);
   sums[TOTAL] = sum_block(total, room);
-  sums[CROSS] = CROSSED ? sum_block(cross, room) : 0.0;
-  sums[SQUARE] = 0.0;
+  sums[CROSS] = sum_block(cross, room);
+  sums[SQUARE] = GIVEN ? sum_block(square, room) : 0.0;
   if (threadIdx.x == 0)
     for (int i = 0; i < STATS; ++i) to[i] = sums[i];
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
-sweep(const FT* F, const FT* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta,
-      FT* out, double* parts, const FT* arranged) {
-  sweep_rows<FT, false>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, parts, arranged);
+sweep(const FT* F, const FT* before, const FT* scale, FT momentum, const FT* C, const double* G, const int* order, i64 n, int k,
+      FT l1, FT l2, int sweeps, double tol, FT delta, FT* out, FT* beyond, const double* A, double* parts,
+      const FT* arranged) {
+  sweep_rows<FT, false>(F, before, scale, momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A, parts,
+                        arranged);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
-sweep_given(const FT* F, const double* C, const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol,
-            FT delta, FT* out, double* parts, const FT* arranged) {
-  sweep_rows<double, true>(F, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, parts, arranged);
+sweep_given(const FT* F, const FT* before, const FT* scale, FT momentum, const double* C, const double* G, const int* order,
+            i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta, FT* out, FT* beyond, const double* A,
+            double* parts, const FT* arranged) {
+  sweep_rows<double, true>(F, before, scale, momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A,
+                           parts, arranged);
 }
 #endif  // FAMILY_SWEEP
 
@@ -633,7 +824,8 @@ __device__ __forceinline__ void form_tile(const FT* F, const FT* Ht, i64 i0, i64
 }
 
 // N[r, :] = Σ_j x·s^(β−2)·Ht[j, :], D[r, :] = Σ_j s^(β−1)·Ht[j, :] (β ≠ 1), for the rows of a block; with `losses`
-// D_β of each row at the incoming pair. update = 0: the losses only.  grid: rows, columns of the result.
+// D_β of each row at the incoming pair. For β = 1 D is of one row, Σ_j Ht[j, :]. update = 0: the losses only.
+// grid: rows, columns of the result.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, int update, FT* N, FT* D,
           double* losses) {
@@ -654,6 +846,8 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
 #pragma unroll
   for (int i = 0; i < OWN; ++i) loss[i] = 0.0;
   int tiles = 0;
+  const bool summing = update && beta == 1 && blockIdx.x == 0 && tid < KT;
+  double sum_H = 0.0;
   for (i64 j0 = 0; j0 < m; j0 += WIDTH) {
     form_tile(F, Ht, i0, j0, n, m, k, of_F, of_H, s);
     for (int at = tid; at < WIDTH * KT; at += THREADS) {
@@ -674,6 +868,8 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
       powers[r][column] = below;
     }
     __syncthreads();
+    if (summing)
+      for (int j = 0; j < WIDTH; ++j) sum_H += (double)side[j][tid];
     if (update) {
 #pragma unroll 4
       for (int j = 0; j < WIDTH; ++j) {
@@ -697,6 +893,7 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
     }
     __syncthreads();
   }
+  if (summing && t0 + tid < k) D[t0 + tid] = (FT)sum_H;
   if (update && i0 + row < n) {
 #pragma unroll
     for (int q = 0; q < SHARE; ++q) {

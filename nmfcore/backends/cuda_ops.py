@@ -1,7 +1,7 @@
 """The CUDA backend: the operations of `Backend` on arrays that lie on a device.
 
-A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, `to_numpy`
-and `worst_rows` wait for the device.
+A block holds arrays instead of addresses. Everything is queued on the current stream, in order; only `read`, what
+`send` returns, `to_numpy` and `worst_rows` wait for the device.
 
 Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
 launch is cut (`plan_…`) depends on shapes only, not on the device, so the sums of kernels have the same bits on every
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -30,30 +31,38 @@ from .operations import (
     TOTAL,
     UNSETTLED,
     VIOLATION,
+    Ahead,
     Beginning,
+    Weighed,
     largest,
     merge_worst,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from .._typing import DType, Matrix
 
 __all__ = [
-    "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "add_gram", "add_products", "asarray", "code", "cut", "descend", "divergence", "gram", "inner", "kl_numerators",
-    "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products", "read", "scale",
-    "sparse_beta", "squares", "stored_as_is", "sweep", "to_numpy", "worst_rows", "xp",
+    "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
+    "Weighed",
+    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
+    "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening",
+    "products", "read", "scale", "send", "sparse_beta", "squares", "step_ahead", "stored_as_is", "sweep", "to_numpy",
+    "worst_rows", "xp",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
 
+QUEUES = True  # operations are queued, and reading a number waits for all of them
 THREADS = 128
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # of the tiles of a product; see the kernels
 HEIGHT, WIDTH = 32, 32  # of the tiles of WH
 BLOCKS = 528  # least blocks of a launch: four for each multiprocessor of an H100 or H200
 RESIDENT = {32: 528, 64: 396}  # blocks at once of the tensor kernels, by their width: see BLOCKS_AT_ONCE there
+FORMED = 32  # components up to which the multiplicative step forms F·G by itself
+SLOTS = 8  # of `collect`: what one launch brings to the host
 TENSOR_FROM = 25  # components from which on arithmetic, not memory, limits the speed of products
 PARTS_BYTES = 64 << 20  # most memory for partial sums
 CHUNK = 256  # rows of a block of `multiply`
@@ -84,22 +93,149 @@ def to_numpy(A: Array) -> np.ndarray:
     return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
 
 
-def read(*arrays: Array | np.generic) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """⟨A − ½·half, B⟩ of small arrays of float64, which `read` forms where it reads it."""
+
+    A: Array
+    B: Array
+    half: Array | None = None
+
+    shape: ClassVar[tuple[int, ...]] = ()
+    ndim: ClassVar[int] = 0
+
+
+def read(*arrays: Array | Inner | np.generic) -> list[Any]:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
+    row = _row(arrays)
+    return _told(arrays, [] if row is None else cuda.cupy().asnumpy(row).tolist())
+
+
+def send(*arrays: Array | Inner | np.generic) -> Callable[[], list[Any]]:
+    """Return a function that returns what `read` does, and waits only for what was queued before this call."""
+    return _Sent(arrays)
+
+
+class _Room:
+    """Pinned memory of the host that a row is copied to, and the event that says when it has arrived."""
+
+    def __init__(self, size: int):
+        self.host = cuda.empty_pinned((max(64, size),), np.float64)
+        self.arrived = cuda.cupy().cuda.Event(disable_timing=True)
+        self.awaited = True
+
+
+@functools.cache
+def _free_rooms(device: int) -> list[_Room]:
+    return []
+
+
+class _Sent:
+    """Numbers on their way to the host. A room is given back with the numbers read, or when nobody wants them."""
+
+    def __init__(self, arrays: tuple[Any, ...]):
+        self.arrays = arrays
+        self.rooms = _free_rooms(cuda.current())
+        self.room: _Room | None = None
+        self.row = _row(arrays)
+        if self.row is None:
+            return
+        size = int(self.row.size)
+        try:
+            room = self.rooms.pop()
+        except IndexError:
+            room = _Room(size)
+        if not room.awaited:  # of numbers that nobody wanted, which may still be on their way
+            room.arrived.synchronize()
+        if room.host.size < size:
+            room = _Room(size)
+        self.room, room.awaited = room, False
+        self.row.get(out=room.host[:size], blocking=False)
+        room.arrived.record()
+
+    def __call__(self) -> list[Any]:
+        """Wait for the numbers, once, and return them."""
+        room, self.room = self.room, None
+        numbers: list[float] = []
+        if room is not None and self.row is not None:
+            room.arrived.synchronize()
+            room.awaited = True
+            numbers = room.host[: self.row.size].tolist()
+            self.rooms.append(room)
+        return _told(self.arrays, numbers)
+
+    def __del__(self) -> None:
+        if self.room is not None:
+            self.rooms.append(self.room)
+
+
+def _row(arrays: tuple[Any, ...]) -> Array | None:
+    """Queue a row of the numbers of all arrays that lie on the device; None if there are no such."""
     xp = cuda.cupy()
-    flat = xp.concatenate([xp.asarray(a).astype(np.float64).reshape(-1) for a in arrays]) if arrays else None
-    numbers = [] if flat is None else xp.asnumpy(flat).tolist()
+    few = [a if isinstance(a, Inner) else _as_float64(xp, a) for a in arrays if not isinstance(a, np.generic)]
+    if not few:
+        return None
+    sizes = [1 if isinstance(a, Inner) else a.size for a in few]
+    row = xp.empty(sum(sizes))
+    _collect(few, sizes, row)
+    return row
+
+
+def _told(arrays: tuple[Any, ...], numbers: list[float]) -> list[Any]:
+    """Return the numbers of a row as `read` returns them; those of the host stay what they are."""
     out, at = [], 0
     for a in arrays:
+        if isinstance(a, np.generic):
+            out.append(a.item())
+            continue
         size = math.prod(a.shape)
-        out.append(numbers[at] if a.ndim == 0 else np.reshape(numbers[at : at + size], a.shape).tolist())
+        part: Any = numbers[at] if a.ndim == 0 else numbers[at : at + size]
+        out.append(np.reshape(part, a.shape).tolist() if a.ndim > 1 else part)
         at += size
     return out
+
+
+def _as_float64(xp: ModuleType, A: Array) -> Array:
+    """Return A in float64, with its numbers a fixed distance apart."""
+    if A.dtype != np.float64:
+        A = A.astype(np.float64)
+    return A if A.ndim < 2 else xp.ascontiguousarray(A).reshape(-1)
+
+
+def _collect(few: list[Array | Inner], sizes: list[int], row: Array) -> None:
+    """Queue what fills a row with the numbers of arrays, one after another."""
+    kernel = _kernel("ROWS", "collect", _FLOAT32, _FLOAT32)
+    at = 0
+    for first in range(0, len(few), SLOTS):
+        slots: list[Any] = []
+        here = sum(sizes[first : first + SLOTS])
+        for a, size in zip(few[first : first + SLOTS], sizes[first : first + SLOTS], strict=True):
+            if isinstance(a, Inner):
+                slots += a.A, a.half, a.B, _i64(a.A.size), _ONE
+            else:
+                step = a.strides[0] // a.itemsize if a.ndim and size > 1 else 1
+                slots += a, None, None, _i64(size), _i64(step)
+        used = len(slots) // 5
+        slots += (None, None, None, _NONE, _ONE) * (SLOTS - used)
+        _launch(kernel, (used,), *slots, row[at : at + here] if len(few) > SLOTS else row)
+        at += here
 
 
 def inner(A: Array, B: Array) -> Array:
     """Return ⟨A, B⟩ in float64 (0-d)."""
     return (A.astype(np.float64) * B).sum()
+
+
+def changes(WtD: Array, G: Array) -> tuple[Inner, Inner]:
+    """Return ⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩ for WtD = [WᵀD; DᵀD]."""
+    k = len(G)
+    DtD = WtD[k:]
+    return Inner(WtD[:k], G, DtD), Inner(DtD, G)
+
+
+def kept(sums: Array) -> Array:
+    """Return sums of a pass that the next pass leaves as they are: each pass on a device has memory of its own."""
+    return sums
 
 
 def stored_as_is(dtype: np.dtype) -> bool:
@@ -149,24 +285,23 @@ def _has_tf32(device: int) -> bool:
 
 def _on_tensor_cores(X: Array, F: Array) -> bool:
     """Return whether products of dense X with a factor of F's width are computed by cuda_tensor.cu."""
-    return (
-        F.shape[1] >= TENSOR_FROM
-        and F.dtype == np.float32
-        and X.dtype.itemsize < 8
-        and _has_tf32(cuda.cupy().cuda.Device().id)
-    )
+    return F.shape[1] >= TENSOR_FROM and F.dtype == np.float32 and X.dtype.itemsize < 8 and _has_tf32(cuda.current())
+
+
+@functools.cache
+def _function(
+    family: str, name: str, stored: np.dtype, compute: np.dtype, sizes: tuple[tuple[str, int], ...], device: int
+) -> Any:
+    """Return a compiled kernel, the same object each time: CuPy makes a new one whenever it is asked."""
+    defines = [f"-DXT={_ctype(stored)}", f"-DFT={_ctype(compute)}", *(f"-D{key}={value}" for key, value in sizes)]
+    if stored.name == "float16":
+        defines.append("-DX_HALF")
+    return _module((family,), tuple(defines), device).get_function(name)
 
 
 def _kernel(family: str, name: str, stored: np.dtype, compute: np.dtype, **sizes: int) -> Any:
     """Return a compiled kernel for X stored in one type and computed with in another."""
-    defines = [
-        f"-DXT={_ctype(stored)}",
-        f"-DFT={_ctype(compute)}",
-        *(f"-D{key}={value}" for key, value in sizes.items()),
-    ]
-    if stored.name == "float16":
-        defines.append("-DX_HALF")
-    return _module((family,), tuple(defines), cuda.cupy().cuda.Device().id).get_function(name)
+    return _function(family, name, stored, compute, tuple(sizes.items()), cuda.current())
 
 
 def _ctype(dtype: np.dtype) -> str:
@@ -177,9 +312,9 @@ def _ctype(dtype: np.dtype) -> str:
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Array | np.generic | None, shared: int = 0) -> None:
     """Queue a kernel of THREADS threads a block; arguments are arrays, None, or numpy scalars of the exact types."""
-    if min(grid) < 1:
+    if 0 in grid:
         return
-    if grid[0] > GRID_X or any(size > GRID_YZ for size in grid[1:]):
+    if grid[0] > GRID_X or (len(grid) > 1 and max(grid[1:]) > GRID_YZ):
         msg = f"a launch of {grid} blocks is more than a grid may have; give X in smaller blocks."
         raise ValueError(msg)
     if shared > SHARED:
@@ -187,19 +322,17 @@ def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Array | np.generic |
     kernel(grid, (THREADS, 1, 1), arguments, shared_mem=shared)
 
 
-def _i32(value: int) -> np.int32:
-    return np.int32(value)
+_i32, _i64, _FLOAT32, _NONE, _ONE = np.int32, np.int64, np.dtype(np.float32), np.int64(0), np.int64(1)
+_NOTHING = np.float64(0.0)
 
 
-def _i64(value: int) -> np.int64:
-    return np.int64(value)
-
-
+@functools.lru_cache(maxsize=256)
 def tile_width(k: int) -> int:
     """Return the columns of a product's tile (KT): the least of 8, 16, 32, 64 that holds k, or 64 for wider factors."""
     return next((width for width in (8, 16, 32) if k <= width), 64)
 
 
+@functools.lru_cache(maxsize=256)
 def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 0) -> tuple[int, int]:
     """Return the rows per chunk of a sum over rows and the number of chunks: enough to fill a device, in PARTS_BYTES.
 
@@ -217,6 +350,7 @@ def plan_chunks(n: int, m: int, k: int, columns: int = COLUMNS, resident: int = 
     return max(chunk, DEPTH), max(1, -(-n // max(chunk, DEPTH)))
 
 
+@functools.lru_cache(maxsize=256)
 def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
     """Return the coordinates per lane and lanes per row of a sweep, whether G is in shared memory, and its bytes.
 
@@ -238,6 +372,7 @@ def plan_sweep(k: int, itemsize: int) -> tuple[int, int, bool, int]:
     return each, lanes, shared, whole if shared else small
 
 
+@functools.lru_cache(maxsize=256)
 def plan_across(k: int) -> int:
     """Return the threads side by side in a row of `multiply`: a power of two."""
     across = 1
@@ -249,15 +384,35 @@ def plan_across(k: int) -> int:
 # ---- products --------------------------------------------------------------------------------------------------------
 
 
-def _add_parts(parts: Array, out: Array, length: int, count: int) -> None:
-    """Add `count` parts of `length` numbers to out, in their order."""
-    kernel = _kernel("ROWS", "add_parts", np.dtype(np.float32), np.dtype(np.float32))
-    _launch(kernel, (-(-length // THREADS),), parts, _i64(length), _i32(count), out)
+class _Parts(NamedTuple):
+    """Partial sums in the memory of the device: `pieces` times `length` numbers."""
+
+    numbers: Array
+    length: int
+    pieces: int
 
 
-def _add_stats(parts: Array, stats: Array, length: int, count: int) -> None:
-    kernel = _kernel("ROWS", "add_stats", np.dtype(np.float32), np.dtype(np.float32))
-    _launch(kernel, (length,), parts, _i32(length), _i32(count), stats)
+def _finish(
+    of_X: _Parts | None = None, XtF: Array | None = None, of_grams: _Parts | None = None, FtF: Array | None = None,
+    FtD: Array | None = None, of_stats: _Parts | None = None, stats: Array | None = None, columns: Array | None = None,
+) -> None:  # fmt: skip
+    """Add the partial sums of a pass to XtF, FtF (k × k), FtD (2k × k), stats and columns, each in a fixed order.
+
+    Of `of_stats` the numbers that `stats` has no room for are those of `columns`.
+    """
+    kernel = _kernel("ROWS", "finish", _FLOAT32, _FLOAT32)
+    length = of_X.length if of_X else 0
+    grams = of_grams.length if of_grams else 0
+    small = grams // ((FtF is not None) + 2 * (FtD is not None)) if grams else 0
+    blocks, statistics = -(-(length + grams) // THREADS), of_stats.length if of_stats else 0
+    wide = statistics if columns is None else statistics - columns.size
+    _launch(
+        kernel, (blocks + statistics,), _i32(blocks),
+        of_X and of_X.numbers, _i64(length), _i32(of_X.pieces if of_X else 0), XtF,
+        of_grams and of_grams.numbers, _i64(small), _i32(of_grams.pieces if of_grams else 0), FtF, FtD,
+        of_stats and of_stats.numbers, _i32(statistics), _i32(wide), _i32(of_stats.pieces if of_stats else 0), stats,
+        columns,
+    )  # fmt: skip
 
 
 def _leading(X: Array) -> int:
@@ -309,36 +464,103 @@ def products(block: Block, Ht: Array, out: Array) -> None:
     _launch(kernel, grid, X, _i64(_leading(X)), Ht, _i64(n), _i64(m), _i32(k), out)
 
 
-def add_products(block: Block, F: Array, XtF: Array, exact: bool = False) -> None:
-    """Add Xᵀ·F to XtF (m × k, float64), for dense X; of sparse X the transpose is kept. `exact` avoids tensor cores."""
-    n, m, k, X = block.rows, block.columns, F.shape[1], block.X
-    if n == 0 or m == 0:
-        return
-    width, family, name, resident = tile_width(k), "PRODUCTS", "add_products", 0
-    if not exact and _on_tensor_cores(X, F):
+class _SumPlan(NamedTuple):
+    """How a sum over rows is launched: the arguments of a kernel that depend on shapes and types only."""
+
+    kernel: Any
+    grid: tuple[int, int, int]
+    chunks: int
+    tiles: np.int32
+    shape: tuple[Any, ...]  # n, m, k, chunk
+    pairs: np.int32
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_sums(
+    n: int, m: int, k: int, pairs: int, stored: np.dtype, compute: np.dtype, tensor: bool, device: int
+) -> _SumPlan:
+    width, tiles, high = tile_width(k), -(-m // COLUMNS), -(-k // COLUMNS) * pairs
+    family, name, resident = (
+        "PRODUCTS",
+        "add_products",
+        BLOCKS if width <= 16 and compute.itemsize == 4 else BLOCKS // 2,
+    )
+    if tensor:
         family, name, resident = "TENSOR", "add_products_tensor", RESIDENT[width]
-    chunk, count = plan_chunks(n, m, k, resident=resident)
-    parts = cuda.cupy().empty((count, m, k))
-    kernel = _kernel(family, name, X.dtype, F.dtype, KT=width)
-    grid = (-(-m // COLUMNS), -(-k // width), count)
-    _launch(kernel, grid, X, _i64(_leading(X)), F, _i64(n), _i64(m), _i32(k), _i64(chunk), parts)
-    _add_parts(parts, XtF, m * k, count)
+    chunk, count = plan_chunks(n, m + high * COLUMNS, k, resident=resident)
+    kernel = _function(family, name, stored, compute, (("KT", width),), device)
+    return _SumPlan(
+        kernel, (tiles + high, -(-k // width), count), count, _i32(tiles),
+        (_i64(n), _i64(m), _i32(k), _i64(chunk)), _i32(pairs),
+    )  # fmt: skip
+
+
+def _sum_over_rows(
+    block: Block | None, F: Array, pairs: tuple[tuple[Array, Array], ...] = ()
+) -> tuple[_Parts | None, _Parts | None]:
+    """Queue Xᵀ·F of a dense block, and the products LᵀR of pairs of factors (n × k) → their parts.
+
+    Products of factors are never made on tensor cores: losses depend on them. They are made beside those of X, in the
+    same launch, unless these are.
+    """
+    xp, device, (n, k), of_X, of_grams = cuda.cupy(), cuda.current(), F.shape, None, None
+    m = 0 if block is None else block.columns
+    if n == 0 or (m == 0 and not pairs):
+        return None, None
+    X, ld = (F, k) if block is None or not m else (block.X, _leading(block.X))
+    if m and _on_tensor_cores(X, F):
+        plan = _plan_sums(n, m, k, 0, X.dtype, F.dtype, True, device)
+        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
+        _launch(plan.kernel, plan.grid, X, _i64(ld), F, *plan.shape, of_X.numbers)
+        return of_X, _sum_over_rows(None, F, pairs)[1]
+    if m and pairs and k > 32 and F.itemsize == 8 and X.dtype != F.dtype:  # the kernel has no registers for both
+        return _sum_over_rows(block, F)[0], _sum_over_rows(None, F, pairs)[1]
+    plan = _plan_sums(n, m, k, len(pairs), X.dtype, F.dtype, False, device)
+    if m:
+        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
+    if pairs:
+        of_grams = _Parts(xp.empty((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
+    factors = [F for pair in pairs for F in pair]
+    _launch(
+        plan.kernel, plan.grid, plan.tiles, X, _i64(ld), F, *plan.shape, of_X and of_X.numbers, plan.pairs, *factors,
+        *(None,) * (6 - len(factors)), of_grams and of_grams.numbers,
+    )  # fmt: skip
+    return of_X, of_grams
+
+
+def add_products(block: Block, F: Array, XtF: Array) -> None:
+    """Add Xᵀ·F to XtF (m × k, float64), for dense X; of sparse X the transpose is kept."""
+    of_X, _ = _sum_over_rows(block, F)
+    if of_X:
+        _finish(of_X, XtF)
 
 
 def _as_block(F: Array) -> Block:
     return Block(F, *F.shape)
 
 
-def _add_gram(F: Array, B: Array, FtB: Array) -> None:
-    """Add Fᵀ·B to FtB (k × k, float64), not on tensor cores: losses depend on it."""
-    add_products(_as_block(F), B, FtB, exact=True)
-
-
 def gram(F: Array, B: Array | None = None) -> Array:
     """Return FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
     FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
-    _add_gram(F, F if B is None else B, FtF)
+    _, of_grams = _sum_over_rows(None, F, ((F, F if B is None else B),))
+    if of_grams:
+        _finish(None, None, of_grams, FtF)
     return FtF
+
+
+def _step_done(
+    block: Block | None, F: Array, D: Array | None, XtF: Array | None, FtF: Array | None, FtD: Array | None,
+    of_stats: _Parts | None, stats: Array, columns: Array | None = None,
+) -> None:  # fmt: skip
+    """Add what new rows F, with their step D, contribute to the sums of a pass; of no rows, or None: left out."""
+    dense = block is not None and block.indptr is None and XtF is not None and XtF.shape[0]
+    FtF = FtF if FtF is not None and FtF.shape[0] else None
+    pairs: tuple[tuple[Array, Array], ...] = ((F, F),) if FtF is not None else ()
+    if D is not None and FtD is not None:
+        pairs += (F, D), (D, D)
+    of_X, of_grams = _sum_over_rows(block if dense else None, F, pairs)
+    if of_X or of_grams or of_stats:
+        _finish(of_X, XtF, of_grams, FtF, FtD, of_stats, stats, columns)
 
 
 # ---- coordinate descent ----------------------------------------------------------------------------------------------
@@ -351,11 +573,21 @@ def _natural_order(k: int, device: int) -> Array:
     return made
 
 
+@functools.lru_cache(maxsize=64)
+def _counted(k: int) -> bytes:
+    return np.arange(k, dtype=np.intp).tobytes()
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(size: int, dtype: np.dtype) -> bytes:
+    return np.ones(size, dtype).tobytes()
+
+
 def _order(order: Array) -> Array:
     """Return the order of components on the device; the natural one is kept there."""
     k = len(order)
-    if k < 2 or (order[0] == 0 and order[-1] == k - 1 and bool(np.all(order[1:] > order[:-1]))):
-        return _natural_order(k, cuda.cupy().cuda.Device().id)
+    if order.tobytes() == _counted(k):
+        return _natural_order(k, cuda.current())
     return cuda.cupy().asarray(np.asarray(order, dtype=np.int32))
 
 
@@ -370,25 +602,38 @@ def _sweep(
     tol: float,
     delta: float,
     out: Array,
-    stats: Array,
-) -> None:
-    n, k, c = F.shape[0], F.shape[1], F.dtype.type
-    l1, l2 = penalty
+    begin: tuple[Array | None, Array | None, float] = (None, None, 0.0),
+    beyond: Array | None = None,
+    A: Array | None = None,
+) -> _Parts | None:
+    """Queue sweeps over rows of F → the parts of their stats. begin: before, scale, momentum; see the kernel."""
+    (n, k), c, (l1, l2) = F.shape, F.dtype.type, penalty
     each, lanes, shared, held = plan_sweep(k, F.itemsize)
-    kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
     blocks = -(-n * lanes // THREADS)
-    parts, places, arranged = cuda.cupy().empty((blocks, STATS)), _order(order), None
+    if not blocks:
+        return None
+    kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
+    xp, places, arranged = cuda.cupy(), _order(order), None
+    parts = xp.empty((blocks, STATS))
     if not shared:
         width = each * lanes
-        arranged = cuda.cupy().empty((width, width), F.dtype)
+        arranged = xp.empty((width, width), F.dtype)
         arrange = _kernel("SWEEP", "arrange", F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=0)
         _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(k), c(l2), arranged)
+    before, scale, momentum = begin
     _launch(
-        kernel, (blocks,), F, C, G, places, _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps), np.float64(tol),
-        c(delta), out, parts, arranged, shared=held,
+        kernel, (blocks,), F, before, scale, c(momentum), C, G, places, _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps),
+        np.float64(tol), c(delta), out, beyond, A, parts, arranged, shared=held,
     )  # fmt: skip
-    if blocks:
-        _add_stats(parts, stats, STATS, blocks)
+    return _Parts(parts, STATS, blocks)
+
+
+def _scale_of(begin: Beginning) -> Array | None:
+    """Return the scales of a beginning on the device; None where all of them are 1, as in most passes."""
+    scale = begin.scale
+    if isinstance(scale, np.ndarray) and scale.tobytes() == _ones(scale.size, scale.dtype):
+        return None
+    return asarray(scale)
 
 
 def descend(
@@ -417,25 +662,16 @@ def descend(
     xp = cuda.cupy()
     C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
-    start, B = F, None
-    if begin is not None and len(begin.scale):
-        k = F.shape[1]
-        start, B = xp.empty_like(F), xp.empty_like(F)
-        kernel = _kernel("ROWS", "extrapolate", F.dtype, F.dtype)
-        _launch(
-            kernel, (-(-F.size // THREADS),), F, begin.before, asarray(begin.scale), F.dtype.type(begin.weight),
-            _i64(F.shape[0]), _i32(k), B, start,
-        )  # fmt: skip
-    _sweep("sweep", start, C, G, (l1, l2), order, sweeps, tol, delta, out, stats)
-    if XtF.shape[0] and block.indptr is None:
-        add_products(block, out, XtF)
-    if FtF.shape[0]:
-        _add_gram(out, out, FtF)
-    if B is not None and begin is not None and begin.FtD.shape[0]:
-        k, D = F.shape[1], out - B
-        stats[CROSS] += inner(C, D) - l1 * D.sum(dtype=np.float64)
-        _add_gram(out, D, begin.FtD[:k])
-        _add_gram(D, D, begin.FtD[k:])
+    if begin is None or not len(begin.scale):
+        of_stats = _sweep("sweep", F, C, G, (l1, l2), order, sweeps, tol, delta, out)
+        _step_done(block, out, None, XtF, FtF, None, of_stats, stats)
+        return
+    D = xp.empty(F.shape, F.dtype)
+    of_stats = _sweep(
+        "sweep", F, C, G, (l1, l2), order, sweeps, tol, delta, out,
+        (begin.before, _scale_of(begin), begin.weight), D,
+    )  # fmt: skip
+    _step_done(block, out, D, XtF, FtF, begin.FtD if begin.FtD.shape[0] else None, of_stats, stats)
 
 
 def sweep(
@@ -457,37 +693,64 @@ def sweep(
     C (r × k) is float64. FtF (k × k, zeros) becomes outᵀ·out, stats[CROSS] += ⟨C, out⟩ and stats[SQUARE] += ⟨G, FtF⟩,
     which are what the loss needs. `conjugate` has no effect: there are no kernels of conjugate gradients.
     """
-    _sweep("sweep_given", F, C, G, (l1, l2), order, sweeps, 0.0, delta, out, stats)
-    _add_gram(out, out, FtF)
-    stats[SQUARE] += inner(G, FtF)
+    of_stats = _sweep("sweep_given", F, C, G, (l1, l2), order, sweeps, 0.0, delta, out)
+    _step_done(None, out, None, None, FtF, None, of_stats, stats)
+    if FtF.shape[0]:
+        _square(G, FtF, stats)
+
+
+def _square(G: Array, FtF: Array, stats: Array) -> None:
+    """Write ⟨G, FtF⟩ to stats[SQUARE]."""
+    _collect([Inner(G, FtF)], [1], stats[SQUARE : SQUARE + 1])
+
+
+def step_ahead(
+    Ht: Array, before: Array, weight: float, beta: float, sums: Weighed, earlier: Weighed, l1: float, l2: float,
+    order: Array, sweeps: int, delta: float, conjugate: int,
+) -> Ahead:  # fmt: skip
+    """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
+    xp, (m, k) = cuda.cupy(), Ht.shape
+    XtZ, ZtZ = xp.empty((m, k)), xp.empty((k, k))
+    length, small = m * k, k * k
+    kernel = _kernel("ROWS", "mixed", _FLOAT32, _FLOAT32)
+    _launch(
+        kernel, (-(-(length + small) // THREADS),), sums.XtW, earlier.XtW, _i64(length), sums.WtW, earlier.WtW,
+        sums.DtD, _i32(small), np.float64(beta), XtZ, ZtZ,
+    )  # fmt: skip
+    step, made, zeros = xp.empty((m, k), Ht.dtype), xp.empty((3, m, k), Ht.dtype), xp.zeros(2 * small + STATS)
+    HHt, stats = zeros[: 2 * small].reshape(2, k, k), zeros[2 * small :]
+    of_stats = _sweep(
+        "sweep_given", Ht, XtZ, ZtZ, (l1, l2), order, sweeps, 0.0, delta, step, (before, None, weight), made, sums.XtW
+    )
+    next_Ht = made[0]
+    _, of_grams = _sum_over_rows(None, Ht, ((next_Ht, next_Ht), (made[1], made[2])))
+    _finish(None, None, of_grams, HHt, None, of_stats, stats)
+    return Ahead(step, next_Ht, HHt[0], stats, (stats[SQUARE, ...], Inner(HHt[1], sums.WtW)))
 
 
 # ---- multiplicative updates ------------------------------------------------------------------------------------------
 
 
 def _multiply(
-    name: str, F: Array, N: Array, D: Array, hess: Array | None, l1: float, l2: float, gamma: float, floor: float,
-    out: Array, stats: Array,
-) -> None:  # fmt: skip
-    n, k, c = F.shape[0], F.shape[1], F.dtype.type
+    name: str, F: Array, N: Array, D: Array | None, G: Array | None, l1: float, l2: float, gamma: float, floor: float,
+    out: Array,
+) -> _Parts | None:  # fmt: skip
+    """Queue a multiplicative step of F → the parts of its stats; D of no rows is F·G, see the kernel."""
+    (n, k), c = F.shape, F.dtype.type
     if n == 0:
-        return
-    blocks = -(-n // CHUNK)
-    parts = cuda.cupy().empty((blocks, STATS + 2 * k))
+        return None
+    blocks, length = -(-n // CHUNK), STATS + (3 * k if G is None else 0)
+    parts = cuda.cupy().empty((blocks, length))
     kernel = _kernel("ROWS", name, F.dtype, F.dtype)
     _launch(
-        kernel, (blocks,), F, N, D, _i64(D.shape[0]), hess, _i64(n), _i32(k), c(l1), c(l2), np.float64(gamma), c(floor),
-        _i32(CHUNK), _i32(plan_across(k)), out, parts, shared=8 * THREADS,
+        kernel, (blocks,), F, N, D, _i64(0 if D is None else D.shape[0]), G, _i64(n), _i32(k), c(l1), c(l2),
+        np.float64(gamma), c(floor), _i32(CHUNK), _i32(plan_across(k)), out, parts, shared=8 * THREADS,
     )  # fmt: skip
-    _add_stats(parts, stats, STATS + 2 * k, blocks)
-
-
-def _diagonal(G: Array, l2: float) -> Array:
-    return cuda.cupy().ascontiguousarray(cuda.cupy().diagonal(G)) + l2
+    return _Parts(parts, length, blocks)
 
 
 def _times_gram(F: Array, G: Array) -> Array:
-    out = cuda.cupy().empty_like(F)
+    out = cuda.cupy().empty(F.shape, F.dtype)
     products(_as_block(F), G.astype(F.dtype), out)
     return out
 
@@ -501,35 +764,43 @@ def multiply(
     """
     C = cuda.cupy().empty((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
-    _multiply("multiply", F, C, _times_gram(F, G), _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
-    if XtF.shape[0] and block.indptr is None:
-        add_products(block, out, XtF)
-    if FtF.shape[0]:
-        _add_gram(out, out, FtF)
+    D = _times_gram(F, G) if F.shape[1] > FORMED else None
+    of_stats = _multiply("multiply", F, C, D, G, l1, l2, 1.0, 0.0, out)
+    _step_done(block, out, None, XtF, FtF, None, of_stats, stats)
 
 
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
-    D = _times_gram(F, G).astype(np.float64)
-    _multiply("multiply_given", F, C, D, _diagonal(G, l2), l1, l2, 1.0, 0.0, out, stats)
-    _add_gram(out, out, FtF)
-    stats[CROSS] += inner(C, out)
-    stats[SQUARE] += inner(G, FtF)
+    D = _times_gram(F, G).astype(np.float64) if F.shape[1] > FORMED else None
+    of_stats = _multiply("multiply_given", F, C, D, G, l1, l2, 1.0, 0.0, out)
+    _step_done(None, out, None, None, FtF, None, of_stats, stats)
+    if FtF.shape[0]:
+        _square(G, FtF, stats)
 
 
 def multiply_given(
     F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array
 ) -> None:
     """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
-    xp = cuda.cupy()
-    _multiply(
-        "multiply_given", F, xp.ascontiguousarray(N), xp.ascontiguousarray(D), None, l1, l2, gamma, floor, out, stats
+    xp, k = cuda.cupy(), F.shape[1]
+    of_stats = _multiply(
+        "multiply_given", F, xp.ascontiguousarray(N), xp.ascontiguousarray(D), None, l1, l2, gamma, floor, out
     )
+    if of_stats:
+        _finish(of_stats=of_stats, stats=stats, columns=xp.empty(k))
 
 
-def _column_sums(F: Array) -> Array:
-    """Return Σ_i F[i, :], k numbers, float64."""
-    return F.sum(axis=0, dtype=np.float64)
+def column_sums(F: Array) -> Array:
+    """Return Σ_i F[i, :], k numbers, in float64. CuPy's sum over rows keeps two blocks of threads busy."""
+    xp, (n, k) = cuda.cupy(), F.shape
+    sums = xp.zeros(k)
+    blocks = -(-n // CHUNK)
+    if blocks:
+        parts = xp.empty((blocks, k))
+        kernel = _kernel("ROWS", "column_sums", F.dtype, F.dtype)
+        _launch(kernel, (blocks,), F, _i64(n), _i32(k), _i32(CHUNK), _i32(plan_across(k)), parts)
+        _finish(of_X=_Parts(parts, k, blocks), XtF=sums)
+    return sums
 
 
 def multiply_beta(
@@ -555,23 +826,24 @@ def multiply_beta(
     rows is left out. The loss is Σ D_β at the given F where `measure` is set, else 0.
     """
     xp, n, m, k = cuda.cupy(), block.rows, block.columns, Ht.shape[1]
-    losses = xp.zeros(n if measure else 0)
     if block.indptr is not None and beta != 1:
         raise sparse_beta(beta)
+    losses, of_stats, sums_F = xp.empty(n) if measure else None, None, None
     if update or measure:
         num = xp.empty((n, k), F.dtype) if update else None
         if block.indptr is not None:
-            _sparse_ratios(block, F, Ht, update, num, losses if measure else None)
-            den = _column_sums(Ht).astype(F.dtype).reshape(1, k)
+            _sparse_ratios(block, F, Ht, update, num, losses)
+            den = column_sums(Ht).astype(F.dtype).reshape(1, k) if update else None
         else:
-            den = xp.empty((n, k), F.dtype) if update and beta != 1 else None
-            _beta_rows(block, F, Ht, beta, update, num, den, losses if measure else None)
-            if update and beta == 1:
-                den = _column_sums(Ht).astype(F.dtype).reshape(1, k)
+            den = xp.empty((1 if beta == 1 else n, k), F.dtype) if update else None
+            _beta_rows(block, F, Ht, beta, update, num, den, losses)
         if update:
-            _multiply("multiply", F, num, den, None, l1, l2, gamma, floor, out, stats)
+            of_stats = _multiply("multiply", F, num, den, None, l1, l2, gamma, floor, out)
             F = out
-    if N.shape[0] and block.indptr is None:
+    if not (N.shape[0] and block.indptr is None):
+        if of_stats:
+            _finish(of_stats=of_stats, stats=stats, columns=xp.empty(k))
+    else:
         width = min(tile_width(k), 256 // F.itemsize)
         chunk, count = plan_chunks(n, m, k, WIDTH)
         parts, below = xp.empty((count, m, k)), xp.empty((count, m, k)) if beta != 1 else None
@@ -581,12 +853,15 @@ def multiply_beta(
             kernel, grid, block.X, _i64(_leading(block.X)), F, Ht, _i64(n), _i64(m), _i32(k), np.float64(beta),
             _i64(chunk), parts, below,
         )  # fmt: skip
-        _add_parts(parts, N, m * k, count)
-        if below is not None:
-            _add_parts(below, D, m * k, count)
-        else:
-            D[0] += _column_sums(F)
-    return losses.sum()
+        if beta == 1:
+            sums_F = D[0] if of_stats else None
+            if not of_stats:
+                D[0] += column_sums(F)
+        _finish(
+            _Parts(parts, m * k, count), N, _Parts(below, m * k, count) if below is not None else None,
+            None if below is None else D, None, of_stats, stats, xp.empty(k) if of_stats and sums_F is None else sums_F,
+        )  # fmt: skip
+    return losses.sum() if losses is not None else _NOTHING
 
 
 def sparse_beta(beta: float) -> Exception:
@@ -623,9 +898,10 @@ def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Array |
     if not wide:
         msg = f"n_components = {k} is more than the GPU's sparse kernels hold in registers (1024): use device='cpu'."
         raise ValueError(msg)
+    sum_H = column_sums(Ht)
     kernel = _kernel("SPARSE", "sparse_ratios", block.X.dtype, F.dtype, KC=wide)
     _launch(
-        kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, block.indices, F, Ht, _column_sums(Ht), _i64(n),
+        kernel, (-(-n // (THREADS // 32)),), block.X, block.indptr, block.indices, F, Ht, sum_H, _i64(n),
         _i32(k), _i32(int(update)), out, losses,
     )  # fmt: skip
 
@@ -716,19 +992,19 @@ def code(
     C = xp.empty((n, k) if beta == 2 else (0, k), Ht.dtype)
     if beta == 2:
         products(block, Ht, C)
-    G = gram(Ht) if beta == 2 else None
+    G, sum_H = gram(Ht) if beta == 2 else None, column_sums(Ht)
     length = 1 if beta == 2 else m
     blocks = min(n, CODERS, max(1, (1 << 30) // (2 * length * Ht.itemsize)))
     scratch, parts = xp.empty((blocks, 2, length), Ht.dtype), xp.empty((blocks, STATS))
     X, ld = block.X, 0 if block.indptr is not None else _leading(block.X)
     kernel = _kernel("CODE", "code_rows", X.dtype, Ht.dtype)
     _launch(
-        kernel, (blocks,), X, _i64(ld), block.indptr, block.indices, Ht, C if beta == 2 else None, G, _column_sums(Ht),
+        kernel, (blocks,), X, _i64(ld), block.indptr, block.indices, Ht, C if beta == 2 else None, G, sum_H,
         _i64(n), _i64(m), _i32(k), np.float64(beta), np.float64(gamma), c(l1), c(l2), c(floor), np.float64(tol),
         _i32(max_iter), _i32(plan_across(k)), _i64(length), scratch, out, parts,
         shared=8 * THREADS + 3 * k * Ht.itemsize,
     )  # fmt: skip
-    _add_stats(parts, stats, STATS, blocks)
+    _finish(of_stats=_Parts(parts, STATS, blocks), stats=stats)
 
 
 # ---- cosine search ---------------------------------------------------------------------------------------------------

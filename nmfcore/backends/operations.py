@@ -18,6 +18,7 @@ import numpy as np
 from .._typing import Array
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from .._typing import Block, Matrix
@@ -74,6 +75,27 @@ class Beginning(NamedTuple):
 _Beginning: TypeAlias = Beginning
 
 
+class Weighed(NamedTuple):
+    """What the step of the small factor needs of the rows W."""
+
+    XtW: Array  # m × k
+    WtW: Array  # k × k
+    DtD: Array | None = None  # k × k, of the step D that led to W
+
+
+_Weighed: TypeAlias = Weighed
+
+
+class Ahead(NamedTuple):
+    """What a step of the small factor, and its extrapolation P, have led to."""
+
+    step: Array  # the new Ht, not extrapolated
+    Ht: Array  # P
+    HHt: Array  # PᵀP
+    stats: Array  # those of the sweeps; CROSS and SQUARE are not those of `sweep`
+    change: tuple[Any, Any]  # ⟨XtW, P − Ht⟩ and ⟨(P + Ht)ᵀ(P − Ht), WtW⟩ for the Ht that the sweeps began at
+
+
 def largest(losses: Array, worst: Array) -> Array:
     """Return the rows whose losses may be among the worst, the largest first: no more than there are places."""
     rows = np.flatnonzero(losses > worst[-1, 0])
@@ -101,7 +123,9 @@ class Backend(Protocol):
     CROSS: int
     SQUARE: int
     STATS: int
+    QUEUES: bool  # whether operations are queued, so that reading a number waits for all of them
     Beginning: type[_Beginning]
+    Weighed: type[_Weighed]
 
     def asarray(self, F: Array) -> Array:
         """Return F where the backend computes, C-contiguous and writable."""
@@ -111,6 +135,9 @@ class Backend(Protocol):
 
     def read(self, *arrays: Array | np.generic) -> list[Any]:
         """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), from a device in one transfer."""
+
+    def send(self, *arrays: Array | np.generic) -> Callable[[], list[Any]]:
+        """Return a function that returns what `read` does, and waits only for what was queued before this call."""
 
     def stored_as_is(self, dtype: np.dtype) -> bool:
         """Return whether the kernels read numbers of this type where they lie."""
@@ -135,6 +162,15 @@ class Backend(Protocol):
 
     def inner(self, A: Array, B: Array) -> Number:
         """Return ⟨A, B⟩."""
+
+    def changes(self, WtD: Array, G: Array) -> tuple[Number, Number]:
+        """Return ⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩ for WtD = [WᵀD; DᵀD]."""
+
+    def column_sums(self, F: Array) -> Array:
+        """Return Σ_i F[i, :] in float64."""
+
+    def kept(self, sums: Array) -> Array:
+        """Return sums of a pass that the next pass leaves as they are; a copy where passes share memory."""
 
     def gram(self, F: Array, B: Array | None = None) -> Array:
         """Return FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64."""
@@ -182,6 +218,16 @@ class Backend(Protocol):
         """Write F after sweeps of coordinate descent on given (C, G) to out: the step of the small factor.
 
         C (r × k) is float64. FtF (zeros) becomes outᵀ·out; stats[CROSS] and stats[SQUARE] are what the loss needs.
+        """
+
+    def step_ahead(
+        self, Ht: Array, before: Array, weight: float, beta: float, sums: _Weighed, earlier: _Weighed, l1: float,
+        l2: float, order: Array, sweeps: int, delta: float, conjugate: int,
+    ) -> Ahead:  # fmt: skip
+        """Step over the small factor from Ht, and extrapolate the result, all at once.
+
+        The sweeps solve for the sums of Z = W + β(W − V), of which `sums` are those of W and `earlier` those of V:
+        XᵀZ = (1 + β)XᵀW − β·XᵀV and ZᵀZ = (1 + β)WᵀW − β·VᵀV + β(1 + β)DᵀD. P = max(0, step + weight·(step − before)).
         """
 
     def multiply(

@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["main"]
 
 APP_MODULES = {"typer": "typer", "rich": "rich", "matplotlib": "matplotlib", "PIL": "Pillow"}
-INCOMPLETE, BAD_INPUT = 1, 2
+INCOMPLETE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["fit", "no-such-folder"])
     2
     """
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while modules are loaded; later ones are answered by the command
+        sys.stderr.write("nmfcore: interrupted; nothing was written\n")
+        return INTERRUPTED
+
+
+def _main(arguments: Sequence[str]) -> int:
     from .console import any_text_printable, quiet_libraries
 
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
     with any_text_printable(), quiet_libraries():
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(arguments))
         try:
             sys.stdout.flush()
         except OSError as error:
@@ -62,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     """Run a command; return its exit code. Errors in options are one sentence, like all others."""
     import typer
 
-    from .common import INTERRUPTED, one_line
+    from .common import one_line
 
     refused: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     try:
@@ -117,6 +125,20 @@ def _app() -> Any:
     ) -> None:
         del version  # its callback has printed it and left
 
+    def number_of_parts(text: str | None) -> Any:
+        return None if text is None else parsed(text, several=False)
+
+    def numbers_of_parts(text: str) -> Any:
+        return parsed(text, several=True)
+
+    def parsed(text: str, several: bool) -> Any:
+        from .rank import parse_k
+
+        try:
+            return parse_k(text, several)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
     @app.command()
     def fit(
         source: Annotated[
@@ -131,9 +153,14 @@ def _app() -> Any:
             ),
         ] = None,
         k: Annotated[
-            int | None,
+            str | None,
             Option(
-                "-k", "--components", min=1, help="Number of parts to learn.", show_default="16, or half of what fits"
+                "-k",
+                "--components",
+                metavar="NUMBER",
+                callback=number_of_parts,
+                help="Number of parts to learn; auto finds one first, as nmfcore rank does.",
+                show_default="16, or half of what fits",
             ),
         ] = None,
         solver: Annotated[
@@ -334,6 +361,8 @@ def _app() -> Any:
 
             nmfcore fit train.csv -k 15 --max-time 60 --out digits
 
+            nmfcore fit pictures/ -k auto
+
         Next: nmfcore report FOLDER makes a page of the results, nmfcore search FOLDER 0 finds similar pictures.
         """
         from . import fit as command
@@ -359,11 +388,202 @@ def _app() -> Any:
             code = command.fit(source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler, how)
         raise typer.Exit(code)
 
+    @app.command()
+    def rank(
+        source: Annotated[
+            str | None,
+            Argument(
+                metavar="SOURCE",
+                help="What nmfcore fit takes. Without it, scikit-learn's 1,797 handwritten digits.",
+                show_default=False,
+            ),
+        ] = None,
+        k: Annotated[
+            str,
+            Option(
+                "-k",
+                "--components",
+                metavar="NUMBERS",
+                callback=numbers_of_parts,
+                help="What to try: FIRST:LAST (twelve numbers between), FIRST:LAST:STEP, a list like 5,10,15, or auto.",
+            ),
+        ] = "auto",
+        solver: Annotated[
+            str | None,
+            Option(
+                help=f"Algorithm: {', '.join(SOLVERS)}.",
+                show_default=f"{default_solver(True)}; {default_solver(False)} for other losses",
+                rich_help_panel="Model",
+            ),
+        ] = None,
+        init: Annotated[
+            str | None,
+            Option(
+                help="Start: random, nndsvd, nndsvda, nndsvdar, or auto (hals only).",
+                show_default="what suits the solver",
+                rich_help_panel="Model",
+            ),
+        ] = None,
+        beta_loss: Annotated[
+            str,
+            Option(help="frobenius, kullback-leibler, itakura-saito, or any number beta.", rich_help_panel="Model"),
+        ] = "frobenius",
+        max_iter: Annotated[int, Option(min=1, help="Iterations of a fit at most.", rich_help_panel="Stopping")] = 200,
+        tol: Annotated[
+            float, Option(min=0, help="Stop a fit when progress falls below this.", rich_help_panel="Stopping")
+        ] = 3e-4,
+        max_time: Annotated[
+            float | None,
+            Option(
+                min=0,
+                metavar="SECONDS",
+                help="Stop after this time, with what has been found.",
+                show_default="no limit",
+                rich_help_panel="Stopping",
+            ),
+        ] = None,
+        rule: Annotated[
+            str,
+            Option(
+                help="1se: the smallest k within one standard error of the least test loss; min: the least.",
+                rich_help_panel="Validation",
+            ),
+        ] = "1se",
+        repeats: Annotated[
+            int, Option(min=1, help="Random splits, the same for every k.", rich_help_panel="Validation")
+        ] = 3,
+        folds: Annotated[
+            str,
+            Option(metavar="RxC", help="Into how many folds rows and columns are cut.", rich_help_panel="Validation"),
+        ] = "2x2",
+        tiles: Annotated[
+            str | None,
+            Option(
+                metavar="HxW",
+                help="Of pictures, the tiles that are left out together.",
+                show_default="an eighth of the height and width",
+                rich_help_panel="Validation",
+            ),
+        ] = None,
+        max_rows: Annotated[
+            int, Option(min=4, help="Rows to use at most, drawn at random.", rich_help_panel="Validation")
+        ] = 20_000,
+        memory: Annotated[
+            str | None,
+            Option(
+                metavar="SIZE",
+                help="How much of a .npy, .h5 or .zarr may be in memory at a time while it is checked.",
+                show_default="512MB for .h5 and .zarr",
+                rich_help_panel="Computing",
+            ),
+        ] = None,
+        size: Annotated[
+            str | None,
+            Option(
+                metavar="HxW",
+                help="Resize the pictures of a folder to this height and width; for a matrix, the picture a row folds "
+                "to.",
+                show_default="the first picture's",
+                rich_help_panel="Input",
+            ),
+        ] = None,
+        rgb: Annotated[
+            bool, Option("--rgb", help="Keep the colours of a folder's pictures.", rich_help_panel="Input")
+        ] = False,
+        skip_broken: Annotated[
+            bool, Option("--skip-broken", help="Leave out pictures that cannot be used.", rich_help_panel="Input")
+        ] = False,
+        crop: Annotated[
+            bool, Option("--crop", help="Cut off the edges of pictures of other proportions.", rich_help_panel="Input")
+        ] = False,
+        background: Annotated[
+            str,
+            Option(
+                metavar="COLOUR",
+                help="The background of transparent pictures: a name, or #rrggbb.",
+                rich_help_panel="Input",
+            ),
+        ] = "white",
+        recursive: Annotated[
+            bool, Option("--recursive", help="Read the pictures in subfolders, too.", rich_help_panel="Input")
+        ] = False,
+        seed: Annotated[int, Option(min=0, help="Seed of the random numbers.", rich_help_panel="Computing")] = 0,
+        n_jobs: Annotated[
+            int | None,
+            Option(help="Threads; -1 for all.", show_default="as many as are free", rich_help_panel="Computing"),
+        ] = None,
+        device: Annotated[
+            str | None,
+            Option(
+                help="Where to compute: cpu, cuda, cuda:1, or auto (a GPU if one works).",
+                show_default="cpu",
+                rich_help_panel="Computing",
+            ),
+        ] = None,
+        out: Annotated[
+            list[Path] | None,
+            Option(
+                metavar="FILE",
+                help="Draw the curve (.png, .pdf, .svg), or write the table of all fits (.csv); may be given twice.",
+                show_default=False,
+                rich_help_panel="Output",
+            ),
+        ] = None,
+        force: Annotated[bool, Option("--force", help="Replace existing files.", rich_help_panel="Output")] = False,
+    ) -> None:
+        """Find how many parts suit the pictures: those that best predict pixels that were left out.
+
+        A block of pictures and of pixels is left out, parts are learned from the rest, and what they predict is
+        compared with the block (bicross-validation). Of pictures, pixels are left out by tiles. The table shows the
+        loss of the fitted and of the left-out pixels for each number of parts; nothing is written without --out.
+
+        Ctrl-C stops early and shows what has been found.
+
+        Examples
+        --------
+            nmfcore rank pictures/ -k 4:64 --out curve.png
+
+            nmfcore rank train.csv -k 5,10,15,20 --repeats 5 --out fits.csv
+
+        Next: nmfcore fit SOURCE -k with the number that was found.
+        """
+        from . import rank as command
+        from .common import Stop, errors_as_sentences, size_option
+
+        with errors_as_sentences():
+            if rule not in ("1se", "min"):
+                raise Stop(f"--rule {rule!r} is unknown: expected 1se or min")
+            settings = {
+                "solver": solver,
+                "init": init,
+                "beta_loss": _beta_loss(beta_loss),
+                "extrapolate": False,
+                "max_iter": max_iter,
+                "tol": tol,
+                "memory": memory,
+                "random_state": seed,
+                "n_jobs": n_jobs,
+                "device": device,
+            }
+            how = {
+                "rule": rule,
+                "repeats": repeats,
+                "folds": command.pair_option(folds, "--folds"),
+                "tiles": command.pair_option(tiles, "--tiles"),
+                "max_rows": max_rows,
+                "max_time": max_time,
+            }
+            reading = {"crop": crop, "background": background, "recursive": recursive}
+            code = command.rank(
+                source, k, settings, how, size_option(size), skip_broken, rgb, out or [], force, reading
+            )
+        raise typer.Exit(code)
+
     model = Argument(metavar="MODEL", help="The folder that nmfcore fit wrote.", show_default=False)
     spaces = Option(
-        help="Where similarity is measured: codes (the same parts) or reconstruction (pictures that look alike, "
-        "whatever the scale of the parts).",
-        show_default="codes",
+        help="Where similarity is measured: codes (the same parts), reconstruction (pictures that look alike, "
+        "whatever the scale of the parts), or centred (the same deviations from the average).",
+        show_default="codes; centred for dissimilar pictures",
     )
     replace = Option("--force", help="Replace an existing file.")
 
@@ -381,6 +601,8 @@ def _app() -> Any:
             Path | None,
             Option(metavar="PNG", help="Draw them over their reconstructions (.png, .pdf, .svg).", show_default=False),
         ] = None,
+        as_json: Annotated[bool, Option("--json", help="Print JSON for another program to read.")] = False,
+        as_csv: Annotated[bool, Option("--csv", help="Print comma-separated values.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
         """Find the pictures most similar to one, and the parts they have in common.
@@ -394,10 +616,13 @@ def _app() -> Any:
         Next: nmfcore serve MODEL searches by clicking.
         """
         from . import search as command
-        from .common import errors_as_sentences
+        from .common import Stop, errors_as_sentences
 
         with errors_as_sentences():
-            command.search(folder, query, n, dissimilar, space, out, force)
+            if as_json and as_csv:
+                raise Stop("--json and --csv exclude each other: give one of them")
+            form = "json" if as_json else "csv" if as_csv else None
+            command.search(folder, query, n, dissimilar, space, out, force, form)
 
     @app.command()
     def transform(
@@ -410,11 +635,16 @@ def _app() -> Any:
                 show_default=False,
             ),
         ],
-        out: Annotated[Path | None, Option(metavar="NPY", help="File to write.", show_default="codes.npy")] = None,
+        out: Annotated[
+            Path | None, Option(metavar="FILE", help="File to write: .npy or .csv.", show_default="codes.npy")
+        ] = None,
         skip_broken: Annotated[bool, Option("--skip-broken", help="Leave out pictures that cannot be used.")] = False,
         force: Annotated[bool, replace] = False,
     ) -> None:
-        """Write other pictures as mixtures of the learned parts: a .npy file with a row of weights each.
+        """Write other pictures as mixtures of the learned parts: a file with a row of weights each.
+
+        A .npy file holds the weights; names of pictures are written to codes.names.json beside it. A .csv file holds
+        both.
 
         Example:
 

@@ -100,11 +100,12 @@ def refusals() -> Iterator[None]:
 
 def open_model(folder: str, space: str | None = None) -> "SearchEngine":
     """Load what ``nmfcore fit`` wrote, or say in one sentence why that cannot be done."""
-    from ..search.engine import SPACES, SearchEngine
+    from ..search.engine import SearchEngine
     from ..search.folders import MODEL
+    from ..search.spaces import SPACES
 
     if space is not None and space not in SPACES:
-        raise Stop(f"--space {space!r} is unknown: expected {' or '.join(SPACES)}")
+        raise Stop(f"--space {space!r} is unknown: expected {', '.join(SPACES[:-1])} or {SPACES[-1]}")
     path = Path(folder).expanduser()
     if not os.path.lexists(path):
         raise Stop(f"there is no model '{folder}': give the folder that nmfcore fit wrote")

@@ -1,8 +1,10 @@
 """``nmfcore fit``: learn the parts of pictures, and write what was learned to a folder."""
 
 import dataclasses
+import importlib.util
 import math
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import shortened
 from .cluster import as_numpy, check_scheduler, spread
 from .common import (
     INCOMPLETE,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from ..images import Pictures
     from ..loop.session import Progress
     from ..models import Model
+    from ..ranks import RankSelection
 
 WRITTEN = (
     *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
@@ -42,7 +46,11 @@ WRITTEN = (
 )
 _COMPONENTS = 16  # unless the data are few
 _SHOWN = 10  # pictures in reconstructions.png
+_NAMED = 3  # parts named in the table
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
+_MINUTE = 60.0  # seconds of a fit above which is said what it will take
+_LONG = 1e12  # multiplications and additions, below which no machine takes so long
+_PASSES = {"hals": 60}  # that a fit takes, roughly; with other solvers 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +59,12 @@ class _Result:
     seconds: float
     norm: float  # ‖X‖_F
     code: int
+    shares: "np.ndarray | None" = None  # of ‖X‖², by part
 
 
 def fit(
     source: str | None,
-    k: int | None,
+    k: int | str | None,
     settings: dict[str, Any],
     size: tuple[int, int] | None,
     skip_broken: bool,
@@ -81,12 +90,13 @@ def fit(
     try:
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
-        k = _number_of_components(k, pictures)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
-        result = _factorise(pictures, k, settings, notes, scheduler)
+        guessed = k is None
+        k, selection = _number_of_components(k, pictures, settings, notes)
+        result = _factorise(pictures, k, settings, notes, scheduler, selection)
     except MemoryError as error:
         raise Stop(_about_memory(source)) from error
     except ReadError as error:
@@ -108,8 +118,17 @@ def fit(
             result.code or INCOMPLETE,
         )
     if notes.is_terminal and not result.code:
-        note(notes, f"next: nmfcore report {target}, or nmfcore search {target} 0, or nmfcore serve {target}")
+        _note_next(notes, target, source or "", k if guessed else None)
     return result.code
+
+
+def _note_next(notes: "Console", target: Path, source: str, guess: int | None) -> None:
+    """Say what can be done with a model, and how k can be chosen if it was a guess."""
+    folder = shlex.quote(str(target))
+    note(notes, f"next: nmfcore report {folder}, or nmfcore search {folder} 0, or nmfcore serve {folder}")
+    if guess is not None and importlib.util.find_spec("nmfcore.cli.rank") is not None:
+        command = shlex.join(["nmfcore", "rank", *([source] if source else [])])
+        note(notes, f"k = {guess} was a guess: {command} finds out which k suits the data")
 
 
 def _target(source: str | None, out: Path | None) -> Path:
@@ -142,6 +161,13 @@ def _check_target(target: Path, force: bool) -> None:
         raise Stop(f"there is no folder '{parent}' to write to: create it, or choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise Stop(f"the folder '{parent}' cannot be written to: choose another --out")
+    if not os.path.lexists(target):  # a name that is too long, a full or odd file system
+        try:
+            target.mkdir()
+            target.rmdir()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Stop(f"the folder '{shortened(target)}' cannot be made ({reason}): choose another --out") from error
 
 
 def _check_device(device: str | None) -> None:
@@ -172,28 +198,41 @@ def _about_memory(source: str | None) -> str:
     return "not enough memory: save the matrix as a .npy file and fit that with --memory 1GB, or give fewer rows"
 
 
-def _number_of_components(k: int | None, pictures: "Pictures") -> int:
-    """Return k if the data allow it; without one, as many as suit the data."""
+def _number_of_components(
+    k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console"
+) -> tuple[int, "RankSelection | None"]:
+    """Return k if the data allow it; without one, as many as suit the data; for "auto", what is found, and how."""
     n, m = pictures.matrix.shape
     if k is None:
-        return min(_COMPONENTS, max(1, min(n, m) // 2))
+        return min(_COMPONENTS, max(1, min(n, m) // 2)), None
+    if isinstance(k, str):
+        from .rank import chosen
+
+        limit, begun = settings["max_time"], time.perf_counter()
+        found = chosen(pictures, _with_defaults(settings), notes, None if limit is None else limit / 2)
+        if limit is not None:  # the fit gets what is left
+            settings["max_time"] = max(limit / 2, limit - (time.perf_counter() - begun))
+        return found.best, found
     if k > min(n, m):
         raise Stop(
             f"{k} components are more than the data allows: with {n:,} samples of {m:,} features "
             f"-k can be at most {min(n, m)}"
         )
-    return k
+    return k, None
 
 
 def _factorise(
-    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None
-) -> _Result:
+    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None,
+    selection: "RankSelection | None" = None,
+) -> _Result:  # fmt: skip
     from ..estimators import NMF
     from ..models import model_of
     from ..search.engine import frobenius_norm
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
+    if scheduler is None:
+        _say_how_long(pictures, k, settings, notes)
     last: Progress | None = None
     interrupted = False
     start = time.perf_counter()
@@ -224,11 +263,55 @@ def _factorise(
             show(last, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
     seconds = time.perf_counter() - start
 
+    if selection is not None:
+        estimator.rank_selection_ = selection  # type: ignore[attr-defined]
     model = model_of(estimator, W, pictures)
     if frobenius and norm > 0:
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
-    return _Result(model, seconds, norm, INTERRUPTED if interrupted else 0)
+    model, shares, stopped = _by_share(model, pictures.matrix, notes)
+    return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
+
+
+def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model", "np.ndarray | None", bool]:
+    """Return a model with its parts in the order of how much they explain, these shares, and whether Ctrl-C came."""
+    import numpy as np
+
+    from ..analysis import explained_share
+
+    stopped, reason = False, ""
+    try:
+        shares = explained_share(X, model.W, model.components)
+        order = np.argsort(-shares, kind="stable")
+        return model.in_order(order), shares[order], False
+    except KeyboardInterrupt:
+        stopped, reason = True, "interrupted"
+    except Exception as error:  # the model is not lost because its parts could not be sorted
+        reason = one_line(str(error)) or type(error).__name__
+    note(notes, f"warning: the parts are not sorted by their shares ({reason})")
+    return model, None, stopped
+
+
+def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console") -> None:
+    """Say what a fit of more than a minute will take, before it begins."""
+    import numpy as np
+
+    X = pictures.matrix
+    passes = min(_PASSES.get(settings["solver"], 200), settings["max_iter"])
+    if settings["device"] not in (None, "cpu") or 4.0 * k * math.prod(X.shape) * passes < _LONG:
+        return
+    from ..forecast import estimate
+    from .rank import duration
+
+    given = {name: settings[name] for name in ("solver", "beta_loss", "init", "n_jobs", "memory")}
+    on_disk = isinstance(X, np.memmap) or not isinstance(X, np.ndarray)
+    try:
+        found = estimate(X.shape, k, X.dtype, on_disk=on_disk, **given)
+    except (ValueError, MemoryError):  # the fit itself says what is wrong
+        return
+    if passes * found.seconds > _MINUTE:
+        whole = f"{passes} passes of {found.seconds:.2g} s take about {duration(passes * found.seconds)}"
+        note(notes, f"{whole}, and {found.bytes / 1e9:.2g} GB of memory; Ctrl-C keeps the best so far")
 
 
 def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
@@ -239,6 +322,9 @@ def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
     if getattr(estimator, "n_iter_", None) != last.iteration:  # Ctrl-C came between two steps
         estimator.components_ = H
         estimator.n_iter_ = int(last.iteration)
+        history = getattr(estimator, "history_", {})
+        estimator.history_ = {name: values[: estimator.n_iter_] for name, values in history.items()}
+        estimator.kkt_residual_ = float(last.kkt)
         estimator.reconstruction_err_ = math.sqrt(2 * max(float(last.loss), 0.0))  # type: ignore[assignment]
         estimator.converged_ = False
     estimator.stop_reason_ = f"interrupted after {count(int(last.iteration), 'iteration')}"
@@ -388,7 +474,7 @@ def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
 
     model = result.model
     if name == "components.png":
-        axes = plots.components_grid(model.components, model.shape)
+        axes = plots.components_grid(model.components, model.shape, shares=result.shares)
     elif name == "reconstructions.png":
         rows = _examples(pictures)
         titles = [pictures.title(row) for row in rows]
@@ -413,6 +499,20 @@ def _examples(pictures: "Pictures") -> list[int]:
     return [int(row) for row in np.unique(np.linspace(0, n - 1, min(n, _SHOWN)).round())]
 
 
+def _about_parts(shares: "np.ndarray | None") -> list[tuple[str, str]]:
+    """Name the largest parts, and those that explain next to nothing."""
+    from .._text import FAINT, part_name
+
+    if shares is None:
+        return []
+    lines = [("largest", ", ".join(part_name(number, shares[number]) for number in range(min(_NAMED, len(shares)))))]
+    faint = [number for number, share in enumerate(shares) if share < FAINT]
+    if faint:
+        some = ", ".join(part_name(number) for number in faint[:_NAMED])
+        lines.append((f"below {100 * FAINT:g} %", some if len(faint) <= _NAMED else f"{some}, … ({len(faint)} parts)"))
+    return lines
+
+
 def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     model = result.model
     n, m = pictures.matrix.shape
@@ -427,6 +527,7 @@ def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     lines = [
         ("shape", f"{n:,} × {m:,} {pictures.matrix.dtype}{folded}"),
         ("k", f"{len(model.components)}"),
+        *_about_parts(result.shares),
         error,
         ("iterations", f"{model.n_iter:,}"),
         ("seconds", f"{result.seconds:.2f}"),

@@ -1,15 +1,18 @@
 """``nmfcore search`` and ``nmfcore transform``: neighbours of a picture, and codes of other pictures."""
 
+import csv
+import io
+import json
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._text import printable
 from .common import (
     Stop,
     count,
     new_file,
-    note,
     open_model,
     print_pairs,
     reading_bar,
@@ -21,6 +24,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from ..search.engine import Found, SearchEngine
 
@@ -28,8 +32,11 @@ _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _PARTS = 3  # parts named per neighbour
 
 
-def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool) -> None:
-    """Run the command."""
+def search(
+    folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool,
+    form: str | None = None,
+) -> None:  # fmt: skip
+    """Run the command; `form` is "json", "csv", or None for a table."""
     from rich.console import Console
 
     target = None
@@ -39,11 +46,15 @@ def search(folder: str, query: str, n: int, dissimilar: bool, space: str | None,
         target = new_file(out, out, force)
     engine = open_model(folder, space)
     with refusals(), warnings_as_notes(Console(stderr=True)):
-        found = engine.search(_query(engine, query), n, not dissimilar)
-    _print_found(engine, found)
+        found = engine.search(_query(engine, query), n, not dissimilar, space=space)
+    if form is None:
+        _print_found(engine, found)
+    else:
+        _write_found(engine, found, form)
     if target is not None:
         _draw(engine, found, target, force)
-        print_pairs([("written to", str(target))])
+        if form is None:
+            print_pairs([("written to", str(target))])
 
 
 def _query(engine: "SearchEngine", text: str) -> int | str:
@@ -62,6 +73,30 @@ def _draw(engine: "SearchEngine", found: "Found", target: Path, force: bool) -> 
             figure.savefig(file, format=kind, bbox_inches="tight", pad_inches=0.1)
     except ImportError as error:
         raise Stop(f"'{target}' could not be drawn ({error}): end --out in .png") from error
+
+
+def _write_found(engine: "SearchEngine", found: "Found", form: str) -> None:
+    """Print what was found for another program to read: names as they are, one record for each picture."""
+    records = []
+    for row, score, why in zip(found.indices, found.scores, engine.reasons(found, _PARTS), strict=True):
+        record: dict[str, object] = {"row": int(row), "score": float(score)}
+        if engine.model.names is not None:
+            record["name"] = engine.model.names[int(row)]
+        if engine.model.labels is not None:
+            label = engine.model.labels[int(row)]
+            record["label"] = label.item() if hasattr(label, "item") else label
+        record["parts"] = {str(part): float(share) for part, share in zip(why.components, why.shares, strict=True)}
+        records.append(record)
+    if form == "json":
+        # Names of bytes that are no UTF-8 are escaped, so that every console can print them.
+        print(json.dumps({"query": found.title, "similar": found.similar, "space": found.space, "found": records}))
+        return
+    columns = [name for name in records[0] if name != "parts"] if records else ["row", "score"]
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(columns)
+    for record in records:
+        cells = (str(record[name]).encode("utf-8", "backslashreplace").decode("utf-8") for name in columns)
+        table.writerow(cells)
 
 
 def _print_found(engine: "SearchEngine", found: "Found") -> None:
@@ -98,6 +133,13 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
 
     notes = Console(stderr=True)
     target = new_file(Path("codes.npy") if out is None else out, Path("codes.npy"), force)
+    kind = target.suffix.lower()
+    if kind not in (".npy", ".csv"):
+        raise Stop(f"'{target}' is neither a .npy nor a .csv file: end --out in one of the two")
+    beside = None
+    if kind == ".npy":
+        names = target.with_suffix(".names.json")
+        beside = new_file(names, names, force)
     engine = open_model(folder)
     with warnings_as_notes(notes):
         with refusals(), reading_bar(notes) as progress:
@@ -107,13 +149,28 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
         except ValueError as error:
             raise Stop(f"'{source}' cannot be transformed: {error}") from error
     say_skipped(pictures, notes)
-    if target.suffix.lower() != ".npy":
-        note(notes, f"'{target}' is a numpy file: read it with numpy.load")
+    facts = [
+        ("codes", f"{count(len(codes), 'row')} × {codes.shape[1]} parts, {codes.dtype}"),
+        ("written to", os.fspath(target)),
+    ]
     with written(target, force) as file:
-        np.save(file, codes, allow_pickle=False)
-    print_pairs(
-        [
-            ("codes", f"{count(len(codes), 'row')} × {codes.shape[1]} parts, {codes.dtype}"),
-            ("written to", os.fspath(target)),
-        ]
-    )
+        if kind == ".csv":
+            file.write(_table_of(codes, pictures.names).encode("utf-8", "backslashreplace"))
+        else:
+            np.save(file, codes, allow_pickle=False)
+    if beside is not None and pictures.names is not None:
+        with written(beside, force) as file:
+            file.write(json.dumps(list(pictures.names)).encode() + b"\n")
+        facts.append(("names", os.fspath(beside)))
+    print_pairs(facts)
+
+
+def _table_of(codes: "NDArray[Any]", names: tuple[str, ...] | None) -> str:
+    """Return codes as CSV: a column for each part, and the names first where there are any."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    parts = [f"part {number}" for number in range(codes.shape[1])]
+    table.writerow(parts if names is None else ["name", *parts])
+    for row, code in enumerate(codes.tolist()):
+        table.writerow(code if names is None else [names[row], *code])
+    return text.getvalue()

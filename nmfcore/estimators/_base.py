@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import re
+import time
 import warnings
 from abc import ABC
 from collections.abc import Callable
@@ -25,15 +26,16 @@ from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
 from .._typing import Array, DType, Factor, Matrix, Seed
 from ..backends import cuda
-from ..loop.session import Progress
+from ..loop.session import Progress, Stopped, complete
 from ..loop.solve import Coded, Solution, code
 from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
-from ..objective import EPSILON, Penalties, beta_of, divergence
+from ..objective import EPSILON, Penalties, beta_of, divergence, shares_of
 from ..rows import Rows
-from ..solvers import Solver, make_solver
+from ..solvers import Fixed, Solver, make_solver
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
+from ._arrangement import NORMS, Arrangement, arrangement
 from ._missing import masked_start, missing_value, warn_of_unobserved
 from ._validation import Checks, Output, check_factor, not_of_dask
 
@@ -82,6 +84,9 @@ class BaseNMF(
         ],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "callback": [callable, None],
+        "sort_components": ["boolean"],
+        "normalize": [StrOptions(set(NORMS)), None],
+        "fixed_components": ["array-like", None],
     }
     # `out` is no metadata of samples, and only `NMF` takes masks.
     __metadata_request__transform = {"out": UNUSED, "mask": UNUSED}
@@ -104,7 +109,11 @@ class BaseNMF(
     n_jobs: int | None = None
     max_time: float | None = None
     callback: Callable[..., object] | None = None
+    sort_components: bool = False
+    normalize: str | None = None
+    fixed_components: ArrayLike | None = None
     memory: int | str | None = None
+    _usual_memory: str | None = None  # what a memory of None means; None is that of `nmfcore.rows.disk.StoredRows`
     _takes_masks = False
     _n_components: Any
     _beta_loss: Any
@@ -256,6 +265,8 @@ class BaseNMF(
                 f"this {type(self).__name__} was pickled by nmfcore {written}, and this is nmfcore {__version__}: "
                 "upgrade with pip install --upgrade nmfcore"
             )
+        if isinstance(state.get("history_"), dict):
+            state["history_"] = complete(state["history_"])
         memory = state.get("_memory")
         if isinstance(memory, dict):
             m, k = np.shape(state["components_"])[::-1]
@@ -279,7 +290,7 @@ class BaseNMF(
             device=self.device,
             sparse_on_device=beta_of(self.beta_loss) in (1, 2),  # the CPU has kernels for every loss
             n_jobs=self.n_jobs,
-            memory=self.memory,
+            memory=self.memory or self._usual_memory,
             components=self.n_components,
             fitted=fitted,
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
@@ -380,12 +391,12 @@ class BaseNMF(
     def _check_types(self, data: Rows, **types: np.dtype | None) -> None:
         """Raise TypeError for a factor in float32 where X is computed on in float64, as scikit-learn does.
 
-        With `dtype`, and where X is computed on in float32, either type of float is cast.
+        With `dtype`, and where X is computed on in float32, either type of float is cast, as is any byte order.
         """
         given = {name: dtype for name, dtype in types.items() if dtype is not None}
         floats = [np.dtype(np.float32), np.dtype(np.float64)]
         allowed = floats if self.dtype is not None or data.dtype == np.float32 else [data.dtype]
-        if any(dtype not in allowed for dtype in given.values()):
+        if any(dtype.newbyteorder("=") not in allowed for dtype in given.values()):
             got = " and ".join(f"{name}.dtype = {dtype}" for name, dtype in given.items())
             casts = " and ".join(f"{name}.astype('{data.dtype}')" for name, each in given.items() if each != data.dtype)
             raise TypeError(
@@ -496,6 +507,56 @@ class BaseNMF(
         if result.interruption is not None:
             result.interruption.again()
 
+    def _with_fixed(self, Ht: Array, view: Rows, fixed: Fixed | None, H: Factor) -> Array:
+        """Return Ht in the unit of X with the fixed rows of the given H, where the fit may have changed their bits.
+
+        In the unit of `view` some numbers of theirs may have been too small; the factors of an X of zeros are zeros.
+        """
+        if fixed is None or not (view.power or view.opening().total == 0):
+            return Ht
+        given = np.ascontiguousarray(self._factor(H, Ht.shape[::-1], "H")[0].T, view.dtype)
+        return fixed.restored(Ht.copy(), view.backend.asarray(given))
+
+    def _arranged(self, view: Rows, solution: Any, fixed: Fixed | None) -> tuple[Any, Arrangement | None]:
+        """Return the results of a fit in the unit of X, with the components in the order and the scale asked for.
+
+        Parameters
+        ----------
+        view : Rows
+            X as the fit read it.
+        solution : Solution or Run
+            With W and Ht in the unit of `view`. If it was interrupted, an X outside of memory is not read again, and
+            the shares are those of a stationary point.
+        fixed : Fixed or None
+            Components that are left as they are.
+
+        Returns
+        -------
+        solution : Solution or Run
+            Interrupted, and not rearranged, if an exception came before all of it was.
+        arrangement : Arrangement or None
+            None if nothing was rearranged.
+        """
+        self.__dict__.pop("scales_", None)
+        if self.sort_components or self.normalize is not None:
+            try:
+                shares, read = None, solution.interruption is None or view.in_memory
+                if self.sort_components:
+                    shares = shares_of(view, solution.W, solution.Ht, read)
+                Ht = scale.times(solution.Ht, -view.power)
+                found = arrangement(Ht, shares, self.normalize, fixed)
+                W = view.rearranged(solution.W, found.order, scale.times(found.scales, -view.power))
+                solution = solution._replace(W=W, Ht=found.of_H(Ht))
+            except BaseException as stop:  # the factors are not lost because they could not be rearranged
+                if solution.interruption is None:
+                    solution = solution._replace(interruption=Stopped(stop))
+            else:
+                if self.normalize is not None:
+                    self.scales_ = found.scales
+                return solution, found
+        W, Ht = (scale.times(F, -view.power) for F in (solution.W, solution.Ht))
+        return solution._replace(W=W, Ht=Ht), None
+
     def _warn_of_end(self, n_iter: int, termination: Termination) -> None:
         if n_iter == self.max_iter and self.tol > 0:
             warnings.warn(maximum_reached(self.max_iter), ConvergenceWarning, stacklevel=3)
@@ -567,8 +628,8 @@ def maximum_reached(max_iter: int) -> str:
     return f"Maximum number of iterations {max_iter} reached. Increase it to improve convergence."
 
 
-def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
-    """Return the factorisation of an X that is all zeros."""
+def zero_solution(W: Array, Ht: Array, solver: str, begun: float) -> Solution:
+    """Return the factorisation of an X that is all zeros, of a fit that was called at the time `begun`."""
     violation = math.nan if solver == "mu" else 0.0
     return Solution(
         W=np.zeros_like(W),
@@ -578,7 +639,8 @@ def zero_solution(W: Array, Ht: Array, solver: str) -> Solution:
         history={
             "loss": np.zeros(1),
             "violation": np.full(1, violation),
-            "seconds": np.zeros(1),
+            "seconds": np.full(1, time.perf_counter() - begun),
+            "accepted": np.ones(1, np.bool_),
         },
         divergence=0.0,
         kkt=0.0,

@@ -33,6 +33,29 @@ def missing_value(given: float | None) -> float | None:
     )
 
 
+def check_masked(estimator: NMF, data: Rows) -> None:
+    """Raise ValueError for parameters that an X with missing entries does not take.
+
+    Parameters
+    ----------
+    estimator : NMF
+    data : Rows
+    """
+    refused = {"fixed_components": estimator.fixed_components is not None}
+    if data.masked:  # and not only whole columns are missing
+        refused |= {
+            "extrapolate": estimator.extrapolate,
+            "n_init": estimator.n_init > 1,
+            "sort_components": estimator.sort_components,
+        }
+    for name, given in refused.items():
+        if given:
+            raise ValueError(
+                f"{name}={getattr(estimator, name)!r} is for an X without missing entries: leave it out where some are "
+                "missing."
+            )
+
+
 def warn_of_unobserved(data: Rows, rows_only: bool = False) -> None:
     """Warn if nothing is observed of some rows or columns of X.
 

@@ -120,6 +120,11 @@ class Checks:
 
     def array(self, X: Matrix) -> Any:
         """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""
+        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+            raise ValueError(
+                f"X is a masked array, {np.ma.count_masked(X):,} of its numbers are masked, and NMF has no missing "
+                "values: fill them in, as with X.filled(0), or leave out their rows."
+            )
         if self.estimator is None:
             check = partial(check_array, X)
         else:
@@ -132,7 +137,7 @@ class Checks:
             raise
         return X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)  # mixed data frames come out as objects
 
-    def place(self, what: str | None, device: bool) -> None:
+    def place(self, device: bool) -> None:
         """Raise if X cannot be computed on where it is: NMF computes anywhere."""
 
     def not_finite(self, nan: bool, dtype: np.dtype) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _compat
 from ..loop.checkpoint import held
+from . import _restarts
 from .nmf import NMF
 
 __all__ = ["non_negative_factorization"]
@@ -51,6 +52,10 @@ def non_negative_factorization(
     memory=None,
     checkpoint=None,
     checkpoint_every=600,
+    sort_components=False,
+    normalize=None,
+    fixed_components=None,
+    n_init=1,
     missing_values=None,
     mask=None,
 ):
@@ -117,6 +122,16 @@ def non_negative_factorization(
         File that stores the state of the fit, see `NMF`. It is refused with ``update_H=False``.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    sort_components : bool, default=False
+        Whether the components are sorted by how much of X they explain, see `NMF`. It is refused with
+        ``update_H=False``, as are the two that follow.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after the fit, see `NMF`.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the given H are kept, see `NMF`.
+    n_init : int, default=1
+        Number of runs from different starts, of which the best is returned, see `NMF`. More than one is
+        refused with ``update_H=False``.
     missing_values : {None, numpy.nan, 0}, default=None
         The number of X that stands for a missing entry, see `NMF`.
     mask : array-like, sparse matrix or store of bool, default=None
@@ -172,6 +187,10 @@ def non_negative_factorization(
         memory=memory,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        sort_components=sort_components,
+        normalize=normalize,
+        fixed_components=fixed_components,
+        n_init=n_init,
         missing_values=missing_values,
     )
     begun = time.perf_counter()
@@ -182,6 +201,13 @@ def non_negative_factorization(
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
                 )
+        settings = {"sort_components": sort_components, "normalize": normalize, "fixed_components": fixed_components}
+        for name, value in settings.items():
+            if value is not None and value is not False:
+                raise ValueError(f"{name} has no meaning with update_H=False, where H is kept as it is: leave it out.")
+        if n_init > 1:
+            raise ValueError(f"n_init = {n_init} has no meaning with update_H=False, which starts from no factors.")
+    _restarts.check(estimator)
     checks = estimator._checks("NMF initialization", reset=True, named=False)
     with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks, mask=mask) as data:
         if not update_H:
@@ -193,7 +219,7 @@ def non_negative_factorization(
                 )
             coded, Ht = estimator._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(data.spread(Ht)).T, coded.n_iter
-        tasks = _compat.FitTasks(estimator, X, max_iter)
+        tasks = _compat.FitTasks(estimator, X, max_iter * n_init)
         solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -21,26 +23,23 @@ from ..minibatch import descent as online
 from ..minibatch.loop import Learner, run
 from ..minibatch.multiplicative import Memory, MultiplicativeLearner
 from ..objective import beta_of, divergence
-from ..rows import Rows
+from ..rows import Rows, is_lazy, loaded
 from ..rows.memory import as_rows
+from ..solvers import Fixed
+from . import _arrangement
 from ._base import BaseNMF, zero_solution
-from ._validation import Checks
+from ._validation import Checks, Output, not_of_dask
 
 __all__ = ["MiniBatchNMF"]
 
 
 class _HostChecks(Checks):
-    """The checks of an estimator that computes on the CPU, on X in memory."""
+    """The checks of an estimator that computes on the CPU."""
 
     masks = False
 
-    def place(self, what: str | None, device: bool) -> None:
-        """Raise for an X on disk, and for one on a device."""
-        if what is not None:
-            raise TypeError(
-                f"MiniBatchNMF takes X in memory or as a numpy.memmap, not {what}: use NMF, or give batches of rows to "
-                "partial_fit."
-            )
+    def place(self, device: bool) -> None:
+        """Raise for an X on a device."""
         if device:
             raise NotImplementedError(
                 "MiniBatchNMF computes on the CPU: give it host data and device=None, or use NMF, which reads X larger "
@@ -127,6 +126,22 @@ class MiniBatchNMF(BaseNMF):
     callback : callable or None, default=None
         Called after each step as that of `NMF` after each iteration. Its ``iteration`` counts steps,
         ``loss`` is the cost per sample of the batch, and ``kkt`` is NaN.
+    sort_components : bool, default=False
+        Whether `fit` sorts the components after it, those first that explain most of X, see `NMF`. It
+        is refused in `partial_fit`, which has no end.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after `fit`, see `NMF`. It is refused in `partial_fit` and with
+        penalties. The sums that a later `partial_fit` begins with are brought into the same scale.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the H of the call are kept, bit for bit, see `NMF`. In later calls of
+        `partial_fit` they are the rows of ``components_``.
+    memory : int, str or None, default=None
+        How much of an X on disk may be in memory at a time, in bytes or as text such as "2GB"; one batch
+        always may. None means "128MB". It does not change the result. The shuffled batches of "hals" take
+        rows from all over X, and where single rows are dear (chunks of HDF5 and Zarr, a stream) as many
+        batches as have room are gathered in one pass over the chunks that hold their rows: an epoch reads
+        X about as many times as X is larger than `memory`, and once in all if it is not. Rows of a
+        ``.npy`` file are read alone. It has no effect on an X in memory.
 
     Attributes
     ----------
@@ -142,16 +157,20 @@ class MiniBatchNMF(BaseNMF):
         Batches learned from.
     n_features_in_ : int
         Features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, if X had names that are all strings.
     converged_ : bool
         Whether a stop rule was met.
     stop_reason_ : str
         Why the fit ended.
-    history_ : dict of str to ndarray of shape (n_steps_,), float64
-        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds".
+    history_ : dict of str to ndarray of shape (`n_steps_`,)
+        "loss" (cost per sample of the step's batch), "violation" (NaN) and "seconds" since the call of
+        `fit`, in which the start is included, all three float64; "accepted", bool, True for every step.
     kkt_residual_ : float
         Distance from a stationary point: 0 at one.
+    scales_ : ndarray of shape (n_components,), float64
+        With `normalize`, what the columns of W were multiplied by and the rows of H divided by; set by
+        `fit`.
 
     See Also
     --------
@@ -193,6 +212,7 @@ class MiniBatchNMF(BaseNMF):
         "fresh_restarts_max_iter": [Interval(Integral, 1, None, closed="left")],
         "transform_max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions({"mu", "hals"})],
+        "memory": [Interval(Integral, 1, None, closed="left"), str, None],
     }
     __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "MiniBatchNMF (input X)"
@@ -205,6 +225,7 @@ class MiniBatchNMF(BaseNMF):
     fresh_restarts: bool = False
     fresh_restarts_max_iter: int = 30
     transform_max_iter: int | None = None
+    _usual_memory = "128MB"
 
     def __init__(
         self,
@@ -231,6 +252,10 @@ class MiniBatchNMF(BaseNMF):
         n_jobs=None,
         max_time=None,
         callback=None,
+        sort_components=False,
+        normalize=None,
+        fixed_components=None,
+        memory=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -254,23 +279,40 @@ class MiniBatchNMF(BaseNMF):
         self.n_jobs = n_jobs
         self.max_time = max_time
         self.callback = callback
+        self.sort_components = sort_components
+        self.normalize = normalize
+        self.fixed_components = fixed_components
+        self.memory = memory
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
-        self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None
+        self,
+        X: Matrix,
+        y: object = None,
+        W: ArrayLike | None = None,
+        H: ArrayLike | None = None,
+        *,
+        out: PathLike[str] | str | Array | None = None,
     ) -> Array:
         """Learn W and H from X, and return W.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole.
+            Non-negative numbers of any real type; dense, or CSR or CSC. Never copied whole. Or a matrix on
+            disk, of which a few blocks of rows, or batches, are in memory at a time: a ``numpy.memmap``, the
+            path of a ``.npy`` file, an h5py dataset, a Zarr array, the path of either ("file.h5::name"), or
+            a stream of row blocks (`RowBlocks`). It is read once before the fit, as often as the start needs,
+            once in every pass over the batches (the shuffled batches of "hals" may need more, see `memory`),
+            and two to three times after the fit. The result has the bits of a fit from memory.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written. For "hals" only in place of H.
         H : array-like of shape (n_components, n_features), default=None
             Where to begin, for ``init="custom"``; of X's type. Never written.
+        out : path-like or ndarray of shape (n_samples, n_components), default=None
+            Where W is written instead of into memory, see `NMF.fit_transform`.
 
         Returns
         -------
@@ -282,27 +324,40 @@ class MiniBatchNMF(BaseNMF):
             For parameters, X, W or H that make no sense: wrong shapes, negative or missing values.
         TypeError
             For W or H of another type than X.
+        ReadError
+            If an X on disk cannot be read any more; `components_` are those of the last step then.
+        RuntimeError
+            If the contents of an X on disk have changed during the fit.
         """
-        begun = time.perf_counter()
+        if is_lazy(X):
+            not_of_dask(out=out)
+        begun, output = time.perf_counter(), Output(out)
         self._check_solver()
+        _arrangement.check(self)
+        fixed = self._fixed(self.init, H)
         if self.solver == "hals" and self.init == "custom" and W is not None and H is not None:
             raise ValueError(
                 "W has no meaning beside H with solver='hals', whose rows begin from nothing: leave W out."
             )
         data = self._open(X, self._checks(self._negative_at_transform, reset=True))
+        output.check(data, self._resolve(data.shape[1])[0])
         self._prepare(data, data.shape[0])
         self._check_zeros(data, self._beta_loss)
+        H_given = H
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
         W, Ht = self._start(data, W, H, begun)
-        learner = self._learner(data, online.KNOWN if self._auto else None)
+        learner = self._learner(data, online.KNOWN if self._auto else None, fixed)
         if data.opening().total == 0:
-            self._remember(learner.begin(Ht), 1)
-            self._keep(zero_solution(W, Ht, "mu"), Ht, 1, 0.0, 0.0, 0)
-            return given.rows_to_caller(W)
+            zeros, _ = self._arranged(data, zero_solution(W, Ht, "mu", begun)._replace(W=W, Ht=Ht), fixed)
+            self._remember(learner.begin(zeros.Ht), 1)
+            self._keep(zeros, zeros.Ht, 1, 0.0, 0.0, 0)
+            return output.filled(given.rows_to_caller(zeros.W))
         slices, batches = self._cut(data)
         n_steps = self.max_iter * len(batches)
         tasks = _compat.FitTasks(self, X, n_steps, "step")
-        with np.errstate(under="ignore"):
+        for each in (given, data):
+            each.free_buffers()
+        with np.errstate(under="ignore"), closing(batches):
             result = run(
                 slices,
                 batches,
@@ -311,13 +366,18 @@ class MiniBatchNMF(BaseNMF):
                 Ht,
                 Limits(self.tol, self.max_iter, self.max_time, begun),
                 restarts=self.fresh_restarts,
+                overwrite_W=self.init != "custom",
                 max_no_improvement=self.max_no_improvement,
                 verbose=self.verbose,
                 callback=scale.watched(self._watch(tasks), data.power),
             )
         W, Ht = result.W, result.Ht
         H = scale.times(Ht, -data.power).T
-        solver, kkt, loss = self._solver(self._penalties(data.shape, data), self._beta_loss), math.nan, math.nan
+        solver, kkt, loss = (
+            self._solver(self._penalties(data.shape, data), self._beta_loss, fixed=fixed),
+            math.nan,
+            math.nan,
+        )
         try:
             if (self.fresh_restarts or self.solver == "hals") and result.interruption is None:
                 W = scale.times(self._code(given, H)[0].W, data.power)
@@ -331,15 +391,19 @@ class MiniBatchNMF(BaseNMF):
             if result.interruption is None:
                 result = result._replace(interruption=Stopped(stop))
         n_iter = -(-result.n_steps // len(batches))
+        result = result._replace(W=W, Ht=Ht, history=scale.history(result.history, data.power))
+        result, arrangement = self._arranged(data, result, fixed)
+        result = result._replace(Ht=self._with_fixed(result.Ht, data, fixed, H_given))
+        if arrangement is not None:
+            result = result._replace(memory=learner.rearranged(result.memory, arrangement.order, arrangement.scales))
         self._remember(result.memory, result.n_steps)
-        result = result._replace(history=scale.history(result.history, data.power))
-        self._keep(result, H.T, n_iter, loss, kkt, data.power)
-        W = scale.times(W, -data.power)
-        self._warn_if_empty(data, W, H.T)
+        self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
+        codes = output.filled(given.rows_to_caller(result.W))
+        self._warn_if_empty(data, result.W, result.Ht)
         if self.solver == "mu" or not result.termination.converged:
             self._warn_of_end(n_iter, result.termination)
         tasks.close()
-        return given.rows_to_caller(W)
+        return codes
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Matrix, y: object = None, W: ArrayLike | None = None, H: ArrayLike | None = None) -> Self:
@@ -348,7 +412,8 @@ class MiniBatchNMF(BaseNMF):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Non-negative numbers of any real type; dense, or CSR or CSC.
+            Non-negative numbers of any real type; dense, or CSR or CSC. A matrix on disk is one batch, too,
+            and is read into memory as a whole.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
@@ -361,8 +426,15 @@ class MiniBatchNMF(BaseNMF):
         self : object
         """
         self._check_solver()
+        for name, off in (("sort_components", False), ("normalize", None)):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for what fit ends with, and a stream of batches has no end: "
+                    f"set {name}={off} for partial_fit."
+                )
         begun = hasattr(self, "components_")
-        given = data = self._open(X, self._checks(self._negative_at_transform, reset=not begun))
+        fixed = self._fixed("custom", self.components_) if begun else self._fixed(self.init, H)
+        given = data = self._open(loaded(X), self._checks(self._negative_at_transform, reset=not begun))
         if not begun:
             self._prepare(data, None)
             if self.solver == "hals":
@@ -390,12 +462,12 @@ class MiniBatchNMF(BaseNMF):
             else:
                 data = data.scaled(memory.power)
             memory = None if memory is None else memory.in_unit(data.power)
-        learner = self._learner(data)
+        learner = self._learner(data, fixed=fixed)
         memory = learner.begin(Ht) if memory is None else memory
         with np.errstate(under="ignore"):
             made = learner.step(data, None, scale.times(Ht, data.power), memory)
         self.n_components_ = Ht.shape[1]
-        self.components_ = scale.times(made.Ht, -data.power).T
+        self.components_ = self._with_fixed(scale.times(made.Ht, -data.power), data, fixed, Ht.T).T
         self._remember(made.memory, (self.n_steps_ if known else 0) + 1)
         if not made.Ht.any():
             self._warn_if_empty(data, made.W[:0], made.Ht)
@@ -403,6 +475,15 @@ class MiniBatchNMF(BaseNMF):
 
     def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
         return _HostChecks(self if named else None, whom, reset, spreads=False, devices=False)
+
+    def _fixed(self, init: str | None, H: Factor) -> Fixed | None:
+        fixed = _arrangement.fixed_rows(self.fixed_components, init, H)
+        if fixed is not None and not fixed.width:
+            raise ValueError(
+                "fixed_components names all rows of H, of which nothing is left to learn: set components_ to H and "
+                "call transform, or use NMF."
+            )
+        return fixed
 
     def _check_solver(self) -> None:
         if self.solver == "hals" and beta_of(self.beta_loss) != 2:
@@ -419,30 +500,31 @@ class MiniBatchNMF(BaseNMF):
         self._rho = self.forget_factor ** (self._batch_size / n)
         self._period = self.batch_size if whole is None else whole
 
-    def _cut(self, data: Rows) -> tuple[Any, Any]:
+    def _cut(self, data: Rows) -> tuple[Any, cutting.Batches]:
         """Return which rows each batch of a fit has, and the batches."""
         cut = data.X, self._batch_size, data.dtype, self.n_jobs
         if self.solver == "mu" or self.init == "custom" or self._batch_size >= data.shape[0]:  # nothing is drawn
             return cutting.cut(*cut, data.power)
-        return cutting.cut_shuffled(*cut, self.random_state, data.power)
+        return cutting.cut_shuffled(*cut, self.random_state, data.power, self.memory or self._usual_memory)
 
-    def _learner(self, data: Rows, early: float | None = None) -> Learner[Any]:
+    def _learner(self, data: Rows, early: float | None = None, fixed: Fixed | None = None) -> Learner[Any]:
         """Return what learns from a batch that is read as `data` is; `early` is for "hals"."""
         m = data.shape[1]
         if self.solver == "hals":
             penalties, period = lambda rows: self._penalties((rows, m), data), self._period
-            return online.DescentLearner(penalties, self.forget_factor, period, early, data.power)
+            return online.DescentLearner(penalties, self.forget_factor, period, early, data.power, fixed)
         return MultiplicativeLearner(
             lambda rows: self._solver(self._penalties((rows, m)), self._beta_loss),
             self._rho,
             tol=self.tol,
             restart_iter=self.fresh_restarts_max_iter,
+            fixed=fixed,
         )
 
     def _start(self, data: Rows, W: Factor, H: Factor, begun: float | None = None) -> tuple[Array, Array]:
         with np.errstate(under="ignore"):
             W, Ht = super()._start(data, W, H, begun)
-        return (np.zeros_like(W) if self.solver == "hals" else W), Ht  # its rows begin from nothing
+        return (data.new_rows(W.shape[1]) if self.solver == "hals" else W), Ht  # its rows begin from nothing
 
     def _warm_start(self, data: Rows, k: int, begun: float | None = None) -> tuple[Array, Array]:
         """Return no W, and Ht of a fit of so many rows as a batch has, or more where there are many components."""

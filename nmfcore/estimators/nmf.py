@@ -21,12 +21,14 @@ from ..backends import cuda
 from ..loop.checkpoint import Checkpoint, held
 from ..loop.session import Limits
 from ..loop.solve import Coded, Solution, factorize
-from ..objective import beta_of
+from ..loop.stopping import StopReason
+from ..objective import beta_of, divergence, penalty
 from ..rows import Rows
-from ..solvers import SOLVERS
+from ..solvers import SOLVERS, Fixed, Solver
 from ..starts.samples import sample_rows
+from . import _arrangement, _restarts
 from ._base import BaseNMF, maximum_reached, zero_solution
-from ._missing import impute, warn_of_unobserved, without_unobserved
+from ._missing import check_masked, impute, warn_of_unobserved, without_unobserved
 from ._validation import Output, not_of_dask
 
 __all__ = ["NMF"]
@@ -37,7 +39,10 @@ _EARLY_TOL = 1e-3
 _EARLY_FALL = 1e-3
 _EXACT = 1e-6
 # Parameters that a fit may be continued with other values of.
-_NO_MATTER = ("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose")
+_NO_MATTER = (
+    *("callback", "checkpoint", "checkpoint_every", "max_iter", "max_time", "memory", "n_jobs", "verbose"),
+    *("normalize", "sort_components"),
+)
 
 
 class NMF(BaseNMF):
@@ -137,6 +142,31 @@ class NMF(BaseNMF):
         fit at a time can use a file. Of a Dask array, W is brought to this machine for it.
     checkpoint_every : float, default=600
         Seconds between two writings of `checkpoint`.
+    sort_components : bool, default=False
+        Whether the components are sorted after the fit, those first that explain most of X (see
+        `nmfcore.analysis.explained_share`). This reads X once more; of a fit that was interrupted,
+        an X on disk or on a cluster is not read, and ⟨w_t h_t, WH⟩ is taken for the share of
+        component t, which is the same where the fit has converged. Nothing else depends on it.
+    normalize : {"l1", "l2", "max"} or None, default=None
+        Which norm of each row of H is 1 after the fit. Columns of W are multiplied by the norms that
+        the rows had, so that WH stays as it is. A row of zeros is left as it is. None leaves W and H
+        as the fit ended with them. It is refused with penalties, whose value depends on the scales.
+    fixed_components : array-like of bool of shape (n_components,) or of int, default=None
+        Which rows of the H of the call are kept, bit for bit, while the others are learned: a truth
+        value for each row, or the numbers of the rows. It needs ``init="custom"`` and H. These rows
+        are neither sorted nor normalised, `kkt_residual_` and the stop rules count the other rows
+        only, and if all rows are fixed, W is solved for as `transform` does. None keeps none of them.
+    n_init : int, default=1
+        Number of runs from different starts. The run with the lowest loss is kept, of equal ones the
+        first. Each run is, to the bit, a fit of its own, whose seed does not depend on the number of
+        runs. All runs share each pass over an X on disk, and W of all of them is in memory; of an X in
+        memory as many as have together no more rows of W than X or 1 GB. On a GPU or on Dask one run
+        follows the other. With several runs, ``init=None`` and "auto" begin with fits of samples where
+        "hals" draws them, and else mean "random", since an NNDSVD is the same for all runs. "custom",
+        "nndsvd" and "nndsvda" raise an error then, and so does `checkpoint`. After `max_time` no further
+        run begins. `callback` is called for each run, whose number is ``run``, and ends that run if it
+        returns True. `verbose` prints a line for each run.
+        An exception or Ctrl-C ends all runs, and the best so far is kept.
     missing_values : {None, numpy.nan, 0}, default=None
         The number of X that stands for a missing entry. NaN may be in an X of floats only; an X of
         integers takes a mask, see `fit_transform`. With 0, zeros are unobserved, and of a sparse X the
@@ -151,21 +181,34 @@ class NMF(BaseNMF):
     reconstruction_err_ : float
         √(2 D_β(X | WH)) of the fitted factors, without penalties.
     n_iter_ : int
-        Number of iterations; for "hals" number of passes over X, rejected ones included.
+        Number of iterations, each of which is a pass over X, rejected ones included.
     n_features_in_ : int
         Number of features of the fitted X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, defined if X has names that are all strings.
     converged_ : bool
         Whether the stop rule was met.
     stop_reason_ : str
         Why the fit ended, in one sentence.
-    history_ : dict of str to ndarray, float64
+    history_ : dict of str to ndarray of shape (n_iter_,)
         "loss", the objective with penalties (for "mu" with β ≠ 2 it is known every 10 iterations,
-        and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds".
-        One entry for each iteration, for "hals" for each accepted pass.
+        and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds"
+        since the call, in which the start is included, all three float64; and "accepted", bool. An
+        iteration of "hals", or of "mu" with `extrapolate`, that raises the loss is rejected: its
+        factors are dropped, and "loss" is that of the dropped pair. Accepted losses do not rise,
+        except by rounding.
     kkt_residual_ : float
         Distance from a stationary point, which is 0 at one.
+    scales_ : ndarray of shape (n_components,), float64
+        With `normalize`, what the columns of W were multiplied by and the rows of H divided by; 1 for
+        a fixed component.
+    init_losses_ : ndarray of shape (n_init,), float64
+        The loss of each run with penalties, NaN for a run that was not begun. Defined if `n_init` is
+        larger than 1; all other attributes are those of the run with the lowest loss.
+    component_stability_ : ndarray of shape (n_components,), float64
+        For each component the mean, over the other runs, of its cosine to their component that it is
+        matched with: 1 if every run has found it. Components are matched one to one, so that the
+        cosines add up to the most. NaN if there is no other run. Defined if `n_init` is larger than 1.
 
     See Also
     --------
@@ -209,6 +252,7 @@ class NMF(BaseNMF):
         "missing_values": [Real, None],
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
     }
     __module__ = "nmfcore"  # the name that is imported, so that pickles hold no inner path
     _negative_at_transform = "X in NMF"
@@ -222,6 +266,8 @@ class NMF(BaseNMF):
     missing_values: float | None = None
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
+    n_init: int = 1
+    component_stability_: Array
 
     def __init__(
         self,
@@ -247,6 +293,10 @@ class NMF(BaseNMF):
         memory=None,
         checkpoint=None,
         checkpoint_every=600,
+        sort_components=False,
+        normalize=None,
+        fixed_components=None,
+        n_init=1,
         missing_values=None,
     ):
         self.n_components = n_components
@@ -270,6 +320,10 @@ class NMF(BaseNMF):
         self.memory = memory
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.sort_components = sort_components
+        self.normalize = normalize
+        self.fixed_components = fixed_components
+        self.n_init = n_init
         self.missing_values = missing_values
 
     def fit(self, X: Matrix, y: object = None, *, mask: Matrix | None = None, **params: ArrayLike | None) -> Self:
@@ -351,12 +405,13 @@ class NMF(BaseNMF):
         """
         if rows.is_lazy(X):
             not_of_dask(out=out)
+        _restarts.check(self)
         begun = time.perf_counter()
         with held(self.checkpoint), np.errstate(under="ignore"):
             output = Output(out)
             with self._open(X, self._checks("NMF initialization", reset=True), mask=mask) as data:
                 output.check(data, self._resolve(data.given_shape[1])[0])
-                tasks = _compat.FitTasks(self, X, self.max_iter)
+                tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
                 solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
                 self._keep(
                     solution,
@@ -462,14 +517,20 @@ class NMF(BaseNMF):
         """Return what a fit ends with, X as it was read (the divergence is in its unit), and the checkpoint."""
         self._n_components, self._beta_loss = self._resolve(data.given_shape[1])
         self._check_solver(warn=True)
-        if data.masked and self.extrapolate:
-            raise ValueError(
-                "extrapolate=True is for an X without missing entries: leave it out where some are missing."
-            )
+        if data.masked or data.chosen is not None:
+            check_masked(self, data)
         warn_of_unobserved(data)
+        _arrangement.check(self)
+        fixed = _arrangement.fixed_rows(self.fixed_components, self.init, H)
         self._check_zeros(data, self._beta_loss)
+        for name in ("init_losses_", "component_stability_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        if fixed is not None and not fixed.width:
+            return self._all_fixed(data, fixed, W, H, begun)
         checkpoint = self._checkpoint(data, W, H)
         data = self._seen(data, self._beta_loss, W, H)
+        if self.n_init > 1:
+            return self._finished(self._restarted(data, W, H, tasks, begun), data, fixed, H), data, None
         kept = None if checkpoint is None else checkpoint.found()
         if kept is None:
             W, Ht = self._start(data, W, H, begun)
@@ -481,19 +542,10 @@ class NMF(BaseNMF):
             Ht = without_unobserved(data, Ht)
         del kept
         if data.opening().total == 0:
-            return zero_solution(W, Ht, self.solver), data, checkpoint
-        penalties = self._penalties(data.given_shape, data)
-        options: dict[str, Any] = {"extrapolate": self.extrapolate}
-        if self.shuffle:
-            options["shuffle"] = check_random_state(self.random_state)
-        if data.masked:
-            options["masked"] = data.masked
-        elif self._auto and sample_rows(*data.shape, Ht.shape[1]):
-            options["trusted"] = True
-        solver = self._solver(penalties, self._beta_loss, **options)
+            return self._finished(zero_solution(W, Ht, self.solver, begun), data, fixed, H), data, checkpoint
         solution = factorize(
             data,
-            solver,
+            self._solver_of(data, Ht.shape[1], fixed),
             W,
             Ht,
             Limits(self.tol, self.max_iter, self.max_time, begun),
@@ -502,8 +554,77 @@ class NMF(BaseNMF):
             checkpoint=checkpoint,
             overwrite_W=self.init != "custom",
         )
-        W, Ht = (scale.times(F, -data.power) for F in (solution.W, solution.Ht))
-        return solution._replace(W=W, Ht=Ht, history=scale.history(solution.history, data.power)), data, checkpoint
+        return self._finished(solution, data, fixed, H), data, checkpoint
+
+    def _finished(self, solution: Solution, view: Rows, fixed: Fixed | None, H: Factor) -> Solution:
+        """Return a solution in the unit of X, with its components in their order and scale; H has the fixed ones."""
+        solution, found = self._arranged(view, solution, fixed)
+        if found is not None and self.n_init > 1:
+            self.component_stability_ = self.component_stability_[found.order]
+        Ht = self._with_fixed(solution.Ht, view, fixed, H)
+        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power))
+
+    def _all_fixed(
+        self, data: Rows, fixed: Fixed, W: Factor, H: Factor, begun: float
+    ) -> tuple[Solution, Rows, Checkpoint | None]:
+        """Solve for W alone, as `transform` does, and return what `_factorize` does."""
+        for name in ("checkpoint", "callback", "max_time"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has no meaning where fixed_components names all rows of H and every row of W is solved "
+                    "for alone: leave it out."
+                )
+        if W is not None:
+            warnings.warn(
+                "All components are fixed, and every row of W is solved for from H alone: the W of the call is not "
+                "used.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        coded, Ht = self._code_given(data, H)
+        self._n_components = Ht.shape[1]
+        view = self._seen(data, self._beta_loss, H)
+        solver = self._solver(self._penalties(view.shape, view), self._beta_loss, fixed=fixed)
+        W, Ht = scale.times(coded.W, view.power), view.backend.asarray(scale.times(Ht, view.power))
+        left = coded.unsettled > 0 and self.tol > 0
+        reason = StopReason.MAX_ITER.given(max_iter=self.max_iter) if left else StopReason.FIXED.given()
+        loss, kkt = divergence(view, W, Ht, solver.beta), 0.0
+        if view.opening().total:  # one pass more, of which nothing is kept but the residual
+            kkt = factorize(view, solver, W, Ht, Limits(0, 1), measure=False).kkt
+        history = {
+            "loss": np.array([loss + penalty(solver.penalties, W, Ht)]),
+            "violation": np.full(1, np.nan),
+            "seconds": np.array([time.perf_counter() - begun]),
+            "accepted": np.ones(1, np.bool_),
+        }
+        solution = Solution(W, Ht, coded.n_iter, reason, history, loss, kkt, None, 0.0)
+        return self._finished(solution, view, fixed, H), view, None
+
+    def _solver_of(self, data: Rows, k: int, fixed: Fixed | None = None) -> Solver:
+        """Return the solver of a fit with k components, of X as `data` reads it."""
+        options: dict[str, Any] = {"extrapolate": self.extrapolate, "fixed": fixed}
+        if self.shuffle:
+            options["shuffle"] = check_random_state(self.random_state)
+        if data.masked:
+            options["masked"] = data.masked
+        elif self._auto and sample_rows(*data.shape, k):
+            options["trusted"] = True
+        return self._solver(self._penalties(data.given_shape, data), self._beta_loss, **options)
+
+    def _restarted(self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float) -> Solution:
+        """Return what the best of several runs ends with, and set the attributes that tell of all runs."""
+        if data.opening().total == 0:
+            W, Ht = self._start(data, W, H, begun)
+            self.init_losses_, self.component_stability_ = np.zeros(self.n_init), np.zeros(Ht.shape[1])
+            return zero_solution(W, Ht, self.solver, begun)
+        runs = _restarts.restarted(self, data, W, H, scale.watched(self._watch(tasks), data.power), begun)
+        self.init_losses_ = scale.times(runs.losses, -4 * data.power)
+        self.component_stability_ = runs.stability(data.backend)
+        self._runs_ended(runs)
+        return runs.best
+
+    def _runs_ended(self, runs: _restarts.Restarted) -> None:
+        """Take note of the runs of a fit, which a subclass may."""
 
     def _check_passes(self, checkpoint: Checkpoint) -> None:
         if checkpoint.passes is not None and checkpoint.passes > self.max_iter:
@@ -554,7 +675,7 @@ class NMF(BaseNMF):
         matters = 2 * solution.divergence > _EXACT * data.opening().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
             warnings.warn(
-                f"Stopped after {solution.n_iter} iterations as tol={self.tol:g} asks for, while "
+                f"Stopped after {solution.n_iter} iterations, as tol={self.tol:g} was met, while "
                 f"the loss still fell by {100 * solution.still_falling:.2g} % in the last one: "
                 f"the rule compares with the first iteration, which the start made large. Decrease tol, or use "
                 'solver="hals", whose rule does not depend on the start.',
@@ -562,17 +683,22 @@ class NMF(BaseNMF):
                 stacklevel=3,
             )
 
-    def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
-        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
+    def _code_given(self, data: Rows, H: Factor, typed: bool = True) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; `typed` is whether H must have the type of X."""
         k, beta = self._resolve(data.given_shape[1])
-        self._check_solver(warn=given)
-        self._check_zeros(data, beta)
         H, dtype = self._factor(H, (k, data.given_shape[1]), "H")
         H = data.picked(H)
-        if given:
+        if typed:
             self._check_types(data, H=dtype)
         Ht = np.ascontiguousarray(H.T, data.dtype)
-        coded = self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter)
+        return self._coded(data, Ht, beta, self.tol, max_iter=self.max_iter), Ht
+
+    def _code(self, data: Rows, H: Factor, given: bool = False) -> tuple[Coded, Array]:
+        """Solve for W with H fixed; an H that the caller has `given` must have the type of X."""
+        beta = beta_of(self.beta_loss)
+        self._check_solver(warn=given)
+        self._check_zeros(data, beta)
+        coded, Ht = self._code_given(data, H, given)
         if coded.unsettled and self.tol > 0:
             rows = f"({coded.unsettled} of {data.shape[0]} rows reached it.)"
             message = f"{maximum_reached(self.max_iter)} {rows}"
@@ -582,6 +708,6 @@ class NMF(BaseNMF):
 
 def _written(value: object) -> str:
     """Return a parameter as text, by which two values of it are compared."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     return f"a {type(value).__name__}" if isinstance(value, np.random.RandomState) else repr(value)

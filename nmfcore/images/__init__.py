@@ -10,6 +10,7 @@ from ..models import estimator_from, model_of
 from ._decoding import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .arrays import read_npy
 from .caches import cached_images
+from .drawn import drawn_faces
 from .folders import load_images
 from .idx import read_idx
 from .pictures import InputError, Pictures
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "Pictures",
     "cached_images",
+    "drawn_faces",
     "estimator_from",
     "load_images",
     "model_of",

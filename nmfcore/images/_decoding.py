@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     File: TypeAlias = Path | BinaryIO | Picture  # a picture file, by its path or opened, or a picture of Pillow's
 
 PICTURE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".pbm", ".pgm", ".png", ".apng", ".pnm", ".ppm", ".tga"}
-    | {".tif", ".tiff", ".webp"}
+    {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".jfif", ".mpo", ".pbm", ".pgm", ".png", ".apng", ".pnm", ".ppm", ".tga"}
+    | {".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".tif", ".tiff", ".webp"}
 )
 # Pillow may open no other format, whatever a file is called: some of its decoders start programs (EPS).
 PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -40,6 +40,7 @@ LOOKED_THROUGH = frozenset({".apng", ".gif", ".jp2", ".pgm", ".pnm", ".tif", ".t
 # picture next to a 64×48 one is the same shape. Beyond 2 % a resize would visibly distort.
 ASPECT_TOLERANCE = 0.02
 ORIENTATION = 0x0112  # EXIF tag
+PHOTOMETRIC = 262  # TIFF tag; 0: white is zero, which Pillow minds with 8 bits only
 SUBFILE = 254  # TIFF tag; bit 0: the page is a smaller copy of another one
 LEAST_LEVELS, MOST_BITS = 256, 32
 SMALL_SHARE = 0.999  # of the pixels that may be dark beside a few bright ones before it is said
@@ -193,9 +194,19 @@ def _looked(picture: Picture) -> Look:
         highest = max(top, highest or 0)
         for place, bits in enumerate(range(8, MOST_BITS + 1)):
             below[place] += pixels.size if top < 1 << bits else np.count_nonzero(pixels < 1 << bits)
-    deep = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", ()))
-    deep = deep and picture.mode in ("RGB", "RGBA", "LA")
-    return Look(pages, copies, highest, lowest, tuple(below.tolist()), deep)
+    return Look(pages, copies, highest, lowest, tuple(below.tolist()), _has_deep_colour(picture))
+
+
+def _has_deep_colour(picture: Picture) -> bool:
+    """Whether a picture that has not been loaded has more than 8 bits a colour, of which Pillow keeps 8."""
+    if picture.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    for tile in getattr(picture, "tile", ()):
+        how = getattr(tile, "args", "")
+        highest = how[-1] if picture.format == "PPM" and isinstance(how, tuple) else 0
+        if ";16" in str(how) or (isinstance(highest, int) and highest > 255):
+            return True
+    return False
 
 
 def _pages(picture: Picture) -> tuple[tuple[int, ...], int]:
@@ -235,7 +246,8 @@ def fill_rows(
     """Decode pages of a file to rows of a matrix; return for each why it cannot be used, or None."""
 
     def fill(picture: Picture) -> list[str | OddShape | None]:
-        if how.levels is None and (picture.mode.startswith("I") or len(_pages(picture)[0]) > 1):
+        many = picture.mode.startswith("I") or _has_deep_colour(picture)
+        if how.levels is None and (many or len(_pages(picture)[0]) > 1):
             raise LookFirst
         reasons: list[str | OddShape | None] = []
         for number, page in enumerate(pages):
@@ -329,10 +341,21 @@ def _open_picture(file: Path | BinaryIO) -> Picture:
     picture = Image.open(file, formats=_formats())
     try:
         _check_pixels(picture)
+        _widen_key(picture)
     except BaseException:
         picture.close()
         raise
     return picture
+
+
+def _widen_key(picture: Picture) -> None:
+    """Bring the transparent grey of a PNG file of 2 or 4 bits to 8 bits, as Pillow brings the pixels."""
+    key = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode != "L" or not isinstance(key, int):
+        return
+    depth = {"L;2": 2, "L;4": 4}.get(str(getattr((getattr(picture, "tile", None) or [None])[0], "args", "")))
+    if depth:
+        picture.info["transparency"] = key * 255 // ((1 << depth) - 1)
 
 
 def _check_pixels(picture: Picture) -> None:
@@ -411,6 +434,8 @@ def _in_8_bits(picture: Picture, how: Decoding) -> Picture:
     Image = pillow()
     if picture.mode == "F":
         raise Broken("holds floating-point pixels; save it with 8 or 16 bits")
+    if picture.mode == "LAB":
+        raise Broken("holds colours of the LAB space; save it in RGB")
     if picture.mode.startswith("I"):  # Pillow's own conversion clips at 255
         clear = picture.info.get("transparency")
         pixels = np.asarray(picture)
@@ -419,6 +444,8 @@ def _in_8_bits(picture: Picture, how: Decoding) -> Picture:
         levels = levels_of(int(pixels.max(initial=0))) if how.levels is None else how.levels
         shift = levels.bit_length() - 9  # of levels 2^8 · 2^shift
         narrow = np.minimum(pixels >> shift if shift else pixels, 255).astype(np.uint8)
+        if picture.format == "TIFF" and picture.tag_v2.get(PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+            narrow = 255 - narrow
         picture = Image.fromarray(narrow)
         if isinstance(clear, int):
             red, green, blue = how.background

@@ -20,8 +20,9 @@ logger = logging.getLogger("nmfcore")
 
 # Pictures that a folder may hold and that are not read.
 UNREADABLE = frozenset(
-    {".arw", ".avif", ".cr2", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".orf"}
-    | {".pdf", ".psd", ".raf", ".raw", ".svg", ".xcf"}
+    {".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits", ".hdr", ".heic", ".heif", ".ico"}
+    | {".icns", ".jxl", ".jxr", ".nef", ".nii", ".orf", ".pcx", ".pdf", ".pfm", ".psd", ".raf", ".raw", ".rw2", ".sgi"}
+    | {".svg", ".xbm", ".xcf", ".xpm"}
 )
 TABLES = frozenset({".gz", ".csv", ".tsv", ".npy", ".npz", ".h5", ".h5ad", ".hdf5"})
 _NAMED = 3  # folders or kinds that a message lists
@@ -91,8 +92,8 @@ def listing(root: Path, recursive: bool) -> Listing:
         if stray and len(stray) < len(found):
             warnings.warn(
                 f"{_count(len(stray), 'picture')} of '{root}' ('{shortened(stray[0])}'"
-                f"{', …' if len(stray) > 1 else ''}) lie{'s' * (len(stray) == 1)} beside the folders of the classes: "
-                "they are read, and their label is empty",
+                f"{', …' if len(stray) > 1 else ''}) lie{'s' * (len(stray) == 1)} beside the folders of the classes, "
+                f"and {'is' if len(stray) == 1 else 'are'} read with an empty label",
                 UserWarning,
                 stacklevel=4,
             )

@@ -326,7 +326,8 @@ class _Task:
                 _files(len(deep)), self.root, f"{levels:,}",
             )  # fmt: skip
         left = max(1, (min(highest, most - 1) - max(lowest, 0)) // scale + 1)
-        if scale > 1 and left < _FEW_LEVELS:
+        whole = (highest - max(lowest, 0)) // scale + 1  # fewer than half of 256 only where the darkest pixel is bright
+        if scale > 1 and (left < _FEW_LEVELS or whole < LEAST_LEVELS // 2):
             self.said.append(
                 f"nearly all pixels of the pictures of '{self.root}' with more than 8 bits lie from {lowest:,} to "
                 f"{min(highest, most - 1):,}, and the highest is {highest:,}: {left} of 256 grey levels are left for "

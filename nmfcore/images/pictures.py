@@ -8,6 +8,7 @@ import numpy as np
 
 __all__ = ["InputError", "Pictures"]
 
+SHOWN = 20  # pictures that a notebook shows
 Shape = tuple[int, ...]  # (height, width), or (height, width, 3) in colour
 
 
@@ -73,6 +74,18 @@ class Pictures:
         known = [what for what in ("names", "labels") if getattr(self, what) is not None]
         also = f", with {' and '.join(known)}" if known else ""
         return f"Pictures of '{self.source}': {n:,} rows × {m:,} features{folded}, {self.matrix.dtype}{also}"
+
+    def _repr_html_(self) -> str | None:
+        if self.shape is None:  # a notebook then shows the text
+            return None
+        try:
+            from .thumbnails import brightness, gallery, picture_png
+
+            rows, top = range(min(len(self.matrix), SHOWN)), brightness(self.matrix)
+            pngs = [picture_png(self.matrix[row], self.shape, top, longest=144) for row in rows]
+        except ImportError:  # Pillow is missing
+            return None
+        return gallery(repr(self), pngs, [self.title(row) for row in rows], len(self.matrix) - len(rows))
 
     def title(self, row: int) -> str:
         """Return what to write over the picture in `row`: name, label or number.

@@ -29,12 +29,15 @@ IDENTIFIERS = frozenset(
     {"id", "ids", "idx", "index", "imageid", "image_id", "image id", "rowid", "row_id", "row id", "sample_id", "uuid"}
     | {"file", "filename", "file_name", "file name", "image_name", "name", "path"}
 )
+# Names of columns that count, identify or date the rows: customer_id, PassengerId, ORDER-ID, timestamp.
+_IDENTIFYING = re.compile(r"(?i:.*[_ -](id|ids|uuid|guid)|date|datetime|date_time|timestamp)|.*[a-z]I[dD]")
 UNNAMED = re.compile(r"|unnamed: ?0(_level_\d+)?")
 SEPARATORS = (",", ";", "\t", "|", None)  # None: blanks
 _LINES = 2048  # lines of a table parsed at a time
 _CHARACTERS = 1 << 26  # of a line, and of those parsed at a time
 _TRIED = 6  # lines that the separator is chosen by
 _COUNTED = 10  # rows from which a column that counts them is said
+_MANY = 8  # numbers of a first line that may be a header by chance, if they are fewer
 _MANGLED = 4  # repeated names from which a header of numbers is taken for pandas'
 _INTEGERS = re.compile(r"[0-9+\-,;|\t ]*")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
@@ -51,9 +54,11 @@ def read_csv(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     stand in quotes. Where commas do not separate columns they may be decimal commas.
 
     With a header, a column called ``label``, ``labels``, ``class`` or ``target`` is kept apart as
-    the labels. A column called ``id``, ``index``, ``filename`` or the like is no data either: texts
-    in it become names, numbers are left out, and a warning says so. A first line of the numbers 0,
-    1, 2, … is a header that pandas wrote, and a warning says so, too. Without a header, every
+    the labels, and so is one called ``y`` where none of them is there, nor one called ``x``. A column
+    called ``id``, ``sample_id``, ``index``, ``filename``, ``date`` or the like is no data either:
+    texts in it become names, numbers are left out, and a warning says so. A first line of the numbers
+    0, 1, 2, … is a header that pandas wrote, as is one of 1, 2, 3, … if it is long, and a warning says
+    so, too; one whose numbers go up in other equal steps is read as a sample, with a warning. Without a header, every
     column is data, except in MNIST's label-first form: whole numbers 0 to 255 throughout, and one
     column more than a square number of at least 64.
 
@@ -228,7 +233,9 @@ class _Table:
     """A table that is being read."""
 
     def __init__(self, path: Path, file: TextIO):
-        self.path, self.groups = path, _lines(path, file)
+        self.path = path
+        self.groups: Iterator[list[Line]] = _lines(path, file)
+        self.end = ""
         self.header: list[str] | None = None
         self.points = self.commas = self.odd_commas = False
 
@@ -238,8 +245,18 @@ class _Table:
         comment = ""
         while group and group[0][1].startswith("#"):  # numpy.savetxt writes its header so
             comment, group = group[0][1].lstrip("# "), group[1:]
+        stated = re.fullmatch(r"sep=([,;|]?)", group[0][1]) if group else None  # for Excel; a tab has been cut off
+        if stated is not None:
+            group = group[1:]
         if not group:
             raise InputError(f"'{self.path}' is empty: expected one picture per line")
+        ends = {text[-1] for _, text in group[1:] or group}
+        end = ends.pop() if len(ends) == 1 else ""
+        top = group[0][1]
+        if end and end in ",;|" and (top.endswith(end) or top.count(end) + 1 == group[1][1].count(end)):
+            self.end = end
+            group = self._without_end(group)
+            self.groups = map(self._without_end, self.groups)
         self.form = _form_of([text for _, text in group[:_TRIED]])
         first = self.form.cells(group[0][1])
         self.columns = len(first)
@@ -258,6 +275,10 @@ class _Table:
                 return self._read_lists(group, lists[0])
         return self._read_numbers(group)
 
+    def _without_end(self, group: list[Line]) -> list[Line]:
+        """Take off the separator that ends every line, but for the header: there is no column behind it."""
+        return [(number, text.removesuffix(self.end)) for number, text in group]
+
     # --- which columns there are ------------------------------------------------------------------
 
     def _is_header(self, number: int, first: list[str], second: list[str] | None) -> bool:
@@ -272,7 +293,7 @@ class _Table:
             )
         if all(map(_LIKE_NUMBERS.fullmatch, first)):  # or empty: one that cannot be read is reported as such
             return False
-        known = any(name in LIST_LABELS or name in IDENTIFIERS for name in names)
+        known = any(name.lower() in LIST_LABELS or _identifies(name) for name in first)
         if second is not None and len(second) == len(first) and any(numbers) and not known:
             counted = [cell for cell, isnumber in zip(first, numbers, strict=True) if isnumber]
             if [self.form.is_number(cell) for cell in second] == numbers and not _counts(counted):
@@ -286,11 +307,12 @@ class _Table:
 
     def _is_header_of_numbers(self, first: list[str], second: list[str]) -> bool:
         """Whether a first line of numbers is what pandas writes where columns have no names."""
-        continues = second == [str(len(first) + place) for place in range(len(first))]
-        if len(first) > 2 and _counts(first) and not continues:
+        begin = 1 if first[0] == "1" else 0
+        continues = second == [str(begin + len(first) + place) for place in range(len(first))]
+        if not continues and _counts(first) and len(first) > 2:
             warnings.warn(
-                f"the first line of '{self.path}' counts the columns (0, 1, 2, …): it is taken for a header. If it is "
-                "a sample, add a header above it",
+                f"the first line of '{self.path}' counts the columns ({begin}, {begin + 1}, {begin + 2}, …): it is "
+                "taken for a header. If it is a sample, add a header above it",
                 UserWarning,
                 stacklevel=7,
             )
@@ -304,17 +326,32 @@ class _Table:
                 stacklevel=7,
             )
             return True
+        if len(first) >= _MANY and _in_equal_steps(first) and not _in_equal_steps(second):
+            warnings.warn(
+                f"the first line of '{self.path}' goes up in equal steps ({shortened(first[0], 20)}, "
+                f"{shortened(first[1], 20)}, …), and is read as a sample like the others: if it is a header, name the "
+                "columns with letters",
+                UserWarning,
+                stacklevel=7,
+            )
         return False
 
     def _named(self, names: frozenset[str]) -> list[int]:
-        return [number for number, name in enumerate(self.header or ()) if name.lower() in names]
+        lower = [name.lower() for name in self.header or ()]
+        found = [number for number, name in enumerate(lower) if name in names]
+        if not found and names >= LABEL_COLUMNS and "y" in lower and "x" not in lower:  # else it is a coordinate
+            return [lower.index("y")]
+        return found
+
+    def _identifiers(self) -> list[int]:
+        return [number for number, name in enumerate(self.header or ()) if _identifies(name)]
 
     # --- the two kinds of tables ------------------------------------------------------------------
 
     def _read_numbers(self, group: list[Line]) -> tuple[Pictures, list[str] | None]:
         """Read a table with a number in each cell."""
         labels = self._named(LABEL_COLUMNS)
-        apart = [_Column(number) for number in sorted({*labels, *self._named(IDENTIFIERS)})]
+        apart = [_Column(number) for number in sorted({*labels, *self._identifiers()})]
         if len(apart) == self.columns:
             what = "a label column" if labels else "an identifier"
             raise InputError(f"'{self.path}' has {what} and no other column: expected numbers beside it")
@@ -338,7 +375,7 @@ class _Table:
     def _read_lists(self, group: list[Line], pixels: int) -> tuple[Pictures, list[str] | None]:
         """Read a table in which one column holds a list of numbers."""
         labels = self._named(LIST_LABELS)[:1]
-        named = self._named(IDENTIFIERS)[:1]
+        named = self._identifiers()[:1]
         rest = [number for number in range(self.columns) if number not in {pixels, *labels}]
         apart = [_Column(number) for number in (*labels, *named)]
         blocks, width, form = [], 0, self.form
@@ -559,7 +596,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return "_" not in text  # which Python's numbers may hold
+    return "_" not in text and text.strip().isascii()  # Python's numbers may hold "_", and digits of any script
 
 
 def _is_integer(text: str) -> bool:
@@ -577,8 +614,25 @@ def _is_mnist(columns: int) -> bool:
     return columns - 1 >= 64 and square(columns - 1) is not None
 
 
+def _identifies(name: str) -> bool:
+    """Whether a column of this name says which row it is, or when it was made."""
+    return name.lower() in IDENTIFIERS or _IDENTIFYING.fullmatch(name) is not None
+
+
 def _counts(cells: Sequence[str]) -> bool:
-    return list(cells) == [str(number) for number in range(len(cells))]
+    """Whether cells count from 0 on, or from 1 on if they are many."""
+    begins = (0, 1) if len(cells) >= _MANY else (0,)
+    return any(list(cells) == [str(begin + place) for place in range(len(cells))] for begin in begins)
+
+
+def _in_equal_steps(cells: Sequence[str]) -> bool:
+    """Whether numbers go up in equal steps, as wavelengths and years do."""
+    try:
+        numbers = np.array([float(cell.replace(",", ".")) for cell in cells])
+    except ValueError:
+        return False
+    steps = np.diff(numbers)
+    return bool(steps.min(initial=np.inf) > 0 and np.ptp(steps) <= 1e-6 * np.abs(numbers).max())
 
 
 def _is_mangled(cells: Sequence[str]) -> bool:

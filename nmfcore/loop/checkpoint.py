@@ -48,7 +48,7 @@ except ImportError:
 
 logger = logging.getLogger("nmfcore")
 
-FORMAT, VERSION = "nmfcore-checkpoint", 2
+FORMAT, VERSION = "nmfcore-checkpoint", 3
 
 
 class Kept(NamedTuple):
@@ -135,10 +135,13 @@ class Checkpoint:
         self._found = None
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        written = VERSION
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 meta = json.loads(str(archive["meta"][()]))
-                if meta["format"] == FORMAT and meta["version"] == VERSION:
+                if meta["format"] == FORMAT and type(meta["version"]) is int:
+                    written = meta["version"]
+                if meta["format"] == FORMAT and written == VERSION:
                     apart = set(meta["rows"].values()) if self.mapped else set()
                     arrays = {name: archive[name] for name in archive.files if name != "meta" and name not in apart}
                     if apart:
@@ -149,6 +152,11 @@ class Checkpoint:
         except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError, AttributeError):
             pass
         msg = f"'{self.path}' is no checkpoint that this nmfcore can read: give checkpoint= another path, or delete it."
+        if written != VERSION:
+            msg = (
+                f"the checkpoint '{self.path}' was written by another version of nmfcore (in format {written}, this "
+                f"one reads {VERSION}): end the fit with that version, give checkpoint= another path, or delete it."
+            )
         raise ValueError(msg)
 
     def mark(

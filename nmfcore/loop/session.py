@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from math import isnan
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ..scale import times
 from ..solvers._common import Report
 from .checkpoint import Checkpoint
 from .stopping import R, StopReason, StopRule, Termination, corrected
+
+if TYPE_CHECKING:
+    from ..rows.base import Made, Pass
 
 
 class Limits(NamedTuple):
@@ -29,7 +32,8 @@ class Limits(NamedTuple):
     max_time : float or None
         Seconds after which no further pass or step begins. None is without limit.
     begun : float or None
-        The ``time.perf_counter()`` that `max_time` is counted from. None counts from the first line of the loop.
+        The ``time.perf_counter()`` at the call, from which `max_time` and the seconds of the history are counted. None
+        counts from the first line of the loop.
     """
 
     tol: float
@@ -64,7 +68,7 @@ class Progress:
     Attributes
     ----------
     iteration : int
-        Passes over X so far; of mini-batches, steps.
+        Passes over X so far, rejected ones included; of mini-batches, steps.
     loss : float
         Penalised objective; for mu with β ≠ 2 as last measured (every 10 passes). Of mini-batches, the cost per row.
     kkt : float
@@ -72,10 +76,13 @@ class Progress:
     violation : float
         Σ |projected gradient|, NaN for solvers without one.
     seconds : float
-        Seconds since the loop began.
+        Seconds since the call of `fit`, in which the start is included; of a fit that goes on from a checkpoint, with
+        the seconds before it.
+    run : int
+        Number of the run of a fit with several, from 0 on.
     """
 
-    __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "seconds", "violation")
+    __slots__ = ("_factors", "_power", "_to_caller", "iteration", "kkt", "loss", "run", "seconds", "violation")
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class Progress:
         self.kkt = kkt
         self.violation = violation
         self.seconds = seconds
+        self.run = 0
         self._factors = factors
         self._to_caller = to_caller
         self._power = 0
@@ -108,43 +116,83 @@ class Progress:
         self._power += power
 
 
-# The history of a fit: loss, violation and seconds of the last accepted pass, and the history before it; None is the
-# history before the first pass. None of it is ever changed, so that it is committed together with the factors by one
-# assignment, and an interruption finds all of a pass or nothing of it.
-History = tuple[float, float, float, Any] | None
+# The history of a fit: loss, violation and seconds of the last pass, whether it was accepted, and the history before
+# it; None is the history before the first pass. None of it is ever changed, so that it is committed together with the
+# factors by one assignment, and an interruption finds all of a pass or nothing of it.
+History = tuple[float, float, float, bool, Any] | None
+NAMES = {"loss": np.float64, "violation": np.float64, "seconds": np.float64, "accepted": np.bool_}  # of the columns
 
 
-def columns(history: History) -> tuple[list[float], list[float], list[float]]:
-    """Return losses, violations and seconds from the first pass to the last."""
+def columns(history: History) -> tuple[list[float], list[float], list[float], list[bool]]:
+    """Return losses, violations, seconds and whether they were accepted, from the first pass to the last."""
     entries = []
     while history is not None:
         entries.append(history)
-        history = history[3]
+        history = history[4]
     entries.reverse()
-    return [each[0] for each in entries], [each[1] for each in entries], [each[2] for each in entries]
+    losses, violations, seconds = ([each[i] for each in entries] for i in range(3))
+    return losses, violations, seconds, [each[3] for each in entries]
 
 
-def history_of(losses: list[float], violations: list[float], seconds: list[float]) -> History:
+def history_of(losses: list[float], violations: list[float], seconds: list[float], accepted: list[bool]) -> History:
     """Return the history with these columns."""
     history: History = None
-    for entry in zip(losses, violations, seconds, strict=True):
+    for entry in zip(losses, violations, seconds, accepted, strict=True):
         history = (*entry, history)
     return history
 
 
+def accepted_losses(history: History) -> list[float]:
+    """Return the losses of the accepted passes."""
+    losses, _, _, accepted = columns(history)
+    return [loss for loss, kept in zip(losses, accepted, strict=True) if kept]
+
+
+def with_last_loss(history: History, loss: float) -> History:
+    """Return a history with this loss of the last accepted pass."""
+    rejected = []
+    while history is not None and not history[3]:
+        rejected.append(history)
+        history = history[4]
+    if history is not None:
+        history = (loss, *history[1:])
+    for entry in reversed(rejected):
+        history = (*entry[:4], history)
+    return history
+
+
 def corrected_by(report: Report, history: History) -> History:
-    """Return a history as a pass has measured its losses."""
-    if history is not None and report.incoming is not None and not isnan(report.incoming.loss):
-        history = (report.incoming.loss, *history[1:])
+    """Return a history as a pass has measured its losses.
+
+    The loss of a rejected pass moves with that of the accepted pass before it, from which its steps were counted: it
+    stays as far above it as the pass has found it.
+    """
+    if report.incoming is not None and not isnan(report.incoming.loss):
+        history = with_last_loss(history, report.incoming.loss)
     if report.offset:
-        losses, *others = columns(history)
-        history = history_of(corrected(losses, report), *others)
+        losses, violations, seconds, accepted = columns(history)
+        following, moved = iter(corrected(accepted_losses(history), report)), 0.0
+        for i, kept in enumerate(accepted):
+            if kept:
+                before, losses[i] = losses[i], next(following)
+                moved = losses[i] - before
+            else:
+                losses[i] += moved
+        history = history_of(losses, violations, seconds, accepted)
     return history
 
 
 def arrays(history: History) -> dict[str, Array]:
     """Return the columns by their names in `history_`."""
-    return dict(zip(("loss", "violation", "seconds"), map(np.array, columns(history)), strict=True))
+    return {name: np.array(column, NAMES[name]) for name, column in zip(NAMES, columns(history), strict=True)}
+
+
+def complete(history: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a `history_` that has "accepted". Earlier versions recorded accepted passes only, without saying so."""
+    history = dict(history)
+    if "loss" in history and "accepted" not in history:
+        history["accepted"] = np.ones(np.shape(history["loss"]), np.bool_)
+    return history
 
 
 F = TypeVar("F")  # what an advance leads to
@@ -152,6 +200,9 @@ F = TypeVar("F")  # what an advance leads to
 
 class Process(ABC, Generic[R, F]):
     """What a session repeats: passes over X, or steps over batches.
+
+    A process does not read X by itself. It names the pass that it needs next, and is handed what that pass has made, so
+    that the passes of several fits can be made together. A process over batches needs none.
 
     Attributes
     ----------
@@ -161,13 +212,21 @@ class Process(ABC, Generic[R, F]):
 
     most: int
 
-    @abstractmethod
-    def begin(self, rule: StopRule[R]) -> tuple[int, float]:
-        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
+    def to_begin(self, rule: StopRule[R]) -> Pass | None:
+        """Return the pass over X that `begin` needs, if any."""
+        return None
 
     @abstractmethod
-    def advance(self) -> tuple[R, F]:
-        """Make a pass, and return its report and where it leads to; nothing is committed."""
+    def begin(self, rule: StopRule[R], made: Made | None) -> tuple[int, float]:
+        """Prepare the first pass, or go on from a checkpoint; return passes and seconds so far."""
+
+    def to_advance(self) -> Pass | None:
+        """Return the pass over X that `advance` needs, if any."""
+        return None
+
+    @abstractmethod
+    def advance(self, made: Made | None) -> tuple[R, F]:
+        """Return the report of a pass, or step, and where it leads to; nothing is committed."""
 
     @abstractmethod
     def commit(self, report: R, following: F, seconds: float) -> None:
@@ -180,6 +239,20 @@ class Process(ABC, Generic[R, F]):
     def mark(self, checkpoint: Checkpoint, rule: StopRule[R]) -> None:
         """Note in a checkpoint where the process is."""
         raise NotImplementedError
+
+
+T = TypeVar("T")
+Passes = Generator["Pass", "Made", T]  # yields the passes over X that it needs, and is sent what they have made
+
+
+def without_passes(work: Passes[T]) -> T:
+    """Return what a generator returns that needs no pass over X."""
+    try:
+        next(work)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a pass over X is needed")
 
 
 class Session:
@@ -206,30 +279,45 @@ class Session:
         self, limits: Limits, callback: Callable[[Progress], object] | None = None, checkpoint: Checkpoint | None = None
     ):
         self.limits, self.callback, self.checkpoint = limits, callback, checkpoint
-        self.started = time.perf_counter()
-        self.begun = self.started if limits.begun is None else limits.begun  # what `max_time` is counted from
+        self.begun = time.perf_counter() if limits.begun is None else limits.begun
         self.termination: Termination | None = None
         self.interruption: Stopped | None = None
 
-    def run(self, process: Process[R, F], rule: StopRule[R]) -> None:
-        """Repeat a process until a rule, a limit, the callback or an exception ends it."""
+    def run(self, process: Process[R, F], rule: StopRule[R]) -> Passes[None]:
+        """Repeat a process until a rule, a limit, the callback or an exception ends it.
+
+        Parameters
+        ----------
+        process : Process
+        rule : StopRule
+
+        Yields
+        ------
+        wanted : Pass
+            The pass over X that the process needs next. What it has made is to be sent, and an exception that came in
+            its way is to be thrown in, which ends the run.
+        """
         try:
-            self.termination = self._repeat(process, rule)
+            self.termination = yield from self._repeat(process, rule)
+        except GeneratorExit:  # nobody wants to know how it ends
+            raise
         except BaseException as exception:
             self.interrupt(exception)
         if self.interruption is not None:
             self.save()
 
-    def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Termination | None:
+    def _repeat(self, process: Process[R, F], rule: StopRule[R]) -> Passes[Termination | None]:
         checkpoint, max_time = self.checkpoint, self.limits.max_time
-        done, seconds = process.begin(rule)
-        started = self.started - seconds
+        wanted = process.to_begin(rule)
+        done, seconds = process.begin(rule, None if wanted is None else (yield wanted))
+        begun = self.begun - seconds
         while done < process.most:
-            report, following = process.advance()
+            wanted = process.to_advance()
+            report, following = process.advance(None if wanted is None else (yield wanted))
             termination = rule.before(report, done)
             if termination is not None:
                 return termination
-            process.commit(report, following, time.perf_counter() - started)
+            process.commit(report, following, time.perf_counter() - begun)
             done += 1  # X was read, whether or not the pass is accepted
             if report.accepted:
                 termination = rule.after(report, done)

@@ -6,26 +6,41 @@ rows of X, `data` does it and returns sums over the rows, and the solver makes t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .._typing import Array
-from ..objective import divergence, penalty
+from ..objective import measured, measuring, penalty
 from ..solvers._common import Report, Small, Solver
 from .checkpoint import Checkpoint, Kept
-from .session import History, Limits, Process, Progress, Session, Stopped, arrays, columns, corrected_by, history_of
+from .session import (
+    History,
+    Limits,
+    Passes,
+    Process,
+    Progress,
+    Session,
+    Stopped,
+    accepted_losses,
+    arrays,
+    columns,
+    corrected_by,
+    history_of,
+    with_last_loss,
+)
 from .stopping import RULES, StopRule, Termination
 
 if TYPE_CHECKING:
     from .._typing import Block
     from ..backends.operations import Backend
-    from ..rows.base import Rows
+    from ..rows.base import Made, Pass, Rows
     from ..rows.state import RowState
     from ..rows.sums import Named
-    from ..solvers._common import Orders
+    from ..solvers._common import Foreseen, Orders
 
 
 class Solution(NamedTuple):
@@ -35,11 +50,12 @@ class Solution(NamedTuple):
     Ht: Array  # m × k
     n_iter: int  # passes over X
     termination: Termination
-    history: dict[str, Array]  # loss, violation, seconds: one entry per accepted pass
+    history: dict[str, Array]  # loss, violation, seconds, accepted: one entry per pass
     divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly, of X as it was read
     kkt: float
     interruption: Stopped | None  # the exception that ended the fit
     still_falling: float  # relative fall of the loss in the last pass
+    loss: float = 0.0  # the objective of the final pair: `divergence` with penalties
 
 
 class Coded(NamedTuple):
@@ -69,6 +85,14 @@ class Iterate(NamedTuple):
         return self._replace(loss=loss, history=corrected_by(report, self.history))
 
 
+class Queued(NamedTuple):
+    """A pass that has been made, or is under way."""
+
+    after: RowState
+    sums: Named
+    foreseen: Foreseen | None  # None: what follows is not queued
+
+
 class _Passes(Process[Report, "tuple[RowState, Small]"]):
     """Passes over X: each makes new rows of W from X and H, and a new H from sums over the rows."""
 
@@ -81,6 +105,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         most: int,
         checkpoint: Checkpoint | None,
         overwrite_W: bool,
+        alone: bool,
     ):
         self.data, self.solver, self.most, self._checkpoint = data, solver, most, checkpoint
         self._kept: Kept | None = None if checkpoint is None else checkpoint.found()
@@ -92,21 +117,32 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
             state = data.state(**{name: backend.asarray(A) for name, A in self._kept.rows.items()})
             Ht = backend.asarray(self._kept.Ht)
         self._start = Ht
+        self._queued: Queued | None = None
+        # A checkpoint keeps rows that a pass ahead would write, and other fits use the sums that it would keep.
+        self._ahead = alone and data.runs_ahead and checkpoint is None
+        if self._ahead:
+            state.turns = 3
         self.at = Iterate(state, None)
 
-    def begin(self, rule: StopRule[Report]) -> tuple[int, float]:
+    def to_begin(self, rule: StopRule[Report]) -> Pass | None:
+        """Return the pass that measures the start, where the rule refers to its error."""
+        if self._kept is not None or not self.solver.measures_start or not rule.tol:
+            return None
+        return measuring(self.data, self.at.state["W"], self._start, self.solver.beta)
+
+    def begin(self, rule: StopRule[Report], made: Made | None) -> tuple[int, float]:
         """Start the solver, or go on from the checkpoint; return passes and seconds so far."""
         data, solver, state = self.data, self.solver, self.at.state
         small = solver.start(data, self._start)
         if self._kept is None:
-            rule.begin(solver.first_error(data, state["W"], self._start) if rule.tol else None)
+            rule.begin(None if made is None else float(np.sqrt(2 * measured(data, made))))
             self.at = self.at._replace(small=small)
             return 0, 0.0
         small, of_solver, of_rule, of_loop = self._kept.restored(small, data.backend)
         solver.restore(of_solver)
         rule.restore(of_rule)
-        passes, kkt, loss, losses, violations, seconds = of_loop
-        self.at = Iterate(state, small, passes, history_of(losses, violations, seconds), kkt, loss)
+        passes, kkt, loss, losses, violations, seconds, accepted = of_loop
+        self.at = Iterate(state, small, passes, history_of(losses, violations, seconds, accepted), kkt, loss)
         self._kept = None
         if self._checkpoint is not None:
             self._checkpoint.release()
@@ -117,25 +153,52 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         """W and Ht of the last accepted pass."""
         return self.at.state["W"], self._start if self.at.small is None else self.at.small.Ht
 
-    def advance(self) -> tuple[Report, tuple[RowState, Small]]:
-        """Make a pass over X: nothing is committed but what it has measured of the pair that it began with."""
-        data, solver, at = self.data, self.solver, self.at
+    def to_advance(self) -> Pass | None:
+        """Return the next pass over X, from the accepted rows to their twin; None if it is under way already."""
+        assert self.at.small is not None
+        return None if self._queued is not None else self._pass(self.at.state, self.at.small)
+
+    def _pass(self, state: RowState, small: Small) -> Pass:
+        solver = self.solver
+        orders, (gather, gathered) = solver.fix(small), solver.gather
+        return self.data.pass_over(
+            solver.visit, state, orders, width=orders.width, sums=solver.shapes(small), gather=gather, gathered=gathered
+        )
+
+    def advance(self, made: Made | None) -> tuple[Report, tuple[RowState, Small]]:
+        """Make a new H from the sums of a pass: nothing is committed but what it has measured of the pair before it."""
+        solver, at = self.solver, self.at
         assert at.small is not None
-        after, sums = data.reduce(solver.visit, at.state, solver.fix(at.small), solver.sums, *solver.gather)
-        report, small = solver.update_columns(at.small, sums, data)
+        queued, self._queued = self._queued, None
+        if queued is None:
+            assert made is not None
+            queued = Queued(*made, solver.foresee(at.small, made[1], self.data))
+        after, sums, foreseen = queued
+        if foreseen is None:
+            report, small = solver.update_columns(at.small, sums, self.data)
+        else:  # the next pass is under way when this one is reported; it is dropped unless all is as foreseen
+            ahead = self._ahead and at.passes + 1 < self.most
+            further = self._queue(after, foreseen.following) if ahead else None
+            report, small = solver.settle(at.small, sums, self.data, foreseen)
+            self._queued = further if foreseen.holds else None
         if report.incoming is not None or report.correction is not None:
             self.at = at.corrected(report)
         return report, (after, small)
 
+    def _queue(self, state: RowState, small: Small) -> Queued:
+        """Begin a pass: nothing is read, where the backend queues operations and the solver foresees what follows."""
+        (made,) = self.data.passes([self._pass(state, small)])
+        return Queued(*made, self.solver.foresee(small, made[1], self.data))
+
     def commit(self, report: Report, following: tuple[RowState, Small], seconds: float) -> None:
         """Count a pass, and take up the pair that it leads to if it is accepted."""
-        at, (state, small) = self.at, following
-        if report.accepted:
+        at, (state, small), accepted = self.at, following, report.accepted
+        history = (report.loss, report.violation, seconds, accepted, at.history)
+        if accepted:
             loss = at.loss if isnan(report.loss) else report.loss
-            history = (report.loss, report.violation, seconds, at.history)
             self.at = Iterate(state, small, at.passes + 1, history, report.kkt, loss, report.unfinished)
         else:
-            self.at = at._replace(small=small, passes=at.passes + 1, unfinished=report.unfinished)
+            self.at = at._replace(small=small, passes=at.passes + 1, history=history, unfinished=report.unfinished)
 
     def progress(self, report: Report) -> Progress:
         """Return what a callback receives."""
@@ -150,22 +213,25 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         of_loop = [at.passes, at.kkt, at.loss, *columns(at.history)]
         checkpoint.mark(at.state.arrays, at.small, self.solver.memory(), rule.memory(), of_loop)
 
-    def final(self, session: Session) -> tuple[Array, Array, float]:
+    def final(self, session: Session) -> Passes[tuple[Array, Array, float]]:
         """Return W, Ht and D_β of the last pair, or of an earlier one that is better."""
+        self._queued = None
         at, solver, (W, Ht) = self.at, self.solver, self.pair
-        measured = self._divergence(at.loss, W, Ht, session)
+        distance = yield from self._divergence(at.loss, W, Ht, session)
         earlier = None if at.small is None else solver.best(at.state, at.small)
-        if earlier is not None and measured + penalty(solver.penalties, W, Ht) > earlier[0]:
+        if earlier is not None and distance + penalty(solver.penalties, W, Ht) > earlier[0]:
             loss, W, Ht = earlier
-            measured = self._divergence(loss, W, Ht, session)
-        return W, Ht, measured
+            distance = yield from self._divergence(loss, W, Ht, session)
+        return W, Ht, distance
 
-    def _divergence(self, loss: float, W: Array, Ht: Array, session: Session) -> float:
+    def _divergence(self, loss: float, W: Array, Ht: Array, session: Session) -> Passes[float]:
         data, solver = self.data, self.solver
         # After an interruption there is no further pass over a disk, and what could not be read is not read again.
         if session.interruption is None or data.in_memory:
             try:
-                return divergence(data, W, Ht, solver.beta)
+                return measured(data, (yield measuring(data, W, Ht, solver.beta)))
+            except GeneratorExit:
+                raise
             except BaseException as exception:  # the factors are not lost because they could not be measured
                 by_user = session.interruption is None and isinstance(exception, KeyboardInterrupt)
                 session.interrupt(exception)
@@ -218,26 +284,161 @@ def factorize(
         An exception of the callback, or KeyboardInterrupt, is not raised but returned as `interruption`, with the last
         accepted factors: only the pass that was under way is lost.
     """
-    session = Session(limits, callback, checkpoint)
-    passes = _Passes(data, solver, W, Ht, limits.max_iter, checkpoint, overwrite_W)
-    del W  # the memory of the start is free when `passes` no longer uses it
-    rule = RULES[solver.rule](limits.tol, verbose, data.power)
-    session.run(passes, rule)
-    W, Ht, measured = passes.final(session) if measure else (*passes.pair, np.nan)
+    fit = Fit(
+        data, solver, W, Ht, limits, callback=callback, verbose=verbose, measure=measure, checkpoint=checkpoint,
+        overwrite_W=overwrite_W, alone=True,
+    )  # fmt: skip
+    del W  # the memory of the start is free when the fit no longer uses it
+    stopped = make_together(data, [fit])
+    assert fit.solution is not None
+    return fit.solution._replace(interruption=fit.solution.interruption or stopped)
+
+
+class Fit:
+    """A fit under way, which names the pass over X that it needs next.
+
+    Parameters
+    ----------
+    data, solver, W, Ht, limits, callback, verbose, measure, checkpoint, overwrite_W
+        See `factorize`.
+    alone : bool
+        Whether no other fit of `data` is under way, so that a device may begin the next pass before this one is
+        reported. Defaults to False.
+
+    Attributes
+    ----------
+    wanted : Pass or None
+        The pass over X that it needs next; None before its first step and after its last one.
+    solution : Solution or None
+        What it has led to, once it is over.
+    session : Session
+        Has the exception that ended it, if one did.
+    """
+
+    def __init__(
+        self,
+        data: Rows,
+        solver: Solver,
+        W: Array,
+        Ht: Array,
+        limits: Limits,
+        *,
+        callback: Callable[[Progress], object] | None = None,
+        verbose: int = 0,
+        measure: bool = True,
+        checkpoint: Checkpoint | None = None,
+        overwrite_W: bool = False,
+        alone: bool = False,
+    ):
+        self.session = Session(limits, callback, checkpoint)
+        passes = _Passes(data, solver, W, Ht, limits.max_iter, checkpoint, overwrite_W, alone)
+        rule = RULES[solver.rule](limits.tol, verbose, data.power)
+        self._work = _solved(self.session, passes, rule, measure)
+        self.wanted: Pass | None = None
+        self.solution: Solution | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has failed without a solution."""
+        return inspect.getgeneratorstate(self._work) == inspect.GEN_CLOSED and self.solution is None
+
+    def resume(self, made: Made | None) -> None:
+        """Go on, with what the wanted pass has made, until the next one is needed."""
+        try:
+            self.wanted = self._work.send(made)  # type: ignore[arg-type]
+        except StopIteration as end:
+            self.wanted, self.solution = None, end.value
+
+    def interrupt(self, exception: BaseException) -> None:
+        """End by an exception, with the pair of the last accepted pass; one more pass may be needed to measure it."""
+        if self.wanted is None:  # an exception cannot be thrown into what has not begun
+            self.resume(None)
+        try:
+            if self.solution is None:
+                self.wanted = self._work.throw(exception)
+        except StopIteration as end:
+            self.wanted, self.solution = None, end.value
+
+
+def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], object] | None = None) -> Stopped | None:
+    """Run fits of the same X to their ends, side by side: each pass over X is one of all fits that are not over.
+
+    Each of them ends with what it ends with alone, to the bit. An exception, be it of a pass, of the user, or of one
+    fit, ends all of them, and each returns it as `interruption`.
+
+    Parameters
+    ----------
+    data : Rows
+        X of shape (n, m).
+    fits : sequence of Fit
+        Of `data`, all with as many components.
+    finished : callable or None
+        Called with the number of each fit that is over. Defaults to None.
+
+    Returns
+    -------
+    stopped : Stopped or None
+        An exception that came when all fits were over.
+    """
+    left = dict(enumerate(fits))
+    failure: BaseException | None = None
+    source: Fit | None = None  # the fit that the failure came from, which has ended already
+    while left:
+        try:
+            while left:  # nothing of a turn is outside of the `try`: Ctrl-C may come at any line
+                if failure is None:
+                    made = data.passes(_wanted(left.values()))
+                    for fit in left.values():
+                        before = fit.session.interruption
+                        fit.resume(None if fit.wanted is None else next(made))
+                        after = fit.session.interruption
+                        if after is not None and after is not before:
+                            failure, source = after.exception, fit
+                            break
+                else:
+                    for fit in left.values():
+                        if fit is not source:
+                            fit.interrupt(failure)
+                    failure = source = None
+                for number, fit in tuple(left.items()):
+                    if fit.solution is not None:
+                        del left[number]
+                        if finished is not None:
+                            finished(number)
+        except BaseException as exception:
+            if any(fit.lost for fit in left.values()):
+                raise
+            failure, source = exception, None
+    stopped = None if failure is None or source is not None else Stopped(failure)  # a fit's own is its interruption
+    failure = None  # a frame that an exception's traceback leads to must not hold the exception, see `Stopped`
+    return stopped
+
+
+def _wanted(fits: Iterable[Fit]) -> list[Pass]:
+    return [fit.wanted for fit in fits if fit.wanted is not None]
+
+
+def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: bool) -> Passes[Solution]:
+    """Yield the passes over X that a fit needs, and return what it leads to."""
+    solver = passes.solver
+    yield from session.run(passes, rule)
+    W, Ht, distance = (yield from passes.final(session)) if measure else (*passes.pair, np.nan)
     at = passes.at
-    error = np.sqrt(2 * max(0.0, measured)) if measure else np.nan
+    loss = distance + penalty(solver.penalties, W, Ht) if measure else np.nan
+    error = np.sqrt(2 * max(0.0, distance)) if measure else np.nan
     termination = session.end(rule, at.passes, error, at.unfinished)
-    history, losses = at.history, columns(at.history)[0]
-    if history is not None and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
-        losses[-1] = measured + penalty(solver.penalties, W, Ht)
-        history = (losses[-1], *history[1:])
+    history, losses = at.history, accepted_losses(at.history)
+    if losses and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
+        losses[-1] = loss
+        history = with_last_loss(history, loss)
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:
         falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])
     at.state.part()
     return Solution(
-        W, Ht, at.passes, termination, arrays(history), measured, float(at.kkt), session.interruption, float(falling)
-    )
+        W, Ht, at.passes, termination, arrays(history), distance, float(at.kkt), session.interruption, float(falling),
+        float(loss),
+    )  # fmt: skip
 
 
 def code(data: Rows, solver: Solver, Ht: Array, *, tol: float, max_iter: int, by_step: bool = False) -> Coded:

@@ -34,10 +34,11 @@ class StopReason(Enum):
     MEAN_COST = "the mean cost did not improve for {steps} steps"
     EXACT = "nothing of X is left"
     ZEROS = "X is all zeros, and so are W and H"
+    FIXED = "all components are fixed, and every row of W was solved for alone"
     MAX_ITER = "max_iter = {max_iter} was reached"
     MAX_ITER_REVIVING = "max_iter = {max_iter} was reached, while components that had become zero were being revived"
     MAX_TIME = "max_time = {max_time:g} s was over"
-    CALLBACK = "the callback asked for it"
+    CALLBACK = "the callback returned True"
     INTERRUPTED = "interrupted"
     EXCEPTION = "an exception: {exception!r}"
 
@@ -86,6 +87,11 @@ class Termination(NamedTuple):
         if isinstance(exception, KeyboardInterrupt):
             return StopReason.INTERRUPTED.given()
         return StopReason.EXCEPTION.given(exception=exception)
+
+
+def say_run(number: int, n_init: int, loss: float, n_iter: int, termination: Termination) -> None:
+    """Print how one of several runs of a fit ended."""
+    print(f"run {number + 1} of {n_init}: loss {loss:.9g} after {n_iter} iterations: {termination.sentence}")
 
 
 # ---- rules ---------------------------------------------------------------------------------------------------------

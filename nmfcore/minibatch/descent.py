@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
+    from ..solvers import Fixed
     from ..solvers._common import Orders
     from ..solvers._common import Sums as PassSums
 
@@ -150,6 +151,8 @@ class DescentLearner:
         Exponent by which the rows seen first count less, see `EARLY`, which is the default.
     power : int
         The batches are those of 4^power·X. Defaults to 0.
+    fixed : Fixed or None
+        Which columns of Ht no step changes. None is none of them.
     """
 
     rule: ClassVar[str] = "mean cost"
@@ -161,14 +164,20 @@ class DescentLearner:
         period: int,
         early: float | None = None,
         power: int = 0,
+        fixed: Fixed | None = None,
     ):
         self.penalties_for = penalties_for
-        self.forget_factor, self.period, self.power = forget_factor, period, power
+        self.forget_factor, self.period, self.power, self.fixed = forget_factor, period, power, fixed
         self.early = EARLY if early is None else early
 
     def begin(self, Ht: Array) -> Sums:
         """Return the sums before the first batch."""
         return Sums.of(Ht)._replace(power=self.power)
+
+    def rearranged(self, memory: Sums, order: Array, scales: Array) -> Sums:
+        """Return the sums of components in another order, of which W is multiplied by scales and H divided."""
+        XtW, WtW = memory.XtW[:, order] * scales, memory.WtW[np.ix_(order, order)] * np.outer(scales, scales)
+        return memory._replace(XtW=XtW, WtW=WtW, sum_W=memory.sum_W[order] * scales)
 
     def step(self, data: Rows, W: Array | None, Ht: Array, memory: Sums) -> Step[Sums]:
         """Learn from one batch.
@@ -211,15 +220,18 @@ class DescentLearner:
 
     def _solve(self, data: Rows, Ht: Array, sums: Sums) -> tuple[Array, Array]:
         """Sweep over the columns of H for given sums; return the new Ht and its Gram."""
-        backend, (m, k), p = data.backend, Ht.shape, self.penalties_for(sums.rows)
-        new, order = np.empty_like(Ht), natural_order(k)
+        backend, fixed, p = data.backend, self.fixed, self.penalties_for(sums.rows)
+        F, C, G = (Ht, sums.XtW, sums.WtW) if fixed is None else fixed.problem(Ht, sums.XtW, sums.WtW)
+        m, k = F.shape
+        new, order = np.empty_like(F), natural_order(k)
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            backend.sweep(
-                Ht[lo:hi], sums.WtW, sums.XtW[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats, *SWEEPS_H
-            )
+            backend.sweep(F[lo:hi], G, C[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats, *SWEEPS_H)
 
         _, HHt = data.map_rows(sweep, m, 2.0 * SWEEPS_H[0] * m * k * k, ((backend.STATS,), (k, k)))
+        if fixed is not None:
+            new = fixed.filled(Ht, new)
+            HHt = backend.gram(new)
         return new, HHt
 
     def _rescale(self, data: Rows, W: Array, Ht: Array, HHt: Array, sums: Sums) -> tuple[Array, Array, Sums]:
@@ -233,6 +245,8 @@ class DescentLearner:
             ratio = np.divide(squares_H, row, out=np.ones_like(squares_H), where=(squares_H > 0) & (row > 0))
             power = np.round(np.log2(ratio) / 2)
             d = np.exp2(np.where(np.abs(power) > FAR, power, 0))  # a power of two rounds nothing
+        if self.fixed is not None:
+            d = np.where(self.fixed.mask, 1.0, d)
         if (d == 1).all():
             return W, Ht, sums
         sums = sums._replace(XtW=sums.XtW * d, WtW=sums.WtW * np.outer(d, d), sum_W=sums.sum_W * d)
@@ -242,7 +256,8 @@ class DescentLearner:
         """Set a dead component, the one with the lowest number, to the residual of the batch's worst row."""
         k = Ht.shape[1]
         unused = np.diagonal(sums.WtW) == 0
-        dead = np.flatnonzero(~Ht.any(axis=0) | (unused & (sums.rows >= PATIENCE * k)))
+        gone = ~Ht.any(axis=0) | (unused & (sums.rows >= PATIENCE * k))
+        dead = np.flatnonzero(gone if self.fixed is None else gone & ~self.fixed.mask)
         if not dead.size:
             return Ht, sums
         W, t = W.copy(), dead[0]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from .._typing import Array
-from ..loop.session import History, Limits, Process, Progress, Session, Stopped, arrays
+from ..loop.session import History, Limits, Process, Progress, Session, Stopped, arrays, without_passes
 from ..loop.stopping import BATCH_RULES, BatchReport, StopRule, Termination
 
 if TYPE_CHECKING:
     from ..rows.base import Rows
+    from ..solvers import Fixed
 
 M = TypeVar("M")  # what a learner remembers of the batches
 
@@ -31,15 +32,21 @@ class Learner(Protocol[M]):
     ----------
     rule : str
         Name of the stop rule in `nmfcore.loop.stopping.BATCH_RULES`.
+    fixed : Fixed or None
+        Which columns of Ht no step changes, and no stop rule looks at.
     """
 
     rule: ClassVar[str]
+    fixed: Fixed | None
 
     def begin(self, Ht: Array) -> M:
         """Return the memory before the first batch."""
 
     def step(self, data: Rows, W: Array | None, Ht: Array, memory: M) -> Step[M]:
         """Learn from one batch, from its rows of W; None solves for them anew."""
+
+    def rearranged(self, memory: M, order: Array, scales: Array) -> M:
+        """Return the memory of components in another order, of which W is multiplied by scales and H divided."""
 
 
 class Run(NamedTuple):
@@ -50,7 +57,7 @@ class Run(NamedTuple):
     memory: Any  # the learner's
     n_steps: int
     termination: Termination
-    history: dict[str, Array]  # loss (cost per row), violation (NaN), seconds: one entry per step
+    history: dict[str, Array]  # loss (cost per row), violation (NaN), seconds, accepted: one entry per step
     interruption: Stopped | None  # the exception that ended the fit
 
 
@@ -70,28 +77,30 @@ class _Steps(Process[BatchReport, Step[M]]):
 
     def __init__(
         self, slices: Sequence[slice | Array], batches: Sequence[Rows], learner: Learner[M], W: Array, Ht: Array,
-        max_iter: int, restarts: bool,
+        max_iter: int, restarts: bool, overwrite_W: bool,
     ):  # fmt: skip
         self.slices, self.batches, self.learner, self.restarts = slices, batches, learner, restarts
         self.most = max_iter * len(batches)
-        self.W = W.copy()
+        self.W = W if overwrite_W else W.copy()
         self.at = _Iterate(Ht, learner.begin(Ht))
 
-    def begin(self, rule: StopRule[BatchReport]) -> tuple[int, float]:
+    def begin(self, rule: StopRule[BatchReport], made: None) -> tuple[int, float]:  # type: ignore[override]
         """Return zero steps and seconds so far: the first step needs no preparation."""
         return 0, 0.0
 
-    def advance(self) -> tuple[BatchReport, Step[M]]:
+    def advance(self, made: None) -> tuple[BatchReport, Step[M]]:  # type: ignore[override]
         """Learn from the next batch; nothing is committed."""
         at, turn = self.at, self.at.steps % len(self.batches)
         W = None if self.restarts else self.W[self.slices[turn]]
         step = self.learner.step(self.batches[turn], W, at.Ht, at.memory)
-        return BatchReport(loss=step.cost, rows=step.W.shape[0], Ht=step.Ht, Ht_before=at.Ht), step
+        fixed = self.learner.fixed
+        new, old = (step.Ht, at.Ht) if fixed is None else fixed.columns(step.Ht, at.Ht)
+        return BatchReport(loss=step.cost, rows=step.W.shape[0], Ht=new, Ht_before=old), step
 
     def commit(self, report: BatchReport, following: Step[M], seconds: float) -> None:
         """Take up the factors that a step leads to."""
         at, rows = self.at, self.slices[self.at.steps % len(self.batches)]
-        history = (report.loss, report.violation, seconds, at.history)
+        history = (report.loss, report.violation, seconds, report.accepted, at.history)
         W = None if self.restarts else following.W
         self.at = _Iterate(following.Ht, following.memory, at.steps + 1, history, rows, W)
         self.write()
@@ -118,6 +127,7 @@ def run(
     limits: Limits,
     *,
     restarts: bool,
+    overwrite_W: bool = False,
     max_no_improvement: int | None = None,
     verbose: int = 0,
     callback: Callable[[Progress], object] | None = None,
@@ -133,13 +143,15 @@ def run(
     learner : Learner
         Makes the steps.
     W : ndarray of shape (n, k)
-        The start. Never written.
+        The start. Not written unless `overwrite_W` is true.
     Ht : ndarray of shape (m, k)
         Hᵀ at the start. Never written.
     limits : Limits
         Tolerance of the stop rule, maximum number of passes over all batches, and maximum time.
     restarts : bool
         Whether each step solves for the rows of its batch anew. The W that is returned is that of the start then.
+    overwrite_W : bool
+        Whether the rows are written into the W that is given. Defaults to False, which copies it.
     max_no_improvement : int or None
         Number of steps without an improvement of the cost that end the fit. Defaults to None, which waits for ever.
     verbose : int
@@ -153,12 +165,12 @@ def run(
         An exception is not raised but returned as `interruption`, with the factors of the last whole step.
     """
     session = Session(limits, callback)
-    steps = _Steps(slices, batches, learner, W, Ht, limits.max_iter, restarts)
+    steps = _Steps(slices, batches, learner, W, Ht, limits.max_iter, restarts, overwrite_W)
     rule = BATCH_RULES[learner.rule](
         limits.tol, verbose, n_rows=W.shape[0], n_batches=len(batches), n_steps=steps.most,
         max_no_improvement=max_no_improvement,
     )  # fmt: skip
-    session.run(steps, rule)
+    without_passes(session.run(steps, rule))
     steps.write()
     at = steps.at
     termination = session.end(rule, at.steps)

@@ -26,6 +26,7 @@ from .loop import Step
 
 if TYPE_CHECKING:
     from ..rows.base import Rows
+    from ..solvers import Fixed
 
 EPSILON = float(np.finfo(np.float32).eps)  # takes the place of a denominator of zero
 
@@ -85,17 +86,33 @@ class MultiplicativeLearner:
         Tolerance of the rows that are solved for anew, see `solve_rows`.
     restart_iter : int
         Maximum number of updates of these rows.
+    fixed : Fixed or None
+        Which columns of Ht no step changes. None is none of them.
     """
 
     rule: ClassVar[str] = "smoothed cost"
 
-    def __init__(self, solver_for: Callable[[int], Solver], rho: float, *, tol: float, restart_iter: int):
+    def __init__(
+        self, solver_for: Callable[[int], Solver], rho: float, *, tol: float, restart_iter: int,
+        fixed: Fixed | None = None,
+    ):  # fmt: skip
         self.solver_for = functools.cache(solver_for)
-        self.rho, self.tol, self.restart_iter = rho, tol, restart_iter
+        self.rho, self.tol, self.restart_iter, self.fixed = rho, tol, restart_iter, fixed
 
     def begin(self, Ht: Array) -> Memory:
         """Return the memory before the first batch."""
         return Memory.of(Ht)
+
+    def rearranged(self, memory: Memory, order: Array, scales: Array) -> Memory:
+        """Return the sums of components in another order, of which W is multiplied by scales and H divided."""
+        by = scales ** (1 - 1 / self._gamma)
+        return Memory(memory.numerator[:, order] * by, memory.denominator[:, order] * scales)
+
+    @property
+    def _gamma(self) -> float:
+        solver = self.solver_for(1)
+        assert isinstance(solver, MultiplicativeUpdate)
+        return solver.gamma
 
     def step(self, data: Rows, W: Array | None, Ht: Array, memory: Memory) -> Step[Memory]:
         """Learn from one batch.
@@ -145,9 +162,13 @@ class MultiplicativeLearner:
         if mu.gamma != 1:
             H **= 1 / mu.gamma
         memory = Memory(self.rho * memory.numerator + N * H, self.rho * memory.denominator + D)
+        if self.fixed is not None:  # the quotient that they are, should they be fixed no longer
+            kept = self.fixed.kept
+            memory.numerator[:, kept] = H[:, kept] * memory.denominator[:, kept]
         H = memory.numerator / memory.denominator
         if mu.gamma != 1:
             H **= mu.gamma
         if mu.floor_H:
             H[H < TINY] = 0
-        return H.astype(Ht.dtype, copy=False), memory
+        new = H.astype(Ht.dtype, copy=False)
+        return new if self.fixed is None else self.fixed.restored(new, Ht), memory

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._text import printable
+from .._text import FAINT, part_name, printable, share_text
 from ..analysis import (
     class_means,
     components_for_share,
@@ -27,9 +27,9 @@ from ..analysis import (
     top_components,
 )
 from ..images import InputError
+from ..images.thumbnails import brightness, data_uri, part_png, picture_png
 from ..plots._loading import load_matplotlib
 from ..search.engine import SearchEngine
-from .thumbnails import brightness, data_uri, part_png, picture_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,7 @@ _EXAMPLES, _RANKED = 12, 8  # pictures shown
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLASSES = 30  # more classes than this are no classes but names
 _CLASS_PARTS = 6  # parts shown per class
+_UNSTABLE = 0.8  # a part with a smaller mean cosine to those of other starts is said to be unstable
 _PAGES = ("wide", "middle", "narrow")
 _OPTIONS = {
     "--solver": "solver",
@@ -98,6 +99,7 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
     drawing = _Drawing(engine, labels)
     sections = {
         "parts": drawing.parts(),
+        "stability": drawing.stability(),
         "examples": drawing.pairs(drawing.examples()),
         "ranked": drawing.ranked(),
         "convergence": drawing.convergence(),
@@ -121,12 +123,12 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
 
 def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the anchor and the heading of every section that is on the page."""
-    headings = {"examples": "Reconstructions"}
+    headings = {"examples": "Reconstructions", "stability": "How many parts, how stable"}
     contents = []
     for name, section in sections.items():
         titles = [title for title, _ in section] if name == "ranked" else [headings.get(name, name.capitalize())]
         if section:
-            contents += [(title.replace(" ", "-").lower(), title) for title in titles]
+            contents += [(title.replace(",", "").replace(" ", "-").lower(), title) for title in titles]
     return contents
 
 
@@ -166,6 +168,7 @@ class _Drawing:
         self.labels = _checked(self.model.labels if labels is None else labels, len(engine))
         self.missing, self.X, self.top, self.errors = "", None, 1.0, None
         self.components = np.asarray(self.model.components, dtype=np.float64)
+        self.shares: Array | None = None
         try:
             self.X = engine.matrix()
         except InputError as error:
@@ -173,6 +176,7 @@ class _Drawing:
             return
         self.top = brightness(self.X)
         self.errors = reconstruction_errors(self.X, self.model.W, self.components)
+        self.shares = explained_share(self.X, self.model.W, self.components)
 
     def title(self) -> str:
         source = self.model.source.rstrip("/").rpartition("/")[2] or "a matrix"
@@ -220,27 +224,66 @@ class _Drawing:
         return None if self.shape is None else data_uri(part_png(self.components[number], self.shape, _LONGEST))
 
     def parts(self) -> dict[str, object]:
-        """Show every part, with the share of ‖X‖² that it explains."""
-        shares = None
-        if self.X is not None and len(self.components) > 1:
-            shares = explained_share(self.X, self.model.W, self.components)
+        """Show every part, those first that explain most of ‖X‖², with their shares."""
+        k, shares = len(self.components), self.shares
         largest = 0.0 if shares is None else max(float(shares.max()), 1e-12)
         tiles = [
             {
                 "number": number,
                 "picture": self.part(number),
-                "share": None if shares is None else _percent(shares[number]),
+                "share": None if shares is None else share_text(shares[number]).replace(" ", "\u00a0"),
                 "width": None if shares is None else round(100 * max(float(shares[number]), 0.0) / largest, 1),
             }
-            for number in range(len(self.components))
+            for number in self.order().tolist()
         ]
         figure = None
         if self.shape is None:
             from ..plots import components_grid
 
-            figure = _saved(components_grid(self.components))
-        explained = None if shares is None else _percent(shares.sum())
-        return {"tiles": tiles, "figure": figure, "explained": explained}
+            figure = _saved(components_grid(self.components, shares=shares))
+        explained = None if shares is None or k == 1 else _percent(shares.sum())
+        faint = 0 if shares is None else int((shares < FAINT).sum())
+        return {"tiles": tiles, "figure": figure, "explained": explained, "faint": faint}
+
+    def order(self) -> Array:
+        """Return the numbers of the parts, those first that explain most."""
+        if self.shares is None:
+            return np.arange(len(self.components))
+        return np.argsort(-self.shares, kind="stable")
+
+    def stability(self) -> dict[str, object] | None:
+        """Show how k was chosen, and how well other starts found each part again, where the model knows."""
+        stability, rank = (_known(self.model, name) for name in ("component_stability", "rank_selection"))
+        if stability is None and rank is None:
+            return None
+        told: dict[str, object] = {"tiles": [], "curve": None, "best": None, "few": 0, "mean": None}
+        if stability is not None:
+            stability = np.asarray(stability, dtype=float)
+            told["mean"], told["few"] = f"{stability.mean():.2f}", int((stability < _UNSTABLE).sum())
+            told["tiles"] = [
+                {
+                    "name": part_name(number),
+                    "picture": self.part(number),
+                    "stability": f"{stability[number]:.2f}",
+                    "width": round(100 * float(np.clip(stability[number], 0, 1)), 1),
+                }
+                for number in self.order().tolist()
+            ]
+        if rank is not None:
+            from ..plots import error_against_k
+
+            k, test, spread, best = (_known(rank, name) for name in ("k", "test", "spread", "best"))
+            axes = error_against_k(
+                k,
+                test,
+                chosen=best,
+                spread=spread,
+                label="error of what was left out",
+                heading="",
+                axes=_axes(5.6, 3.4),
+            )
+            told["curve"], told["best"] = _saved(axes), int(best)
+        return told
 
     def pairs(self, rows: ArrayLike) -> list[dict[str, object]]:
         """Show originals and their reconstructions."""
@@ -371,6 +414,13 @@ class _Drawing:
             {"title": name, "picture": self.picture(pixels), "score": f"{score:.2f}"}
             for name, pixels, score in zip(found.names, shown, found.scores, strict=True)
         ]
+
+
+def _known(of: Any, name: str) -> Any:
+    """Return what a model, an estimator or a mapping knows by this name; None where it knows nothing."""
+    if isinstance(of, dict):
+        return of.get(name)
+    return getattr(of, name, getattr(of, f"{name}_", None))
 
 
 def _checked(labels: ArrayLike | None, n: int) -> Array | None:

@@ -17,7 +17,7 @@ from .classes import (
     samples_by_class,
     samples_by_cluster,
 )
-from .curves import convergence, error_against_k
+from .curves import convergence, error_against_k, loss_against_k
 from .pictures import (
     best_and_worst,
     components_grid,
@@ -36,6 +36,7 @@ __all__ = [
     "error_against_k",
     "features_by_class",
     "inpainting",
+    "loss_against_k",
     "means_by_class",
     "neighbours",
     "overlay",

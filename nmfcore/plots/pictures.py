@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import analysis
+from .._text import share_text
 from ..backends.cuda import to_host
 from ._loading import load_matplotlib
 from ._shared import (
@@ -60,6 +61,7 @@ def components_grid(
     shape: Shape | None = None,
     *,
     titles: Sequence[str] | None = None,
+    shares: ArrayLike | None = None,
     cmap: str | Colormap | None = None,
     heading: str | None = None,
     columns: int | None = None,
@@ -79,6 +81,9 @@ def components_grid(
         The picture a row folds to.
     titles : sequence of k str or None
         Short title of each component; its number by default.
+    shares : array-like of shape (k,), any real type, or None
+        How much of the samples each component explains (`nmfcore.analysis.explained_share`). Given them, components are
+        drawn in the order of their shares, the largest first, and the default titles say the shares.
     cmap : str, matplotlib Colormap or None
         Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
@@ -95,7 +100,7 @@ def components_grid(
     Raises
     ------
     ValueError
-        When the shape does not fit the components, or there are not as many titles as components.
+        When the shape does not fit the components, or there are not as many titles or shares as components.
     ImportError
         When matplotlib is missing.
 
@@ -109,14 +114,20 @@ def components_grid(
     """
     parts = as_matrix(components, shape, "components")
     k = len(parts)
-    titles = as_titles(titles, k, [str(number) for number in range(k)])
+    numbers = [str(number) for number in range(k)]
+    if shares is not None:
+        parts, titles, numbers = _by_share(parts, titles, np.asarray(shares, dtype=float))
+    titles = as_titles(titles, k, numbers)
     heading = f"{k} component{'s' * (k != 1)}" if heading is None else heading
     if shape is None:
         return profiles(parts, None, titles, heading, axes)
     columns = columns or suitable_columns(k, shape)
     rows = math.ceil(k / columns)
     inches = min(1.8, PAGE / columns)
-    grid = Grid(shape, rows, columns, inches, lines=int(inches >= 0.35))
+    if inches < 1.25:  # a number and its share side by side would be cut off
+        titles = [title.replace(" (", "\n(") for title in titles] if titles is numbers else titles
+    lines = max(title.count("\n") for title in titles) + 1
+    grid = Grid(shape, rows, columns, inches, lines=lines * (inches >= 0.35))
     axes = new_axes(axes, grid.figure_size())
     grid.draw(axes, on_own_scale(parts).reshape(k, *shape), titles if inches >= 0.35 else (), cmap=cmap)
     write_heading(axes, heading)
@@ -684,6 +695,17 @@ def overlay(
 
 # --------------------------------------------------------------------------------------------------
 # what they share
+
+
+def _by_share(
+    parts: np.ndarray, titles: Sequence[str] | None, shares: np.ndarray
+) -> tuple[np.ndarray, Sequence[str] | None, list[str]]:
+    """Return components and titles in the order of their shares, and titles that say the shares."""
+    if shares.shape != parts.shape[:1]:
+        raise ValueError(f"expected a share for each of {len(parts)} components, but got shape {shares.shape}")
+    order = np.argsort(-shares, kind="stable")
+    titles = titles if titles is None or len(titles) != len(parts) else [titles[t] for t in order]
+    return parts[order], titles, [f"{t} ({share_text(shares[t])})" for t in order]
 
 
 def _like(reconstructed: ArrayLike, originals: np.ndarray, shape: Shape | None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """X as blocks of rows, wherever it lies: in memory, on disk, on a GPU, on a cluster."""
 
 from .base import Rows
-from .front import Checks, compute_type, is_lazy, mapped_lazily, open, stand_in
+from .front import Checks, compute_type, is_lazy, loaded, mapped_lazily, open, stand_in
 from .state import RowState
 
-__all__ = ["Checks", "RowState", "Rows", "compute_type", "is_lazy", "mapped_lazily", "open", "stand_in"]
+__all__ = ["Checks", "RowState", "Rows", "compute_type", "is_lazy", "loaded", "mapped_lazily", "open", "stand_in"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,23 @@ from .sums import Named, Shapes
 Function = Callable[[Any, Any, RowState, Any, RowState, Named], None]
 # gather(backend, block of Xᵀ, after, arguments, lo, hi, sums): writes rows lo … hi of sums over the rows of X.
 Gather = Callable[[Any, Any, RowState, Any, int, int, Named], None]
+
+Made = tuple[RowState, Named]  # what a pass returns: the arrays that it wrote, and its sums
+
+
+class Pass(NamedTuple):
+    """A pass over X that is still to be made: the arguments of `Rows.each_block`."""
+
+    function: Function
+    rows: RowState | Mapping[str, Array]
+    arguments: Any
+    width: int
+    sums: Shapes
+    out: Mapping[str, int] | None = None
+    gather: Gather | None = None
+    gathered: tuple[str, ...] = ()
+    verify: bool = False
+
 
 LOOK_WIDTH = 8  # the columns by which X is cut for a pass that uses no factor
 
@@ -62,9 +79,11 @@ class Rows(ABC):
     backend: Backend
     n_jobs: int | None
     threads: int
+    shares = False  # whether `passes` reads each block once for all of them
     power = 0
     in_memory = True
     local = True
+    runs_ahead = False  # whether a pass may be queued before the numbers of the one before it are read
     loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
     cut = "of its own"  # what results depend on beside X: how the caller cut X
     folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
@@ -84,6 +103,9 @@ class Rows(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release what the call keeps elsewhere; results that were handed out stay."""
+
+    def free_buffers(self) -> None:  # noqa: B027
+        """Free the memory that is kept from one pass to the next, before other parts of X are read."""
 
     def keep_in(self, checkpoint: object) -> None:  # noqa: B027
         """Record where a fit is kept, for errors that say from where it can be continued."""
@@ -192,6 +214,46 @@ class Rows(ABC):
         """
         return self.each_block(visit, state, orders, width=orders.width, sums=sums, gather=gather, gathered=gathered)
 
+    def pass_over(
+        self,
+        function: Function,
+        rows: RowState | Mapping[str, Array],
+        arguments: Any,
+        *,
+        width: int,
+        sums: Shapes,
+        out: Mapping[str, int] | None = None,
+        gather: Gather | None = None,
+        gathered: tuple[str, ...] = (),
+        verify: bool = False,
+    ) -> Pass:
+        """Return what `each_block` would do, for `passes` to do it; the arguments are those of `each_block`."""
+        return Pass(function, rows, arguments, width, sums, out, gather, gathered, verify)
+
+    def passes(self, wanted: Sequence[Pass]) -> Iterator[Made]:
+        """Make several passes over X, and return what each of them would return alone, to the bit.
+
+        Where `shares` is True, each block of X is read once and visited by all of them while it is at hand.
+
+        Parameters
+        ----------
+        wanted : sequence of Pass
+            Of one width, and with row-aligned arrays of their own.
+
+        Returns
+        -------
+        made : iterator of (RowState, dict of str to ndarray)
+            What `each_block` returns, in the order in which the passes are given. The sums are valid until the next
+            one is asked for.
+        """
+        return map(self._made, wanted)
+
+    def _made(self, wanted: Pass) -> Made:
+        function, rows, arguments, width, sums, out, gather, gathered, verify = wanted
+        return self.each_block(
+            function, rows, arguments, width=width, sums=sums, out=out, gather=gather, gathered=gathered, verify=verify
+        )
+
     # ---- passes that stand on it
 
     def opening(self) -> Opening:
@@ -293,6 +355,15 @@ class Rows(ABC):
         for lo in range(0, n, step):
             hi = min(lo + step, n)
             out[lo:hi] = function(rng, hi - lo if given is None else given[lo:hi], *arguments)
+        return out
+
+    def rearranged(self, W: Array, order: Array, scales: Array) -> Array:
+        """Return W[:, order]·scales in a new row-aligned array; W is not written."""
+        n, step = self.shape[0], max(1, (1 << 17) // W.shape[1])
+        out = np.empty_like(W) if self.folder is None else self.new_rows(W.shape[1])
+        scales = self.backend.asarray(scales)
+        for lo in range(0, n, step):
+            out[lo : lo + step] = W[lo : lo + step][:, order] * scales
         return out
 
     @abstractmethod

@@ -8,6 +8,7 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ from .base import Function, Gather, Rows
 from .opening import digest_of
 from .state import RowState
 from .sums import NEUTRAL, Named, Shapes
+from .threads import effective_threads, run_all
 
 Array = Any  # cupy.ndarray
 
 BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, short enough for two of them anywhere
+COPY_BYTES = 4 << 20  # that a thread copies at a time
+UPLOAD_BYTES = 32 << 20  # of each of the two pinned buffers that an upload goes through
 ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
 BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
 
@@ -108,7 +112,6 @@ class DeviceRows(Rows):
         self.backend = cuda_ops
         self.kind = kind
         self._xt = transposed
-        self._sums: dict[str, Array] = {}
         self._buffers: _Buffers | None = None
 
     def _stream_from_host(self) -> bool:
@@ -149,6 +152,11 @@ class DeviceRows(Rows):
         self._place.__exit__(*failure)
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
+
+    @property
+    def runs_ahead(self) -> bool:  # type: ignore[override]
+        """Whether a pass may be queued early: not one that the host copies X for."""
+        return not self.streamed
 
     @property
     def rows_per_block(self) -> int:
@@ -244,7 +252,7 @@ class DeviceRows(Rows):
         self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
     ) -> list[Array]:
         """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
-        whole = [cuda.cupy().zeros(shape) for shape in shapes]
+        whole = list(_zeros(dict(enumerate(shapes))).values())
         visit(0, rows, *whole)
         return whole
 
@@ -268,10 +276,10 @@ class DeviceRows(Rows):
             gather = None
         large = {name: (0, *sums[name][1:]) for name in gathered if gather}
         if out is None:
-            after, total = before.twin, self._cleared(sums | large)
+            after = before.twin
         else:
             after = self.state(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
-            total = {name: _neutral(name, shape) for name, shape in (sums | large).items()}
+        total = _cleared(sums | large)
         for lo, hi, block in self.blocks():
             if hi - lo == self.shape[0]:
                 function(self.backend, block, before, arguments, after, total)
@@ -282,18 +290,6 @@ class DeviceRows(Rows):
             for lo, hi, block in self.T.blocks():
                 gather(self.backend, block, after, arguments, lo, hi, total)
         return after, total
-
-    def _cleared(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Named sums of zeros, in memory that passes share."""
-        kept = {}
-        for name, shape in shapes.items():
-            buffer = self._sums.get(name)
-            if buffer is None or buffer.shape != shape:
-                buffer = cuda.cupy().empty(shape)
-            buffer.fill(NEUTRAL.get(name, 0.0))
-            kept[name] = buffer
-        self._sums = kept
-        return dict(kept)
 
     def digest(self) -> str:
         """Return a digest of all stored numbers at their places; a resident X is copied to the host in parts."""
@@ -306,8 +302,22 @@ class DeviceRows(Rows):
         return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
 
-def _neutral(name: str, shape: tuple[int, ...]) -> Array:
-    return cuda.cupy().full(shape, NEUTRAL[name]) if name in NEUTRAL else cuda.cupy().zeros(shape)
+def _zeros(shapes: Mapping[Any, tuple[int, ...]]) -> dict[Any, Array]:
+    """Return arrays of float64 zeros, all of them in one piece of memory that takes one call to clear."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    whole, at, made = cuda.cupy().zeros(sum(sizes)), 0, {}
+    for (name, shape), size in zip(shapes.items(), sizes, strict=True):
+        part = whole[at : at + size]
+        made[name] = part if len(shape) == 1 else part.reshape(shape)
+        at += size
+    return made
+
+
+def _cleared(shapes: Shapes) -> dict[str, Array]:
+    """Return named sums of no parts, in memory of their own: the sums of a pass stay when the next one is made."""
+    plain = {name: shape for name, shape in shapes.items() if not NEUTRAL.get(name)}
+    others = {name: cuda.cupy().full(shape, NEUTRAL[name]) for name, shape in shapes.items() if name not in plain}
+    return (_zeros(plain) | others) if plain else others
 
 
 class _Buffers:
@@ -326,6 +336,7 @@ class _Buffers:
         self.copies = xp.cuda.Stream(non_blocking=True)
         self.arrived = [xp.cuda.Event() for _ in range(2)]
         self.used = [xp.cuda.Event() for _ in range(2)]
+        self.threads = effective_threads(None)
         self.sent = [False, False]  # whether a copy from the pinned buffer was queued, ever
         weakref.finalize(self, self.copies.synchronize).atexit = False
 
@@ -340,7 +351,7 @@ class _Buffers:
                 self.arrived[slot].synchronize()  # the pinned buffer is free again
             part = np.asarray(X[lo:hi], np.float64) * 4.0**self.power if self.power else X[lo:hi]
             # and widened, where the kernels do not read X's type
-            np.copyto(self.pinned[slot][: hi - lo], part)
+            _copy(part, self.pinned[slot][: hi - lo], self.threads)
             self.copies.wait_event(self.used[slot])
             try:
                 self.device[slot][: hi - lo].set(self.pinned[slot][: hi - lo], stream=self.copies)
@@ -426,16 +437,37 @@ def _stored_type(given: np.dtype, compute: DType) -> np.dtype:
     return given if cuda_ops.stored_as_is(given) else np.dtype(compute)
 
 
+def _copy(rows: np.ndarray, to: np.ndarray, threads: int) -> None:
+    """Copy rows in host memory, by several threads where they are many: one of them does not keep the bus busy."""
+    step = max(1, COPY_BYTES // max(1, to[:1].nbytes))
+
+    def copy(i: int) -> None:
+        np.copyto(to[i * step : (i + 1) * step], rows[i * step : (i + 1) * step])
+
+    run_all(copy, -(-len(to) // step), threads)
+
+
 def _upload(X: np.ndarray, stored: np.dtype) -> Array:
     """X on the device, in the type it is to be stored in; never a second copy of all of it on the host."""
     xp, (n, m) = cuda.cupy(), X.shape
-    out = xp.empty((n, m), stored)
-    step = max(1, BLOCK_BYTES // max(1, m * X.itemsize))
-    for lo in range(0, n, step):
-        part = np.ascontiguousarray(X[lo : lo + step])
-        if not part.dtype.isnative:
-            part = part.astype(part.dtype.newbyteorder("="))
-        out[lo : lo + step] = xp.asarray(part).astype(stored)
+    out, stream = xp.empty((n, m), stored), xp.cuda.get_current_stream()
+    if out.nbytes <= COPY_BYTES:
+        out.set(np.ascontiguousarray(X, stored), stream=stream)
+        return out
+    rows = max(1, UPLOAD_BYTES // (m * stored.itemsize))
+    pinned = [cuda.empty_pinned((rows, m), stored) for _ in range(2)]
+    arrived, threads = [xp.cuda.Event() for _ in range(2)], effective_threads(None)
+    try:
+        for number, lo in enumerate(range(0, n, rows)):
+            slot, hi = number % 2, min(lo + rows, n)
+            if number >= 2:
+                arrived[slot].synchronize()  # the pinned buffer is free again
+            part = pinned[slot][: hi - lo]
+            _copy(X[lo:hi], part, threads)
+            out[lo:hi].set(part, stream=stream)
+            arrived[slot].record(stream)
+    finally:
+        stream.synchronize()  # the pinned memory goes back to CuPy's pool
     return out
 
 

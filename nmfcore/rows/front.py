@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from scipy import sparse
 
+from .._files import machine_memory
 from .._typing import DType, Matrix
 from ..backends import cuda
 from ..backends.operations import STORED_TYPES
@@ -37,8 +38,8 @@ class Checks(Protocol):
     def array(self, X: Matrix) -> Any:
         """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
 
-    def place(self, what: str | None, device: bool) -> None:
-        """Raise if X cannot be computed on: `what` describes an X on disk, `device` is whether a GPU is to be used."""
+    def place(self, device: bool) -> None:
+        """Raise if X cannot be computed on where it is; `device` is whether a GPU is to be used."""
 
     def not_finite(self, nan: bool, dtype: np.dtype) -> None:
         """Raise the error for an X with NaN, else for one with a value that is infinite or too large for the type."""
@@ -130,8 +131,8 @@ def open(
     ------
     ValueError
         If X is not a matrix of finite, nonnegative numbers, if `device` is unknown, or if X lies on another device.
-    TypeError
-        If the checks refuse an X on disk.
+    NotImplementedError
+        If the checks refuse a device.
     DeviceError
         If `device` names a GPU and it does not work.
     MemoryError
@@ -146,6 +147,7 @@ def open(
         return _open_masked(X, masks, missing_values, checks, dtype, device, n_jobs, memory)
     if isinstance(X, Source):
         if cuda.resolve(device, np.zeros(0), fitted) is not None and device != "auto":
+            checks.place(True)
             raise ValueError(
                 f"device={device!r} takes X in memory or as a numpy.memmap, which is streamed to it, not {X.what}: "
                 "open a .npy file with numpy.load(path, mmap_mode='r'), or leave device out."
@@ -154,7 +156,7 @@ def open(
     number, kind = cuda.resolve(device, X, fitted), cuda.kind_of(X)
     if device == "auto" and kind is None and not (checks.devices and (sparse_on_device or not sparse.issparse(X))):
         number = None
-    checks.place(None, number is not None)
+    checks.place(number is not None)
     if cluster.is_dask(X):
         if checks.spreads and cluster.client_of() is not None:
             return _examined(_on_cluster(X, checks, dtype, n_jobs), checks)
@@ -170,6 +172,34 @@ def open(
         made = as_device_rows(X if kind else checked, compute_type(checked.dtype, dtype), components)
         made.given_dtype, made.number, made.loaded_from = np.dtype(checked.dtype), number, loaded_from
         return _examined(made, checks)
+
+
+def loaded(X: Matrix) -> Matrix:
+    """Return an X on disk as an array in memory, and any other X as it is.
+
+    Parameters
+    ----------
+    X : object
+        As `open` takes it.
+
+    Returns
+    -------
+    X : object
+
+    Raises
+    ------
+    MemoryError
+        If this machine has less memory than X takes.
+    """
+    X = source_of(X)
+    if isinstance(X, Source):
+        needed, memory = math.prod(X.shape) * X.dtype.itemsize, machine_memory()
+        if memory is not None and needed > memory:
+            raise MemoryError(
+                f"{X.what} takes {needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB: give fewer rows."
+            )
+        return X.take(np.arange(X.shape[0]))
+    return X
 
 
 def _open_masked(
@@ -190,7 +220,7 @@ def _open_masked(
         raise ValueError(
             "a mask or missing_values is for the CPU only: leave device out, and give X in host memory or on disk."
         )
-    checks.place(X.what if isinstance(X, Source) else None, False)
+    checks.place(False)
     if isinstance(X, Source):
         checks.array(stand_in(X))
     else:
@@ -292,7 +322,6 @@ def _examined(rows: Any, checks: Checks) -> Any:
 
 def _stored(X: Source, checks: Checks, dtype: DType, n_jobs: int | None, memory: Any, digested: bool) -> Rows:
     """Return an X on disk as rows; errors for its numbers name the row and the column."""
-    checks.place(X.what, False)
     checks.array(stand_in(X))
     rows = StoredRows(X, compute_type(X.dtype, dtype), n_jobs, memory, checks.whom)
     rows.digested = digested

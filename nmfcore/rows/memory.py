@@ -10,7 +10,7 @@ import functools
 import itertools
 import weakref
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,19 +18,18 @@ from scipy import sparse
 
 from .._typing import Array, DType, Matrix
 from ..backends import cpu
-from .base import LOOK_WIDTH, Function, Gather, Rows
+from .base import LOOK_WIDTH, Function, Gather, Made, Pass, Rows
 from .opening import Opening, digest_of
 from .state import RowState
-from .sums import LaneSums, Named, Shapes
+from .sums import FewSums, LaneSums, Named, Shapes
 from .threads import effective_threads, run_all
 
 LANES = 64  # largest number of accumulators
 LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a few milliseconds)
-# A sparse X of fewer rows per column is kept transposed too, once the sums over its rows outgrow the first-level cache.
-# Measured, one thread, ms per iteration of "cd" with Xᵀ | with sums scattered: 5,000 × 5,000 (1 %, float64, k = 10)
-# 1.9 | 2.9, (6 %, k = 30) 18 | 36; 36,771 × 10,212 (0.3 %) k = 10 14 | 16, k = 30 37 | 37, float32 13 | 18 and 27 | 28;
-# 20,000 × 2,000 (6 %, k = 10) 19 | 18, float32 (1 %) k = 10 3.6 | 2.9, k = 30 6.9 | 8.4; 50,000 × 500 (6 %, float32,
-# k = 30) 28 | 17.
+# A sparse X of fewer rows than this many times its columns is kept transposed too, if H has more bytes than
+# GATHER_BYTES, so that sums over rows outgrow the first-level cache. Measured for "cd" on one thread, k = 10: 5,000 ×
+# 5,000 with 1 % stored takes 1.9 ms an iteration with Xᵀ and 2.9 ms with sums scattered; 20,000 × 2,000 with 6 % stored
+# takes 19 and 18 ms.
 GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
 ROW_WORK = 1e4  # cost of a row of a sparse X in addition to that of its numbers, in flops of a dense X
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
@@ -44,6 +43,34 @@ class _Plan(NamedTuple):
 
 
 Visit = Callable[[int, int, int, Any], None]  # visit(lane, first row, last row, block)
+
+
+class _Work:
+    """A pass under way: the arrays that it reads and writes, and its sums.
+
+    Parameters
+    ----------
+    data : MemoryRows
+    wanted : Pass
+    accumulator : LaneSums
+    gathers : bool
+        Whether the sums that `wanted` can gather are made from the transposed matrix.
+    """
+
+    def __init__(self, data: MemoryRows, wanted: Pass, accumulator: LaneSums, gathers: bool):
+        self.wanted, self.accumulator = wanted, accumulator
+        rows, out = wanted.rows, wanted.out
+        if not isinstance(rows, RowState):
+            rows = RowState(**{name: data.backend.asarray(F) for name, F in rows.items()})
+        self.before = self.after = rows
+        if out is None:
+            self.after = rows.twin
+        elif out:
+            self.after = RowState(**{name: data.new_rows(k) for name, k in out.items()})
+        self.gather: Any = wanted.gather if gathers else None
+        self.large = {name: (0, *wanted.sums[name][1:]) for name in wanted.gathered if self.gather}
+        self.shapes = wanted.sums | self.large if self.large else wanted.sums
+        self.total: Named = {}
 
 
 def _none() -> None:
@@ -65,6 +92,7 @@ class MemoryRows(Rows):
         Flops of a lane, which is then a single block. None means `LANE_WORK`, and blocks of `BLOCK_WORK`.
     """
 
+    shares = True
     gathers = False  # whether sums over the rows of a sparse X are always made from its transpose
 
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
@@ -79,6 +107,7 @@ class MemoryRows(Rows):
         self.backend = cpu
         self._plans: dict[int, _Plan] = {}
         self._sums = LaneSums()
+        self._sums_side_by_side: list[FewSums] = []  # of passes that share their visits
         self._opening: Opening | None = None
         self._transposed: MemoryRows | None = None
         self._transpose_of: Callable[[], MemoryRows | None] = _none
@@ -248,38 +277,56 @@ class MemoryRows(Rows):
         verify: bool = False,
     ) -> tuple[RowState, Named]:
         """Apply a function to every block of rows, see `Rows.each_block`."""
-        plan, backend = self.plan(width), self.backend
-        before = rows if isinstance(rows, RowState) else RowState(**{k: backend.asarray(F) for k, F in rows.items()})
-        if out is None:
-            after, accumulators = before.twin, self._sums
-        else:  # accumulators of its own: those of the passes of a fit keep their memory
-            after = RowState(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
-            accumulators = type(self._sums)()
-        if not plan.gathers:
-            gather = None
+        wanted = Pass(function, rows, arguments, width, sums, out, gather, gathered, verify)
+        (made,) = self._visited([wanted], [self._sums if out is None else type(self._sums)()])
+        return made
+
+    def passes(self, wanted: Sequence[Pass]) -> Iterator[Made]:
+        """Make several passes over X, which share each visit of a block, see `Rows.passes`."""
+        if len(wanted) < 2:
+            return super().passes(wanted)
+        while len(self._sums_side_by_side) < len(wanted):  # those of all lanes of all passes might outweigh X
+            self._sums_side_by_side.append(FewSums())
+        kept = zip(wanted, self._sums_side_by_side, strict=False)
+        return iter(self._visited(wanted, [FewSums() if each.out is not None else sums for each, sums in kept]))
+
+    def _visited(self, wanted: Sequence[Pass], accumulators: Sequence[LaneSums]) -> list[Made]:
+        """Make passes of one width together, with an accumulator for each."""
+        width, backend = wanted[0].width, self.backend
+        assert all(each.width == width for each in wanted)
+        plan = self.plan(width)
+        works = [_Work(self, each, sums, plan.gathers) for each, sums in zip(wanted, accumulators, strict=True)]
         small = self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
-        if small and gather is None:  # no pool, no slices
-            total = accumulators.cleared(sums, 1)[0]
-            function(backend, plan.lanes[0][0][2], before, arguments, after, total)
-            return after, total
-        large = {name: (0, *sums[name][1:]) for name in gathered if gather}
-        accumulators.clear(sums | large, [len(lane) for lane in plan.lanes])
+        if small and not any(work.gather for work in works):  # no pool, no slices
+            block = plan.lanes[0][0][2]
+            for work in works:
+                work.total = work.accumulator.cleared(work.wanted.sums, 1)[0]
+                work.wanted.function(backend, block, work.before, work.wanted.arguments, work.after, work.total)
+            return [(work.after, work.total) for work in works]
+        blocks = [len(lane) for lane in plan.lanes]
+        for work in works:
+            work.accumulator.clear(work.shapes, blocks)
 
         def on_block(lane: int, lo: int, hi: int, block: object) -> None:
-            function(backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), accumulators[lane])
-            accumulators.ended(lane)
+            for work in works:
+                function, _, arguments, *_ = work.wanted
+                function(
+                    backend, block, work.before.rows(lo, hi), arguments, work.after.rows(lo, hi), work.accumulator[lane]
+                )
+                work.accumulator.ended(lane)
 
-        (self.visit_verified if verify else self.visit_all)(on_block, width)
-        total = accumulators.total()
-        if gather:
-            gather_rows = gather
-            total = total | {name: np.zeros(sums[name]) for name in large}
+        (self.visit_verified if any(each.verify for each in wanted) else self.visit_all)(on_block, width)
+        for work in works:
+            work.total = work.accumulator.total() | {name: np.zeros(work.wanted.sums[name]) for name in work.large}
+        gathering = [work for work in works if work.gather]
+        if gathering:
 
             def on_columns(lane: int, lo: int, hi: int, block: object) -> None:
-                gather_rows(backend, block, after, arguments, lo, hi, total)
+                for work in gathering:
+                    work.gather(backend, block, work.after, work.wanted.arguments, lo, hi, work.total)
 
             self.T.visit_all(on_columns, width)
-        return after, total
+        return [(work.after, work.total) for work in works]
 
     def digest(self) -> str:
         """Return a digest of all stored numbers at their places: CRC-32 of the blocks of rows of the opening pass.

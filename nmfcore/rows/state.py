@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ class RowState:
     """
 
     first = 0
+    turns = 2  # how many states take turns; with 3, the next pass but one leaves this state alone, too
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
@@ -49,16 +51,20 @@ class RowState:
                 # Arrays that are free once the twin is committed.
                 self._twin._free = {name: self.arrays["before" if name == "W" else name] for name in names}
             else:
-                self._twin = RowState(**free)
-                self._twin._twin = self
+                others = [RowState(**free)]
+                for _ in range(self.turns - 2):
+                    others.append(RowState(**{name: self.empty_like(self.arrays[name]) for name in names}))
+                for state, following in itertools.pairwise([self, *others, self]):
+                    state._twin = following
+                self._twin = others[0]
             self._twin.empty_like = self.empty_like
         return self._twin
 
     def part(self) -> None:
         """Break the reference cycle with the twin."""
-        if self._twin is not None:
-            self._twin._twin = None
-        self._twin = None
+        state: RowState | None = self
+        while state is not None:
+            state._twin, state = None, state._twin
 
     def rows(self, lo: int, hi: int) -> RowState:
         """Return rows lo … hi of every array."""

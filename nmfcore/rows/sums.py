@@ -144,7 +144,7 @@ class FewSums(LaneSums):
 
     def clear(self, shapes: Shapes, blocks: list[int]) -> None:
         """Start anew, see `LaneSums.clear`."""
-        self.shapes, self.left = shapes, list(blocks)
+        self.shapes, self.left, self.lanes = shapes, list(blocks), []
         self.special = [name for name in shapes if name in NEUTRAL]
         self.added = {name: shape for name, shape in shapes.items() if name not in NEUTRAL}
         self.ends = list(itertools.accumulate((math.prod(shape) for shape in self.added.values()), initial=0))

@@ -1,6 +1,7 @@
 """Search by likeness: exact cosine similarity, and the engine that finds pictures by it."""
 
 from .cosine import CosineIndex, cosine_topk
-from .engine import SPACES, Explanation, Found, SearchEngine
+from .engine import Explanation, Found, SearchEngine
+from .spaces import SPACES
 
 __all__ = ["SPACES", "CosineIndex", "Explanation", "Found", "SearchEngine", "cosine_topk"]

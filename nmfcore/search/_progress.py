@@ -37,9 +37,10 @@ def fitting_bar(console: Console, max_iter: int, transient: bool = False) -> Ite
 
     Yields
     ------
-    show : callable(report, norm, final=False)
+    show : callable(report, norm, final=False, n_iter=None)
         Takes the report of an iteration, and ‖X‖ to show the relative error instead of the loss. The final call
-        fills the bar: a fit that its stop rule ended is complete.
+        fills the bar: a fit that its stop rule ended is complete. `n_iter` is the number of iterations to show if it
+        is not that of the report, after which others may have been rejected.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -54,10 +55,12 @@ def fitting_bar(console: Console, max_iter: int, transient: bool = False) -> Ite
     with Progress(*columns, console=console, transient=transient) as bar:
         task = bar.add_task("preparing", total=None, count="", loss="", rate="")
         shown, loss = 0.0, ""
+        first: tuple[int, float] | None = None  # iteration and seconds from which the rate counts, after the start
 
         def show(report: Report, norm: float | None, final: bool = False, n_iter: int | None = None) -> None:
-            nonlocal shown, loss
+            nonlocal shown, loss, first
             now = time.perf_counter()
+            first = first or (report.iteration, report.seconds)  # not the report, which holds all factors
             if math.isfinite(report.loss):
                 loss = f"loss {report.loss:.5g}"
                 if norm:
@@ -66,7 +69,8 @@ def fitting_bar(console: Console, max_iter: int, transient: bool = False) -> Ite
                 return
             shown = now
             done = n_iter or report.iteration
-            rate = f"{done / report.seconds:.3g}/s" if report.seconds > 0 else ""
+            made, seconds = report.iteration - first[0], report.seconds - first[1]
+            rate = f"{made / seconds:.3g}/s" if made and seconds > 0 else ""
             count = f"{done}" if final else f"{done}/{max_iter}"
             total = done if final else max_iter
             bar.update(task, description="fitting", completed=done, total=total, count=count, loss=loss, rate=rate)

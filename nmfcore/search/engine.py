@@ -17,7 +17,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from .._files import replacing
 from .._text import printable
 from ..images import InputError, Pictures, picture_row, read_source
+from ..images.pictures import Shape
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
 from ._progress import fit_shown
-from .cosine import CosineIndex, cosine_topk, reconstruction_space
+from .cosine import cosine_topk
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
+from .spaces import OPPOSITE, SPACES, Space, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
+    from pandas import DataFrame
     from PIL.Image import Image
 
     from ..estimators import NMF, MiniBatchNMF
@@ -52,7 +55,6 @@ __all__ = ["Explanation", "Found", "SearchEngine"]
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
-SPACES = ("codes", "reconstruction")
 _LISTED = 20  # entries that a repr shows
 _AT_ONCE = 1 << 24  # bytes of pictures that are read, written or added up at a time
 
@@ -66,7 +68,7 @@ class Found:
     indices : ndarray of shape (n_found,), int64
         Row numbers of the pictures found.
     scores : ndarray of shape (n_found,), float64
-        Their cosine similarities to the query, 0 to 1.
+        Their cosine similarities to the query: 0 to 1, and −1 to 1 in the space "centred".
     names : tuple of n_found str
         Their names.
     title : str
@@ -78,7 +80,9 @@ class Found:
     pixels : ndarray of shape (n_features,) or None
         The query itself; None for a row of the engine, which keeps it.
     similar : bool
-        Whether the most similar were asked for.
+        Whether these are the most similar; otherwise they are the most dissimilar.
+    space : str
+        The space that similarity was measured in.
 
     Examples
     --------
@@ -97,6 +101,43 @@ class Found:
     code: Array
     pixels: Array | None
     similar: bool
+    space: str = "codes"
+    _pixels_of: Callable[[Array], tuple[Array, Shape]] | None = field(default=None, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels_of": None}  # the engine is not pickled with what it has found
+
+    def _repr_html_(self) -> str | None:
+        if self._pixels_of is None or not len(self):
+            return None
+        try:
+            from ..images.thumbnails import brightness, gallery, picture_png
+
+            pixels, shape = self._pixels_of(self.indices[:_LISTED])
+            top = brightness(pixels)
+            pngs = [picture_png(row, shape, top, longest=144) for row in pixels]
+        except (ImportError, InputError):  # without Pillow, or without the originals, a notebook shows the text
+            return None
+        titles = [f"{score:.3f} {name}" for score, name in zip(self.scores, self.names, strict=True)]
+        heading = f"most {'similar' if self.similar else 'dissimilar'} to {self.title}"
+        return gallery(heading, pngs, titles[: len(pngs)], len(self) - len(pngs))
+
+    def to_pandas(self) -> DataFrame:
+        """Return what was found as a table, best first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With the columns "row", "name" and "score".
+
+        Raises
+        ------
+        ImportError
+            When pandas is missing.
+        """
+        from pandas import DataFrame
+
+        return DataFrame({"row": self.indices, "name": list(self.names), "score": self.scores})
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -149,10 +190,11 @@ class SearchEngine:
     ----------
     n_components : int, default=50
         How many parts to learn.
-    space : {"codes", "reconstruction"}, default="codes"
+    space : {"codes", "reconstruction", "centred"}, default="codes"
         Where similarity is measured. "codes": between mixtures of parts; pictures that use the same parts are alike.
         "reconstruction": between the pictures that the mixtures stand for, whatever the scale of the parts; parts
-        that look alike count as alike.
+        that look alike count as alike. "centred": between the mixtures minus their mean; pictures that differ from
+        the average in the same way are alike. `search` measures dissimilarity in the last one.
     solver : str, default="hals"
         As for `nmfcore.NMF`.
     random_state : int, default=0
@@ -191,9 +233,7 @@ class SearchEngine:
         random_state: int | None = 0,
         **settings: Any,
     ):
-        if space not in SPACES:
-            raise ValueError(f"space={space!r} is unknown: expected {' or '.join(map(repr, SPACES))}")
-        self.space = space
+        self.space = checked(space)
         self.settings = {"n_components": n_components, "solver": solver, "random_state": random_state, **settings}
         self._model: Model | None = None
         self._estimator: NMF | MiniBatchNMF | None = None
@@ -273,7 +313,7 @@ class SearchEngine:
             As `nmfcore.load` or `nmfcore.images.model_of` gives it.
         pictures : array-like of shape (n, n_features) or None
             The originals; without them they are looked for at the model's source when they are needed.
-        space : {"codes", "reconstruction"}
+        space : {"codes", "reconstruction", "centred"}
             Where similarity is measured.
 
         Returns
@@ -303,7 +343,7 @@ class SearchEngine:
         ----------
         folder : path-like
             The folder, or a model file in it.
-        space : {"codes", "reconstruction"} or None
+        space : {"codes", "reconstruction", "centred"} or None
             Where similarity is measured; None as it was saved.
 
         Returns
@@ -377,10 +417,7 @@ class SearchEngine:
     def _set(self, model: Model, rows: _Stack | None, folder: Path | None) -> None:
         self._model, self._rows, self._folder = model, rows, folder
         self._estimator = estimator_from(model)
-        self._root: Array | None = None
-        if self.space == "reconstruction":
-            self._root = reconstruction_space(np.eye(len(model.components)), model.components)
-        self._index = CosineIndex(self._placed(model.W))
+        self._spaces: dict[str, Space] = {}
         self._numbers: dict[str, int] = {}
         for row, name in enumerate(model.names or ()):
             self._numbers.setdefault(name, row)
@@ -407,6 +444,19 @@ class SearchEngine:
             return f"SearchEngine({self.settings['n_components']}, space={self.space!r}), not fitted"
         k, m = self._model.components.shape
         return f"SearchEngine of {len(self):,} rows × {m:,} features by {k} parts, space={self.space!r}"
+
+    def _repr_html_(self) -> str | None:
+        if self._model is None or self._model.shape is None:
+            return None
+        try:
+            from ..images.thumbnails import gallery, part_png
+
+            parts = self._model.components[:_LISTED]
+            pngs = [part_png(part, self._model.shape, longest=144) for part in parts]
+        except ImportError:  # Pillow is missing
+            return None
+        titles = [f"part {number}" for number in range(len(parts))]
+        return gallery(repr(self), pngs, titles, len(self._model.components) - len(parts))
 
     def title(self, row: int) -> str:
         """Return what to write over the picture in `row`: its name, else its label or number.
@@ -477,17 +527,17 @@ class SearchEngine:
             self._rows = _Stack(_from_source(self.model, self._folder))
         return self._rows
 
-    def _placed(self, codes: Array) -> Array:
-        """Return codes as points of the space that similarity is measured in."""
-        return codes if self._root is None else codes @ self._root.astype(codes.dtype, copy=False)
-
-    def _point(self, row: int | None, code: Array) -> Array:
-        """Return one code in that space: the very numbers of the index, since a product of one row rounds otherwise."""
-        return self._placed(code[None]) if row is None else np.asarray(self._index[[row]])
+    def _space(self, name: str | None = None) -> Space:
+        """Return a space, made at its first use; None is the engine's own."""
+        name = self.space if name is None else name
+        space = self._spaces.get(name)
+        if space is None:
+            space = self._spaces[name] = Space(name, self.model)
+        return space
 
     # --- searching --------------------------------------------------------------------------------
 
-    def search(self, query: Query, n: int = 8, similar: bool = True) -> Found:
+    def search(self, query: Query, n: int = 8, similar: bool = True, *, space: str | None = None) -> Found:
         """Find the pictures most similar, or most dissimilar, to one picture.
 
         Parameters
@@ -498,6 +548,9 @@ class SearchEngine:
             How many to find.
         similar : bool
             False finds the most dissimilar.
+        space : {"codes", "reconstruction", "centred"} or None
+            Where similarity is measured. None means the space of the engine for similar pictures, and "centred" for
+            dissimilar ones: among codes without negative numbers, the same few pictures are the least similar to all.
 
         Returns
         -------
@@ -508,15 +561,24 @@ class SearchEngine:
         InputError
             When the query is no row, no name, and no picture that can be read.
         ValueError
-            When n < 1, or a row of pixels does not fit.
+            When n < 1, the space is unknown, or a row of pixels does not fit.
         """
+        name = checked(space) if space is not None else self.space if similar else OPPOSITE
         row, title, code, pixels = self._resolve(query)
-        find = self._index.search if similar else self._index.search_dissimilar
-        scores, indices = find(self._point(row, code), n, exclude=np.array([-1 if row is None else row]))
+        place = self._space(name)
+        find = place.index.search if similar else place.index.search_dissimilar
+        scores, indices = find(place.point(row, code), n, exclude=np.array([-1 if row is None else row]))
         there = indices[0] >= 0
         kept = np.asarray(indices[0][there], dtype=np.int64)
         names = tuple(self.title(int(index)) for index in kept)
-        return Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar)
+        found = Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar, name)
+        if self.model.shape is not None:  # a notebook then shows the pictures
+            object.__setattr__(found, "_pixels_of", self._found_pixels)
+        return found
+
+    def _found_pixels(self, rows: Array) -> tuple[Array, Shape]:
+        assert self.model.shape is not None
+        return self.originals(rows), self.model.shape
 
     def explain(self, a: Query | Found, b: Query | Found, n: int = 5) -> Explanation:
         """Say which parts make two pictures similar.
@@ -540,7 +602,8 @@ class SearchEngine:
             As for `search`.
         """
         (i, first), (j, second) = self._code_of(a), self._code_of(b)
-        scores, _ = cosine_topk(self._point(i, first), self._point(j, second), 1)
+        place = self._space()
+        scores, _ = cosine_topk(place.point(i, first), place.point(j, second), 1)
         return self._because(first, second, n, float(scores[0, 0]))
 
     def reasons(self, found: Found, n: int = 5) -> list[Explanation]:
@@ -567,7 +630,7 @@ class SearchEngine:
         from ..analysis import shared_parts
 
         # R·Rᵀ = H·Hᵀ: k×k numbers say of the reconstructions' products what the k×m of H would.
-        parts, shares = shared_parts(a, b, self._root, n)
+        parts, shares = shared_parts(a, b, self._space().root, n)
         return Explanation(np.asarray(parts, dtype=np.int64), shares, score)
 
     def read(self, source: Given, *, skip_broken: bool = False, progress: Progress | None = None) -> Pictures:
@@ -874,7 +937,7 @@ def _saved_space(folder: Path) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"'{path}' is damaged: remove it, or give the space") from error
     if space not in SPACES:
-        raise ModelFileError(f"'{path}' names the space {space!r}: this nmfcore knows {' and '.join(SPACES)}")
+        raise ModelFileError(f"'{path}' names the space {space!r}: this version has {', '.join(SPACES)}")
     return str(space)
 
 

@@ -11,7 +11,11 @@ A solver (`nmfcore.solvers._common.Solver`) is settings and a handful of functio
     sums over the columns of a very sparse X.
 ``update_columns(small, sums, data) → (report, small)``
     Return a report of the pass, and a new small factor beside the old one. If the pass is not accepted, this is the
-    factor that the next pass begins with.
+    factor that the next pass begins with. The columns that `fixed` names are those of the old factor, bit for bit.
+
+``foresee(small, sums, data)`` queues what follows a pass if it goes as most do, where the backend queues operations;
+``settle(small, sums, data, foreseen)`` waits for the numbers that tell, and returns what ``update_columns`` does.
+``shapes(small)`` names the sums of the pass that begins with a small factor.
 
 ``rows(W)`` names the buffers that travel with W, and ``best(state, small)`` returns a pair that may be better than the
 last one. ``memory()`` returns what a checkpoint keeps of the solver itself, and ``restore(memory)`` goes on from it;
@@ -24,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..objective import Penalties
 from ._common import Solver
+from ._fixed import Fixed
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
 from .masked import FilledDescent, MaskedMultiplicative, ObservedDescent
@@ -32,7 +37,7 @@ from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EXTRAPOLATED", "MASKED", "SOLVERS", "Solver", "make_solver"]
+__all__ = ["EXTRAPOLATED", "MASKED", "SOLVERS", "Fixed", "Solver", "make_solver"]
 
 SOLVERS: dict[str, type[Solver]] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}
 EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
@@ -41,7 +46,8 @@ MASKED: dict[str, type[Solver]] = {"filled": FilledDescent, "stored": ObservedDe
 
 
 def make_solver(
-    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, masked: str | None = None,
+    name: str, penalties: Penalties, beta: float = 2.0, *, extrapolate: bool = False, fixed: Fixed | None = None,
+    masked: str | None = None,
     **options: object,
 ) -> Solver:  # fmt: skip
     """Make a solver of the registry.
@@ -56,6 +62,8 @@ def make_solver(
         β of the loss, which "mu" takes; the other solvers minimise the squared Frobenius norm. Defaults to 2.
     extrapolate : bool
         Whether to take the variant that extrapolates, which `EXTRAPOLATED` lists. Defaults to False.
+    fixed : Fixed or None
+        Which columns of Ht the fit leaves as they are. None is none of them.
     masked : str or None
         How entries of X are missing, see `nmfcore.rows.base.Rows.masked`. Defaults to None, which is an X without
         missing entries.
@@ -72,6 +80,6 @@ def make_solver(
         shuffle: Any = options.get("shuffle")
         return MASKED[masked](penalties, shuffle, accelerated=name == "hals")  # type: ignore[call-arg]
     registry: Mapping[str, Callable[..., Solver]] = EXTRAPOLATED if extrapolate else SOLVERS
-    if name == "mu":
-        return registry[name](penalties, beta=float(beta))
-    return registry[name](penalties, **options)
+    solver = registry[name](penalties, beta=float(beta)) if name == "mu" else registry[name](penalties, **options)
+    solver.fixed = fixed
+    return solver

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .._typing import Array
 from ..objective import Penalties
+from ._fixed import Fixed
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -73,7 +74,7 @@ class Correction(NamedTuple):
 class Report:
     """The report of a pass, from the solver to the loop."""
 
-    loss: float = np.nan  # penalised objective at the new pair
+    loss: float = np.nan  # penalised objective at the new pair; of a rejected pass, at the pair that is dropped
     violation: float = np.nan
     kkt: float = np.nan
     error: float | None = None  # √(2 D_β) without penalties at the new pair
@@ -87,6 +88,15 @@ class Report:
     def offset(self) -> float:
         """Offset of the correction, 0 if there is none."""
         return 0.0 if self.correction is None else self.correction.offset
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """What follows a pass if it goes as most do, queued before any number of the pass is read."""
+
+    following: Small  # what the next pass begins with
+    numbers: Callable[[], list[Any]]  # the numbers that tell how the pass has gone; this waits for them
+    holds: bool = False  # whether it has gone as foreseen, and `following` gives the orders that it gave before
 
 
 class Gather(NamedTuple):
@@ -115,6 +125,10 @@ class Solver(ABC):
         The second half of `visit` for sums over the columns of a very sparse X.
     shuffle : numpy.random.RandomState or None
         Draws the order of the components in each sweep; None is the natural order.
+    fixed : Fixed or None
+        Which columns of Ht `update_columns` leaves as they are; None is none of them.
+    measures_start : bool
+        Whether the stop rule needs √(2 D_β) of the start before the first pass.
     """
 
     rule: ClassVar[str]
@@ -124,14 +138,12 @@ class Solver(ABC):
     sums: Shapes
     gather: Gather
     shuffle: np.random.RandomState | None = None
+    fixed: Fixed | None = None
+    measures_start: bool = False
 
     @abstractmethod
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return √(2 D_β) of the start if the stop rule needs it before the first pass, else None."""
-        return None
 
     def rows(self, W: Array) -> dict[str, Array]:
         """Return the row-aligned buffers: W, which belongs to the loop, and what travels with it.
@@ -149,6 +161,22 @@ class Solver(ABC):
         self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
     ) -> None:
         """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
+
+    def shapes(self, small: Small) -> Shapes:
+        """Return names and shapes of the sums of the pass that begins with `small`."""
+        return self.sums
+
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue what follows a pass if it goes as most do; None where nothing is queued, or more may follow.
+
+        A device goes on while the host waits for the numbers, and works on the next pass meanwhile. If the pass has
+        gone another way, or the fit is over, that one is dropped.
+        """
+        return None
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
+        """Wait for the numbers of a pass, and return what `update_columns` does."""
+        raise NotImplementedError
 
     @abstractmethod
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:

@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._typing import Array
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._candidates import spread_out
-from ._common import Correction, Incoming, Orders, Report, Small, Sums
+from ._common import Correction, Foreseen, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
+    from ._common import Shapes
 
 # Ang and Gillis' constants for HALS.
 FIRST, GROW, CAP_GROW, SHRINK = 0.5, 1.01, 1.005, 1.5
@@ -70,6 +71,7 @@ RARELY = 40  # most passes between two measurements
 TRUE = 0.05  # share of the measured fall of the loss by which the fall that the steps add up to may differ
 NOISE = 4  # error of a change of the loss, as a share of ε·‖X‖·(length of the step in the reconstruction)
 FEW = 1e8  # multiplications that take no time worth saving
+TOLD = 5  # arrays of numbers that tell of the step that was foreseen
 SLACK = 5e-7  # share of the loss by which rounding may raise it in a pass, at most
 
 
@@ -239,7 +241,7 @@ class AcceleratedHALS(CoordinateDescent):
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
         )  # fmt: skip
         if self.penalised:
-            sums["sum_W"] += W.sum(axis=0, dtype=np.float64)
+            sums["sum_W"] += backend.column_sums(W)
         if orders.revive:
             backend.worst_rows(block, W, orders.Ht, sums["worst"])
         if orders.measure:
@@ -248,12 +250,31 @@ class AcceleratedHALS(CoordinateDescent):
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Accelerated]:
         """Step over the columns of H, and report the pass; a pass that raised the loss is rejected."""
         assert isinstance(small, Accelerated)
+        foreseen = self.foresee(small, sums, data)
+        return self._settled(small, sums, data, foreseen)
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Accelerated]:
+        """Report a pass; it has gone as foreseen if it is accepted and has left no component dead."""
+        assert isinstance(small, Accelerated)
+        return self._settled(small, sums, data, foreseen)
+
+    def _settled(
+        self, small: Accelerated, sums: Sums, data: Rows, foreseen: Foreseen | None
+    ) -> tuple[Report, Accelerated]:
         backend, level = data.backend, small.level
-        report, of_penalty, slack = self._report(small, sums, data)
+        if foreseen is None:
+            read, told = backend.read(*self._wanted(small, sums, backend), *small.ahead), []
+        else:
+            read = foreseen.numbers()
+            read, told = read[:-TOLD], read[-TOLD:]
+        report, of_penalty, slack = self._report(small, read, backend)
         exact = level.due and level.since == 0  # this loss and the one before it were measured
         by_steps = report.loss - report.offset if level.due and not exact else report.loss
         if small.passes == 0 or by_steps <= level.lowest + slack or report.loss <= self.exact:
-            new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty)
+            if foreseen is not None and self._as_foreseen(small, foreseen, report, told, data):
+                assert isinstance(foreseen.following, Accelerated)
+                return report, foreseen.following
+            new, XtZ, ZtZ = self._accept(small, sums, report, of_penalty, backend)
             new.rejected = 0
         else:
             report.accepted = False
@@ -272,17 +293,19 @@ class AcceleratedHALS(CoordinateDescent):
             XtZ, ZtZ = self._balance(new, backend)
         elif found is not None:  # revived components are tried without momentum, so that nothing else raises the loss
             new.begin, XtZ, ZtZ = 0.0, new.XtW, new.WtW
-        step, stats_H = self._step(data, new.H, XtZ, ZtZ, self._effort(small.passes)[1])
+        step, stats_H, _ = self._sweep_columns(data, new.H, XtZ, ZtZ, *self._effort(small.passes)[1])
         new.next_Ht = step
         if new.begin > 0:
             weight = step.dtype.type(new.momentum.weight)
             new.next_Ht = np.maximum(step + weight * (step - small.step_Ht), 0)
+            if self.fixed is not None:
+                self.fixed.restored(new.next_Ht, step)  # a zero stays one of the same sign
         new.step_Ht = step
         shares = np.diagonal(new.WtW) * np.einsum("jt,jt->t", new.next_Ht, new.next_Ht, dtype=np.float64)
         of_H, dead = backend.read(stats_H, shares <= self.negligible)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
-        numbers = np.flatnonzero(dead)
+        numbers = np.flatnonzero(dead if self.fixed is None else np.where(self.fixed.mask, 0, dead))
         if numbers.size:
             self._remove(new, numbers, backend)
         new.revived = found is not None and numbers.size > 0
@@ -292,17 +315,104 @@ class AcceleratedHALS(CoordinateDescent):
         report.unfinished = new.revived or new.revive > 0
         new.next_HHt = backend.gram(new.next_Ht)
         new.ahead = self._ahead(new, backend)
-        level = new.level
-        level.due = self.rounding > LEVEL * new.loss and (level.since >= level.interval or level.measured == np.inf)
-        self.sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
-        if new.revive:
-            self.sums["worst"] = (new.revive, 1 + data.shape[1])
-        if level.due:
-            self.sums["measured"] = (1,)
+        self._order_sums(new, data)
         return report, new
 
-    def _report(self, small: Accelerated, sums: Sums, data: Rows) -> tuple[Report, float, float]:
+    def _order_sums(self, new: Accelerated, data: Rows) -> None:
+        """Say whether the next pass measures the loss, and name the sums that it makes."""
+        new.level.due = self._due(new.level, new.loss)
+        self.sums = self.shapes(new)
+
+    def _due(self, level: Level, loss: float) -> bool:
+        """Whether rounding demands that the next pass measures the loss."""
+        return self.rounding > LEVEL * loss and (level.since >= level.interval or level.measured == np.inf)
+
+    def shapes(self, small: Small) -> Shapes:
+        """Return names and shapes of the sums of the pass that begins with `small`."""
+        assert isinstance(small, Accelerated)
+        sums = {name: shape for name, shape in self.sums.items() if name not in ("worst", "measured")}
+        if small.revive:
+            sums["worst"] = (small.revive, 1 + small.Ht.shape[0])
+        if small.level.due:
+            sums["measured"] = (1,)
+        return sums
+
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue the step of H that follows if the pass is accepted and leaves no component dead.
+
+        None for passes that more than a step may follow: the first, those under penalties or with fixed components, and
+        those that find rows for dead components.
+        """
+        p, backend = self.penalties, data.backend
+        if (
+            not backend.QUEUES
+            or self.penalised
+            or self.shuffle is not None
+            or self.fixed is not None
+            or small.passes == 0
+        ):
+            return None
+        assert isinstance(small, Accelerated)
+        if small.revive:
+            return None
+        new, k, effort = self._accepted(small, sums, backend), small.next_Ht.shape[1], self._effort(small.passes)[1]
+        made = backend.step_ahead(
+            new.H, small.step_Ht, new.momentum.weight, new.begin, backend.Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
+            backend.Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
+        )  # fmt: skip
+        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = made.step, made.Ht, made.HHt, ()
+        new.passes, new.rejected, new.revived, new.penalty = small.passes + 1, 0, False, 0.0
+        level = small.level
+        if level.due:
+            new.level = Level(level.lowest, 0.0, 0, level.interval)  # it will have been measured
+        else:
+            new.level = Level(level.lowest, level.measured, level.since + 1, level.interval)
+        new.level.due = self._due(new.level, small.loss)
+        numbers = backend.send(
+            *self._wanted(small, sums, backend), *small.ahead, *made.change, made.stats, new.WtW.diagonal(),
+            made.HHt.diagonal(),
+        )  # fmt: skip
+        return Foreseen(new, numbers)
+
+    def _as_foreseen(self, small: Accelerated, foreseen: Foreseen, report: Report, told: list[Any], data: Rows) -> bool:
+        """Complete the state that was foreseen after an accepted pass; return False where a component has died."""
+        *change, of_H, squares_W, squares_H = told
+        new, backend = foreseen.following, data.backend
+        assert isinstance(new, Accelerated)
+        if bool((np.multiply(squares_W, squares_H) <= self.negligible).any()):
+            return False
+        report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
+        report.violation += of_H[backend.VIOLATION]
+        new.loss, new.ahead, expected = report.loss, tuple(np.float64(term) for term in change), new.level.due
+        new.level = small.level.after(report)
+        self._order_sums(new, data)
+        foreseen.holds = new.level.due == expected
+        return True
+
+    def _wanted(self, small: Accelerated, sums: Sums, backend: Backend) -> list[Number]:
+        """Return the numbers that the loss of a pass is made of, beside those of `small.ahead`."""
+        Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
+        k = WtW.shape[0]
+        wanted = [sums["stats"], *backend.changes(sums["WtD"], HHt)]
+        if small.passes == 0:
+            wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
+        if self.penalised:
+            half = sums["WtD"][:k] - 0.5 * sums["WtD"][k:]
+            wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
+        if small.level.due:
+            wanted.append(sums["measured"])
+        return wanted
+
+    def _report(self, small: Accelerated, numbers: list[Any], backend: Backend) -> tuple[Report, float, float]:
         """Report the loss at (W⁺, Ĥ), and W's part of violation and KKT residual.
+
+        Parameters
+        ----------
+        small : Accelerated
+            What the pass began with.
+        numbers : list
+            Those of `_wanted`, and of `small.ahead` unless they are known.
+        backend : Backend
 
         Returns
         -------
@@ -313,21 +423,11 @@ class AcceleratedHALS(CoordinateDescent):
         slack : float
             The amount by which rounding may raise the loss.
         """
-        p, backend = self.penalties, data.backend
-        Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
-        k = WtW.shape[0]
-        DtD = sums["WtD"][k:]
-        half = sums["WtD"][:k] - 0.5 * DtD
-        first, penalised = small.passes == 0, self.penalised
-        wanted = [sums["stats"], backend.inner(half, HHt), backend.inner(DtD, HHt)]
-        if first:
-            wanted += [backend.inner(sums["XtW"], Ht), backend.inner(WtW, HHt)]
-        if penalised:
-            wanted += [np.trace(half), Ht.sum(dtype=np.float64), np.trace(WtW), np.trace(HHt)]
-        if small.level.due:
-            wanted.append(sums["measured"])
-        stats, square, step, *others = backend.read(*wanted, *small.ahead)
-        ahead = self._change_ahead(*(others.pop() for _ in small.ahead)) if small.ahead else 0.0
+        p, first, penalised = self.penalties, small.passes == 0, self.penalised
+        stats, square, step, *others = numbers
+        count = 2 * first + 4 * penalised + small.level.due
+        terms, others = others[count:] or list(small.ahead), others[:count]
+        ahead = self._change_ahead(*reversed(terms)) if terms else 0.0
         change, of_penalty = square - stats[backend.CROSS], 0.0
         report = Report(kkt=stats[backend.KKT], violation=stats[backend.VIOLATION])
         measured = others.pop()[0] if small.level.due else None
@@ -346,23 +446,29 @@ class AcceleratedHALS(CoordinateDescent):
         slack = self.noise * (math.sqrt(max(0.0, step)) + math.sqrt(2 * abs(ahead)))
         return report, of_penalty, min(slack, SLACK * abs(small.level.lowest))
 
-    def _accept(
-        self, small: Accelerated, sums: Sums, report: Report, of_penalty: float
-    ) -> tuple[Accelerated, Array, Array]:
-        """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
-        XtW, WtW = sums["XtW"].copy(), sums["WtW"].copy()
-        k = WtW.shape[0]
+    def _accepted(self, small: Accelerated, sums: Sums, backend: Backend) -> Accelerated:
+        """Return the small state with the pair of an accepted pass, whose loss is still to be entered."""
+        k = small.scale.shape[0] // 2
         ones = np.ones(k, small.scale.dtype)
         new = replace(
-            small, Ht=small.next_Ht, HHt=small.next_HHt, H=small.next_Ht, XtW=XtW, WtW=WtW,
-            loss=report.loss, penalty=of_penalty, scale=np.concatenate([ones, small.scale[:k]]), revive=0,
+            small, Ht=small.next_Ht, HHt=small.next_HHt, H=small.next_Ht, XtW=backend.kept(sums["XtW"]),
+            WtW=backend.kept(sums["WtW"]), scale=np.concatenate([ones, small.scale[:k]]), revive=0,
         )  # fmt: skip
+        if small.passes:  # the step from the start is no direction to extrapolate in
+            new.begin, new.momentum = small.momentum.weight, small.momentum.grown()
+        return new
+
+    def _accept(
+        self, small: Accelerated, sums: Sums, report: Report, of_penalty: float, backend: Backend
+    ) -> tuple[Accelerated, Array, Array]:
+        """Return the new small state, and the sums of Z = W⁺ + β(W⁺ − W)."""
+        new = self._accepted(small, sums, backend)
+        new.loss, new.penalty = report.loss, of_penalty
+        XtW, WtW, beta, k = new.XtW, new.WtW, new.begin, new.WtW.shape[0]
         if self.penalised:
             new.sum_W = sums["sum_W"].copy()
-        if small.passes == 0:  # the step from the start is no direction to extrapolate in
+        if small.passes == 0:
             return new, XtW, WtW
-        new.begin = beta = small.momentum.weight
-        new.momentum = small.momentum.grown()
         XtZ = (1 + beta) * XtW
         XtZ -= beta * small.XtW
         ZtZ = (1 + beta) * WtW - beta * small.WtW + beta * (1 + beta) * sums["WtD"][k:]
@@ -390,6 +496,7 @@ class AcceleratedHALS(CoordinateDescent):
         if self.penalised:
             new.sum_W, sum_H = host(new.sum_W), host(new.H.sum(axis=0, dtype=np.float64))
             d = balance(p.l1_W * new.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
+            d = self._free_scales(d)
             before = p.value(*(float(part.sum()) for part in (new.sum_W, sum_H, squares_W, squares_H)))
             new.sum_W = new.sum_W * d
             scaled = (new.sum_W, sum_H / d, squares_W * d**2, squares_H / d**2)
@@ -399,27 +506,16 @@ class AcceleratedHALS(CoordinateDescent):
         else:
             alive = (squares_W > 0) & (squares_H > 0)
             ratio = np.divide(squares_H, squares_W, out=np.ones(k), where=alive)
-            d = np.exp2(np.round(np.log2(ratio) / 4))  # a power of two rounds nothing
+            d = self._free_scales(np.exp2(np.round(np.log2(ratio) / 4)))  # a power of two rounds nothing
         new.scale = (new.scale * np.tile(d, 2)).astype(new.scale.dtype)
         d = backend.asarray(d)
         new.H = (new.H / d).astype(new.H.dtype)
         new.XtW, new.WtW = new.XtW * d, new.WtW * np.outer(d, d)
         return new.XtW, new.WtW
 
-    def _step(self, data: Rows, Ht: Array, XtZ: Array, ZtZ: Array, effort: Effort) -> tuple[Array, Array]:
-        """Sweep over the columns of H from Ht, for given sums; return the new Ht and the numbers of the sweeps."""
-        p, backend = self.penalties, data.backend
-        m, k = Ht.shape
-        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)
-
-        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            backend.sweep(
-                Ht[lo:hi], ZtZ, XtZ[lo:hi], p.l1_H, p.l2_H, order, new[lo:hi], HHt, stats,
-                effort.sweeps, effort.settled, effort.conjugate,
-            )  # fmt: skip
-
-        stats, _ = data.map_rows(sweep, m, 2.0 * effort.sweeps * m * k * k, self.sums_H)
-        return new, stats
+    def _free_scales(self, d: Array) -> Array:
+        """Return scales that leave fixed components as they are."""
+        return d if self.fixed is None else np.where(self.fixed.mask, 1.0, d)
 
     def _found(
         self, small: Accelerated, sums: Sums, accepted: bool, new: Accelerated, backend: Backend

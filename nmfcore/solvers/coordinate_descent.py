@@ -9,13 +9,13 @@ IEICE Trans. Fundamentals E92-A(3), 2009. The iterates, the order of updates and
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._typing import Array
 from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
-from ._common import Gather, Orders, Report, Small, Solver, Sums
+from ._common import Foreseen, Gather, Orders, Report, Small, Solver, Sums
 
 if TYPE_CHECKING:
     from .._typing import Block
@@ -64,7 +64,8 @@ class CoordinateDescent(Solver):
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
-        self.sums_H = ((data.backend.STATS,), self.sums["WtW"])
+        free = Ht.shape[1] if self.fixed is None else self.fixed.width
+        self.sums_H = ((data.backend.STATS,), (free, free))
         self.squares_X = data.opening().squares
         return Small(Ht, data.backend.gram(Ht))
 
@@ -82,29 +83,62 @@ class CoordinateDescent(Solver):
             after.arrays["W"], sums["XtW"], sums["WtW"], sums["stats"],
         )  # fmt: skip
 
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue the sweep over the columns of H, which follows every pass."""
+        if not data.backend.QUEUES or self.shuffle is not None or self.fixed is not None:
+            return None
+        new, wanted = self._swept(small, sums, data)
+        return Foreseen(new, data.backend.send(*wanted))
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
+        """Report a pass; it always goes as foreseen."""
+        foreseen.holds = True
+        return self._told(foreseen.numbers(), data.backend), foreseen.following
+
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         """Sweep once over the columns of H, and report the pass."""
-        p, backend = self.penalties, data.backend
-        Ht, XtW, WtW = small.Ht, sums["XtW"], sums["WtW"]
-        m, k = Ht.shape
-        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
+        new, wanted = self._swept(small, sums, data)
+        return self._told(data.backend.read(*wanted), data.backend), new
 
-        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            old, C, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
-            backend.sweep(old, WtW, C, p.l1_H, p.l2_H, order, out, HHt, stats)
+    def _swept(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
+        """Sweep once over the columns of H → the new small factor, and the arrays whose numbers a report is made of."""
+        WtW = sums["WtW"]
+        new, stats_H, HHt = self._sweep_columns(data, small.Ht, sums["XtW"], WtW)
+        traces = [np.trace(WtW), np.trace(HHt)] if self.penalised else []
+        return Small(new, HHt), [sums["stats"], stats_H, *traces]
 
-        stats_H, HHt = data.map_rows(sweep, m, 2.0 * m * k * k, self.sums_H)
-        of_W, of_H = backend.read(sums["stats"], stats_H)
+    def _told(self, numbers: list[Any], backend: Backend) -> Report:
+        of_W, of_H, *squares = numbers
         loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
-            squares = backend.read(np.trace(WtW), np.trace(HHt))
-            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
-        report = Report(
+            loss += self.penalties.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
+        return Report(
             loss=loss,
             violation=of_W[backend.VIOLATION] + of_H[backend.VIOLATION],
             kkt=kkt_frobenius(of_W[backend.KKT] + of_H[backend.KKT], self.squares_X),
         )
-        return report, Small(new, HHt)
+
+    def _sweep_columns(
+        self, data: Rows, Ht: Array, XtW: Array, WtW: Array, sweeps: int = 1, settled: float = 0.0, conjugate: int = 0
+    ) -> tuple[Array, Array, Array]:
+        """Sweep over the columns of H, for given sums; return the new Ht, the numbers of the sweeps, and its Gram."""
+        p, backend, fixed = self.penalties, data.backend, self.fixed
+        F, C, G = (Ht, XtW, WtW) if fixed is None else fixed.problem(Ht, XtW, WtW)
+        m, k = F.shape
+        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
+
+        def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
+            old, of_C, out = (F, C, new) if hi - lo == m else (F[lo:hi], C[lo:hi], new[lo:hi])
+            backend.sweep(old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate)
+
+        if k:
+            stats, HHt = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
+        else:
+            stats = backend.xp.zeros(backend.STATS)
+        if fixed is not None:
+            new = fixed.filled(Ht, new)
+            HHt = fixed.complete(backend, new, XtW, WtW, stats)
+        return new, stats, HHt
 
     def code(
         self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -318,6 +318,7 @@ class MaskedMultiplicative(MultiplicativeUpdate):
     def __init__(self, penalties: Penalties = UNPENALISED, beta: float = 2.0):
         super().__init__(penalties, beta)
         self.gather = Gather(None, ())
+        self.measures_start = False  # the first pass measures the start
 
     def start(self, data: Rows, Ht: Array) -> Small:
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
@@ -325,10 +326,6 @@ class MaskedMultiplicative(MultiplicativeUpdate):
         self.sums = {"N": (m, k), "D": (m, k), "stats": (data.backend.STATS + 2 * k,), "loss": (2,)}
         self.squares_X = data.opening().squares
         return Small(Ht, none)
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return None: the first pass measures the error of the start."""
-        return None
 
     def fix(self, small: Small) -> Orders:
         """Return the instructions of the next pass."""
@@ -343,9 +340,11 @@ class MaskedMultiplicative(MultiplicativeUpdate):
         if orders.measure:
             self._add_loss(backend, sums, loss, W)
 
-    def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
-        """Update the columns of H, and report the pass."""
+    def _updated(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
         return self._update_beta(small, sums, data)
+
+    def _told(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+        return self._told_beta(numbers, small, data)
 
     def denominator(self, D: Array) -> Array:
         """Return the denominators as they are: each column of X has its own."""

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._typing import Array
 from ..objective import UNPENALISED, Penalties, divergence, inner, kkt_frobenius, pull_of_zeros, trace_loss
-from ._common import Gather, Incoming, Orders, Report, Small, Solver, Sums
+from ._common import Foreseen, Gather, Incoming, Orders, Report, Small, Solver, Sums
+from ._fixed import Fixed
 from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def gather_numerators(
     backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
     sums["N"][lo:hi] = part
     if lo == 0:
-        sums["D"][0] += W.sum(axis=0, dtype=np.float64)
+        sums["D"][0] += backend.column_sums(W)
 
 
 # By β; the denominators of other β need every number of WH.
@@ -76,6 +77,7 @@ class MultiplicativeUpdate(Solver):
         self.floor_W = beta < 1
         self.floor_H = beta <= 1
         self.gather = GATHERS.get(self.beta, Gather(None, ("N",)))
+        self.measures_start = self.beta == 2  # for other β the first pass measures the start
 
     @property
     def _floor(self) -> float:
@@ -92,10 +94,6 @@ class MultiplicativeUpdate(Solver):
             self.sums = {"N": (m, k), "D": denominator, "stats": stats, "loss": (2,)}
         self.squares_X = data.opening().squares
         return Small(Ht, self._gram(data, Ht))
-
-    def first_error(self, data: Rows, W: Array, Ht: Array) -> float | None:
-        """Return √(2 D) of the start, to which the stop rule refers. For β ≠ 2 the first pass measures it: None."""
-        return float(np.sqrt(2 * divergence(data, W, Ht, 2))) if self.beta == 2 else None
 
     def _gram(self, data: Rows, Ht: Array) -> Array:
         return data.backend.gram(Ht) if self.beta == 2 else np.zeros((0, 0))
@@ -131,54 +129,114 @@ class MultiplicativeUpdate(Solver):
         if self.penalised:
             sums["loss"][1] += p.l1_W * W.sum(dtype=np.float64) + 0.5 * p.l2_W * backend.inner(W, W)
 
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
+        """Queue the update of the columns of H, which follows every pass."""
+        if not data.backend.QUEUES or self.fixed is not None:
+            return None
+        new, wanted = self._updated(small, sums, data)
+        return Foreseen(new, data.backend.send(*wanted))
+
+    def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
+        """Report a pass; it always goes as foreseen."""
+        foreseen.holds = True
+        return self._told(foreseen.numbers(), small, data), foreseen.following
+
     def update_columns(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
         """Update the columns of H, and report the pass."""
+        new, wanted = self._updated(small, sums, data)
+        return self._told(data.backend.read(*wanted), small, data), new
+
+    def _updated(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
+        """Update the columns of H → the new small factor, and the arrays whose numbers a report is made of."""
         return (self._update_frobenius if self.beta == 2 else self._update_beta)(small, sums, data)
 
-    def _update_frobenius(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
+    def _told(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+        return (self._told_frobenius if self.beta == 2 else self._told_beta)(numbers, small, data)
+
+    def _update_frobenius(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
         p, backend, Ht = self.penalties, data.backend, small.Ht
         XtW, WtW, stats_W = sums["XtW"], sums["WtW"], sums["stats"]
-        (m, k), new = Ht.shape, np.empty_like(Ht)
+        (m, k), new = Ht.shape, backend.xp.empty(Ht.shape, Ht.dtype)
 
         def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
 
-        stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
-        of_W, of_H = backend.read(stats_W, stats_H)
+        if self.fixed is None:
+            stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
+        else:
+            new, stats_H, HHt = self._scale_free(data, self.fixed, Ht, XtW, WtW)
+        traces = [np.trace(WtW), np.trace(HHt)] if self.penalised else []
+        return Small(new, HHt, small.passes + 1), [stats_W, stats_H, *traces]
+
+    def _told_frobenius(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+        backend, (of_W, of_H, *squares) = data.backend, numbers
         loss = fit = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
-            squares = backend.read(np.trace(WtW), np.trace(HHt))
-            loss += p.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
+            loss += self.penalties.value(of_W[backend.TOTAL], of_H[backend.TOTAL], *squares)
         kkt = kkt_frobenius(of_W[backend.KKT] + of_H[backend.KKT], self.squares_X)
-        report = Report(loss=loss, kkt=kkt, error=float(np.sqrt(2 * fit)))
-        return report, Small(new, HHt, small.passes + 1)
+        return Report(loss=loss, kkt=kkt, error=float(np.sqrt(2 * fit)))
 
-    def denominator(self, D: Array) -> Array:
-        """Return the denominator of the update of Ht: for β = 1 the column sums D of W, 1 where such a sum is zero."""
-        return np.where(D == 0, 1.0, D) if self.beta == 1 else D
+    def _scale_free(self, data: Rows, fixed: Fixed, Ht: Array, XtW: Array, WtW: Array) -> tuple[Array, Array, Array]:
+        """Update the free columns of H for β = 2; return the new Ht, the numbers of the step, and its Gram."""
+        p, backend, free = self.penalties, data.backend, fixed.free
+        (A, N), D = fixed.columns(Ht, XtW), fixed.denominators(Ht, WtW)
+        new, stats = self._multiply_columns(data, A, N, D, 1.0, 0.0)
+        hess = np.diagonal(WtW)[free] + p.l2_H
+        gradient = D + (p.l1_H - N)
+        gradient += p.l2_H * A
+        step = np.maximum(A - gradient / np.where(hess > 0, hess, 1.0), 0.0) - A
+        stats[backend.KKT] = (hess * np.einsum("jt,jt->t", step, step)).sum()
+        new = fixed.filled(Ht, new)
+        stats[backend.CROSS] = backend.inner(XtW, new)
+        stats[backend.TOTAL] = new.sum(dtype=np.float64)
+        HHt = backend.gram(new)
+        stats[backend.SQUARE] = backend.inner(WtW, HHt)
+        return new, stats, HHt
 
-    def _update_beta(self, small: Small, sums: Sums, data: Rows) -> tuple[Report, Small]:
-        p, backend, Ht, stats = self.penalties, data.backend, small.Ht, sums["stats"]
-        (m, k), new, S = Ht.shape, np.empty_like(Ht), backend.STATS
-        N, D = sums["N"], self.denominator(sums["D"])
-        floor = TINY if self.floor_H else 0.0
+    def _multiply_columns(
+        self, data: Rows, Ht: Array, N: Array, D: Array, gamma: float, floor: float
+    ) -> tuple[Array, Array]:
+        """Update columns of H, for given numerators and denominators; return them and the numbers of the step."""
+        p, backend, (m, k) = self.penalties, data.backend, Ht.shape
+        new = backend.xp.empty(Ht.shape, Ht.dtype)
 
         def multiply(lo: int, hi: int, part: Array) -> None:
             terms = D if len(D) == 1 < m else D[lo:hi]
-            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, self.gamma, floor, new[lo:hi], part)
+            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, gamma, floor, new[lo:hi], part)
 
-        (stats_H,) = data.map_rows(multiply, m, 40.0 * m * k, (stats.shape,))
+        if not k:
+            return new, backend.xp.zeros(backend.STATS)
+        (stats,) = data.map_rows(multiply, m, 40.0 * m * k, ((backend.STATS + 2 * k,),))
+        return new, stats
+
+    def denominator(self, D: Array) -> Array:
+        """Return the denominator of the update of Ht: for β = 1 the column sums D of W, 1 where such a sum is zero."""
+        return np.where(D, D, 1.0) if self.beta == 1 else D
+
+    def _update_beta(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
+        Ht, stats, fixed = small.Ht, sums["stats"], self.fixed
+        factors = Ht, sums["N"], self.denominator(sums["D"])
+        F, N, D = factors if fixed is None else fixed.columns(*factors)
+        new, stats_H = self._multiply_columns(data, F, N, D, self.gamma, TINY if self.floor_H else 0.0)
+        if fixed is not None:
+            new = fixed.filled(Ht, new)
         measured = (sums["loss"],) if small.passes % 10 == 0 else ()
-        of_W, of_H, *losses = (np.array(numbers) for numbers in backend.read(stats, stats_H, *measured))
+        return Small(new, small.HHt, small.passes + 1), [stats, stats_H, *measured]
+
+    def _told_beta(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+        backend, (m, k), S = data.backend, small.Ht.shape, data.backend.STATS
+        of_W, of_H, *losses = (np.array(each) for each in numbers)
+        free = k if self.fixed is None else self.fixed.width
         pulls = sum(
-            pull_of_zeros(of[S : S + k], of[S + k : S + 2 * k], rows) for of, rows in ((of_W, data.shape[0]), (of_H, m))
+            pull_of_zeros(of[S : S + of_k], of[S + of_k : S + 2 * of_k], rows)
+            for of, of_k, rows in ((of_W, k, data.shape[0]), (of_H, free, m))
         )
         residual = of_W[backend.VIOLATION] + of_H[backend.VIOLATION] + pulls
         scale = of_W[backend.KKT] + of_H[backend.KKT]
         report = Report(kkt=float(residual / scale) if scale else 0.0)
         if losses:
-            report.incoming = self._incoming(backend, losses[0], Ht)
-        return report, Small(new, small.HHt, small.passes + 1)
+            report.incoming = self._incoming(backend, losses[0], small.Ht)
+        return report
 
     def _incoming(self, backend: Backend, loss: Array, Ht: Array) -> Incoming:
         p, (fit, penalty_W), penalty_H = self.penalties, loss, 0.0
@@ -354,6 +412,10 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
     pair, and the ten passes after it are ordinary updates.
     """
 
+    def foresee(self, small: Small, sums: Sums, data: Rows) -> None:
+        """Return None: a pass may have to be rejected."""
+        return None
+
     def rows(self, W: Array) -> dict[str, Array]:
         """Return W, the W of the pass before, and for β < 2 the best W measured. The first pass reads W only."""
         rows = {"W": W, "before": np.empty_like(W)}
@@ -406,11 +468,13 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
                 assert best_Ht is not None  # the pair was best at the measurement before
                 back = Moving(best_Ht, small.HHt, new.passes, ahead=best_Ht, best=best, best_Ht=best_Ht)
                 back.back = back.plain = True
-                return Report(accepted=False), back
+                return Report(loss=report.incoming.loss, accepted=False), back  # the loss of the pair that is dropped
             best, best_Ht, plain = report.incoming.loss, small.Ht, False
         nu = 1.0 if plain else 0.5 * (1 + sqrt(1 + 4 * small.nu**2))
         theta = (nu - 1) / (0.5 * (1 + sqrt(1 + 4 * nu**2)))
         ahead = extrapolated(new.Ht, small.Ht, theta)
+        if self.fixed is not None and theta > 0:
+            self.fixed.restored(ahead, new.Ht)  # zeros, too
         HHt = self._gram(data, ahead) if theta > 0 else new.HHt
         return report, Moving(
             new.Ht, HHt, new.passes, ahead=ahead, theta=theta, nu=nu, best=best, best_Ht=best_Ht, plain=plain

@@ -21,8 +21,8 @@ import numpy as np
 
 from ..._text import printable
 from ...images import InputError
+from ...images.thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
 from ...search.engine import Found, SearchEngine
-from ..thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
 from .guard import Guard
 
 try:

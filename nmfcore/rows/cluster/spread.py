@@ -387,6 +387,10 @@ class DaskRows(Rows):
             return function(F, *arguments)
         return F.map(tasks.mapped, function, arguments, width=width, dtype=self.dtype)
 
+    def rearranged(self, W: Any, order: Array, scales: Array) -> Any:
+        """Return W[:, order]·scales on the workers."""
+        return self._spread(W).map(tasks.rearranged, order, scales, width=W.shape[1], dtype=W.dtype)
+
     def summed(self, function: Callable[..., Array], F: Any, *arguments: Any) -> Array:
         """Return the sum of function(rows of F, *arguments) over the blocks."""
         return F.sums(tasks.summed, function, arguments)["sum"] if isinstance(F, Spread) else function(F, *arguments)

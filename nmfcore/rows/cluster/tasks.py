@@ -349,6 +349,11 @@ def multiplied(height: int, extra: object, A: Array, factor: Any) -> Made:
     return {"F": A * factor}, None
 
 
+def rearranged(height: int, extra: object, A: Array, order: Array, scales: Array) -> Made:
+    """Put columns in another order, and multiply each by a number."""
+    return {"F": (A[:, order] * backend_of(A).asarray(scales)).astype(A.dtype, order="C")}, None
+
+
 def taken(height: int, rows_wanted: Array, rows: Rows) -> Made:
     """Copy some rows to the host."""
     part: Any = rows.take(rows_wanted, None).X

@@ -8,7 +8,7 @@ others compute; a budget of memory limits how many blocks are held at a time, an
 from .buffers import Folder
 from .files import NpyFile
 from .paths import source_of
-from .sources import ReadError, RowBlocks, Source
+from .sources import Read, ReadError, RowBlocks, Source
 from .stored import MEMORY, StoredRows, parse_bytes
 from .stores import Stored
 
@@ -16,6 +16,7 @@ __all__ = [
     "MEMORY",
     "Folder",
     "NpyFile",
+    "Read",
     "ReadError",
     "RowBlocks",
     "Source",

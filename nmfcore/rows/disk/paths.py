@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..._files import Archive, FileFault, check_regular, faults, shortened
+from ..._files import Archive, FileFault, check_regular, faults, reason, shortened
+from .archives import archived_sparse, chosen_name, holds_sparse, listed
 from .files import NpyFile
 from .groups import frame_block, is_group, is_sparse, no_matrix, sparse_matrix
+from .sources import ReadError
 from .stores import Stored
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ def source_of(X: Matrix, fold: bool = False) -> Matrix:
     Parameters
     ----------
     X : any
-        A source, an h5py dataset, a Zarr array, or a path: to a ``.npy`` or ``.npz`` file, to a Zarr array, or to an
-        HDF5 file, with ``::name`` behind it if it holds more than one matrix.
+        A source, an h5py dataset, a Zarr array, a group of either that holds one matrix, or a path: to a ``.npy`` or
+        ``.npz`` file, to a Zarr array, or to an HDF5 file, with ``::name`` behind it if it holds more than one matrix.
     fold : bool
         Whether an array of more dimensions that a path names is taken as one row for each sample.
 
@@ -69,9 +71,29 @@ def source_of(X: Matrix, fold: bool = False) -> Matrix:
     """
     if isinstance(X, str | os.PathLike):
         return _from_path(X, fold)
-    if type(X).__module__.partition(".")[0] in ("h5py", "zarr") and hasattr(X, "shape") and hasattr(X, "dtype"):
+    library = type(X).__module__.partition(".")[0]
+    if library in ("h5py", "zarr") and hasattr(X, "shape") and hasattr(X, "dtype"):
         return Stored(X)
+    if library in ("h5py", "zarr") and is_group(X):
+        try:
+            return _of_group(X)
+        except FileFault as fault:
+            msg = f"this {type(X).__name__} of {library} {fault}"
+            raise ValueError(msg) from fault
     return X
+
+
+def _of_group(group: Group) -> Matrix:
+    """Return the only matrix that a group of the caller's holds."""
+    if is_sparse(group):
+        return sparse_matrix(group)
+    found = [frame_block(group)] if frame_block(group) else _matrices(group, fold=False)
+    if len(found) != 1 and "X" not in found:
+        names = ", ".join(f"'{shortened(name)}'" for name in found[:5]) or "none"
+        msg = f"must hold one matrix, or the one meant must be given, as in group['name']. It holds: {names}"
+        raise FileFault(msg)
+    node = group["X" if "X" in found else found[0]]
+    return sparse_matrix(node) if is_sparse(node) else Stored(node)
 
 
 def _from_path(given: str | os.PathLike[str], fold: bool) -> Matrix:
@@ -127,13 +149,14 @@ def _library(name: str) -> ModuleType:
         raise ImportError(msg) from error
 
 
-def _from_npz(path: Path, name: str) -> Array:
-    """Read one array of an archive into memory."""
+def _from_npz(path: Path, name: str) -> Array | sparse.csr_matrix | sparse.csc_matrix:
+    """Read one array of an archive into memory, or the sparse matrix that scipy wrote."""
     with Archive(path) as archive:
-        matrices = [each for each in archive.names if len(archive.header(each).shape) == 2]
-        name = name or _only([each for each in matrices if each == "X"] or matrices, path)
+        if not name and holds_sparse(archive):
+            return archived_sparse(archive)
+        name = name or chosen_name(archive, path, (2,))
         if name not in archive.names:
-            msg = f"holds nothing named '{shortened(name)}'"
+            msg = f"holds nothing named '{shortened(name)}': it holds {listed(archive.names)}"
             raise FileFault(msg)
         return archive.array(name)
 
@@ -155,8 +178,13 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
 
     @contextmanager
     def hold() -> Iterator[StoredArray]:
-        with h5py.File(path, "r") as file:
-            yield file[name]
+        with ExitStack() as opened:
+            try:
+                array = opened.enter_context(h5py.File(path, "r"))[name]
+            except (OSError, KeyError) as error:  # it has gone, or is another file now
+                msg = f"'{path}' cannot be opened any more ({reason(error)})"
+                raise ReadError(msg) from error
+            yield array
 
     with ExitStack() as opened:
         with faults("cannot be read as HDF5"):
@@ -167,7 +195,11 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
 def _from_zarr(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix | sparse.csc_matrix:
     zarr = _library("zarr")
     with faults("cannot be read as Zarr"):
-        node = zarr.open(str(path), mode="r")
+        try:
+            node = zarr.open(str(path), mode="r")
+        except FileNotFoundError as error:  # the folder is there
+            msg = "holds no Zarr array and no group of them"
+            raise FileFault(msg) from error
         if name:
             if not is_group(node) or name not in node:
                 msg = f"holds nothing named '{shortened(name)}'"

@@ -56,6 +56,8 @@ class Source:
         Whether rows can be read only in order.
     row_by_row : bool
         Whether single rows cost little more than their bytes.
+    together : int
+        So many rows, from a multiple of this number on, cost hardly more than one of them: those of a chunk.
     sample : tuple of int or None
         The shape that a row has in the store, if it is folded.
     numbers : ndarray or None
@@ -73,8 +75,14 @@ class Source:
         self.shape: tuple[int, int] = _checked_shape((shape[0], math.prod(shape[1:])) if self.sample else shape, what)
         self.given = _checked_type(dtype, what)
         self.dtype = self.given if self.given in STORED_TYPES else np.dtype(np.float64)
+        self.together = self._height
         self.bytes_read = 0
         self._counting = threading.Lock()
+
+    @property
+    def _height(self) -> int:
+        """Rows of a block that is read at a time."""
+        return max(1, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
 
     def opened(self, streams: int = 1) -> AbstractContextManager[Read]:
         """Open the matrix and give read(lo, hi, out), which puts rows lo … hi into out, for one thread at a time.
@@ -91,6 +99,12 @@ class Source:
         read(lo, hi, out)
         with self._counting:
             self.bytes_read += (hi - lo) * self.shape[1] * self.given.itemsize
+
+    def read_all(self, read: Read, lo: int, hi: int, out: Array) -> None:
+        """Read any number of rows, a block at a time."""
+        for first in range(lo, hi, self._height):
+            last = min(first + self._height, hi)
+            self.read(read, first, last, out[first - lo : last - lo])
 
     def place(self, lo: int, hi: int, buffer: Array) -> Array:
         """Return the part of a buffer that rows lo … hi are read to; the buffer has SLACK bytes more than they need."""
@@ -120,15 +134,27 @@ class Source:
                 for first, last in itertools.pairwise(runs):  # runs of neighbouring rows
                     self.read(read, int(rows[first]), int(rows[last - 1]) + 1, out[first:last])
                 return out
-            height = max(1, BLOCK_BYTES // max(1, self.shape[1] * self.dtype.itemsize))
-            buffer = np.empty((min(height, self.shape[0]), self.shape[1]), self.dtype)
-            for lo in range(0, self.shape[0], height):
-                hi = min(lo + height, self.shape[0])
-                first, last = np.searchsorted(rows, (lo, hi))
-                if first < last or self.sequential:
+            buffer = np.empty((min(self._height, self.shape[0]), self.shape[1]), self.dtype)
+            for begin, end in self._spans(rows):
+                for lo in range(begin, end, self._height):
+                    hi = min(lo + self._height, end)
+                    first, last = np.searchsorted(rows, (lo, hi))
                     self.read(read, lo, hi, buffer[: hi - lo])
                     out[first:last] = buffer[rows[first:last] - lo]
         return out
+
+    def _spans(self, rows: Array) -> list[tuple[int, int]]:
+        """Return the first and last row of the parts of X that are read for the sake of some rows."""
+        n = self.shape[0]
+        if self.sequential or not len(rows):
+            return [(0, n)] if self.sequential else []
+        units = rows // self.together
+        begins = np.flatnonzero(np.diff(units, prepend=units[0] - 2) > 1)
+        ends = [*(begins[1:] - 1).tolist(), len(rows) - 1]
+        return [
+            (int(units[first]) * self.together, min((int(units[last]) + 1) * self.together, n))
+            for first, last in zip(begins.tolist(), ends, strict=True)
+        ]
 
 
 def _checked_shape(shape: tuple[int, ...], what: str) -> tuple[int, int]:

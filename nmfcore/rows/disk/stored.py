@@ -100,6 +100,10 @@ class StoredRows(MemoryRows):
         """Return a copy of some rows (increasing numbers), in memory."""
         return MemoryRows(self.X.take(rows), self.dtype, n_jobs).scaled(self.power)
 
+    def free_buffers(self) -> None:
+        """Free the blocks that are kept from one pass to the next."""
+        self._buffers = []
+
     def held(self, lo: int, hi: int) -> Array:
         """Rows lo … hi as an array, while they are visited."""
         return self._held[lo]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _SLAB_BYTES = 8 * BLOCK_BYTES  # chunks of more rows than that are not kept decompressed
+_SPAN = 64 << 10  # bytes of an array without chunks that take about as long to read as a call of the library
 
 
 class Stored(Source):
@@ -71,6 +72,10 @@ class Stored(Source):
                 stacklevel=2,
             )
             self._slab = 0
+        elif chunks:
+            self.together = max(1, self._slab)
+        else:
+            self.together = max(1, _SPAN // max(1, self.shape[1] * self.dtype.itemsize))
 
     @contextmanager
     def opened(self, streams: int = 1) -> Iterator[Read]:

@@ -1,4 +1,4 @@
-"""Small pictures for pages: rows of pixels as PNG files, alone or many on one sheet.
+"""Small pictures for pages and notebooks: rows of pixels as PNG files, alone or many on one sheet.
 
 Figures (`plots`) are for paper and notebooks; a page lays its pictures out itself, so that they fit a telephone.
 Everything here is bytes: nothing is written, and no picture travels larger than it is shown.
@@ -7,6 +7,7 @@ Everything here is bytes: nothing is written, and no picture travels larger than
 from __future__ import annotations
 
 import base64
+import html
 import io
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
     from PIL.Image import Image as Picture
 
-__all__ = ["brightness", "data_uri", "part_png", "picture_png", "sheet_png", "thumbnail_shape"]
+__all__ = ["brightness", "data_uri", "gallery", "part_png", "picture_png", "sheet_png", "thumbnail_shape"]
 
 Array = NDArray[Any]
 _LOOKED_AT = 1000  # rows that decide on the common grey scale
@@ -151,11 +154,51 @@ def data_uri(png: bytes) -> str:
 
     Examples
     --------
-    >>> from nmfcore.pages.thumbnails import data_uri
+    >>> from nmfcore.images.thumbnails import data_uri
     >>> data_uri(b"abc")
     'data:image/png;base64,YWJj'
     """
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def gallery(heading: str, pngs: Sequence[bytes], titles: Sequence[str], more: int = 0, side: int = 72) -> str:
+    """Return HTML that shows small pictures side by side with a title under each, for a notebook.
+
+    Parameters
+    ----------
+    heading : str
+        What stands above the pictures. It is escaped, as the titles are.
+    pngs : sequence of bytes
+        PNG files.
+    titles : sequence of str
+        A title for each.
+    more : int
+        Number of pictures that are left out. Defaults to 0.
+    side : int
+        Largest width and height of a picture on the page, in pixels. Defaults to 72.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nmfcore.images.thumbnails import gallery
+    >>> gallery("a < b", [b"abc"], ["one"])[:41]
+    '<div><div>a &lt; b</div><div style="displ'
+    """
+    figure = (
+        '<figure style="margin:0;width:{side}px"><img src="{uri}" alt="" style="width:{side}px;max-height:{side}px;'
+        'object-fit:contain;image-rendering:pixelated"><figcaption style="font-size:75%;overflow:hidden;'
+        'text-overflow:ellipsis;white-space:nowrap" title="{title}">{title}</figcaption></figure>'
+    )
+    figures = [
+        figure.format(side=side, uri=data_uri(png), title=html.escape(title))
+        for png, title in zip(pngs, titles, strict=True)
+    ]
+    rest = f"<div>and {more:,} more</div>" if more else ""
+    row = '<div style="display:flex;flex-wrap:wrap;gap:6px;margin-top:4px">' + "".join(figures) + "</div>"
+    return f"<div><div>{html.escape(heading)}</div>{row}{rest}</div>"
 
 
 def _grey_levels(pixels: Array, top: float) -> Array:

@@ -1,0 +1,109 @@
+"""What Python takes of a pass where the launches do nothing: solver, rows and backend, without CuPy and a card.
+
+numpy's arrays stand for CuPy's, which cost some tenths of a microsecond more each. The numbers that are sent are ones,
+so that a pass of every solver is an ordinary one: accepted, with no component dead.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from . import Row
+
+SHAPE, K = (256, 64), 15
+SOLVERS = {"hals": ("hals", 2), "cd": ("cd", 2), "mu": ("mu", 2), "mu KL": ("mu", 1)}
+
+
+class Idle(types.ModuleType):
+    """As much of CuPy as a pass calls."""
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        nothing = types.SimpleNamespace(synchronize=lambda: None, record=lambda: None)
+        self.cuda = types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDevice=lambda: 0), get_current_stream=lambda: nothing,
+            Event=lambda **options: nothing,
+            Device=lambda number=0: types.SimpleNamespace(id=number, compute_capability="90"),
+        )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    empty = staticmethod(np.zeros)  # which no kernel fills
+
+    def RawModule(self, **text: Any) -> Any:
+        """Return a module whose kernels do nothing."""
+        return types.SimpleNamespace(get_function=lambda name: _nothing)
+
+    def asnumpy(self, array: Any) -> np.ndarray:
+        """Return what says that the first pass has moved (its stats), and that no component is dead (what follows)."""
+        read = np.zeros(array.shape, array.dtype)
+        read[:7] = 1
+        return read
+
+
+class Read(np.ndarray):
+    """An array that holds ones when it is copied to the host."""
+
+    def get(self, out: np.ndarray, blocking: bool) -> None:
+        """Write ones."""
+        out[...] = 1.0
+
+
+def _nothing(grid: Any, block: Any, arguments: Any, shared_mem: int = 0) -> None:
+    pass
+
+
+def python_of_passes(passes: int = 100, repeats: int = 3) -> Iterator[Row]:
+    """Time the passes of each solver, the least of some runs."""
+    from nmfcore.backends import cuda, cuda_ops
+
+    kept = {name: each for name, each in vars(cuda_ops).items() if hasattr(each, "cache_clear")}
+    try:
+        for each in kept.values():
+            each.cache_clear()
+        idle, row = Idle(), cuda_ops._row
+        with (
+            mock.patch.object(cuda, "cupy", lambda: idle),
+            mock.patch.object(cuda, "empty_pinned", np.empty),
+            mock.patch.object(cuda_ops, "_row", lambda arrays: row(arrays).view(Read)),
+            np.errstate(all="ignore"),
+        ):
+            for name, (solver, beta) in SOLVERS.items():
+                took = min(_passes(solver, beta, passes) for _ in range(repeats))
+                yield {"case": f"Python of a pass, {name}", "host_us": 1e6 * took / passes}
+    finally:
+        for each in kept.values():
+            each.cache_clear()
+
+
+def _passes(name: str, beta: float, passes: int) -> float:
+    """Return the seconds that so many passes take, as the loop makes them."""
+    from nmfcore.loop.session import Limits
+    from nmfcore.loop.solve import factorize
+    from nmfcore.objective import UNPENALISED
+    from nmfcore.rows.device import DeviceRows
+    from nmfcore.rows.opening import Opening
+    from nmfcore.solvers import make_solver
+
+    n, m = SHAPE
+    data = DeviceRows(np.ones(SHAPE, np.float32), np.float32)
+    data.streamed = False  # the numpy array stands for one on the device
+    data._opening = Opening(1.0, True, float(n * m), 1e9, 1.0)
+    settings = {"beta": beta} if name == "mu" else {}
+    solver = make_solver(name, UNPENALISED, **settings)
+    taken = []
+    for most in (40, 40 + passes):
+        W, Ht = np.ones((n, K), np.float32), np.ones((m, K), np.float32)
+        start = time.thread_time()  # of the processor: what else the machine does is left out
+        made = factorize(data, solver, W, Ht, Limits(0, most), measure=False)
+        taken.append(time.thread_time() - start)
+        if made.n_iter != most or made.interruption is not None:
+            raise RuntimeError(f"{made.n_iter} passes of {most} were made: {made.interruption}")
+    return taken[1] - taken[0]
