@@ -18,7 +18,22 @@ from scipy import sparse
 
 from .._typing import Array
 from . import cpu
-from .cpu import Block, addressed, asarray, gram, inner, multiply_given, read, scale, stored_as_is, sweep, to_numpy, xp
+from .cpu import (
+    QUEUES,
+    Block,
+    addressed,
+    asarray,
+    column_sums,
+    gram,
+    inner,
+    multiply_given,
+    read,
+    scale,
+    stored_as_is,
+    sweep,
+    to_numpy,
+    xp,
+)
 from .kernels.arguments import KEEP, RENEW
 from .operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION
 
@@ -26,9 +41,9 @@ if TYPE_CHECKING:
     from .._typing import Matrix
 
 __all__ = [
-    "CROSS", "KKT", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
-    "add_gram", "add_products", "asarray", "code_alone", "descend_alone", "descend_filled", "divergence", "gram",
-    "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
+    "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
+    "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone", "descend_filled",
+    "divergence", "gram", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
     "stored_as_is", "sweep", "to_numpy", "xp",
 ]  # fmt: skip
 
