@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
     "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone", "descend_filled",
-    "divergence", "gram", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale",
-    "stored_as_is", "sweep", "to_numpy", "xp",
+    "divergence", "gram", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given",
+    "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "xp",
 ]  # fmt: skip
 
 PART_BYTES = 4 << 20  # of the mask of a few rows
