@@ -146,7 +146,7 @@ def test_assume_finite_leaves_finiteness_to_the_caller():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [NMF, MiniBatchNMF])
-def test_masked_numbers_are_refused(kind):
+def test_masked_arrays_are_fitted_by_their_masks_or_refused(kind):
     """What lies beneath a mask is no data; without a masked number the mask means nothing."""
     X = np.ma.array(np.random.default_rng(0).random((20, 5)), mask=False)
     np.testing.assert_array_equal(
@@ -154,8 +154,13 @@ def test_masked_numbers_are_refused(kind):
     )
     model = kind(2, random_state=0).fit(X)
     X[3, 1] = X[0, 0] = np.ma.masked
+    if kind is NMF:
+        masked, given = NMF(2, random_state=0).fit(X), NMF(2, random_state=0).fit(X.data, mask=X.mask)
+        np.testing.assert_array_equal(masked.components_, given.components_)
+        np.testing.assert_array_equal(model.transform(X), model.transform(X.data, mask=X.mask))
+        return
     for call in (kind(2).fit, model.transform, model.score):
-        with pytest.raises(ValueError, match="a masked array, 2 of its numbers are masked"):
+        with pytest.raises(ValueError, match="MiniBatchNMF takes no mask, no masked array"):
             call(X)
 
 

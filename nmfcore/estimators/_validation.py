@@ -120,11 +120,6 @@ class Checks:
 
     def array(self, X: Matrix) -> Any:
         """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""
-        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-            raise ValueError(
-                f"X is a masked array, {np.ma.count_masked(X):,} of its numbers are masked, and NMF has no missing "
-                "values: fill them in, as with X.filled(0), or leave out their rows."
-            )
         if self.estimator is None:
             check = partial(check_array, X)
         else:

@@ -140,7 +140,7 @@ def open(
     """
     masks = [] if mask is None else [mask]
     if isinstance(X, np.ma.MaskedArray):
-        masks += [] if X.mask is np.ma.nomask else [X.mask]
+        masks += [X.mask] if np.ma.is_masked(X) else []
         X = X.data
     X, loaded_from = source_of(X), None
     if masks or missing_values is not None:
