@@ -217,7 +217,7 @@ def test_auto_takes_the_cpu_for_what_the_gpu_lacks(stub, monkeypatch):
     def place(X, **settings):
         chosen = []
         with monkeypatch.context() as patched:
-            patched.setattr(Checks, "place", lambda self, what, device: chosen.append(device) or 1 / 0)
+            patched.setattr(Checks, "place", lambda self, device: chosen.append(device) or 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 NMF(2, **settings).fit(X)
         return chosen
