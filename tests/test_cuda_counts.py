@@ -58,9 +58,9 @@ BEYOND = 400  # launches of a fit that starts from samples, beyond those of its 
 
 
 def test_a_fit_from_samples(rng, cupy, monkeypatch):
-    X, passes, queue = cupy.asarray(rng.integers(0, 200, (300, 40)).astype(np.uint8)), [], solve._Passes._queue
+    X, passes, made = cupy.asarray(rng.integers(0, 200, (300, 40)).astype(np.uint8)), [], solve._Passes._pass
     monkeypatch.setattr(samples, "sample_rows", lambda n, m, k: 60)
-    monkeypatch.setattr(solve._Passes, "_queue", lambda *given: passes.append(0) or queue(*given))
+    monkeypatch.setattr(solve._Passes, "_pass", lambda *given: passes.append(0) or made(*given))
     found = counted(NMF(5, solver="hals", init="auto", random_state=0), X)
     assert len(passes) > 100
     assert found.launches <= MOST["hals", 2, "uint8"].launches * len(passes) + BEYOND, (found, len(passes))

@@ -773,7 +773,7 @@ def test_npz_labels(tmp_path):
 )
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_bad_numpy_files(tmp_path, array, message, suffix):
-    (np.save if suffix == "npy" else np.savez)(tmp_path / f"x.{suffix}", array, allow_pickle=True)
+    (np.save if suffix == "npy" else np.savez)(tmp_path / f"x.{suffix}", array)
     with pytest.raises(InputError, match=message):
         read_source(tmp_path / f"x.{suffix}")
 
