@@ -60,7 +60,6 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_title = f"nmfcore {version}"
-html_static_path = ["_static"]
 html_show_sphinx = False
 html_copy_source = False
 

@@ -190,7 +190,7 @@ class NMF(BaseNMF):
         Whether the stop rule was met.
     stop_reason_ : str
         Why the fit ended, in one sentence.
-    history_ : dict of str to ndarray of shape (n_iter_,)
+    history_ : dict of str to ndarray of shape (`n_iter_`,)
         "loss", the objective with penalties (for "mu" with β ≠ 2 it is known every 10 iterations,
         and NaN between); "violation", the sum of the projected gradients (NaN for "mu"); "seconds"
         since the call, in which the start is included, all three float64; and "accepted", bool. An
