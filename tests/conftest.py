@@ -11,6 +11,28 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--few-cases",
+        action="store_true",
+        help="run the first and the last case of each parametrised test only, but for those that are marked in_order",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep few cases where that is asked for: versions of libraries matter to what a test calls, not to every case."""
+    if not config.getoption("--few-cases"):
+        return
+    cases = {}
+    for item in items:
+        every = item.get_closest_marker("in_order") is not None
+        cases.setdefault(item.nodeid if every else item.nodeid.split("[")[0], []).append(item)
+    kept = {id(item) for group in cases.values() for item in (group[0], group[-1])}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
 # Kernels compile inside the first example, so there is no deadline; CI draws the same examples in
 # every run, so that a red run is about the change and can be repeated.
 hypothesis.settings.register_profile("local", deadline=None)

@@ -49,6 +49,7 @@ def test_there_are_commands():
     assert len(LINES) > 8 and {line.split()[1] for line in LINES} >= {"fit", "search", "report", "serve", "info"}
 
 
+@pytest.mark.in_order
 @pytest.mark.parametrize("line", LINES)  # in their order: later ones use what earlier ones wrote
 def test_command(line, folder, monkeypatch):
     monkeypatch.chdir(folder)
