@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 PIL = pytest.importorskip("PIL", reason="pictures need the extra 'app'")
-from PIL import Image, TiffImagePlugin  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from nmfcore.images import InputError, Pictures, cached_images, load_images, picture_row, read_source  # noqa: E402
 from nmfcore.images._decoding import Decoding, levels_of  # noqa: E402
@@ -301,12 +301,12 @@ def test_pages_of_other_shapes_are_refused_like_files(tmp_path):
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 11, reason="this Pillow writes no tags of later pages")
+@pytest.mark.skipif(PIL.__version__ in ("11.0.0", "11.1.0"), reason="this Pillow writes no tags of appended pages")
 def test_smaller_copies_of_a_page_are_no_rows(tmp_path, caplog):
     pages = [Image.fromarray(pattern(seed)).resize((8, 6) if seed == 1 else (16, 12)) for seed in range(3)]
-    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "1.tif"), True) as file:
-        for page, copy in zip(pages, (0, 1, 0), strict=True):
-            page.save(file, "TIFF", tiffinfo={254: copy})
-            file.newFrame()
+    for page, copy in zip(pages, (0, 1, 0), strict=True):
+        page.encoderinfo = {"tiffinfo": {254: copy}}
+    pages[0].save(tmp_path / "1.tif", save_all=True, append_images=pages[1:])
     caplog.set_level(logging.INFO, "nmfcore")
     assert load_images(tmp_path).names == ("1.tif#1", "1.tif#3")
     assert "1 smaller copies of pages" in caplog.text
