@@ -7,7 +7,7 @@ rows of X, `data` does it and returns sums over the rows, and the solver makes t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from .._typing import Array
 from ..objective import measured, measuring, penalty
+from ..rows.base import Pass
 from ..solvers._common import Report, Small, Solver
 from .checkpoint import Checkpoint, Kept
 from .session import (
@@ -37,7 +38,7 @@ from .stopping import RULES, StopRule, Termination
 if TYPE_CHECKING:
     from .._typing import Block
     from ..backends.operations import Backend
-    from ..rows.base import Made, Pass, Rows
+    from ..rows.base import Made, Rows
     from ..rows.state import RowState
     from ..rows.sums import Named
     from ..solvers._common import Foreseen, Orders
@@ -161,9 +162,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def _pass(self, state: RowState, small: Small) -> Pass:
         solver = self.solver
         orders, (gather, gathered) = solver.fix(small), solver.gather
-        return self.data.pass_over(
-            solver.visit, state, orders, width=orders.width, sums=solver.shapes(small), gather=gather, gathered=gathered
-        )
+        return Pass(solver.visit, state, orders, orders.width, solver.shapes(small), None, gather, gathered)
 
     def advance(self, made: Made | None) -> tuple[Report, tuple[RowState, Small]]:
         """Make a new H from the sums of a pass: nothing is committed but what it has measured of the pair before it."""
@@ -172,8 +171,10 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         queued, self._queued = self._queued, None
         if queued is None:
             assert made is not None
-            queued = Queued(*made, solver.foresee(at.small, made[1], self.data))
-        after, sums, foreseen = queued
+            after, sums = made
+            foreseen = solver.foresee(at.small, sums, self.data)
+        else:
+            after, sums, foreseen = queued
         if foreseen is None:
             report, small = solver.update_columns(at.small, sums, self.data)
         else:  # the next pass is under way when this one is reported; it is dropped unless all is as foreseen
@@ -387,7 +388,7 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
         try:
             while left:  # nothing of a turn is outside of the `try`: Ctrl-C may come at any line
                 if failure is None:
-                    made = data.passes(_wanted(left.values()))
+                    made = data.passes([fit.wanted for fit in left.values() if fit.wanted is not None])
                     for fit in left.values():
                         before = fit.session.interruption
                         fit.resume(None if fit.wanted is None else next(made))
@@ -412,10 +413,6 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
     stopped = None if failure is None or source is not None else Stopped(failure)  # a fit's own is its interruption
     failure = None  # a frame that an exception's traceback leads to must not hold the exception, see `Stopped`
     return stopped
-
-
-def _wanted(fits: Iterable[Fit]) -> list[Pass]:
-    return [fit.wanted for fit in fits if fit.wanted is not None]
 
 
 def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: bool) -> Passes[Solution]:

@@ -59,14 +59,7 @@ class _Work:
 
     def __init__(self, data: MemoryRows, wanted: Pass, accumulator: LaneSums, gathers: bool):
         self.wanted, self.accumulator = wanted, accumulator
-        rows, out = wanted.rows, wanted.out
-        if not isinstance(rows, RowState):
-            rows = RowState(**{name: data.backend.asarray(F) for name, F in rows.items()})
-        self.before = self.after = rows
-        if out is None:
-            self.after = rows.twin
-        elif out:
-            self.after = RowState(**{name: data.new_rows(k) for name, k in out.items()})
+        self.before, self.after = data.before_and_after(wanted.rows, wanted.out)
         self.gather: Any = wanted.gather if gathers else None
         self.large = {name: (0, *wanted.sums[name][1:]) for name in wanted.gathered if self.gather}
         self.shapes = wanted.sums | self.large if self.large else wanted.sums
@@ -277,13 +270,32 @@ class MemoryRows(Rows):
         verify: bool = False,
     ) -> tuple[RowState, Named]:
         """Apply a function to every block of rows, see `Rows.each_block`."""
+        plan, accumulator = self.plan(width), self._sums if out is None else type(self._sums)()
+        if self._is_small(plan) and not (gather and plan.gathers):  # no pool, no slices
+            before, after = self.before_and_after(rows, out)
+            total = accumulator.cleared(sums, 1)[0]
+            function(self.backend, plan.lanes[0][0][2], before, arguments, after, total)
+            return after, total
         wanted = Pass(function, rows, arguments, width, sums, out, gather, gathered, verify)
-        (made,) = self._visited([wanted], [self._sums if out is None else type(self._sums)()])
+        (made,) = self._visited([wanted], [accumulator])
         return made
+
+    def before_and_after(
+        self, rows: RowState | Mapping[str, Array], out: Mapping[str, int] | None
+    ) -> tuple[RowState, RowState]:
+        """Return the row-aligned arrays that a pass reads, and those that it writes; see `Rows.each_block`."""
+        if not isinstance(rows, RowState):
+            rows = RowState(**{name: self.backend.asarray(F) for name, F in rows.items()})
+        if out is None:
+            return rows, rows.twin
+        return rows, RowState(**{name: self.new_rows(k) for name, k in out.items()}) if out else rows
+
+    def _is_small(self, plan: _Plan) -> bool:
+        return self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
 
     def passes(self, wanted: Sequence[Pass]) -> Iterator[Made]:
         """Make several passes over X, which share each visit of a block, see `Rows.passes`."""
-        if len(wanted) < 2:
+        if len(wanted) < 2 or self._is_small(self.plan(wanted[0].width)):  # a single block stays in the cache
             return super().passes(wanted)
         while len(self._sums_side_by_side) < len(wanted):  # those of all lanes of all passes might outweigh X
             self._sums_side_by_side.append(FewSums())
@@ -296,13 +308,6 @@ class MemoryRows(Rows):
         assert all(each.width == width for each in wanted)
         plan = self.plan(width)
         works = [_Work(self, each, sums, plan.gathers) for each, sums in zip(wanted, accumulators, strict=True)]
-        small = self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
-        if small and not any(work.gather for work in works):  # no pool, no slices
-            block = plan.lanes[0][0][2]
-            for work in works:
-                work.total = work.accumulator.cleared(work.wanted.sums, 1)[0]
-                work.wanted.function(backend, block, work.before, work.wanted.arguments, work.after, work.total)
-            return [(work.after, work.total) for work in works]
         blocks = [len(lane) for lane in plan.lanes]
         for work in works:
             work.accumulator.clear(work.shapes, blocks)
