@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -104,14 +105,12 @@ def compared(
     other, own = theirs[0]["calls"][call], ours[0]["calls"][call]
     for facts, whose in ((other, "scikit-learn"), (own, "nmfcore")):
         if "error" in facts:
-            return {**row, "status": "failed", "why": f"with {whose}: {facts['error']}"}
+            return {**row, "status": "failed", "why": f"with {whose}: {without_folders(facts['error'])}"}
     apart = {}
     for name in [name for name in theirs[1] if name.startswith(f"{call}/")]:
         apart[name.removeprefix(f"{call}/")] = difference(theirs[1][name], ours[1].get(name))
-    only = {
-        "scikit-learn": sorted(set(other["warnings"]) - set(own["warnings"])),
-        "nmfcore": sorted(set(own["warnings"]) - set(other["warnings"])),
-    }
+    of_theirs, of_ours = ({without_folders(text) for text in facts["warnings"]} for facts in (other, own))
+    only = {"scikit-learn": sorted(of_theirs - of_ours), "nmfcore": sorted(of_ours - of_theirs)}
     seconds = {"scikit-learn": other["seconds"], "nmfcore": own["seconds"]}
     return {**row, "status": "ok", "difference": apart, "warnings": only, "seconds": seconds}
 
@@ -132,7 +131,12 @@ def last_line(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) 
         return f"not done after {error.timeout:.0f} s"
     lines = [line.strip() for line in str(error.stderr or "").splitlines() if line.strip()]
     telling = [line for line in lines if "rror" in line and not line.startswith(("note:", "hint:"))]
-    return (telling or lines or [f"exit code {error.returncode}"])[-1][:300]
+    return without_folders((telling or lines or [f"exit code {error.returncode}"])[-1])[:300]
+
+
+def without_folders(text: str) -> str:
+    """Return a message with the names of temporary folders left out, which differ from run to run."""
+    return re.sub(re.escape(tempfile.gettempdir()) + r"/[^/\s'\")]+", "…", text)
 
 
 def commit() -> str:

@@ -131,7 +131,7 @@ def _free_rooms(device: int) -> list[_Room]:
 
 
 class _Sent:
-    """Numbers on their way to the host. A room is given back with the numbers read, or when nobody wants them."""
+    """Numbers on their way to the host. A room is free again when its numbers were read or dropped."""
 
     def __init__(self, arrays: tuple[Any, ...]):
         self.arrays = arrays
@@ -145,7 +145,7 @@ class _Sent:
             room = self.rooms.pop()
         except IndexError:
             room = _Room(size)
-        if not room.awaited:  # of numbers that nobody wanted, which may still be on their way
+        if not room.awaited:  # numbers that were dropped may still be on their way
             room.arrived.synchronize()
         if room.host.size < size:
             room = _Room(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -157,6 +158,9 @@ def restarted(
             best = number, solution
         fit.solution = None
 
+    def take_one(fits: list[tuple[int, Fit]], i: int) -> None:
+        take(*fits[i])
+
     turns = list(enumerate(seeds(estimator.random_state, n_init)))
     at_once = _at_once(data, estimator._n_components, n_init)
     for first in range(0, n_init, at_once):
@@ -166,7 +170,7 @@ def restarted(
                 if number and max_time is not None and time.perf_counter() - begun >= max_time:
                     break
                 fits.append((number, begin(number, seed)))
-            stopped = make_together(data, [fit for _, fit in fits], lambda i: take(*fits[i]))  # noqa: B023
+            stopped = make_together(data, [fit for _, fit in fits], partial(take_one, fits))
             for each in fits:  # an exception may have come before
                 take(*each)
             interruption = interruption or stopped
@@ -204,7 +208,7 @@ def _drawn(estimator: NMF, data: Rows) -> str | None:
 
 
 def _numbered(watch: Callable[[Progress], object], number: int) -> Callable[[Progress], object]:
-    """Return a callback that is told which run an iteration is of."""
+    """Return a callback that enters the number of the run in what it receives."""
 
     def of_run(progress: Progress) -> object:
         progress.run = number

@@ -299,7 +299,7 @@ class Session:
         """
         try:
             self.termination = yield from self._repeat(process, rule)
-        except GeneratorExit:  # nobody wants to know how it ends
+        except GeneratorExit:  # the run was given up; its end is not reported
             raise
         except BaseException as exception:
             self.interrupt(exception)

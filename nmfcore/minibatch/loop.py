@@ -33,7 +33,7 @@ class Learner(Protocol[M]):
     rule : str
         Name of the stop rule in `nmfcore.loop.stopping.BATCH_RULES`.
     fixed : Fixed or None
-        Which columns of Ht no step changes, and no stop rule looks at.
+        Which columns of Ht no step changes. Stop rules leave them out.
     """
 
     rule: ClassVar[str]
