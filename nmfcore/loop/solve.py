@@ -7,7 +7,7 @@ rows of X, `data` does it and returns sums over the rows, and the solver makes t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -388,7 +388,7 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
         try:
             while left:  # nothing of a turn is outside of the `try`: Ctrl-C may come at any line
                 if failure is None:
-                    made = data.passes([fit.wanted for fit in left.values() if fit.wanted is not None])
+                    made = data.passes(_wanted(left.values()))
                     for fit in left.values():
                         before = fit.session.interruption
                         fit.resume(None if fit.wanted is None else next(made))
@@ -413,6 +413,11 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
     stopped = None if failure is None or source is not None else Stopped(failure)  # a fit's own is its interruption
     failure = None  # a frame that an exception's traceback leads to must not hold the exception, see `Stopped`
     return stopped
+
+
+def _wanted(fits: Iterable[Fit]) -> list[Pass]:
+    # A function of its own: Python 3.13 lets a Ctrl-C in the middle of an inlined comprehension pass by the `try`.
+    return [fit.wanted for fit in fits if fit.wanted is not None]
 
 
 def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: bool) -> Passes[Solution]:
