@@ -587,9 +587,9 @@ def test_the_table_makes_the_curves(found, tmp_path):
     assert (np.diff(found.train) < 0).all()
     pd = pytest.importorskip("pandas")
     frame = table.to_pandas()
-    pd.testing.assert_frame_equal(
-        frame, pd.read_csv(tmp_path / "fits.csv", float_precision="round_trip"), check_exact=True, check_dtype=False
-    )
+    # Read as text and then converted: by default, pandas < 3 rounds the last digit of the numbers that it reads.
+    written = pd.read_csv(tmp_path / "fits.csv", dtype=str).astype(frame.dtypes)
+    pd.testing.assert_frame_equal(frame, written, check_exact=True)
 
 
 def test_it_is_shown_drawn_and_pickled(found):
