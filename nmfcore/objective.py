@@ -147,7 +147,7 @@ def shares_of(data: Rows, W: Array, Ht: Array, read: bool = True) -> Array:
         cross = backend.to_numpy(np.einsum("jt,jt->t", data.transposed_products(W), Ht, dtype=np.float64))
     else:
         cross = (WtW * HHt).sum(axis=1)
-    return explained_shares(cross, WtW, HHt, data.opening().squares)
+    return explained_shares(cross, WtW, HHt, data.summary().squares)
 
 
 def _measure(

@@ -60,11 +60,11 @@ def comfortable(data: Rows) -> Rows:
 
 def _comfortable(data: Rows) -> Rows:
     view, power = data, 0
-    if not data.opening().total and data.dtype == np.float32 and data.X.dtype == np.float64:
-        power = -data.scaled(0, np.float64).opening().level  # may be too small for float32, all of it
+    if not data.summary().total and data.dtype == np.float32 and data.X.dtype == np.float64:
+        power = -data.scaled(0, np.float64).summary().level  # may be too small for float32, all of it
         view = data.scaled(power)
     for _ in range(4):  # what is known of the level may be rough until the numbers can be squared
-        level = view.opening().level
+        level = view.summary().level
         if not power and abs(2 * level) <= COMFORT[data.dtype.itemsize]:
             break
         nearer = max(-500, min(500, power - level))
@@ -77,7 +77,7 @@ def _comfortable(data: Rows) -> Rows:
 
 def unit_of(view: Rows) -> float:
     """Return the size of a factor's numbers, a power of two: the fourth root of the mean square of X as it is read."""
-    return 2.0 ** view.opening().level
+    return 2.0 ** view.summary().level
 
 
 def times(A: Numbers, power: int) -> Numbers:
@@ -159,4 +159,4 @@ def share_left(view: Rows, W: Array, Ht: Array) -> float:
     with np.errstate(all="ignore"):
         of_W, of_H = (F.sum(axis=0, dtype=np.float64) for F in (W, Ht))
         mass = float((times(of_W, view.power) * times(of_H, view.power)).sum())
-        return mass / view.opening().total
+        return mass / view.summary().total

@@ -252,7 +252,7 @@ def test_chunks_are_decompressed_once_a_pass(tmp_path, small_blocks):
 
     for n_jobs in (1, 2, 3):
         data = disk.StoredRows(disk.Stored(Chunked()), np.float32, n_jobs)
-        data.opening()
+        data.summary()
         read.clear()
         data.products(np.ones((M, K), np.float32))
         lanes = len(data.plan(K).lanes)
@@ -710,16 +710,16 @@ def test_what_changes_before_rows_are_coded_is_noticed(solver, tmp_path, monkeyp
     pytest.importorskip("zarr", reason="the extra 'disk' is not installed")
     _, model = fitted(matrix("uint8"), solver)
     with stored(matrix("uint8"), "zarr path", tmp_path) as X:
-        opening = disk.StoredRows.opening
+        summary = disk.StoredRows.summary
 
         def then_change(self):
-            known = self._opening
-            seen = opening(self)
+            known = self._summary
+            seen = summary(self)
             if known is None:
                 shutil.rmtree(X)
             return seen
 
-        monkeypatch.setattr(disk.StoredRows, "opening", then_change)
+        monkeypatch.setattr(disk.StoredRows, "summary", then_change)
         with pytest.raises(RuntimeError, match="changed during the fit"):
             model.transform(X)
 

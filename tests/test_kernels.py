@@ -225,7 +225,7 @@ def test_opening_pass(rng, stored, value, layout):
     if layout == "csr" and stored == "float16":
         pytest.skip("scipy has no sparse float16")
     X, _, _ = problem(rng, 50, 30, 2, np.float32, stored, layout)
-    opening = as_rows(X, np.float64).opening()
+    opening = as_rows(X, np.float64).summary()
     D = ref.dense(X)
     assert opening.finite
     assert opening.minimum == D.min()
@@ -233,7 +233,7 @@ def test_opening_pass(rng, stored, value, layout):
     assert opening.squares == pytest.approx((D * D).sum(), rel=1e-13)
     X = X.copy()
     X[31, 7] = value
-    assert not as_rows(X, np.float64).opening().finite
+    assert not as_rows(X, np.float64).summary().finite
 
 
 def test_float16_is_widened_exactly():

@@ -55,7 +55,7 @@ def same(first, second):
 
 def masked_block(X, hidden, dtype, columns=()):
     rows = MaskedRows(as_rows(X, dtype), Given(hidden))
-    rows.opening()
+    rows.summary()
     return backend.MaskedBlock(rows.inner.plan(4).lanes[0][0][2], rows.mask, 0, rows.means, rows.lists), rows
 
 
@@ -349,7 +349,7 @@ def test_x_of_stored_numbers_begins_with_column_means(rng):
     filled = np.where(hidden, means, X)
     F, G = rng.random((40, 3)), rng.random((60, 3))
     for each in (rows, dense):
-        each.opening()
+        each.summary()
         assert_allclose(each.means, means)
         assert_allclose(each.products(F), filled @ F)
         assert_allclose(each.transposed_products(G), filled.T @ G)

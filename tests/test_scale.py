@@ -270,7 +270,7 @@ def test_kernels_read_a_multiple(stored, compute, order):
     data = as_rows(laid, compute)
     for p in (-50, -3, 3, 30):
         view = data.scaled(p)
-        assert view.opening().total == times(data.opening().total, 2 * p)
+        assert view.summary().total == times(data.summary().total, 2 * p)
         np.testing.assert_array_equal(view.products(Ht), times(data.products(Ht), 2 * p))
         F = np.ones((37, 2), compute)
         np.testing.assert_array_equal(view.transposed_products(F), times(data.transposed_products(F), 2 * p))

@@ -89,13 +89,13 @@ def _passes(name: str, beta: float, passes: int) -> float:
     from nmfcore.loop.solve import factorize
     from nmfcore.objective import UNPENALISED
     from nmfcore.rows.device import DeviceRows
-    from nmfcore.rows.opening import Opening
+    from nmfcore.rows.summary import Summary
     from nmfcore.solvers import make_solver
 
     n, m = SHAPE
     data = DeviceRows(np.ones(SHAPE, np.float32), np.float32)
     data.streamed = False  # the numpy array stands for one on the device
-    data._opening = Opening(1.0, True, float(n * m), 1e9, 1.0)
+    data._summary = Summary(1.0, True, float(n * m), 1e9, 1.0)
     settings = {"beta": beta} if name == "mu" else {}
     solver = make_solver(name, UNPENALISED, **settings)
     taken = []

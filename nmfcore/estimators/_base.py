@@ -318,12 +318,12 @@ class BaseNMF(
 
     def _check_zeros(self, data: Rows, beta: float) -> None:
         data.check_loss(beta)
-        if beta <= 0 and data.opening().minimum == 0:
+        if beta <= 0 and data.summary().minimum == 0:
             raise ValueError(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
                 "Please add small values to X, or use a positive beta_loss."
             )
-        opening, what = data.opening(), ""
+        opening, what = data.summary(), ""
         if beta <= 0 and opening.minimum < EPSILON:
             what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"
         elif beta < 2 and 0 < opening.total < EPSILON * data.entries:
@@ -418,7 +418,7 @@ class BaseNMF(
         if self._n_components == "auto":
             self._n_components = m
         k = self._n_components
-        if data.opening().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
+        if data.summary().total == 0 and (self.init in (None, "random", "auto") or k <= min(n, m)):
             return data.new_rows(k), np.zeros((m, k), data.dtype)
         if self._auto:
             return self._warm_start(data, k, begun)
@@ -512,7 +512,7 @@ class BaseNMF(
 
         In the unit of `view` some numbers of theirs may have been too small; the factors of an X of zeros are zeros.
         """
-        if fixed is None or not (view.power or view.opening().total == 0):
+        if fixed is None or not (view.power or view.summary().total == 0):
             return Ht
         given = np.ascontiguousarray(self._factor(H, Ht.shape[::-1], "H")[0].T, view.dtype)
         return fixed.restored(Ht.copy(), view.backend.asarray(given))
@@ -570,7 +570,7 @@ class BaseNMF(
 
     def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
         """Warn if an NNDSVD is out of proportion to what fills its zeros; `size`: of its numbers, in the unit of X."""
-        mean = data.opening().mean * 2.0**-data.power
+        mean = data.summary().mean * 2.0**-data.power
         rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
         if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
             warnings.warn(
@@ -590,7 +590,7 @@ class BaseNMF(
 
     def _warn_if_empty(self, view: Rows, W: Array, Ht: Array) -> None:
         """Warn if W and H are zero or not finite; the pair is in the unit of X."""
-        if not view.opening().total:
+        if not view.summary().total:
             return
         share, (n, m) = scale.share_left(view, W, Ht), view.shape
         if share > min(_EMPTY, 1e-3 * Ht.shape[1] / max(n, m)):  # k rows of n that are alike have a share of k / n

@@ -69,7 +69,7 @@ def warn_of_unobserved(data: Rows, rows_only: bool = False) -> None:
     if data.chosen is not None:
         empty_columns = int(np.sum(~data.chosen))
     if data.masked:
-        data.opening()
+        data.summary()
         empty_rows, empty_columns = data.empty_rows, empty_columns + int(data.empty_columns.sum())
     found = []
     if empty_rows:
@@ -82,7 +82,7 @@ def warn_of_unobserved(data: Rows, rows_only: bool = False) -> None:
 
 def without_unobserved(data: Rows, Ht: Array) -> Array:
     """Return the Hᵀ of a start with zeros for columns of which nothing is observed; a given one is not written."""
-    data.opening()
+    data.summary()
     if data.empty_columns.any():
         Ht = Ht.copy()
         Ht[data.empty_columns] = 0

@@ -347,7 +347,7 @@ class MiniBatchNMF(BaseNMF):
         given, data = data, self._seen(data, self._beta_loss, W, H) if self.solver == "hals" else data
         W, Ht = self._start(data, W, H, begun)
         learner = self._learner(data, online.KNOWN if self._auto else None, fixed)
-        if data.opening().total == 0:
+        if data.summary().total == 0:
             zeros, _ = self._arranged(data, zero_solution(W, Ht, "mu", begun)._replace(W=W, Ht=Ht), fixed)
             self._remember(learner.begin(zeros.Ht), 1)
             self._keep(zeros, zeros.Ht, 1, 0.0, 0.0, 0)
@@ -445,7 +445,7 @@ class MiniBatchNMF(BaseNMF):
             if data.dtype != self.components_.dtype:
                 data = as_rows(given.X, self.components_.dtype, self.n_jobs, cutting.LANE_WORK)
             Ht = np.ascontiguousarray(self.components_.T)
-            if self.solver == "hals" and data.opening().total and not Ht.any():  # there were only zeros
+            if self.solver == "hals" and data.summary().total and not Ht.any():  # there were only zeros
                 data = scale.comfortable(data)
                 _, Ht = self._warm_start(data, Ht.shape[1])
                 Ht = scale.times(Ht, -data.power)
@@ -532,7 +532,7 @@ class MiniBatchNMF(BaseNMF):
         W, rows = np.zeros((n, k), data.dtype), max(self.batch_size, 50 * k)
         if rows < n:
             sample = data.take(np.sort(rng.choice(n, rows, replace=False)), self.n_jobs)
-            data = sample if sample.opening().total else data
+            data = sample if sample.summary().total else data
         return W, online.first_start(data, k, self._penalties((data.shape[0], m), data), rng)
 
     def _remember(self, memory: Memory | online.Sums, n_steps: int) -> None:

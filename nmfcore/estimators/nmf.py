@@ -541,7 +541,7 @@ class NMF(BaseNMF):
         if data.masked:
             Ht = without_unobserved(data, Ht)
         del kept
-        if data.opening().total == 0:
+        if data.summary().total == 0:
             return self._finished(zero_solution(W, Ht, self.solver, begun), data, fixed, H), data, checkpoint
         solution = factorize(
             data,
@@ -589,7 +589,7 @@ class NMF(BaseNMF):
         left = coded.unsettled > 0 and self.tol > 0
         reason = StopReason.MAX_ITER.given(max_iter=self.max_iter) if left else StopReason.FIXED.given()
         loss, kkt = divergence(view, W, Ht, solver.beta), 0.0
-        if view.opening().total:  # one pass more, of which nothing is kept but the residual
+        if view.summary().total:  # one pass more, of which nothing is kept but the residual
             kkt = factorize(view, solver, W, Ht, Limits(0, 1), measure=False).kkt
         history = {
             "loss": np.array([loss + penalty(solver.penalties, W, Ht)]),
@@ -613,7 +613,7 @@ class NMF(BaseNMF):
 
     def _restarted(self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float) -> Solution:
         """Return what the best of several runs ends with, and set the attributes that tell of all runs."""
-        if data.opening().total == 0:
+        if data.summary().total == 0:
             W, Ht = self._start(data, W, H, begun)
             self.init_losses_, self.component_stability_ = np.zeros(self.n_init), np.zeros(Ht.shape[1])
             return zero_solution(W, Ht, self.solver, begun)
@@ -653,7 +653,7 @@ class NMF(BaseNMF):
         identity["device"] = data.backend_name
         identity["shape of X"], identity["dtype of X"] = str(data.shape), str(data.given_dtype)
         identity["blocks of X"] = data.cut
-        opening = data.opening()
+        opening = data.summary()
         identity["sums of X"] = f"{opening.minimum!r}, {opening.total!r}, {opening.squares!r}"
         identity["contents of X"] = data.digest()
         if self.init == "custom":
@@ -665,14 +665,14 @@ class NMF(BaseNMF):
         return checkpoint
 
     def _warn(self, solution: Solution, data: Rows) -> None:
-        if data.opening().total == 0:
+        if data.summary().total == 0:
             return
         self._warn_if_empty(data, solution.W, solution.Ht)
         # scikit-learn warns even if the rule fired in the very last iteration; hals, which is ours, does not.
         if self.solver != "hals" or not solution.termination.converged:
             self._warn_of_end(solution.n_iter, solution.termination)
         early = self.solver == "cd" and solution.termination.converged and self.tol <= _EARLY_TOL
-        matters = 2 * solution.divergence > _EXACT * data.opening().squares
+        matters = 2 * solution.divergence > _EXACT * data.summary().squares
         if early and matters and solution.still_falling > _EARLY_FALL:
             warnings.warn(
                 f"Stopped after {solution.n_iter} iterations, as tol={self.tol:g} was met, while "

@@ -436,7 +436,7 @@ def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: 
     falling = 0.0
     if len(losses) > 1 and losses[-2] > 0:
         falling = max(0.0, (losses[-2] - losses[-1]) / losses[-2])
-    at.state.part()
+    at.state.separate()
     return Solution(
         W, Ht, at.passes, termination, arrays(history), distance, float(at.kkt), session.interruption, float(falling),
         float(loss),

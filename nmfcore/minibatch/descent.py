@@ -91,7 +91,7 @@ class Sums(NamedTuple):
 
     def seen_in(self, data: Rows) -> bool:
         """Whether the numbers of a batch are small enough to be read in the unit of the batches before it."""
-        return data.opening().total == 0 or 2 * (data.opening().level + self.power) <= COMFORT[data.dtype.itemsize]
+        return data.summary().total == 0 or 2 * (data.summary().level + self.power) <= COMFORT[data.dtype.itemsize]
 
     def without(self, components: Array) -> Sums:
         """Return the sums as if no row had used these components."""
@@ -207,7 +207,7 @@ class DescentLearner:
         for visit in range(VISITS):
             state, sums, HHt = _Coding(p, *(WARM if begun or visit else CODING)).pass_over(data, state, Ht)
             if visit == 0:
-                cost = trace_loss(data.opening().squares, inner(sums["XtW"], Ht), inner(sums["WtW"], HHt))
+                cost = trace_loss(data.summary().squares, inner(sums["XtW"], Ht), inner(sums["WtW"], HHt))
                 if any(p):
                     squares = float(np.trace(sums["WtW"])), float(np.trace(HHt))
                     cost += p.value(float(sums["sum_W"].sum()), float(Ht.sum(dtype=np.float64)), *squares)
@@ -241,7 +241,7 @@ class DescentLearner:
             sum_H = Ht.sum(axis=0, dtype=np.float64)
             d = balance(p.l1_W * sums.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
         else:
-            row = data.opening().squares / data.shape[0]
+            row = data.summary().squares / data.shape[0]
             ratio = np.divide(squares_H, row, out=np.ones_like(squares_H), where=(squares_H > 0) & (row > 0))
             power = np.round(np.log2(ratio) / 2)
             d = np.exp2(np.where(np.abs(power) > FAR, power, 0))  # a power of two rounds nothing
@@ -271,7 +271,7 @@ class DescentLearner:
         h = h / d
         price = p.value(float(d[0]), float(h.sum()), float(d[0] ** 2), inner(h, h))
         gain = 0.5 * inner(h, h) * float(d[0] ** 2)
-        rounding = ROUNDING[W.dtype.itemsize] * 0.5 * data.opening().squares / data.shape[0]
+        rounding = ROUNDING[W.dtype.itemsize] * 0.5 * data.summary().squares / data.shape[0]
         if not (loss > rounding and gain > price):  # the row is met exactly, or a component costs more than it brings
             return Ht, sums
         Ht = Ht.copy()

@@ -64,7 +64,7 @@ def solve_rows(data: Rows, solver: MultiplicativeUpdate, Ht: Array, tol: float, 
     W : ndarray of shape (n, k)
     """
     k = Ht.shape[1]
-    W = np.full((data.shape[0], k), math.sqrt(data.opening().mean / k), dtype=data.dtype)
+    W = np.full((data.shape[0], k), math.sqrt(data.summary().mean / k), dtype=data.dtype)
     for _ in range(max_iter):
         before, W = W, solver.update_rows(data, W, Ht)
         change = W - before

@@ -166,7 +166,7 @@ def whole(data: Rows, beta: float, mean: float) -> float:
     loss : float
     """
     if beta == 2:
-        return data.opening().squares / 2
+        return data.summary().squares / 2
     n, m = data.shape
     W, Ht = np.full((n, 1), mean, data.dtype), np.ones((m, 1), data.dtype)
     return divergence(data, W, Ht, beta)

@@ -187,7 +187,7 @@ def select_rank(
         n, m = data.shape
         of_rows = None if groups is None else group_labels(groups, n)
         of_columns = None if tiles is None else tile_labels(tiles, m)[0]
-        if data.opening().total == 0:
+        if data.summary().total == 0:
             raise ValueError("Every value of X is 0: any number of components describes it, and none can be chosen.")
         model._check_zeros(data, beta_of(model.beta_loss))
         rows_used = None
@@ -201,7 +201,7 @@ def select_rank(
         most = min(each.largest_k for each in splits)
         _check_largest(wanted, most, folds)
         power = scale.comfortable(data).power if beta_of(model.beta_loss) == 2 else 0
-        mean = data.opening().mean
+        mean = data.summary().mean
         if data.backend.xp is not np:  # blocks are cut on the host, and computed on where X is
             model.device = f"cuda:{getattr(data, 'number', 0)}"
         matrix = _in_memory(data, rows_used)

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._typing import Array, DType, Matrix
 from ..backends.operations import Backend
-from .opening import OPENING_SUMS, Opening, count_not_finite, look_through
 from .state import RowState
+from .summary import OPENING_SUMS, Summary, count_not_finite, look_through
 from .sums import Named, Shapes
 
 # function(backend, block, rows, arguments, after, sums): reads a block of X and its rows of the row-aligned arrays in
@@ -87,7 +87,7 @@ class Rows(ABC):
     loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
     cut = "of its own"  # what results depend on beside X: how the caller cut X
     folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
-    _opening: Opening | None = None
+    _summary: Summary | None = None
     _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
     masked: str | None = None  # how entries are missing, see `nmfcore.rows.masked.MaskedRows`; None: none are
     chosen: Array | None = None  # bool: the columns of the X of the caller that these rows have; None: all of them
@@ -256,15 +256,15 @@ class Rows(ABC):
 
     # ---- passes that stand on it
 
-    def opening(self) -> Opening:
+    def summary(self) -> Summary:
         """Return minimum, finiteness, Σx and Σx², found by one pass (cached). A sparse X's minimum counts its zeros."""
-        if self._opening is None:
+        if self._summary is None:
             n, m = self.shape
             _, sums = self.each_block(self._look, {}, self.dtype, width=LOOK_WIDTH, sums=OPENING_SUMS, out={})
             least, (bad, total, squares) = self.read_sums(sums["least"], sums["rest"])
             minimum = least[0] if not self.sparse or self.entries == n * m else min(least[0], 0.0)
-            self._opening = Opening(minimum, not bad, total, squares, total / (n * m))
-        return self._opening
+            self._summary = Summary(minimum, not bad, total, squares, total / (n * m))
+        return self._summary
 
     @property
     def _look(self) -> Function:

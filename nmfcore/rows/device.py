@@ -19,8 +19,8 @@ from scipy import sparse
 from .._typing import DType, Matrix
 from ..backends import cuda, cuda_ops
 from .base import Function, Gather, Rows
-from .opening import digest_of
 from .state import RowState
+from .summary import digest_of
 from .sums import NEUTRAL, Named, Shapes
 from .threads import effective_threads, run_all
 

@@ -249,7 +249,7 @@ def _open_masked(
     made = rows
     if some:
         made = MaskedRows(rows, mask)
-        made.opening()
+        made.summary()
         if not made.observed:
             raise ValueError("nothing of X is observed: the mask, or missing_values, leaves out every entry.")
         if made.observed == rows.shape[0] * rows.shape[1]:
@@ -306,12 +306,12 @@ def _stored_only(rows: Any, mask: Any, n_jobs: int | None) -> Any:
 def _examined(rows: Any, checks: Checks) -> Any:
     """Return rows whose numbers are finite and nonnegative; raise if they are not."""
     try:
-        opening = rows.opening()
-        if not opening.finite:
+        summary = rows.summary()
+        if not summary.finite:
             nan, infinite = rows.not_finite()
             given = rows.given_dtype if rows.given_dtype.itemsize > 2 else np.dtype(np.float64)
             checks.not_finite(nan, given if infinite else rows.dtype)
-        if opening.minimum < 0:
+        if summary.minimum < 0:
             checks.negative()
     except BaseException:
         if not rows.local:
@@ -325,7 +325,7 @@ def _stored(X: Source, checks: Checks, dtype: DType, n_jobs: int | None, memory:
     checks.array(stand_in(X))
     rows = StoredRows(X, compute_type(X.dtype, dtype), n_jobs, memory, checks.whom)
     rows.digested = digested
-    rows.opening()
+    rows.summary()
     return rows
 
 

@@ -15,8 +15,8 @@ from .base import LOOK_WIDTH, Function, Gather, Rows, add_products
 from .disk.stored import SAME
 from .masks import Mask
 from .memory import MemoryRows
-from .opening import Opening
 from .state import RowState
+from .summary import Summary
 from .sums import Named, Shapes
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class MaskedRows(Rows):
     @property
     def entries(self) -> int:
         """Number of observed entries of X."""
-        self.opening()
+        self.summary()
         return self.observed
 
     # ---- the primitive
@@ -135,8 +135,8 @@ class MaskedRows(Rows):
 
     def _verify(self, seen: Array) -> None:
         """Raise if what is observed of an X outside of memory has changed since the opening pass."""
-        opening = self.opening()
-        for then, now in zip((opening.total, opening.squares), seen.tolist(), strict=True):
+        summary = self.summary()
+        for then, now in zip((summary.total, summary.squares), seen.tolist(), strict=True):
             if now != then and not abs(now - then) <= SAME * then:
                 raise RuntimeError(
                     f"The contents of {self.X.what}, or of the mask, changed during the fit: what is read now is not "
@@ -145,9 +145,9 @@ class MaskedRows(Rows):
 
     # ---- what one pass finds
 
-    def opening(self) -> Opening:
+    def summary(self) -> Summary:
         """Return minimum, finiteness, Σx and Σx² of what is observed, found by one pass (cached)."""
-        if self._opening is None:
+        if self._summary is None:
             m = self.shape[1]
             shapes: Shapes = {"least": (1,), "seen": (6,), "columns": (m, 2)}
             _, sums = self.each_block(_look, {}, self.dtype, width=LOOK_WIDTH, sums=shapes, out={})
@@ -161,12 +161,12 @@ class MaskedRows(Rows):
             self.empty_columns = counts == 0
             self.means = sums["columns"][:, 0] / np.maximum(counts, 1)
             least, mean = float(sums["least"][0]), total / observed if observed else 0.0
-            self._opening = Opening(least, not (nan or infinite), total, squares, mean)
-        return self._opening
+            self._summary = Summary(least, not (nan or infinite), total, squares, mean)
+        return self._summary
 
     def not_finite(self) -> tuple[bool, bool]:
         """Return whether NaN, and whether an infinite number, is observed."""
-        self.opening()
+        self.summary()
         return self._not_finite
 
     def digest(self) -> str:
@@ -215,7 +215,7 @@ class MaskedRows(Rows):
             return self
         view = MaskedRows(self.inner.scaled(power, dtype), self.mask)
         view.chosen = self.chosen
-        view.opening()  # the means are in the unit of the view
+        view.summary()  # the means are in the unit of the view
         return view
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:

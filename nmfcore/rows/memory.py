@@ -19,8 +19,8 @@ from scipy import sparse
 from .._typing import Array, DType, Matrix
 from ..backends import cpu
 from .base import LOOK_WIDTH, Function, Gather, Made, Pass, Rows
-from .opening import Opening, digest_of
 from .state import RowState
+from .summary import Summary, digest_of
 from .sums import FewSums, LaneSums, Named, Shapes
 from .threads import effective_threads, run_all
 
@@ -101,7 +101,7 @@ class MemoryRows(Rows):
         self._plans: dict[int, _Plan] = {}
         self._sums = LaneSums()
         self._sums_side_by_side: list[FewSums] = []  # of passes that share their visits
-        self._opening: Opening | None = None
+        self._summary: Summary | None = None
         self._transposed: MemoryRows | None = None
         self._transpose_of: Callable[[], MemoryRows | None] = _none
         self._digests: dict[int, int] = {}  # of the blocks, by their first rows
@@ -128,7 +128,7 @@ class MemoryRows(Rows):
         view = copy.copy(self)
         view.power = power
         view.dtype = self.dtype if dtype is None else np.dtype(dtype)
-        view._plans, view._opening, view._transposed, view._view = {}, None, None, None
+        view._plans, view._summary, view._transposed, view._view = {}, None, None, None
         view._transpose_of = _none
         return view
 

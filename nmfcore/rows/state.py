@@ -60,7 +60,7 @@ class RowState:
             self._twin.empty_like = self.empty_like
         return self._twin
 
-    def part(self) -> None:
+    def separate(self) -> None:
         """Break the reference cycle with the twin."""
         state: RowState | None = self
         while state is not None:

@@ -66,7 +66,7 @@ class CoordinateDescent(Solver):
         self.sums = {"XtW": Ht.shape, "WtW": (Ht.shape[1],) * 2, "stats": (data.backend.STATS,)}
         free = Ht.shape[1] if self.fixed is None else self.fixed.width
         self.sums_H = ((data.backend.STATS,), (free, free))
-        self.squares_X = data.opening().squares
+        self.squares_X = data.summary().squares
         return Small(Ht, data.backend.gram(Ht))
 
     def fix(self, small: Small) -> Orders:

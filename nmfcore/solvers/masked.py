@@ -324,7 +324,7 @@ class MaskedMultiplicative(MultiplicativeUpdate):
         """Return the small factor with which a fit of `data` starts, and set `sums`."""
         (m, k), none = Ht.shape, np.zeros((0, 0))
         self.sums = {"N": (m, k), "D": (m, k), "stats": (data.backend.STATS + 2 * k,), "loss": (2,)}
-        self.squares_X = data.opening().squares
+        self.squares_X = data.summary().squares
         return Small(Ht, none)
 
     def fix(self, small: Small) -> Orders:

@@ -92,7 +92,7 @@ class MultiplicativeUpdate(Solver):
         else:
             denominator = (1, k) if self.beta == 1 else (m, k)
             self.sums = {"N": (m, k), "D": denominator, "stats": stats, "loss": (2,)}
-        self.squares_X = data.opening().squares
+        self.squares_X = data.summary().squares
         return Small(Ht, self._gram(data, Ht))
 
     def _gram(self, data: Rows, Ht: Array) -> Array:

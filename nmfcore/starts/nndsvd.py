@@ -58,7 +58,7 @@ def initialize(
     if init != "random" and n_components > min(n, m):
         msg = f"init = '{init}' can only be used when n_components <= min(n_samples, n_features)"
         raise ValueError(msg)
-    mean = data.opening().mean
+    mean = data.summary().mean
     if init == "random":
         rng, scale = check_random_state(random_state), np.sqrt(mean / n_components)
         H = _half_normal(rng, n_components, m, scale, data.dtype)  # before W
@@ -186,5 +186,5 @@ def spectral_start(data: Rows, k: int, random_state: Seed = None) -> tuple[Array
         U, S, Vt = gram_svd(data, k)
     else:
         U, S, Vt = subspace_svd(data, k, random_state)
-    W, H = nndsvd(data, U, S, Vt, CUT_OFF * 2.0 ** data.opening().level)  # free of the unit of X
+    W, H = nndsvd(data, U, S, Vt, CUT_OFF * 2.0 ** data.summary().level)  # free of the unit of X
     return W, np.ascontiguousarray(H.T)

@@ -188,7 +188,7 @@ class SpreadState:
     def __init__(self, whole: Spread, names: tuple[str, ...]):
         self.whole, self.names = whole, names
 
-    def part(self) -> None:
+    def separate(self) -> None:
         """Do nothing, as this state has no twin."""
 
     @property
@@ -285,7 +285,7 @@ class DaskRows(Rows):
             return self
         view = copy.copy(self)
         view.power, view.dtype = power, self.dtype if dtype is None else np.dtype(dtype)
-        view._opening = view._view = None
+        view._summary = view._view = None
         return view
 
     @property

@@ -303,7 +303,7 @@ def each_block(height: int, extra: object, rows: Rows, *given: Any) -> Made:
     if backend.xp is np:
         state.empty_like = _buffers.empty_like
     after, sums = rows.each_block(function, state, arrived(backend, arguments), **keywords)
-    state.part()
+    state.separate()
     written = dict(after.arrays) if keywords["out"] is None or keywords["out"] else None
     return written, {name: np.array(backend.to_numpy(part)) for name, part in sums.items()} or None
 

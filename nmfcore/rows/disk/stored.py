@@ -13,8 +13,8 @@ import numpy as np
 from ...backends import cpu
 from ..base import Function
 from ..memory import MemoryRows
-from ..opening import digest_of, look_through
 from ..state import RowState
+from ..summary import digest_of, look_through
 from ..sums import FewSums, Named
 from ..threads import run_all
 from .sources import SLACK, Array, Read, Source
@@ -127,14 +127,14 @@ class StoredRows(MemoryRows):
         A Zarr array of which chunks are gone reads as zeros there, and a file may have been replaced. This is not done
         in every pass, because it reads the numbers of every block twice.
         """
-        opening, parts = self.opening(), np.zeros((len(self.plan(width).lanes), 4))
+        summary, parts = self.summary(), np.zeros((len(self.plan(width).lanes), 4))
 
         def look_and_visit(lane: int, lo: int, hi: int, block: Block) -> None:
             parts[lane] += cpu.opening(block, self.dtype)
             visit(lane, lo, hi, block)
 
         self.visit_all(look_and_visit, width)
-        for then, now in zip((opening.total, opening.squares), parts[:, 2:].sum(axis=0).tolist(), strict=True):
+        for then, now in zip((summary.total, summary.squares), parts[:, 2:].sum(axis=0).tolist(), strict=True):
             if now != then and not abs(now - then) <= SAME * then:
                 msg = (
                     f"The contents of {self.X.what} changed during the fit: what is read from it now is not what was "

@@ -17,7 +17,7 @@ _LEAST, _MOST = 1e-280, 1e300  # between these a sum of squares in float64 can b
 _FARTHEST = 500  # 4^500 and 4^−500, and their product with any mean square, are numbers
 
 
-class Opening(NamedTuple):
+class Summary(NamedTuple):
     """Sums over the whole of X, found by one pass before a fit."""
 
     minimum: float
