@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .estimators import NMF, MiniBatchNMF, non_negative_factorization
     from .estimators.consensus import consensus
+    from .estimators.progress_bar import ProgressBar
     from .forecast import estimate
     from .models import load, save
     from .ranks import RankSelection, select_rank
@@ -22,6 +23,7 @@ __all__ = [
     "NMF",
     "CosineIndex",
     "MiniBatchNMF",
+    "ProgressBar",
     "RankSelection",
     "RowBlocks",
     "__version__",
@@ -38,6 +40,7 @@ _HOMES = {
     "CosineIndex": "search.cosine",
     "NMF": "estimators.nmf",
     "MiniBatchNMF": "estimators.minibatch_nmf",
+    "ProgressBar": "estimators.progress_bar",
     "RankSelection": "ranks",
     "RowBlocks": "rows.disk",
     "consensus": "estimators.consensus",

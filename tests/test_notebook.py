@@ -1,74 +1,83 @@
-"""What a notebook shows for the value of a cell's last line: small pictures, escaped names, or text."""
+"""What a Jupyter notebook shows: its cells are run by nbclient, and their outputs hold pictures and bars."""
 
 import base64
-import pickle
 import re
-from dataclasses import replace
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 
-pytest.importorskip("PIL", reason="the extra 'app' is not installed")
+pytest.importorskip("nbclient", reason="the extra 'test' is not installed")
+pytest.importorskip("ipykernel", reason="the extra 'test' is not installed")
 
-from nmfcore.images import Pictures, drawn_faces
-from nmfcore.search import SearchEngine
-
-FACES = drawn_faces(60, 24)
+CELLS = {
+    "pictures": """
+        from nmfcore import NMF, ProgressBar, plots, select_rank
+        from nmfcore.images import drawn_faces
+        from nmfcore.search import SearchEngine
+        faces = drawn_faces(60, size=16)
+        settings = {"solver": "hals", "max_iter": 30, "tol": 0.01, "random_state": 0}
+        faces""",
+    "bar": "model = NMF(4, **settings, callback=ProgressBar()).fit(faces.matrix)",
+    "no bar left": "NMF(4, **settings, callback=ProgressBar(transient=True)).fit(faces.matrix).n_iter_",
+    "plot": "plots.components_grid(model.components_, faces.shape)",
+    "engine": "engine = SearchEngine(4, random_state=0).fit(faces)\nengine",
+    "found": "engine.search(3, 5)",
+    "ranks": "select_rank(faces.matrix, [2, 3], repeats=2, random_state=0)",
+}
+RUN = """
+import sys, nbclient, nbformat
+book = nbformat.read(sys.argv[1], 4)
+nbclient.NotebookClient(book, timeout=200, kernel_name="python3").execute()
+nbformat.write(book, sys.argv[1])
+"""
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return SearchEngine(6, max_iter=1000).fit(FACES, progress=None)
+def outputs(tmp_path_factory):
+    """Return the outputs of each cell, as a notebook keeps them."""
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    path = tmp_path_factory.mktemp("notebook") / "book.ipynb"
+    cells = [new_code_cell("\n".join(line.strip() for line in code.splitlines())) for code in CELLS.values()]
+    nbformat.write(new_notebook(cells=cells), path)
+    # In a process of its own, as the libraries of notebooks warn of themselves.
+    done = subprocess.run([sys.executable, "-c", RUN, path], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(CELLS, (cell.outputs for cell in nbformat.read(path, 4).cells), strict=True))
 
 
-def pictures_in(page):
-    """Return the PNG files in a piece of HTML."""
-    return [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+def page_of(found):
+    """Return the only HTML among the outputs of a cell; a bar that is gone leaves an empty one."""
+    (page,) = (html for one in found if (html := one.get("data", {}).get("text/html")))
+    return page
 
 
-def test_pictures_show_the_first_ones_and_count_the_rest():
-    page = FACES._repr_html_()
-    found = pictures_in(page)
-    assert len(found) == 20 and all(png.startswith(b"\x89PNG") for png in found)
-    assert "and 40 more" in page and "face 19" in page and "face 20" not in page
+@pytest.mark.parametrize("cell", ["pictures", "engine", "found"])
+def test_what_holds_pictures_shows_some(outputs, cell):
+    shown = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page_of(outputs[cell]))
+    assert shown and all(base64.b64decode(each).startswith(b"\x89PNG") for each in shown)
 
 
-def test_a_matrix_without_a_shape_shows_as_text():
-    assert Pictures(np.zeros((3, 5)))._repr_html_() is None
+def test_a_plot_that_ends_a_cell_is_shown(outputs):
+    (one,) = outputs["plot"]
+    assert base64.b64decode(one.data["image/png"]).startswith(b"\x89PNG")
 
 
-def test_names_are_escaped():
-    page = replace(FACES, names=("<script>alert(1)</script>", *FACES.names[1:]))._repr_html_()
-    assert "<script>" not in page and "&lt;script&gt;" in page
+def test_a_rank_selection_is_a_table(outputs):
+    page = page_of(outputs["ranks"])
+    assert page.count("<tr>") == 3 and "k = " in page
 
 
-def test_what_a_search_finds_shows_the_pictures_found(engine):
-    found = engine.search(3, n=5)
-    page = found._repr_html_()
-    assert len(pictures_in(page)) == 5 and all(name in page for name in found.names)
-    assert len(pictures_in(engine.search(3, n=30)._repr_html_())) == 20
+def test_a_bar_ends_full_and_needs_no_widgets(outputs):
+    page = page_of(outputs["bar"])
+    ((value, most),) = re.findall(r'<progress value="(\d+)" max="(\d+)"></progress>', page)
+    assert value == most and 0 < int(value) <= 30 and "loss " in page
+    for each in outputs.values():
+        assert not any("widget" in kind for one in each for kind in one.get("data", {}))
 
 
-def test_what_was_found_is_pickled_without_the_engine(engine):
-    found = engine.search(3, n=5)
-    again = pickle.loads(pickle.dumps(found))
-    np.testing.assert_array_equal(again.indices, found.indices)
-    assert again._repr_html_() is None and len(pickle.dumps(found)) < 3000
-
-
-def test_an_engine_shows_its_parts(engine):
-    assert len(pictures_in(engine._repr_html_())) == 6
-    assert SearchEngine(6)._repr_html_() is None
-
-
-@pytest.mark.parametrize("arguments", [{"n": 0}, {"size": 8}])
-def test_faces_that_cannot_be_drawn_are_refused(arguments):
-    with pytest.raises(ValueError, match="n must be at least 1, and size at least 16"):
-        drawn_faces(**arguments)
-
-
-def test_faces_depend_on_the_seed_alone():
-    again = drawn_faces(60, 24)
-    np.testing.assert_array_equal(again.matrix, FACES.matrix)
-    assert (again.labels == FACES.labels).all() and len({row.tobytes() for row in FACES.matrix}) > 50
-    assert not np.array_equal(drawn_faces(60, 24, random_state=1).matrix, FACES.matrix)
+def test_a_bar_that_does_not_stay_is_gone(outputs):
+    bar, value = outputs["no bar left"]
+    assert bar.data["text/html"] == "" and value.data["text/plain"].isdigit()

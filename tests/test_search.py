@@ -197,7 +197,7 @@ def test_what_is_printed_is_short(engine):
 
 
 def test_a_fit_shows_a_bar_where_someone_sees_it(digits, monkeypatch):
-    from nmfcore.search import _progress
+    from nmfcore.estimators import progress_bar
 
     seen = []
 
@@ -212,7 +212,7 @@ def test_a_fit_shows_a_bar_where_someone_sees_it(digits, monkeypatch):
             seen.append("gone")
 
     rich = pytest.importorskip("rich.console")
-    monkeypatch.setattr(_progress, "fitting_bar", Bar)
+    monkeypatch.setattr(progress_bar, "fitting_bar", Bar)
     own = []
     SearchEngine(2, max_iter=4, tol=0, callback=own.append).fit(digits[:50])
     assert seen == []  # no terminal here

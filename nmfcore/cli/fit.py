@@ -381,7 +381,7 @@ def _about_reading(error: OSError, pictures: "Pictures", settings: dict[str, Any
 @contextmanager
 def progress_bar(notes: "Console", max_iter: int) -> Iterator[Callable[..., None]]:
     """Show iteration, loss and rate while fitting."""
-    from ..search._progress import fitting_bar
+    from ..estimators.progress_bar import fitting_bar
 
     with fitting_bar(notes, max_iter) as show:
         yield show

@@ -12,6 +12,7 @@ from .. import _compat
 from ..loop.checkpoint import held
 from . import _restarts
 from .nmf import NMF
+from .progress_bar import shown
 
 __all__ = ["non_negative_factorization"]
 
@@ -220,7 +221,8 @@ def non_negative_factorization(
             coded, Ht = estimator._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(data.spread(Ht)).T, coded.n_iter
         tasks = _compat.FitTasks(estimator, X, max_iter * n_init)
-        solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
+        with shown(callback, max_iter):
+            solution, view, kept = estimator._factorize(data, W, H, tasks, begun)
         if solution.interruption is not None:
             solution.interruption.again()
         estimator._warn(solution, view)

@@ -29,6 +29,7 @@ from ..solvers import Fixed
 from . import _arrangement
 from ._base import BaseNMF, zero_solution
 from ._validation import Checks, Output, not_of_dask
+from .progress_bar import shown
 
 __all__ = ["MiniBatchNMF"]
 
@@ -357,7 +358,7 @@ class MiniBatchNMF(BaseNMF):
         tasks = _compat.FitTasks(self, X, n_steps, "step")
         for each in (given, data):
             each.free_buffers()
-        with np.errstate(under="ignore"), closing(batches):
+        with shown(self.callback, n_steps), np.errstate(under="ignore"), closing(batches):
             result = run(
                 slices,
                 batches,

@@ -30,6 +30,7 @@ from . import _arrangement, _restarts
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._missing import check_masked, impute, warn_of_unobserved, without_unobserved
 from ._validation import Output, not_of_dask
+from .progress_bar import shown
 
 __all__ = ["NMF"]
 
@@ -124,7 +125,7 @@ class NMF(BaseNMF):
     callback : callable or None, default=None
         Called after each accepted iteration with an object that has the attributes ``iteration``,
         ``loss``, ``kkt`` and ``seconds``, and a method ``factors()`` that returns copies of W and H.
-        The fit ends if it returns True.
+        The fit ends if it returns True. A `ProgressBar` shows how far the fit is.
     memory : int, str or None, default=None
         How much of an X on disk may be in memory at a time, in bytes or as text such as "2GB". None
         means "512MB". It limits how far a thread reads ahead, and does not change the result. W, H
@@ -407,7 +408,7 @@ class NMF(BaseNMF):
             not_of_dask(out=out)
         _restarts.check(self)
         begun = time.perf_counter()
-        with held(self.checkpoint), np.errstate(under="ignore"):
+        with held(self.checkpoint), shown(self.callback, self.max_iter), np.errstate(under="ignore"):
             output = Output(out)
             with self._open(X, self._checks("NMF initialization", reset=True), mask=mask) as data:
                 output.check(data, self._resolve(data.given_shape[1])[0])

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from .._files import replacing
 from .._text import printable
+from ..estimators.progress_bar import fit_shown
 from ..images import InputError, Pictures, picture_row, read_source
 from ..images.pictures import Shape
 from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
-from ._progress import fit_shown
 from .cosine import cosine_topk
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 from .spaces import OPPOSITE, SPACES, Space, checked
