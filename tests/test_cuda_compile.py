@@ -78,8 +78,8 @@ def architectures(module):
     """Return what to compile a module for: nearly everything for sm_90, a sample for sm_80.
 
     Left out unless NMFCORE_COMPILE=all, as X of another type differs in one conversion only: for sm_80 types other
-    than float32 and uint8; for both, of the divergences (two seconds each) and the search, types other than the
-    factors', but for the narrowest tiles in float32.
+    than float32; for both, of the divergences (two seconds each) and the search, types other than the factors', but
+    for the narrowest tiles in float32.
     """
     stored, compute = (
         found[1] if (found := re.search(pattern, "\n".join(module.options), re.MULTILINE)) else ""
@@ -89,7 +89,7 @@ def architectures(module):
         return ["sm_80", "sm_90"]
     if stored != compute and not {"-DFAMILY_BETA", "-DFAMILY_NEAREST"}.isdisjoint(module.options):
         return ["sm_90"] if compute == "float" and width_of(module) == 8 else []
-    return ["sm_80", "sm_90"] if stored in ("float", "unsigned char") else ["sm_90"]
+    return ["sm_80", "sm_90"] if stored == "float" else ["sm_90"]
 
 
 # ---- what cuda_ops asks for ------------------------------------------------------------------------------------------
