@@ -278,7 +278,7 @@ def _mask(allow: ArrayLike, n: int) -> Array:
 
 def _with_label(labels: object, known: ArrayLike | None) -> Array:
     if known is None:
-        raise ValueError("the pictures have no labels to choose by: give rows to allow, or fit pictures with labels")
+        raise ValueError("the pictures have no labels to choose by: ask without labels, or fit pictures that have some")
     there = np.asarray(known)
     wanted: list[object] = [labels] if isinstance(labels, str) or np.ndim(labels) == 0 else list(labels)  # type: ignore[call-overload, arg-type]
     mask = np.zeros(len(there), bool)
