@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from .common import INTERRUPTED, Stop, count, one_line, refusals, written
+from .common import INTERRUPTED, Stop, about_writing, count, one_line, refusals, written
 
 if TYPE_CHECKING:
     from ..search.engine import Found, SearchEngine
@@ -31,43 +31,48 @@ def check_folder(folder: Path) -> Path:
     return folder
 
 
-def copy_found(engine: "SearchEngine", found: "Found", folder: Path) -> str:
-    """Copy the pictures found, best first, and say how many and where to.
+def planned_copies(engine: "SearchEngine", found: "Found", folder: Path) -> list[tuple[Path, Path | bytes]]:
+    """Return the files to write, best first, and what each is a copy of: a file, or the bytes of a PNG file.
 
-    Pictures that came from files are copied as these files are. Rows of a table or an array are written as PNG. Before
-    the first copy is made, all that would fail or would replace a file is refused.
+    Pictures that came from files are copied as these files are, rows of a table or an array are drawn. What would fail,
+    or would replace a file, is refused here, before anything is written.
     """
-    if not len(found):
-        return "nothing was found, so nothing was copied"
-    sources: list[Path | None] = [None] * len(found)
-    if engine.model.decoding is not None:
-        sources = _files(engine, found)
-        _check_apart(engine, folder)
     if engine.shape is None:
         raise Stop(f"the rows of this model are no pictures: leave out {_OPTION}, or take --csv")
+    if engine.model.decoding is None:
+        names = [f"row-{row}.png" for row in found.indices.tolist()]
+        sources: list[Path] | list[bytes] = _drawn(engine, found)
+    else:
+        _check_apart(engine, folder)
+        sources = _files(engine, found)
+        names = [safe_name(source.name) for source in sources]
     digits = max(2, len(str(found.offset + len(found))))
-    targets = []
-    for place, (row, source) in enumerate(zip(found.indices.tolist(), sources, strict=True), found.offset + 1):
-        name = f"row-{row}.png" if source is None else safe_name(source.name)
-        targets.append(folder / f"{place:0{digits}d}-{name}")
-        if os.path.lexists(targets[-1]):
-            raise Stop(f"the file '{targets[-1]}' exists and nothing was copied: choose another {_OPTION}")
-    pngs = _drawn(engine, found) if sources[0] is None else []
-    folder.mkdir(exist_ok=True)
+    targets = [folder / f"{place:0{digits}d}-{name}" for place, name in enumerate(names, found.offset + 1)]
+    for target in targets:
+        if os.path.lexists(target):
+            raise Stop(f"the file '{target}' exists, and nothing was copied: choose another {_OPTION}")
+    return list(zip(targets, sources, strict=True))
+
+
+def write_copies(plan: list[tuple[Path, Path | bytes]], folder: Path) -> str:
+    """Write what was planned, and say how many and where to."""
     done = 0
     try:
-        for target, source in zip(targets, sources, strict=True):
+        folder.mkdir(exist_ok=True)
+        for target, source in plan:
             with written(target, False, _OPTION) as file:
-                if source is None:
-                    file.write(pngs[done])
+                if isinstance(source, bytes):
+                    file.write(source)
                 else:
                     with open(source, "rb") as original:
                         shutil.copyfileobj(original, file)
             done += 1
     except KeyboardInterrupt:
-        raise Stop(f"interrupted; {done} of {count(len(targets), 'picture')} are in '{folder}'", INTERRUPTED) from None
+        raise Stop(f"interrupted; {done} of {count(len(plan), 'picture')} are in '{folder}'", INTERRUPTED) from None
+    except OSError as error:
+        raise Stop(about_writing(error, folder, option=_OPTION)) from error
     except Stop as stop:
-        raise Stop(f"{stop}; {done} of {count(len(targets), 'picture')} are in '{folder}'", stop.code) from stop
+        raise Stop(f"{stop}; {done} of {count(len(plan), 'picture')} are in '{folder}'", stop.code) from stop
     return f"{folder} ({count(done, 'picture')})"
 
 
@@ -81,13 +86,13 @@ def _drawn(engine: "SearchEngine", found: "Found") -> list[bytes]:
         return [picture_png(pixels, engine.shape, top) for pixels in engine.originals(found.indices)]
 
 
-def _files(engine: "SearchEngine", found: "Found") -> list[Path | None]:
+def _files(engine: "SearchEngine", found: "Found") -> list[Path]:
     """Return the files of the pictures found; a page of a file stands for all of it."""
     source = Path(engine.model.source)
     if not source.exists():
         raise Stop(f"the pictures are no longer at '{source}', and nothing was copied: {_ADVICE}")
     home = source if source.is_dir() else source.parent
-    files: list[Path | None] = []
+    files: list[Path] = []
     for name in found.names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:

@@ -22,7 +22,7 @@ from .common import (
     warnings_as_notes,
     written,
 )
-from .copies import check_folder, copy_found
+from .copies import check_folder, planned_copies, write_copies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +84,7 @@ def search(
             labels=labels or None,
             offset=offset,
         )
+    plan = [] if copies is None else planned_copies(engine, found, copies)
     if form is None:
         _print_found(engine, found)
     else:
@@ -92,8 +93,8 @@ def search(
     if target is not None:
         _draw(engine, found, target, force)
         facts.append(("written to", str(target)))
-    if copies is not None:
-        facts.append(("copied to", copy_found(engine, found, copies)))
+    if copies is not None and plan:
+        facts.append(("copied to", write_copies(plan, copies)))
     if form is None and facts:
         print_pairs(facts)
     if not len(found):
@@ -163,7 +164,7 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
     kind = "similar" if found.similar else "dissimilar"
     skipped = f", without the first {found.offset:,}" if found.offset else ""
     title = Text(printable(f"most {kind} to {found.title}{skipped}"), style="italic")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("row", justify="right")
     if named:
         table.add_column("name", overflow="fold")
@@ -178,7 +179,9 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
     console = Console()
     if not console.is_terminal:  # a pipe or a file: do not break lines at 80 columns
         console = Console(width=200)
-    console.print(table)
+    console.print(title, soft_wrap=True)
+    if len(found):
+        console.print(table)
 
 
 def transform(folder: str, source: str, out: Path | None, skip_broken: bool, force: bool) -> None:
