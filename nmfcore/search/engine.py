@@ -868,7 +868,7 @@ class SearchEngine:
             np.vstack([query, self.originals(found.indices)]),
             np.vstack([made, self.reconstructions(found.indices)]),
             self.shape,
-            [found.title, *found.titles],
+            [found.title if len(found.terms) == 1 else f"{len(found.terms)} pictures", *found.titles],
             found.scores,
             heading=f"Most {kind} to {found.title}",
         )
