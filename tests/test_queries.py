@@ -1,6 +1,7 @@
 """Questions of several pictures, with weights, filters and pages, against sorting all cosines."""
 
 import io
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_what_is_found_is_what_sorting_all_of_them_finds(space, data_):
     limit = -np.inf if threshold is None else sign * threshold
     missing = may - set(found)
     assert all(sign * exact[row] < limit + 1e-9 for row in missing)
-    for row, other in zip(found, found[1:], strict=False):  # rows that are the same have the same score
+    for row, other in itertools.pairwise(found):  # rows that are the same have the same score
         if (W[row] == W[other]).all():
             assert row < other
 
@@ -269,7 +270,7 @@ def test_what_a_text_means(text, query, said):
 
 def test_a_number_that_several_pictures_have():
     with pytest.raises(
-        InputError, match="'2' could be any of 'cats/2.png', 'dogs/2.png': give the whole name, or 'row 2' "
+        InputError, match=r"'2' could be any of 'cats/2.png', 'dogs/2.png': give the whole name, or 'row 2' "
     ):
         meant("2", {name: row for row, name in enumerate(FILES)}, len(FILES))
 

@@ -665,8 +665,9 @@ class SearchEngine:
     def _aim(self, terms: Sequence[Term], place: Space) -> tuple[Array, Array]:
         """Return the point (1 × k) of a query in a space, and its mixture of parts."""
         points = [place.point(term.row, term.code) for term in terms]
-        if len(terms) == 1 and terms[0].weight > 0:  # the very numbers of the picture
-            return points[0], terms[0].code
+        if len(terms) == 1 and (terms[0].weight > 0 or points[0].any()):  # the very numbers of the picture
+            sign = np.sign(terms[0].weight).astype(points[0].dtype)
+            return sign * points[0], sign * terms[0].code
         total, factors = combined([point[0] for point in points], [term.weight for term in terms])
         codes = np.stack([np.asarray(term.code, np.float64) for term in terms])
         return total[None], factors @ codes
