@@ -987,8 +987,8 @@ def test_search_by_several(run, fitted, words, queries, weights):
         (("3", "--label", "cat"), "no picture has the label 'cat': there are '0', '1', "),
         (("3", "--dissimilar", "--min-score", "0"), "--min-score limits what is similar: give --max-score"),
         (("3", "--max-score", "0"), "--max-score limits what is dissimilar: give --min-score"),
-        (("3", "--min-score", "80"), "80"),
-        (("3", "--offset", "-1"), "-1"),
+        (("3", "--min-score", "80"), "--min-score"),
+        (("3", "--offset", "-1"), "--offset"),
         (("3", "--copy-to", "model/model.npz"), "is no folder"),
         (("3", "--copy-to", "a/b"), "there is no folder"),
     ],
@@ -1050,7 +1050,7 @@ def test_names_of_a_model_do_not_lead_out_of_its_folder(run, tmp_path):
     rng = np.random.default_rng(0)
     model = nmfcore.models.Model(
         W=rng.random((4, 2)), components=rng.random((2, 16)), shape=(4, 4), names=names, source="in",
-        parameters={"n_components": 2}, decoding={"proportions": "stretched"},
+        parameters={"n_components": 2}, decoding={"proportions": "stretched", "background": "#ffffff", "levels": 256},
     )  # fmt: skip
     nmfcore.search.engine.SearchEngine.from_model(model, rng.random((4, 16))).save("m")
     code, _, notes = run("search", "m", 0, "--copy-to", "found")
