@@ -2,6 +2,7 @@
 
 from .cosine import CosineIndex, cosine_topk
 from .engine import Explanation, Found, SearchEngine
+from .queries import Term
 from .spaces import SPACES
 
-__all__ = ["SPACES", "CosineIndex", "Explanation", "Found", "SearchEngine", "cosine_topk"]
+__all__ = ["SPACES", "CosineIndex", "Explanation", "Found", "SearchEngine", "Term", "cosine_topk"]
