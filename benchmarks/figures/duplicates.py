@@ -13,11 +13,11 @@ from benchmarks.contenders import Task
 from benchmarks.harness import Context, Row, describe_case, summary
 
 ABOUT = (
-    "Copies of some pictures, changed in one way each, are planted among all pictures of a set at 64×64 pixels. *recall*: "
-    "share of the copies that are a pair with their original. *precision*: of the pairs of a copy of this kind with any "
-    "original, the share that is with its own. Both depend on the least cosine of the codes (near) and the largest "
-    "relative distance of the pixels (distance). *pairs of originals*: what is found among the pictures of the set; some "
-    "are true duplicates that the set holds. The last row is the search alone, on the codes and pixels of MNIST."
+    "Copies of some pictures, changed in one way each, are planted among all pictures of a set at 64×64 pixels. "
+    "*recall*: share of the copies that are a pair with their original. *precision*: of the pairs of a copy of this "
+    "kind with any original, the share that is with its own. Both depend on the least cosine of the codes (near) and "
+    "the largest relative distance of the pixels (distance). *pairs of originals*: what is found among the pictures of "
+    "the set; some are true duplicates that it holds. The last row is the search alone, on codes and pixels of MNIST."
 )
 LIMITS = ((0.98, 0.3), (0.98, 0.2), (0.99, 0.3), (0.99, 0.2), (0.99, 0.15), (0.995, 0.2), (0.995, 0.1))
 LOOSEST = (min(near for near, _ in LIMITS), max(distance for _, distance in LIMITS))

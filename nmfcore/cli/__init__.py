@@ -641,7 +641,7 @@ def _app() -> Any:
                 max=1,
                 metavar="COSINE",
                 help="Least similarity of the mixtures of near pictures.",
-                show_default="0.99",
+                show_default="0.995",
             ),
         ] = None,
         distance: Annotated[
@@ -724,7 +724,7 @@ def _app() -> Any:
         --------
             nmfcore duplicates pictures/
 
-            nmfcore duplicates nmfcore-pictures --near 0.995 --json
+            nmfcore duplicates nmfcore-pictures --near 0.98 --distance 0.3 --json
 
             nmfcore duplicates pictures/ --move-to surplus/ --yes
 
