@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import numpy as np
 
@@ -127,15 +128,17 @@ def _seconds(context: Context, task: Task) -> Row:
 
     X = np.ascontiguousarray(task.problem.X)
     codes = NMF(task.k, solver="hals", max_iter=20, tol=0, random_state=0).fit_transform(X).astype(np.float32)
-    times = []
+    times, busy = [], []
     for turn in range(context.repeats + 1):
-        start = time.perf_counter()
+        start, working = time.perf_counter(), time.process_time()
         norms, unit = norms_of(X.__getitem__, len(X))
         pairs = near_pairs(codes, X.__getitem__, norms, NEAR, DISTANCE, MAX_PAIRS, unit=unit)
         if turn:  # the first one loads kernels
             times.append(time.perf_counter() - start)
+            busy.append(time.process_time() - working)
     row = describe_case(task, f"near pairs of {len(X):,} × {task.k} codes", "s", "nmfcore")
-    row.update(status="ok", note=f"{len(pairs.first):,} pairs", **summary(times), limits=dict(context.limits.values))
+    note = f"{len(pairs.first):,} pairs; {median(busy):.2g} s of all cores together"  # wherever others compute, too
+    row.update(status="ok", note=note, **summary(times), limits=dict(context.limits.values))
     if context.real_size:
         row["target"] = {"value": 5.0}
     return row
