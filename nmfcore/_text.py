@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["part_name", "printable", "share_text"]
+__all__ = ["part_name", "printable", "row_name", "share_text"]
 
 FAINT = 1e-3  # a part with a smaller share is said to have less than this
 
@@ -35,6 +35,37 @@ def printable(text: str) -> str:
     caf\xe9 \x1b[31m.png
     """
     return _UNSAFE.sub(_escape, text)
+
+
+def row_name(row: int, name: str | None = None, label: object = None) -> str:
+    """Return what a row is called: its number, its name, and its label in brackets.
+
+    Names and labels appear as they are, whatever markup they resemble, with `printable` escapes only. It is for those
+    who draw the text or put it into a page to say that it is no markup.
+
+    Parameters
+    ----------
+    row : int
+        Its number.
+    name : str or None
+        Its name, for instance that of its file; None, an empty one, and one that says the number only are left out.
+    label : object or None
+        Its label; None or an empty one is left out.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nmfcore._text import row_name
+    >>> row_name(1011, None, 4), row_name(1011, "4802.jpg"), row_name(1011, "4802.jpg", "cat")
+    ('row 1011 (4)', 'row 1011, 4802.jpg', 'row 1011, 4802.jpg (cat)')
+    """
+    number = f"row {row}"
+    named = number if name in (None, "", number) else f"{number}, {printable(name)}"
+    text = "" if label is None else str(label)
+    return f"{named} ({printable(text)})" if text else named
 
 
 def share_text(share: float) -> str:

@@ -347,7 +347,7 @@ def test_a_single_file_is_added_in_the_size_of_the_others(tmp_path, rng):
     Image.new("L", (50, 60), 99).save(tmp_path / "x.png")
     (row,) = engine.add(tmp_path / "x.png")
     assert set(engine.originals([row])[0]) == {99}
-    assert engine.title(row) == "x.png"
+    assert engine.model.names[row] == "x.png" and engine.title(row) == "row 30, x.png"
 
 
 # --- keeping --------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._text import row_name
+
 __all__ = ["InputError", "Pictures"]
 
 SHOWN = 20  # pictures that a notebook shows
@@ -55,7 +57,7 @@ class Pictures:
     >>> from nmfcore.images import read_source
     >>> digits = read_source()
     >>> digits.matrix.shape, digits.matrix.dtype.name, digits.shape, digits.title(3)
-    ((1797, 64), 'uint8', (8, 8), '3')
+    ((1797, 64), 'uint8', (8, 8), 'row 3 (3)')
     """
 
     matrix: np.ndarray
@@ -88,7 +90,7 @@ class Pictures:
         return gallery(repr(self), pngs, [self.title(row) for row in rows], len(self.matrix) - len(rows))
 
     def title(self, row: int) -> str:
-        """Return what to write over the picture in `row`: name, label or number.
+        """Return what the picture in `row` is called: its number, its name, and its label in brackets.
 
         Parameters
         ----------
@@ -99,8 +101,5 @@ class Pictures:
         -------
         str
         """
-        if self.names is not None:
-            return self.names[row]
-        if self.labels is not None:
-            return str(self.labels[row])
-        return f"row {row}"
+        name = None if self.names is None else self.names[row]
+        return row_name(row, name, None if self.labels is None else self.labels[row])

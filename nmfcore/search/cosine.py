@@ -278,8 +278,8 @@ class CosineIndex:
             Identities that a query must not find, such as its own; −1 stands for none.
         threshold : float or None
             Only rows with a cosine of at least this are found.
-        allow : array-like of int or None
-            The only identities that may be found.
+        allow : array-like of int, or of bool of shape (n,), or None
+            The only rows that may be found: identities, or a mask over those now in the index.
 
         Returns
         -------
@@ -311,8 +311,8 @@ class CosineIndex:
             Identities that a query must not find; −1 stands for none.
         threshold : float or None
             Only rows with a cosine of at most this are found.
-        allow : array-like of int or None
-            The only identities that may be found.
+        allow : array-like of int, or of bool of shape (n,), or None
+            The only rows that may be found: identities, or a mask over those now in the index.
 
         Returns
         -------
@@ -332,7 +332,8 @@ class CosineIndex:
         allow: ArrayLike | None,
     ) -> tuple[Array, Array]:
         exclude = None if exclude is None else self._positions(exclude)
-        allow = None if allow is None else self._positions(allow)
+        if allow is not None and np.asarray(allow).dtype != np.bool_:
+            allow = self._positions(allow)
         rows = _Rows(queries, self._rows.n_jobs, "queries")
         scores, at = _search(rows, self._rows, n, largest, threshold, allow, exclude)
         return scores, np.where(at < 0, -1, self.ids[at]) if len(self) else at

@@ -33,6 +33,7 @@ from ..models import load as load_model
 from ._progress import fit_shown
 from .cosine import cosine_topk
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
+from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
 
 if TYPE_CHECKING:
@@ -70,19 +71,26 @@ class Found:
     scores : ndarray of shape (n_found,), float64
         Their cosine similarities to the query: 0 to 1, and −1 to 1 in the space "centred".
     names : tuple of n_found str
-        Their names.
+        Their names; where pictures have none, their numbers and labels, as in `titles`.
     title : str
-        Name of the query.
+        What the query is called.
     row : int or None
-        Row number of the query; None for a picture that is not in the engine.
+        Row number of the query; None for several pictures, and for one that is not in the engine.
     code : ndarray of shape (k,), float32 or float64
-        The query as a mixture of parts.
+        The query as a mixture of parts; of several pictures, the sum of their weighted mixtures, each divided by the
+        length that it has in the space.
     pixels : ndarray of shape (n_features,) or None
-        The query itself; None for a row of the engine, which keeps it.
+        The query itself; None for several pictures, and for a row of the engine, which keeps it.
     similar : bool
         Whether these are the most similar; otherwise they are the most dissimilar.
     space : str
         The space that similarity was measured in.
+    titles : tuple of n_found str
+        What the pictures found are called: their numbers and names, labels in brackets.
+    terms : tuple of Term
+        The pictures of the query, with their weights.
+    offset : int
+        How many better ones were skipped.
 
     Examples
     --------
@@ -91,6 +99,8 @@ class Found:
     >>> found = engine.search(0, n=3)
     >>> len(found), found.row, bool(found.scores[0] >= found.scores[1] > 0.9)
     (3, 0, True)
+    >>> found.title
+    'row 0 (0)'
     """
 
     indices: Array
@@ -102,6 +112,9 @@ class Found:
     pixels: Array | None
     similar: bool
     space: str = "codes"
+    titles: tuple[str, ...] = ()
+    terms: tuple[Term, ...] = ()
+    offset: int = 0
     _pixels_of: Callable[[Array], tuple[Array, Shape]] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,7 +131,7 @@ class Found:
             pngs = [picture_png(row, shape, top, longest=144) for row in pixels]
         except (ImportError, InputError):  # without Pillow, or without the originals, a notebook shows the text
             return None
-        titles = [f"{score:.3f} {name}" for score, name in zip(self.scores, self.names, strict=True)]
+        titles = [f"{score:.3f} {title}" for score, title in zip(self.scores, self.titles, strict=True)]
         heading = f"most {'similar' if self.similar else 'dissimilar'} to {self.title}"
         return gallery(heading, pngs, titles[: len(pngs)], len(self) - len(pngs))
 
@@ -144,8 +157,8 @@ class Found:
 
     def __repr__(self) -> str:
         kind = "similar" if self.similar else "dissimilar"
-        shown = list(zip(self.scores, self.names, strict=True))[:_LISTED]
-        lines = [f"  {score:6.3f}  {_shortened(name)}" for score, name in shown]
+        shown = list(zip(self.scores, self.titles, strict=True))[:_LISTED]
+        lines = [f"  {score:6.3f}  {_shortened(title)}" for score, title in shown]
         more = [f"  and {len(self) - len(shown):,} more"] if len(self) > len(shown) else []
         return "\n".join([f"most {kind} to {_shortened(self.title)}:", *lines, *more])
 
@@ -459,7 +472,7 @@ class SearchEngine:
         return gallery(repr(self), pngs, titles, len(self._model.components) - len(parts))
 
     def title(self, row: int) -> str:
-        """Return what to write over the picture in `row`: its name, else its label or number.
+        """Return what the picture in `row` is called: its number, its name, and its label in brackets.
 
         Parameters
         ----------
@@ -537,13 +550,29 @@ class SearchEngine:
 
     # --- searching --------------------------------------------------------------------------------
 
-    def search(self, query: Query, n: int = 8, similar: bool = True, *, space: str | None = None) -> Found:
-        """Find the pictures most similar, or most dissimilar, to one picture.
+    def search(
+        self,
+        query: Query | Sequence[Query],
+        n: int = 8,
+        similar: bool = True,
+        *,
+        space: str | None = None,
+        weights: ArrayLike | None = None,
+        threshold: float | None = None,
+        allow: ArrayLike | None = None,
+        labels: object = None,
+        offset: int = 0,
+    ) -> Found:
+        """Find the pictures most similar, or most dissimilar, to one picture or to several together.
+
+        Several pictures a, of codes c_a, are the query q = Σ_a α_a·c_a/‖c_a‖ with weights α; a score is cos(q, c).
 
         Parameters
         ----------
-        query : int, str, path-like, file, PIL image or array-like of shape (n_features,) or the picture's own
-            A row number, a name, a picture file, or a picture. A row of the engine never finds itself.
+        query : int, str, path-like, file, PIL image or array-like of shape (n_features,) or the picture's own, or a list
+            A row number, a name, a picture file, or a picture; or several of them in a list. A list of n_features
+            numbers is one picture, unless it has as many weights. Rows of the engine that are in the query are never
+            found.
         n : int
             How many to find.
         similar : bool
@@ -551,6 +580,19 @@ class SearchEngine:
         space : {"codes", "reconstruction", "centred"} or None
             Where similarity is measured. None means the space of the engine for similar pictures, and "centred" for
             dissimilar ones: among codes without negative numbers, the same few pictures are the least similar to all.
+        weights : array-like of float of shape (n_queries,) or None
+            A weight for each picture of the query. None, the default, weighs each 1. One below zero leads away from
+            a picture. A picture of weight 0 is only left out of what is found.
+        threshold : float or None
+            The least score to be found, or with ``similar=False`` the largest. None, the default, sets no limit.
+        allow : array-like of bool of shape (n_pictures,), or of int, or None
+            The only rows that may be found: a mask, or row numbers. None, the default, allows all.
+        labels : label, sequence of labels, or None
+            Only pictures with one of these labels are found. A number and its text are the same label. None, the
+            default, allows all.
+        offset : int
+            How many of the best to skip, 0 by default. Equal scores are ordered by row number, so pages that begin
+            where the last one ended neither repeat a picture nor leave one out.
 
         Returns
         -------
@@ -559,34 +601,90 @@ class SearchEngine:
         Raises
         ------
         InputError
-            When the query is no row, no name, and no picture that can be read.
+            When a query is no row, no name, and no picture that can be read.
         ValueError
-            When n < 1, the space is unknown, or a row of pixels does not fit.
+            When n < 1, offset < 0, the space, a label or a row to allow is unknown, a row of pixels does not fit,
+            there is not one finite weight for each picture, or several pictures cancel each other.
+
+        Examples
+        --------
+        >>> from nmfcore.search.engine import SearchEngine
+        >>> engine = SearchEngine(16).fit("digits")
+        >>> engine.search([4, 14], n=4, labels=4).titles[0][-3:]
+        '(4)'
+        >>> pages = [engine.search([3, 8], n=5, weights=[1, -0.5], offset=first) for first in (0, 5)]
+        >>> whole = engine.search([3, 8], n=10, weights=[1, -0.5])
+        >>> whole.indices.tolist() == [*pages[0].indices, *pages[1].indices]
+        True
         """
         name = checked(space) if space is not None else self.space if similar else OPPOSITE
-        row, title, code, pixels = self._resolve(query)
+        for what, number, least in (("n", n, 1), ("offset", offset, 0)):
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
+                raise ValueError(f"{what}={number!r} is not possible: give a whole number of at least {least}")
+        terms = self._terms(query, weights)
+        may = answering(len(self), allow, labels, self.model.labels)
         place = self._space(name)
+        point, code = self._aim(terms, place)
         find = place.index.search if similar else place.index.search_dissimilar
-        scores, indices = find(place.point(row, code), n, exclude=np.array([-1 if row is None else row]))
-        there = indices[0] >= 0
-        kept = np.asarray(indices[0][there], dtype=np.int64)
-        names = tuple(self.title(int(index)) for index in kept)
-        found = Found(kept, np.asarray(scores[0][there]), names, title, row, code, pixels, similar, name)
+        exclude = np.array([[-1 if term.row is None else term.row for term in terms]])
+        count = min(int(n) + int(offset), len(self))
+        scores, indices = find(point, count, exclude=exclude, threshold=threshold, allow=may)
+        page = slice(int(offset), count)
+        there = indices[0, page] >= 0
+        kept = np.asarray(indices[0, page][there], dtype=np.int64)
+        titles = tuple(self.title(int(index)) for index in kept)
+        names = self.model.names
+        found = Found(
+            kept,
+            np.asarray(scores[0, page][there]),
+            titles if names is None else tuple(names[index] for index in kept),
+            title_of(terms),
+            terms[0].row if len(terms) == 1 else None,
+            code,
+            terms[0].pixels if len(terms) == 1 else None,
+            similar,
+            name,
+            titles,
+            terms,
+            int(offset),
+        )
         if self.model.shape is not None:  # a notebook then shows the pictures
             object.__setattr__(found, "_pixels_of", self._found_pixels)
         return found
+
+    def _terms(self, query: Query | Sequence[Query], weights: ArrayLike | None) -> tuple[Term, ...]:
+        """Return the pictures of a query."""
+        model = self.model
+        queries = one_by_one(query, model.components.shape[1], model.shape is not None, weights)
+        numbers = checked_weights(weights, len(queries))
+        terms = []
+        for one, weight in zip(queries, numbers, strict=True):
+            row, title, code, pixels = self._resolve(one)
+            terms.append(Term(title, row, weight, code, pixels))
+        return tuple(terms)
+
+    def _aim(self, terms: Sequence[Term], place: Space) -> tuple[Array, Array]:
+        """Return the point (1 × k) of a query in a space, and its mixture of parts."""
+        points = [place.point(term.row, term.code) for term in terms]
+        if len(terms) == 1 and terms[0].weight > 0:  # the very numbers of the picture
+            return points[0], terms[0].code
+        total, factors = combined([point[0] for point in points], [term.weight for term in terms])
+        codes = np.stack([np.asarray(term.code, np.float64) for term in terms])
+        return total[None], factors @ codes
 
     def _found_pixels(self, rows: Array) -> tuple[Array, Shape]:
         assert self.model.shape is not None
         return self.originals(rows), self.model.shape
 
-    def explain(self, a: Query | Found, b: Query | Found, n: int = 5) -> Explanation:
+    def explain(
+        self, a: Query | Sequence[Query] | Found, b: Query | Sequence[Query] | Found, n: int = 5
+    ) -> Explanation:
         """Say which parts make two pictures similar.
 
         Parameters
         ----------
-        a : int, str, path-like, file, PIL image, array-like, or Found
-            A picture as `search` takes it, or what a search found: its query.
+        a : int, str, path-like, file, PIL image, array-like, a list of these, or Found
+            A picture, or several, as `search` takes them; or what a search found: its query.
         b : the same
             The other.
         n : int
@@ -601,9 +699,11 @@ class SearchEngine:
         InputError
             As for `search`.
         """
-        (i, first), (j, second) = self._code_of(a), self._code_of(b)
         place = self._space()
-        scores, _ = cosine_topk(place.point(i, first), place.point(j, second), 1)
+        (point, first), (other, second) = (
+            self._aim(each.terms if isinstance(each, Found) else self._terms(each, None), place) for each in (a, b)
+        )
+        scores, _ = cosine_topk(point, other, 1)
         return self._because(first, second, n, float(scores[0, 0]))
 
     def reasons(self, found: Found, n: int = 5) -> list[Explanation]:
@@ -763,18 +863,32 @@ class SearchEngine:
         """
         from ..plots import neighbours
 
-        query = self.originals([found.row])[0] if found.pixels is None else found.pixels  # type: ignore[arg-type]
-        made = found.code @ self.model.components
+        query, made = self._drawn(found.terms)
         kind = "similar" if found.similar else "dissimilar"
         axes = neighbours(
             np.vstack([query, self.originals(found.indices)]),
             np.vstack([made, self.reconstructions(found.indices)]),
             self.shape,
-            [found.title, *found.names],
+            [found.title, *found.titles],
             found.scores,
             heading=f"Most {kind} to {found.title}",
         )
         return cast("Figure", axes.figure)
+
+    def _drawn(self, terms: Sequence[Term]) -> tuple[Array, Array]:
+        """Return a query's picture and reconstruction; of several, the sum of their pictures, each as bright."""
+        pictures = [
+            self.originals([cast("int", term.row)])[0] if term.pixels is None else term.pixels for term in terms
+        ]
+        if len(terms) == 1:
+            return pictures[0], terms[0].code @ self.model.components
+        stack = np.stack([np.asarray(picture, np.float64) for picture in pictures])
+        made = np.stack([np.asarray(term.code, np.float64) for term in terms]) @ self.model.components
+        lengths = np.linalg.norm(stack, axis=1)
+        factors = np.array([term.weight for term in terms]) / np.where(lengths > 0, lengths, 1)
+        # as long as the pictures are on the average, so that it has their brightness
+        factors *= lengths.mean() / (sum(term.weight for term in terms if term.weight > 0) or 1.0)
+        return np.maximum(factors @ stack, 0), np.maximum(factors @ made, 0)
 
     def _resolve(self, query: Query) -> tuple[int | None, str, Array, Array | None]:
         """Return a query's row, title, code and pixels."""
@@ -801,12 +915,6 @@ class SearchEngine:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
         pixels = picture_row(query, model.shape, decoding=model.decoding or {})  # type: ignore[arg-type]
         return None, title, self._coded(pixels[None])[0], pixels
-
-    def _code_of(self, picture: Query | Found) -> tuple[int | None, Array]:
-        if isinstance(picture, Found):
-            return picture.row, picture.code
-        row, _, code, _ = self._resolve(picture)
-        return row, code
 
     def _hint(self, name: str) -> str:
         """Suggest a name that differs in little, whatever the suffixes; numbers do not resemble each other."""
