@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,6 @@ except ImportError as error:
     raise ImportError("the search page needs Starlette: pip install 'nmfcore[serve]'", name="starlette") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import TypeVar, TypeVarTuple
 
     from ..._typing import Array
@@ -248,11 +247,11 @@ class _Page:
         asked = question(request.query_params, len(self.engine), self.labels or {})
         found = self.found(asked)
         told = self.told(found)
-        return JSONResponse({"query": self.query(found, asked), "found": told, "more": len(told) == asked.n})
+        return JSONResponse({"query": self.asked(found, asked), "found": told, "more": len(told) == asked.n})
 
     def made_of_part(self, request: Request) -> Response:
         """Find the pictures of which a part makes the largest share."""
-        number = self.number(request, "number", len(self.components))
+        number = self.number(request, "number", len(self.components), "part")
         given = request.query_params
         label = label_in(given, self.labels or {})
         n, offset = number_in(given, "n", 1, MOST, FEW), number_in(given, "offset", 0, len(self.engine), 0)
@@ -298,10 +297,14 @@ class _Page:
         told = [{"row": row, "title": self.title(row), "score": None, "parts": []} for row in shown]
         return JSONResponse({"found": told, "more": offset + n < len(rows), "count": len(rows)})
 
+    def duplicates(self, request: Request) -> Response:
+        """Say which pictures are there more than once."""
+        return JSONResponse({"said": "", "groups": []})
+
     def neighbours(self, request: Request) -> Response:
         """Find what is most similar and most dissimilar to a picture on the wall."""
         row = self.number(request, "row", len(self.engine))
-        return JSONResponse(self.both(row))
+        return JSONResponse(self.both(row)[0])
 
     async def upload(self, request: Request) -> Response:
         """Find what is most similar and most dissimilar to a picture that is sent."""
@@ -350,19 +353,21 @@ class _Page:
         try:
             with self.decoder:  # a request that was given up may still be decoding
                 _check_pixels(picture, self.shape)
-                told = self.both(io.BytesIO(picture))
-                pixels = told.pop("pixels")
-                upload = Upload(pixels, self.shown(picture, pixels))  # type: ignore[arg-type]
+                told, pixels = self.both(io.BytesIO(picture))
+                assert pixels is not None
+                upload = Upload(pixels, self.shown(picture, pixels))
         except InputError as error:
             said = str(error).replace("what was given", "the file")
             raise HTTPException(422, printable(said)) from error
-        return {**told, "token": self.sent.keep(upload)}
+        return {**told, "picture": data_uri(upload.png), "token": self.sent.keep(upload)}
 
     def shown(self, picture: bytes, pixels: Array) -> bytes:
         """Draw a picture that was sent: in colour where those of the model are shown so."""
         if self.colours.there:
             decoding = self.engine.model.decoding or {}
-            return picture_png(picture_row(picture, self.colours.shape, decoding=decoding), self.colours.shape, 255, SHOWN)
+            return picture_png(
+                picture_row(picture, self.colours.shape, decoding=decoding), self.colours.shape, 255, SHOWN
+            )
         # A model of digits from 0 to 16 is asked about a picture from 0 to 255: both are shown on their own scale.
         return picture_png(pixels, self.shape, self.top_of(pixels), SHOWN)
 
@@ -394,7 +399,7 @@ class _Page:
 
     def part(self, request: Request) -> Response:
         """Draw one part."""
-        number = self.number(request, "number", len(self.components))
+        number = self.number(request, "number", len(self.components), "part")
         return _png(part_png(self.components[number], self.shape, SHOWN))
 
     # --- what the answers are made of -------------------------------------------------------------
@@ -450,19 +455,16 @@ class _Page:
         except ValueError as error:  # the pictures cancel each other
             raise Refusal(422, printable(str(error))) from error
 
-    def both(self, query: int | io.BytesIO) -> dict[str, object]:
-        """Search from both ends by one picture."""
+    def both(self, query: int | io.BytesIO) -> tuple[dict[str, object], Array | None]:
+        """Search from both ends by one picture; return its pixels, too, where it was sent."""
         found = self.engine.search(query, FEW)
         row, pixels = found.row, found.pixels
         other = self.engine.search(row if pixels is None else pixels, FEW, similar=False)  # type: ignore[arg-type]
-        told: dict[str, object] = {
-            "query": {"row": row, "title": self.title(row) if row is not None else "your picture", **self.made(found)},
-            "similar": self.told(found),
-            "dissimilar": self.told(other),
-        }
-        return told if pixels is None else {**told, "pixels": pixels}
+        title = "your picture" if row is None else self.title(row)
+        asked_about: dict[str, object] = {"row": row, "title": title, **self.made(found)}
+        return {"query": asked_about, "similar": self.told(found), "dissimilar": self.told(other)}, pixels
 
-    def query(self, found: Found, asked: Question) -> dict[str, object]:
+    def asked(self, found: Found, asked: Question) -> dict[str, object]:
         """Say what was asked: the pictures with their signs, and what a single one is made of."""
         terms = []
         for (given, weight), term in zip(asked.terms, found.terms, strict=True):
@@ -496,9 +498,7 @@ class _Page:
 
     def clustered(self, n: int) -> Clusters | None:
         """Return n clusters; None where they are still being made."""
-        made = self.results.get("clusters", n, lambda: clusters(self.engine.model.W, n), PATIENCE)
-        assert made is None or isinstance(made, Clusters)
-        return made
+        return self.results.get("clusters", n, lambda: clusters(self.engine.model.W, n), PATIENCE)
 
     def slow(self, kind: str, key: str, make: Callable[[], object]) -> Response:
         """Answer with a result that takes long; 202 says that it is still being made."""

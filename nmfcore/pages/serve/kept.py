@@ -8,10 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from ..._typing import Array
+
+T = TypeVar("T")
 
 __all__ = ["KEPT", "Results", "Upload", "Uploads"]
 
@@ -78,7 +80,7 @@ class Results:
         self._futures: dict[Hashable, Future[object]] = {}
         self._turns: dict[str, threading.Lock] = {}
 
-    def get(self, kind: str, key: Hashable, make: Callable[[], object], seconds: float) -> object | None:
+    def get(self, kind: str, key: Hashable, make: Callable[[], T], seconds: float) -> T | None:
         """Return a result, making it at its first use.
 
         Parameters
@@ -103,7 +105,7 @@ class Results:
                 work = threading.Thread(target=_work, args=(future, make, turn), name=f"nmfcore-{kind}", daemon=True)
                 work.start()
         try:
-            return future.result(timeout=seconds)
+            return cast(T, future.result(timeout=seconds))
         except TimeoutError:
             if not future.done():
                 return None

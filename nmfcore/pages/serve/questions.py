@@ -67,7 +67,9 @@ def question(given: Mapping[str, str], rows: int, labels: Mapping[str, object]) 
     Refusal
         When something is missing or makes no sense.
     """
-    terms = [(term, 1.0) for term in _terms(given, "plus", rows)] + [(term, -1.0) for term in _terms(given, "minus", rows)]
+    terms = [(term, 1.0) for term in _terms(given, "plus", rows)] + [
+        (term, -1.0) for term in _terms(given, "minus", rows)
+    ]
     if not terms:
         raise Refusal(400, "there is nothing to search by: give plus=ROW,ROW")
     if len(terms) > TERMS:
