@@ -1,7 +1,19 @@
 """Search by likeness: exact cosine similarity, and the engine that finds pictures by it."""
 
 from .cosine import CosineIndex, cosine_topk
+from .duplicates import DuplicateGroup, Duplicates
 from .engine import Explanation, Found, SearchEngine
+from .moving import undo_moves
 from .spaces import SPACES
 
-__all__ = ["SPACES", "CosineIndex", "Explanation", "Found", "SearchEngine", "cosine_topk"]
+__all__ = [
+    "SPACES",
+    "CosineIndex",
+    "DuplicateGroup",
+    "Duplicates",
+    "Explanation",
+    "Found",
+    "SearchEngine",
+    "cosine_topk",
+    "undo_moves",
+]

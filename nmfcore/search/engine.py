@@ -32,6 +32,8 @@ from ..models import Model, ModelFileError, estimator_from, model_of, save
 from ..models import load as load_model
 from ._progress import fit_shown
 from .cosine import cosine_topk
+from .duplicates import KINDS, Duplicates
+from .finding import MAX_PAIRS, find_duplicates
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
@@ -841,6 +843,69 @@ class SearchEngine:
         W = np.concatenate([model.W, codes.astype(model.W.dtype, copy=False)])
         self._set(dataclasses.replace(model, W=W, names=names, labels=labels), stack, self._folder)
         return np.arange(old, old + len(codes))
+
+    def duplicates(
+        self,
+        near: float | None = None,
+        mirrored: bool = False,
+        *,
+        distance: float | None = None,
+        linkage: str = "single",
+        kinds: Sequence[str] = KINDS,
+        folder: str | os.PathLike[str] | None = None,
+        max_pairs: int = MAX_PAIRS,
+    ) -> Duplicates:
+        """Find pictures that are there more than once; nothing is moved or deleted.
+
+        Three kinds are kept apart: equal files (the same bytes), equal pixels (after decoding), and near pictures,
+        whose codes have a cosine of at least `near` and whose pixels have ‖x_i − x_j‖ / max(‖x_i‖, ‖x_j‖) ≤
+        `distance`. A later kind sees one picture of each group of the kinds before it. Black pictures match only
+        exactly.
+
+        Parameters
+        ----------
+        near : float or None
+            Least cosine of the codes of a near pair, whatever the space of the engine. None, the default, means 0.99.
+        mirrored : bool
+            Whether to find mirror images (left and right exchanged), too. They are coded for this.
+        distance : float or None
+            Largest relative distance of the pixels of a near pair. None, the default, means 0.2.
+        linkage : {"single", "complete"}
+            How near pairs become groups. "single", the default: whatever a chain of pairs connects. "complete": every
+            two pictures of a group are a pair.
+        kinds : sequence of {"file", "pixels", "near"}
+            Which kinds to look for; all by default.
+        folder : path-like or None
+            Where the files of the pictures are. None, the default, looks where the model was read from; without files,
+            pixels are compared at the size of the model, and the first picture by name is kept.
+        max_pairs : int
+            How many near pairs to keep at most, the most similar ones; a warning says if there were more.
+
+        Returns
+        -------
+        Duplicates
+            Groups with the picture to keep in each: the one with the most pixels; of these the one with the largest
+            file, then the oldest, then the first by name.
+
+        Raises
+        ------
+        InputError
+            When the originals are nowhere to be found, there is no such folder, or mirror images of rows that are no
+            pictures are asked for.
+        ValueError
+            When a number is out of range, or a name unknown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nmfcore.search.engine import SearchEngine
+        >>> X = np.random.default_rng(0).random((40, 12))
+        >>> X[30], X[31] = X[3], 1.02 * X[5]
+        >>> found = SearchEngine(4).fit(X).duplicates()
+        >>> [(group.kind, group.rows.tolist()) for group in found]
+        [('pixels', [3, 30]), ('near', [5, 31])]
+        """
+        return find_duplicates(self, near, mirrored, distance, linkage, kinds, folder, max_pairs)
 
     def draw(self, found: Found) -> Figure:
         """Draw what a search found: originals over reconstructions, with names and scores.
