@@ -23,6 +23,7 @@ from ..._text import printable
 from ...analysis import Clusters, brightness_shares, clusters, components_for_share, map_of_codes
 from ...images import InputError, picture_row
 from ...images.thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
+from ...search.duplicates import KIND_NAMES, Duplicates
 from ...search.engine import Found, SearchEngine
 from .colours import Colours
 from .guard import Guard
@@ -62,6 +63,7 @@ SHARED, MATCHES, NEAREST = 3, 20, 12
 LABELS = 200  # more labels than this are no classes but names
 CLUSTERS = 30  # at most
 MAP = 4096  # places of a map side by side
+GROUPS = 200  # of duplicates
 TSNE_ROWS = 20_000  # t-SNE of more takes longer than anybody waits
 PATIENCE = 2.0  # seconds that a request waits for a result that is being made
 _SCRIPTS = ("app", "address", "basics", "groups", "keys", "map", "panel", "wall")
@@ -299,7 +301,23 @@ class _Page:
 
     def duplicates(self, request: Request) -> Response:
         """Say which pictures are there more than once."""
-        return JSONResponse({"said": "", "groups": []})
+        return self.slow("duplicates", "", lambda: self.told_duplicates(self.engine.duplicates()))
+
+    def told_duplicates(self, found: Duplicates) -> dict[str, object]:
+        """Return groups of duplicates as plain values, the one to keep first."""
+        groups: list[dict[str, object]] = []
+        for group in found.groups[:GROUPS]:
+            each = zip(group.rows.tolist(), group.scores.tolist(), group.mirrored.tolist(), strict=True)
+            rows = [
+                {"row": row, "title": self.title(row), "note": f"{score:.3f}{', mirrored' if mirrored else ''}"}
+                for row, score, mirrored in list(each)[:MOST]
+            ]
+            rows[0]["note"] = "the best copy"
+            groups.append({"kind": KIND_NAMES[group.kind], "count": len(group), "rows": rows})
+        said = [repr(found).partition("\n")[0].rstrip(":"), *found.notes]
+        if len(found) > GROUPS:
+            said.append(f"the first {GROUPS} are shown, nmfcore duplicates lists all")
+        return {"said": printable("; ".join(said)), "groups": groups}
 
     def neighbours(self, request: Request) -> Response:
         """Find what is most similar and most dissimilar to a picture on the wall."""

@@ -4,11 +4,7 @@ import { NOTHING } from "./address.js";
 import { address, ask, at, counted, image, make, page, say } from "./basics.js";
 import { roving } from "./keys.js";
 
-let drawn = { clusters: null, duplicates: null }; // what each view shows, as a text
-
-export function forget() {
-  drawn = { clusters: null, duplicates: null };
-}
+const drawn = { clusters: null, duplicates: null }; // what each view shows, as a text
 
 export async function showClusters(state) {
   const wanted = JSON.stringify([state.of, state.colours]);
@@ -54,7 +50,7 @@ export async function showDuplicates(state) {
     const told = await ask("/api/duplicates", undefined, () => { note.textContent = "Duplicates are being looked for …"; });
     if (drawn.duplicates !== wanted) return;
     note.textContent = told.said;
-    view.append(...told.groups.map((one, number) => section(`Group ${number + 1}`, one.kind, one.rows)));
+    view.append(...told.groups.map((one, number) => section(`Group ${number + 1}`, `${one.kind}, ${counted(one.count, "picture")}`, one.rows)));
   } catch (error) {
     drawn.duplicates = null;
     note.textContent = "";
