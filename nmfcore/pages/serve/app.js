@@ -145,7 +145,6 @@ at("coloured").addEventListener("change", (event) => page.go({ colours: event.ta
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && panel.isOpen()) page.go(NOTHING);
 });
-addEventListener("hashchange", arrive); // links, Back and Forward
 
 // --- begin ----------------------------------------------------------------------------------------
 
@@ -171,6 +170,7 @@ try {
   wall.begin(search);
   map.begin(search);
   panel.begin(() => { adding = true; at("file").click(); });
+  addEventListener("hashchange", arrive); // links, Back and Forward
   await arrive();
 } catch (error) {
   at("facts").textContent = "";

@@ -153,7 +153,8 @@ async function partContent(state) {
     make("div", { className: "query" }, figure(address("parts", state.part), `part ${state.part}`, "the part")),
     make("h3", {}, "Pictures made mostly of it"),
     make("p", { className: "hint" },
-      `It makes half of the brightness, or more, of ${counted(told.half, "picture")}. The largest share comes first.`),
+      told.half ? `It makes half of the brightness, or more, of ${counted(told.half, "picture")}. The largest share comes first.`
+        : "It makes half of the brightness of no picture; the largest share comes first."),
     only(state),
     results(told.found, percent), more(state, told, path), empty(told.found),
   ];
