@@ -28,7 +28,7 @@ export async function showClusters(state) {
     if (drawn.clusters !== wanted) return;
     note.remove();
     view.append(...told.map((one, number) => {
-      const all = make("button", { className: "small", type: "button", "aria-label": `List cluster ${number + 1}` }, "List it");
+      const all = make("button", { className: "small", type: "button", "aria-label": `List cluster ${number + 1}` }, "List");
       all.addEventListener("click", () => page.go({ ...NOTHING, cluster: number }));
       return section(`Cluster ${number + 1}`, counted(one.count, "picture"), one.rows, all);
     }));
