@@ -212,10 +212,12 @@ def test_questions_by_the_keyboard_alone(watched, engine):
     page.goto(address)
     heading(watched, "3 pictures as one question")
     assert shown(page) == expected.indices.tolist()
-    page.go_back()
+    page.go_back()  # to the blank page
     page.go_back()
     heading(watched, "3 pictures as one question")
+    page.go_back()
     watched.until("document.querySelector('#label').value === ''")
+    heading(watched, "3 pictures as one question")
     page.go_back()
     heading(watched, "2 pictures as one question")
     press("Escape")
@@ -343,9 +345,8 @@ def test_a_long_wall_has_few_elements(browser):
         page.wait_for_selector(".tile")
         most = 0
         for share in (0.0, 0.3, 0.31, 0.7, 1.0):
-            page.evaluate(
-                f"(wall => wall.scrollTop = {share} * (wall.scrollHeight - wall.clientHeight))(document.querySelector('#wall'))"
-            )
+            wall = page.locator("#wall")
+            wall.evaluate(f"wall => wall.scrollTop = {share} * (wall.scrollHeight - wall.clientHeight)")
             page.wait_for_timeout(50)
             most = max(most, page.locator(".tile").count())
         page.wait_for_selector('.tile[data-row="15746"]')

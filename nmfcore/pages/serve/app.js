@@ -166,7 +166,7 @@ try {
   page.model = await ask("/api/model");
   introduce(page.model);
   page.state = null;
-  tabs(at("views"), (tab) => page.go({ view: tab.dataset.view }));
+  tabs(at("views"), (tab) => page.go({ ...(narrow.matches ? NOTHING : {}), view: tab.dataset.view })); // it would cover the view
   wall.begin(search);
   map.begin(search);
   panel.begin(() => { adding = true; at("file").click(); });
