@@ -8,9 +8,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from sklearn.cluster import KMeans
 
-from nmfcore import plots, select_rank
+from nmfcore import analysis, plots, select_rank
 from nmfcore.images import read_source
 from nmfcore.search import SearchEngine
 
@@ -58,9 +57,10 @@ def main() -> None:
             shares = ", ".join(f"part {t}: {share:.0%}" for t, share in zip(why.components, why.shares, strict=True))
             print(f"row {args.query} and row {found.indices[0]} share {shares}")
 
+    groups = analysis.clusters(model.W, 8)
+    print(groups)
     codes = model.W / np.maximum(np.linalg.norm(model.W, axis=1, keepdims=True), 1e-12)
-    clusters = KMeans(8, n_init=3, random_state=0).fit_predict(codes)
-    save("clusters", plots.samples_by_cluster(X, codes, clusters, model.shape))
+    save("clusters", plots.samples_by_cluster(X, codes, groups.labels, model.shape))
 
     engine.save(args.out / "model", overwrite=True)
     print(f"look around in it: nmfcore serve {args.out / 'model'}")

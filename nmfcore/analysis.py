@@ -7,7 +7,9 @@ nothing of its size is ever made. Ties go to the lower number throughout.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
     from ._typing import Array, Matrix
 
 __all__ = [
+    "Clusters",
+    "brightness_shares",
     "class_means",
+    "clusters",
     "components_for_share",
     "explained_share",
+    "map_of_codes",
     "rank",
     "rebuild",
     "reconstruction_errors",
@@ -324,6 +330,213 @@ def shared_parts(a: ArrayLike, b: ArrayLike, H: ArrayLike | None = None, n: int 
     return order, shares[order]
 
 
+def brightness_shares(W: ArrayLike, H: ArrayLike) -> Floats:
+    """Say how much of the brightness of every sample's reconstruction each component makes.
+
+    The brightness of a picture is the sum of its pixels. Component t makes w_it·Σ_j h_tj of row i of WH, whatever the
+    scale of W and H.
+
+    Parameters
+    ----------
+    W : array-like of shape (n, k), any real type
+        Codes.
+    H : array-like of shape (k, m), any real type
+        The components.
+
+    Returns
+    -------
+    ndarray of shape (n, k), float64
+        Each row adds up to 1; a row of a sample without any component is zero.
+
+    Raises
+    ------
+    ValueError
+        When W and H do not fit together.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import brightness_shares
+    >>> brightness_shares([[1, 1], [0, 0]], [[3, 0], [0, 1]]).tolist()
+    [[0.75, 0.25], [0.0, 0.0]]
+    """
+    W, H = _factors(W, H)
+    made = W * H.sum(axis=1)
+    sums = made.sum(axis=1, keepdims=True)
+    return np.asarray(made / np.where(sums > 0, sums, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Samples in groups, the largest first.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n,), intp
+        The cluster of every sample, from 0.
+    counts : ndarray of shape (c,), intp
+        How many samples each cluster has.
+    centres : ndarray of shape (c, k), float64
+        The mean of the unit codes of each cluster.
+    distances : ndarray of shape (n,), float64
+        From the unit code of every sample to the centre of its cluster.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import clusters
+    >>> groups = clusters([[1, 0], [0, 2], [0, 4], [0.1, 3]], 2)
+    >>> groups.labels.tolist(), groups.nearest(0, 2).tolist()
+    ([1, 0, 0, 0], [1, 2])
+    """
+
+    labels: Numbers
+    counts: Numbers
+    centres: Floats
+    distances: Floats
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __repr__(self) -> str:
+        return f"Clusters of {len(self.labels):,} samples: {', '.join(f'{count:,}' for count in self.counts)}"
+
+    def nearest(self, cluster: int, n: int | None = None) -> Numbers:
+        """Find the members of a cluster that are nearest to its centre.
+
+        Parameters
+        ----------
+        cluster : int
+            Its number.
+        n : int or None
+            How many at most; None, the default, for all.
+
+        Returns
+        -------
+        ndarray of shape (≤ n,), intp
+            Row numbers, the nearest first, equally near ones by number.
+
+        Raises
+        ------
+        IndexError
+            When there is no such cluster.
+        """
+        if not 0 <= cluster < len(self):
+            raise IndexError(f"there is no cluster {cluster}: they are numbered 0 to {len(self) - 1}")
+        members = np.flatnonzero(self.labels == cluster)
+        # Equal codes may differ in the last bits of their distances: what is nearer by less than that is not nearer.
+        order = np.argsort(self.distances[members].round(9), kind="stable")
+        return members[order][:n]
+
+
+def clusters(W: ArrayLike, n_clusters: int = 8, *, random_state: int | None = 0) -> Clusters:
+    """Group samples whose codes point the same way, by k-means.
+
+    Every code is divided by its norm first, so that samples made of the same components in the same proportions are
+    near each other, however bright they are. scikit-learn's ``KMeans`` does the rest, with three starts.
+
+    Parameters
+    ----------
+    W : array-like of shape (n, k), any real type
+        Codes.
+    n_clusters : int
+        How many groups to make. There are fewer where fewer codes differ.
+    random_state : int or None
+        Seed of the starts. Defaults to 0; None draws another one in every call.
+
+    Returns
+    -------
+    Clusters
+        Numbered by size, the largest first; of equal ones, that of the lower row first.
+
+    Raises
+    ------
+    ValueError
+        When n_clusters is less than 1 or more than n, or W is no matrix.
+
+    Examples
+    --------
+    >>> from nmfcore.analysis import clusters
+    >>> clusters([[1, 0], [0, 2], [0, 4], [0.1, 3]], 2)
+    Clusters of 4 samples: 3, 1
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    codes = _unit(_matrix("W", W))
+    if not 1 <= n_clusters <= len(codes):
+        raise ValueError(f"n_clusters must be 1 to {len(codes)}, the number of samples, got {n_clusters}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer codes differ: the others are left out below
+        found = KMeans(n_clusters, n_init=3, random_state=random_state).fit_predict(codes)
+    _, first, labels, counts = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    order = np.lexsort((first, -counts))
+    labels = np.argsort(order)[labels.reshape(-1)]
+    counts = counts[order]
+    centres = np.stack([codes[labels == each].mean(axis=0) for each in range(len(counts))])
+    distances = np.linalg.norm(codes - centres[labels], axis=1)
+    return Clusters(labels, counts, centres, distances)
+
+
+def map_of_codes(
+    W: ArrayLike, method: Literal["pca", "tsne"] = "pca", *, random_state: int | None = 0, n_jobs: int | None = None
+) -> Floats:
+    """Lay samples out in a plane, so that those whose codes point the same way are near each other.
+
+    Every code is divided by its norm first. scikit-learn does the rest.
+
+    Parameters
+    ----------
+    W : array-like of shape (n, k), any real type
+        Codes.
+    method : {"pca", "tsne"}
+        "pca", the default: the two directions in which the codes differ most; a second or less. "tsne": t-SNE, which
+        keeps near what is near and shows groups better, and takes minutes for ten thousands of samples.
+    random_state : int or None
+        Seed of t-SNE. Defaults to 0; None draws another one in every call.
+    n_jobs : int or None
+        Threads of t-SNE, as scikit-learn reads it.
+
+    Returns
+    -------
+    ndarray of shape (n, 2), float64
+
+    Raises
+    ------
+    ValueError
+        When the method is none of the two, or W is no matrix.
+
+    References
+    ----------
+    L. van der Maaten, G. Hinton, "Visualizing Data using t-SNE", Journal of Machine Learning Research 9, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.analysis import map_of_codes
+    >>> places = map_of_codes([[1, 0], [2, 0], [0, 3]])
+    >>> places.shape, bool(np.allclose(places[0], places[1]))
+    ((3, 2), True)
+    """
+    if method not in ("pca", "tsne"):
+        raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
+    from sklearn.decomposition import PCA
+
+    codes = _unit(_matrix("W", W))
+    n, k = codes.shape
+    places = np.zeros((n, 2))
+    if np.all(codes == codes[0]):  # neither way knows a direction then
+        return places
+    directions = min(2, n, k)
+    places[:, :directions] = PCA(directions, svd_solver="full").fit_transform(codes)
+    if method == "pca" or n < 4:
+        return places
+    from sklearn.manifold import TSNE
+
+    start = places / places[:, 0].std() * 1e-4  # as scikit-learn's init="pca", which wants two columns at least
+    near = min(30.0, (n - 1) / 3)
+    tsne = TSNE(perplexity=near, init=start.astype(np.float32), random_state=random_state, n_jobs=n_jobs)
+    return np.asarray(tsne.fit_transform(codes), dtype=np.float64)
+
+
 def rebuild(
     W: ArrayLike,
     H: ArrayLike,
@@ -388,6 +601,12 @@ def _matrix(name: str, values: ArrayLike) -> Floats:
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} must be a matrix with at least one row and column, got shape {matrix.shape}")
     return matrix
+
+
+def _unit(codes: Floats) -> Floats:
+    """Return codes divided by their norms; zeros stay."""
+    norms = np.linalg.norm(codes, axis=1, keepdims=True)
+    return np.asarray(codes / np.where(norms > 0, norms, 1.0))
 
 
 def _factors(W: ArrayLike, H: ArrayLike) -> tuple[Floats, Floats]:

@@ -1,8 +1,13 @@
 """A real browser for the pages: Debian's Chromium, driven by playwright; without one the tests skip."""
 
+import json
+import os
 import shutil
+import socket
+import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,28 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
+
+
+@contextmanager
+def running(app):
+    """Serve on a free port; give the address."""
+    import uvicorn
+
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
 
 
 @contextmanager
@@ -56,6 +83,28 @@ class Watched:
 
 
 BAD = ("error", "warning")
+
+
+def axe():
+    """Return the source of axe-core; without it the test skips with a reason."""
+    named = os.environ.get("NMFCORE_AXE")
+    if not named:
+        pytest.skip("accessibility: npm pack axe-core, and set NMFCORE_AXE to the axe.min.js inside")
+    return Path(named).read_text(encoding="utf-8")
+
+
+def violations(page, source):
+    """Return what axe-core finds wrong with a page, a line each."""
+    session = page.context.new_cdp_session(page)  # the page's own policy forbids scripts from elsewhere
+    if not page.evaluate("typeof axe === 'object'"):
+        session.send("Runtime.evaluate", {"expression": source})
+    run = (
+        "axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations.map(one => "
+        "`${one.id}: ${one.help}: ${one.nodes.map(node => node.target.join(' ')).join(', ')}`)))"
+    )
+    answer = session.send("Runtime.evaluate", {"expression": run, "awaitPromise": True, "returnByValue": True})
+    session.detach()
+    return json.loads(answer["result"]["value"])
 
 
 def at_home(url, home):

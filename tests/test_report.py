@@ -71,6 +71,7 @@ def test_it_shows_everything_that_the_model_allows(engine, page):
             "Reconstructed worst",
             "Convergence",
             "Classes",
+            "Clusters",
             "Neighbours",
         )
     ]

@@ -1,4 +1,4 @@
-"""The search page: its answers, what it refuses, and a visit with a real browser."""
+"""The search page: its answers, and what it refuses."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ import pytest
 
 for module in ("starlette", "uvicorn"):
     pytest.importorskip(module, reason="the search page needs the extra 'serve'")
-from browser import Watched, chromium  # noqa: E402
+from browser import running  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from nmfcore.images import InputError  # noqa: E402
@@ -131,11 +131,12 @@ def test_neighbours_are_those_of_the_engine(client, folder):
     engine = SearchEngine.load(folder)
     told = client.get("/api/neighbours/17").json()
     assert told["query"]["row"] == 17
-    assert told["query"]["title"] == "cat 17.png"
-    assert told["query"]["label"] == "2"
-    shares = [share for _, share in told["query"]["parts"]]
-    assert shares == sorted(shares, reverse=True)
-    assert 0 < sum(shares) <= 1 + 1e-9
+    assert told["query"]["title"] == "row 17, cat 17.png (2)"
+    parts, shares = zip(*told["query"]["parts"], strict=True)
+    made = engine.model.W[17] * engine.model.components.sum(axis=1)  # brightness: the sum of the pixels
+    np.testing.assert_allclose(shares, np.sort(made / made.sum())[::-1][: len(shares)])
+    assert list(parts) == np.argsort(-made, kind="stable")[: len(parts)].tolist()
+    assert sum(shares) >= 0.5 > sum(shares[:-1])  # as many as make up half
     for kind in ("similar", "dissimilar"):
         found = engine.search(17, 12, kind == "similar")
         assert [one["row"] for one in told[kind]] == found.indices.tolist()
@@ -148,7 +149,7 @@ def test_neighbours_are_those_of_the_engine(client, folder):
 def test_an_upload_finds_itself(client, pictures):
     told = client.post("/api/neighbours", png(pictures[42])).json()
     assert told["query"]["row"] is None
-    assert told["query"]["picture"].startswith("data:image/png;base64,")
+    assert told["picture"].startswith("data:image/png;base64,")
     assert told["similar"][0]["row"] == 42
     assert told["similar"][0]["score"] == pytest.approx(1, abs=1e-4)
     assert told["dissimilar"][0]["score"] <= told["dissimilar"][-1]["score"] < 0.5
@@ -167,7 +168,9 @@ def test_pictures_are_what_the_model_holds(client, folder, pictures):
             line, column = divmod(place, 16)
             tile = sheet[12 * line : 12 * line + 12, 16 * column : 16 * column + 16]
             np.testing.assert_array_equal(tile, picture)
-        assert client.get(f"/api/titles/{number}").json() == [f"cat {128 * number + at}.png" for at in range(len(rows))]
+        assert client.get(f"/api/titles/{number}").json() == [
+            f"row {row}, cat {row}.png ({row % 3})" for row in range(128 * number, 128 * number + len(rows))
+        ]
 
 
 def test_what_the_page_is_told_first(client):
@@ -213,8 +216,8 @@ def test_addresses_with_a_mark_are_kept_and_the_rest_asked_again(client):
 def test_a_model_without_names_is_searched_by_number_first():
     client = Client(create_app(SearchEngine(5).fit("digits")))
     found = client.get("/api/find?text=7").json()
-    assert found[0] == {"row": 7, "title": "7"}
-    assert {one["title"] for one in found} == {"7"}
+    assert found[0] == {"row": 7, "title": "row 7 (7)"}
+    assert all(one["title"].endswith(" (7)") for one in found)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -439,7 +442,7 @@ def test_names_of_any_kind_are_sent(folder):
         assert answer.status == 200
         assert not [letter for letter in answer.content if letter < 32]
         assert not any(ord(letter) < 32 or letter in "\u202e" for letter in str(answer.json()))
-    assert client.get("/api/titles/0").json()[3] == r"\xe9\x1b[31m\u202e\n3"
+    assert client.get("/api/titles/0").json()[3] == r"row 3, \xe9\x1b[31m\u202e\n3 (\x07)"
 
 
 @pytest.mark.parametrize("address", ["/", "/app.js", "/pictures/0.png", "/nothing", "/api/model"])
@@ -483,125 +486,13 @@ def test_without_starlette_the_extra_is_named():
 def test_the_package_carries_its_files():
     files = {entry.name for entry in resources.files("nmfcore.pages.serve").iterdir()}
     assert {"index.html", "app.js", "style.css", "icon.svg"} <= files
+    scripts = {name for name in files if name.endswith(".js")}
+    assert {f"{name}.js" for name in room._SCRIPTS} == scripts
     # Nothing that the page itself would load from elsewhere.
-    for name in ("index.html", "app.js", "style.css"):
+    for name in ("index.html", "style.css", *scripts):
         text = resources.files("nmfcore.pages.serve").joinpath(name).read_text(encoding="utf-8")
         assert "http://" not in text and "https://" not in text
         assert "innerHTML" not in text and "style=" not in text
-
-
-# --- in a browser ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def running(app):
-    """Serve on a free port; give the address."""
-    import uvicorn
-
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        while not server.started:
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
-
-
-@pytest.mark.parametrize("width", [400, 1600])
-def test_a_visit(folder, pictures, tmp_path, width):
-    (tmp_path / "mine.png").write_bytes(png(pictures[250]))
-    (tmp_path / "not.png").write_bytes(b"no picture")
-    engine = SearchEngine.load(folder)
-    with running(create_app(folder)) as home, chromium() as browser:
-        watched = Watched(browser, width, home, dark=width == 400)
-        page = watched.page
-        page.goto(home)
-        page.wait_for_selector(".tile")
-        assert "300 pictures · 9 parts" in page.inner_text("#facts")
-        assert 0 < page.locator(".tile").count() < 300 or width == 1600
-        watched.check()
-
-        # Click one: its neighbours appear, in their order, and their pictures load.
-        page.wait_for_selector('.tile[aria-label="cat 3.png"]')
-        page.click('.tile[aria-label="cat 3.png"]')
-        page.wait_for_selector("#panel .results")
-        assert page.inner_text("#panel h2").startswith("cat 3.png")
-        lists = page.locator("#panel .results")
-        for number, similar in enumerate((True, False)):
-            links = lists.nth(number).locator("a")
-            found = engine.search(3, 12, similar)
-            shown = [links.nth(at).get_attribute("href") for at in range(links.count())]
-            assert shown == [f"#{row}" for row in found.indices]
-            assert [f"{score:.2f}" for score in found.scores] == lists.nth(number).locator(
-                ".caption b"
-            ).all_inner_texts()
-        watched.until("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-        watched.check()
-
-        # Go on to its best neighbour, and back.
-        best = engine.search(3, 1).names[0]
-        lists.nth(0).locator("a").nth(0).click()
-        watched.until(f"document.querySelector('#panel h2').textContent.startsWith('{best}')")
-        page.go_back()
-        watched.until("document.querySelector('#panel h2').textContent.startsWith('cat 3.png')")
-
-        # Search by a picture, and by something that is none.
-        page.set_input_files("#file", tmp_path / "mine.png")
-        watched.until("document.querySelector('#panel h2').textContent === 'your picture'")
-        assert lists.nth(0).locator("a").nth(0).get_attribute("href") == "#250"
-        watched.check()
-        page.set_input_files("#file", tmp_path / "not.png")
-        page.wait_for_selector("#message:visible")
-        assert "is not a picture that can be read" in page.inner_text("#message")
-        # The browser itself reports the refusal, as it does every answer of 4xx; nothing else.
-        assert [said for said in watched.complaints if "422" not in said] == []
-        watched.complaints.clear()
-
-        # Close, find by name; the wall scrolls to the picture.
-        page.keyboard.press("Escape")
-        page.wait_for_selector("#panel", state="hidden")
-        page.fill("#text", "cat 299")
-        page.press("#text", "Enter")
-        watched.until("document.querySelector('#panel h2')?.textContent.startsWith('cat 299.png')")
-        page.click("#panel .close")
-        page.wait_for_selector('.tile[data-row="299"]')
-        assert page.evaluate("document.activeElement.dataset.row") == "299"
-        page.keyboard.press("ArrowLeft")
-        assert page.evaluate("document.activeElement.dataset.row") == "298"
-        page.fill("#text", "no such cat")
-        page.press("#text", "Enter")
-        watched.until("document.querySelector('#message').textContent.includes('no such cat')")
-        watched.check()
-
-
-def test_a_long_wall_has_few_elements(tmp_path):
-    """Scrolled from end to end, the page never holds more than what is about in view."""
-    rng = np.random.default_rng(0)
-    engine = SearchEngine(4, max_iter=5, tol=0, init="random").fit(rng.integers(0, 256, (40, 8, 8), dtype=np.uint8))
-    rows = np.arange(15_747) % 40
-    model = dataclasses.replace(engine.model, W=engine.model.W[rows])
-    large = SearchEngine.from_model(model, engine.matrix()[rows])
-    with running(create_app(large)) as home, chromium() as browser:
-        watched = Watched(browser, 1600, home)
-        page = watched.page
-        page.goto(home)
-        page.wait_for_selector(".tile")
-        most = 0
-        for share in (0.0, 0.3, 0.31, 0.7, 1.0):
-            page.evaluate(f"wall.scrollTop = {share} * (wall.scrollHeight - wall.clientHeight)")
-            page.wait_for_timeout(50)
-            most = max(most, page.locator(".tile").count())
-        page.wait_for_selector('.tile[data-row="15746"]')
-        assert most < 700
-        watched.check()
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .. import __version__
 from .._text import FAINT, part_name, printable, share_text
 from ..analysis import (
     class_means,
+    clusters,
     components_for_share,
     explained_share,
     rank,
@@ -47,6 +48,7 @@ Array = NDArray[Any]
 _LONGEST = 128  # pixels of a picture's longer side
 _EXAMPLES, _RANKED = 12, 8  # pictures shown
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
+_CLUSTERS, _MEMBERS = 8, 9  # groups of pictures, and how many of each are shown
 _CLASSES = 30  # more classes than this are no classes but names
 _CLASS_PARTS = 6  # parts shown per class
 _UNSTABLE = 0.8  # a part with a smaller mean cosine to those of other starts is said to be unstable
@@ -104,6 +106,7 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
         "ranked": drawing.ranked(),
         "convergence": drawing.convergence(),
         "classes": drawing.classes(),
+        "clusters": drawing.clusters(),
         "neighbours": drawing.neighbours(),
     }
     return template.render(
@@ -385,6 +388,22 @@ class _Drawing:
                     ],
                 }
             )
+        return told
+
+    def clusters(self) -> list[dict[str, object]]:
+        """Group pictures that are made of the same parts; show the members nearest each centre."""
+        if self.X is None or self.shape is None or len(self.engine) < 2 * _CLUSTERS:
+            return []
+        groups = clusters(self.model.W, _CLUSTERS)
+        told: list[dict[str, object]] = []
+        for number, count in enumerate(groups.counts.tolist()):
+            rows = groups.nearest(number, _MEMBERS)
+            pictures = [self.picture(pixels) for pixels in self.engine.originals(rows)]
+            tiles = [
+                {"title": self.engine.title(row), "picture": picture}
+                for row, picture in zip(rows.tolist(), pictures, strict=True)
+            ]
+            told.append({"name": f"Cluster {number + 1}", "count": f"{count:,}", "tiles": tiles})
         return told
 
     # --- neighbours -------------------------------------------------------------------------------
