@@ -3,5 +3,6 @@
 from .cosine import CosineIndex, cosine_topk
 from .engine import Explanation, Found, SearchEngine
 from .spaces import SPACES
+from .update import Changes
 
-__all__ = ["SPACES", "CosineIndex", "Explanation", "Found", "SearchEngine", "cosine_topk"]
+__all__ = ["SPACES", "Changes", "CosineIndex", "Explanation", "Found", "SearchEngine", "cosine_topk"]
