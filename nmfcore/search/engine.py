@@ -298,7 +298,7 @@ class SearchEngine:
 
         begun = time.time_ns()
         pictures = _pictures(source, size, rgb, skip_broken, progress)
-        files = None if isinstance(source, Pictures) else noted(pictures, begun)
+        files = noted(pictures, None if isinstance(source, Pictures) else begun)
         estimator = NMF(**self.settings)
         norm = frobenius_norm(pictures.matrix)
         with fit_shown(estimator, norm, progress is True):

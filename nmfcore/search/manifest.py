@@ -192,15 +192,16 @@ def file_of(name: str) -> str:
     return name
 
 
-def noted(pictures: Pictures, begun: int) -> dict[str, object] | None:
+def noted(pictures: Pictures, begun: int | None) -> dict[str, object] | None:
     """Note the files that pictures were just read from.
 
     Parameters
     ----------
     pictures : Pictures
         As they were read from a folder.
-    begun : int
-        ``time.time_ns()`` before they were read. What is known of a file that was written later is not kept.
+    begun : int or None
+        ``time.time_ns()`` before they were read. What is known of a file that was written later is not kept. None: they
+        were read at an unknown time, and nothing is known of any file but its name.
 
     Returns
     -------
@@ -213,14 +214,13 @@ def noted(pictures: Pictures, begun: int) -> dict[str, object] | None:
     if not root.is_dir():
         return None
     owners = tuple(map(file_of, pictures.names))
-    names = list(dict.fromkeys(owners))
     records = {}
-    stats = {name: stat for name in names if (stat := _stat(root / name)) is not None}
+    names = [] if begun is None else list(dict.fromkeys(owners))
+    stats = {name: seen for name in names if (seen := _stat(root / name)) is not None}
     for name, digest in digests_of(root, stats).items():
-        stat = stats[name]
-        sure = isinstance(digest, bytes) and max(stat.st_mtime_ns, stat.st_ctime_ns) < begun - _TICK
-        if sure:
-            records[name] = Record(stat.st_size, stat.st_mtime_ns, cast(bytes, digest))
+        seen = stats[name]
+        if isinstance(digest, bytes) and sure_time(max(seen.st_mtime_ns, seen.st_ctime_ns), begun or 0) != UNSURE:
+            records[name] = Record(seen.st_size, seen.st_mtime_ns, digest)
     chosen = pictures.selection
     return Manifest(
         str(root), bool(chosen["recursive"]), tuple(cast("list[str]", chosen["exclude"])), records, owners
