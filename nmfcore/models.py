@@ -11,6 +11,8 @@ A model file is a plain numpy archive that any version of numpy opens::
     scales, component_stability   k numbers each (absent where the estimator has none)
     runs_<name>      init_losses of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
+    files_<name>     sizes, dates and digests of the picture files, and the file of each row (absent for other data)
+    places           n_samples, int64: where the row's original lies in pictures.npy (absent where that is its number)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
 leaves either the old file or the new one. `model_of` makes a `Model` from a fitted estimator, and `estimator_from`
@@ -43,8 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "save"]
 
 FORMAT = "nmfcore-model"
-VERSION = 1
-_HISTORY, _STATE, _RANK, _RUNS = "history_", "state_", "rank_", "runs_"
+VERSION = 2
+_SINCE_PLACES = 2  # earlier readers would show the wrong originals of a model with places
+_HISTORY, _STATE, _RANK, _RUNS, _FILES = "history_", "state_", "rank_", "runs_", "files_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 _OF_RUNS = ("init_losses",)
 # Attributes that `partial_fit` needs beside its memory.
@@ -121,6 +124,11 @@ class Model:
         ``component_stability_`` of the estimator; None where it has made a single run.
     rank_selection : dict or None
         How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
+    files : dict or None
+        Which picture files the rows were made of, see `nmfcore.search.manifest`; None where they were made of other
+        data, or by an nmfcore that did not keep it.
+    places : ndarray of shape (n_samples,), int64, or None
+        In which row of the ``pictures.npy`` beside the model the original of each row lies; None: in its own.
 
     Examples
     --------
@@ -155,6 +163,8 @@ class Model:
     init_losses: np.ndarray | None = None
     component_stability: np.ndarray | None = None
     rank_selection: dict[str, Any] | None = None
+    files: dict[str, object] | None = None
+    places: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if "loss" in self.history and "accepted" not in self.history:
@@ -253,7 +263,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     _check_sizes(model)
     meta = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if model.places is None else _SINCE_PLACES,
         "estimator": model.estimator,
         "parameters": {name: _plain(name, value) for name, value in model.parameters.items()},
         "shape": None if model.shape is None else [int(side) for side in model.shape],
@@ -294,6 +304,12 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         inner = {name: value for name, value in model.state.items() if isinstance(value, np.ndarray)}
         meta["state"] = {name: _plain(name, value) for name, value in model.state.items() if name not in inner}
         arrays |= {_STATE + name: value for name, value in inner.items()}
+    if model.files is not None:
+        inner = {name: value for name, value in model.files.items() if isinstance(value, np.ndarray)}
+        meta["files"] = {name: value for name, value in model.files.items() if name not in inner}
+        arrays |= {_FILES + name: value for name, value in inner.items()}
+    if model.places is not None:
+        arrays["places"] = np.asarray(model.places, np.int64)
     arrays["meta"] = np.array(json.dumps(meta))  # ASCII only, so file names that are no valid Unicode survive
     with replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -353,6 +369,9 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     state = meta.get("state")
     if state is not None:
         state = dict(state) | {name[len(_STATE) :]: archive.array(name) for name in names if name.startswith(_STATE)}
+    files = meta.get("files")
+    if files is not None:
+        files = dict(files) | {name[len(_FILES) :]: archive.array(name) for name in names if name.startswith(_FILES)}
     for name in ("W", "components"):
         if name not in names:
             raise ValueError(f"it holds no '{name}'")
@@ -383,6 +402,8 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         n_steps=_whole(meta.get("n_steps", 0)),
         state=state,
         rank_selection=rank,
+        files=files,
+        places=archive.array("places") if "places" in names else None,
         **{name: archive.array(name) for name in _BY_COMPONENT if name in names},
         **{name: archive.array(_RUNS + name) for name in _OF_RUNS if _RUNS + name in names},
     )
@@ -488,6 +509,9 @@ def _check_contents(model: Model) -> None:
         curve = [model.rank_selection.get(name, np.zeros((0, 0))) for name in ("k", "test", "spread")]
         if any(A.ndim != 1 or A.shape != curve[0].shape or A.dtype != np.float64 for A in curve):
             raise ValueError("the curve of its rank selection is not whole")
+    places = model.places
+    if places is not None and (places.dtype != np.int64 or places.ndim != 1 or places.min(initial=0) < 0):
+        raise ValueError(f"the places of the originals are {shortened(places.dtype, 30)} of shape {places.shape}")
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
@@ -510,7 +534,7 @@ def _check_sizes(model: Model) -> None:
         raise ValueError(f"the picture shape {model.shape} does not fit components with {components.shape[1]} features")
     if model.component_stability is not None and len(model.component_stability) != len(components):
         raise ValueError(f"expected {len(components)} stabilities, but got {len(model.component_stability)}")
-    for what, values in (("names", model.names), ("labels", model.labels)):
+    for what, values in (("names", model.names), ("labels", model.labels), ("places", model.places)):
         if values is not None and len(values) != W.shape[0]:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 

@@ -304,6 +304,16 @@ def _app() -> Any:
                 rich_help_panel="Input",
             ),
         ] = False,
+        exclude: Annotated[
+            list[str] | None,
+            Option(
+                metavar="PATTERN",
+                help="Leave out files and subfolders of a folder of pictures whose name, or path below it, matches, "
+                "like '*.gif', drafts or 'cats/old*'; may be given several times.",
+                show_default="none are left out",
+                rich_help_panel="Input",
+            ),
+        ] = None,
         device: Annotated[
             str | None,
             Option(
@@ -346,6 +356,17 @@ def _app() -> Any:
                 rich_help_panel="Output",
             ),
         ] = False,
+        begin: Annotated[
+            str | None,
+            Option(
+                "--from",
+                metavar="MODEL",
+                help="Begin with the parts of this model: its number of parts, its size of pictures, and its SOURCE if "
+                "none is given.",
+                show_default="a new start",
+                rich_help_panel="Model",
+            ),
+        ] = None,
     ) -> None:
         """Learn the parts of pictures, and write what was learned to a folder.
 
@@ -384,8 +405,10 @@ def _app() -> Any:
                 "device": device,
             }
             shape = size_option(size)
-            how = {"crop": crop, "background": background, "recursive": recursive}
-            code = command.fit(source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler, how)
+            how = {"crop": crop, "background": background, "recursive": recursive, "exclude": exclude or []}
+            code = command.fit(
+                source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler, how, begin
+            )
         raise typer.Exit(code)
 
     @app.command()
@@ -830,6 +853,44 @@ def _app() -> Any:
 
         with errors_as_sentences():
             command.transform(folder, source, out, skip_broken, force)
+
+    @app.command()
+    def update(
+        folder: Annotated[str, model],
+        pictures: Annotated[
+            str | None,
+            Argument(
+                metavar="FOLDER",
+                help="The folder of pictures. Without it, the one that the model was made of.",
+                show_default=False,
+            ),
+        ] = None,
+        yes: Annotated[
+            bool,
+            Option(
+                "--yes", help="Go on although more than half of the pictures are gone; without it, that is refused."
+            ),
+        ] = False,
+    ) -> None:
+        """Follow a folder of pictures that has changed since the fit: new pictures are coded, the parts stay.
+
+        Files of the same size and date are left alone; of others the content decides what is new, changed or renamed.
+        Pictures that are gone are taken out of the model. Killed at any moment, this leaves the former model or the
+        new one.
+
+        Examples
+        --------
+            nmfcore update nmfcore-pictures
+
+            nmfcore update nmfcore-pictures moved/pictures --yes
+
+        Next: nmfcore search MODEL; where new pictures are unlike the former ones, nmfcore fit FOLDER --from MODEL.
+        """
+        from . import update as command
+        from .common import errors_as_sentences
+
+        with errors_as_sentences():
+            command.update(folder, pictures, yes)
 
     @app.command()
     def report(

@@ -74,29 +74,41 @@ def fit(
     keep: bool | None = None,
     scheduler: str | None = None,
     how: dict[str, Any] | None = None,
+    begin: str | None = None,
 ) -> int:
     """Run the command; return its exit code."""
     import numpy as np
     from rich.console import Console
 
     from ..rows.disk import ReadError
+    from ..search.manifest import noted
 
     notes = Console(stderr=True)
+    start = None
+    if begin is not None:
+        from .again import beginning
+
+        start = beginning(begin, source, k, settings, size, scheduler, how or {})
+        source, k, size, how, rgb = start.source, start.k, start.size, start.how, start.rgb or rgb
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
     target = _target(source, out)
     _check_target(target, force)
     _check_source(source)
     _check_device(settings["device"])
     try:
+        begun = time.time_ns()
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
+        files = noted(pictures, begun)
         guessed = k is None
         k, selection = _number_of_components(k, pictures, settings, notes)
-        result = _factorise(pictures, k, settings, notes, scheduler, selection)
+        H = None if start is None else start.parts(pictures)
+        result = _factorise(pictures, k, settings, notes, scheduler, selection, H)
+        result = dataclasses.replace(result, model=dataclasses.replace(result.model, files=files))
     except MemoryError as error:
         raise Stop(_about_memory(source)) from error
     except ReadError as error:
@@ -223,7 +235,7 @@ def _number_of_components(
 
 def _factorise(
     pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None,
-    selection: "RankSelection | None" = None,
+    selection: "RankSelection | None" = None, H: "np.ndarray | None" = None,
 ) -> _Result:  # fmt: skip
     from ..estimators import NMF
     from ..models import model_of
@@ -248,7 +260,7 @@ def _factorise(
 
         estimator = NMF(k, callback=callback, **settings)
         try:
-            W = as_numpy(estimator.fit_transform(X))
+            W = as_numpy(estimator.fit_transform(X) if H is None else estimator.fit_transform(X, H=H))
         except KeyboardInterrupt:
             if last is None:
                 raise

@@ -31,6 +31,8 @@ PICTURE_SUFFIXES = frozenset(
 )
 # Pillow may open no other format, whatever a file is called: some of its decoders start programs (EPS).
 PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+HEIF_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".hif"})  # read where pillow-heif is installed
+HEIF_FORMATS = ("HEIF", "AVIF")
 # A JPEG may hold more pictures, too (MPO); those are previews of the first one, so it counts as one picture.
 STACKS = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
 # Files of these kinds often hold several pages, or more than 8 bits: they are looked through before they are decoded.
@@ -170,7 +172,30 @@ def _formats() -> tuple[str, ...]:
     """Return those of the formats that this Pillow was built with."""
     Image = pillow()
     Image.init()
-    return tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)
+    _register_heif()
+    return tuple(name for name in (*PICTURE_FORMATS, *HEIF_FORMATS) if name in Image.OPEN)
+
+
+def _register_heif() -> None:
+    """Let Pillow open HEIC, and AVIF where it does not by itself, if pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+    if "AVIF" not in pillow().OPEN and hasattr(pillow_heif, "register_avif_opener"):  # versions before 1.0
+        pillow_heif.register_avif_opener()
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """Return the suffixes of picture files that can be read here: `PICTURE_SUFFIXES`, and those of HEIC and AVIF."""
+    try:
+        formats = _formats()
+    except ImportError:  # without Pillow none is read, which is said where one is opened
+        return PICTURE_SUFFIXES
+    heif = HEIF_SUFFIXES - {".avif"} if "HEIF" in formats else frozenset()
+    return PICTURE_SUFFIXES | heif | ({".avif"} if "AVIF" in formats else frozenset())
 
 
 # --- what a file holds ----------------------------------------------------------------------------

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import logging
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .._files import shortened
-from ._decoding import PICTURE_SUFFIXES
+from ._decoding import HEIF_SUFFIXES, picture_suffixes
 from .pictures import InputError
 
 logger = logging.getLogger("nmfcore")
 
 # Pictures that a folder may hold and that are not read.
 UNREADABLE = frozenset(
-    {".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits", ".hdr", ".heic", ".heif", ".ico"}
+    {".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".eps", ".exr", ".fits", ".hdr", ".ico", *HEIF_SUFFIXES}
     | {".icns", ".jxl", ".jxr", ".nef", ".nii", ".orf", ".pcx", ".pdf", ".pfm", ".psd", ".raf", ".raw", ".rw2", ".sgi"}
     | {".svg", ".xbm", ".xcf", ".xpm"}
 )
 TABLES = frozenset({".gz", ".csv", ".tsv", ".npy", ".npz", ".h5", ".h5ad", ".hdf5"})
 _NAMED = 3  # folders or kinds that a message lists
+_MODEL = "model.npz"  # a folder with this file holds what nmfcore fit wrote, with these drawings beside it
+_DRAWN = frozenset({"components.png", "reconstructions.png", "convergence.png"})
+_SERVICE = frozenset({"@eaDir"})  # folders of previews, as Synology's systems make them
 
 
 class Listing(NamedTuple):
@@ -37,10 +41,13 @@ class Listing(NamedTuple):
         The files, in natural order.
     names : list of str
         Their paths below the folder, parts separated by "/".
+    unread : tuple of str
+        Folders below it that cannot be read, "cats/" for one, so that it is not known what they hold.
     """
 
     files: list[Path]
     names: list[str]
+    unread: tuple[str, ...] = ()
 
     def labels(self) -> list[str] | None:
         """Return the first folder of each path, "" for pictures beside the folders; None if there are no folders."""
@@ -48,8 +55,11 @@ class Listing(NamedTuple):
         return labels if any(labels) else None
 
 
-def listing(root: Path, recursive: bool) -> Listing:
+def listing(root: Path, recursive: bool, exclude: str | Sequence[str] = ()) -> Listing:
     """List the pictures of a folder, and say what of it is not read.
+
+    Hidden files and folders, folders called "@eaDir", links to folders, and the drawings that ``nmfcore fit`` puts
+    beside a model are left out.
 
     Parameters
     ----------
@@ -57,6 +67,8 @@ def listing(root: Path, recursive: bool) -> Listing:
         The folder.
     recursive : bool
         Whether the folders in it are read, too.
+    exclude : str or sequence of str
+        Patterns of what is left out, as `load_images` describes them. Defaults to none.
 
     Returns
     -------
@@ -75,7 +87,8 @@ def listing(root: Path, recursive: bool) -> Listing:
     found: list[tuple[str, Path]] = []
     others: Counter[str] = Counter()
     folders: list[str] = []
-    for folder, name, is_folder in _entries(root, recursive):
+    walk = _Walk(root, recursive, excluding(exclude))
+    for folder, name, is_folder in walk.entries():
         if is_folder:
             folders.append(name)
         elif _is_picture(name):
@@ -85,8 +98,9 @@ def listing(root: Path, recursive: bool) -> Listing:
     found.sort(key=lambda pair: [natural(part) for part in pair[0].split("/")])
     below = {} if recursive else _pictures_below(root, folders)
     if not found:
-        raise InputError(_empty_folder(root, below))
+        raise InputError(_empty_folder(root, below, walk.excluded))
     _say_what_is_passed_over(root, others, below, len(found))
+    walk.say()
     if recursive:
         stray = [name for name, _ in found if "/" not in name]
         if stray and len(stray) < len(found):
@@ -97,7 +111,33 @@ def listing(root: Path, recursive: bool) -> Listing:
                 UserWarning,
                 stacklevel=4,
             )
-    return Listing([entry for _, entry in found], [name for name, _ in found])
+    return Listing([entry for _, entry in found], [name for name, _ in found], tuple(walk.unread))
+
+
+def excluding(exclude: str | Sequence[str]) -> Callable[[str, str], bool]:
+    """Return a function of a folder ("" or "cats/") and a name in it that says whether a pattern leaves it out.
+
+    Parameters
+    ----------
+    exclude : str or sequence of str
+        Patterns, as `load_images` describes them.
+
+    Returns
+    -------
+    callable(folder, name)
+
+    Raises
+    ------
+    ValueError
+        When these are no texts.
+    """
+    given = [exclude] if isinstance(exclude, str) else list(exclude)
+    if not all(isinstance(pattern, str) and pattern for pattern in given):
+        raise ValueError(f"exclude must be a pattern, like '*.gif', or several of them, got {shortened(exclude)!r}")
+    whole = [fnmatch.translate(pattern.strip("/")) for pattern in given if "/" in pattern.strip("/")]
+    single = [fnmatch.translate(pattern.strip("/")) for pattern in given if "/" not in pattern.strip("/")]
+    of_path, of_name = (re.compile("|".join(f"(?:{each})" for each in group) or "(?!)") for group in (whole, single))
+    return lambda folder, name: bool(of_name.match(name) or of_path.match(f"{folder}{name}"))
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -107,24 +147,62 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return os.path.splitext(name)[1].lower() in picture_suffixes()
 
 
-def _entries(root: Path, recursive: bool) -> Iterator[tuple[str, str, bool]]:
-    """Yield the folder ("" or "cats/"), the name, and whether it is a folder, of all that is not hidden."""
-    if not recursive:
-        with os.scandir(root) as entries:
-            yield from (("", entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
-        return
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # links may go in circles
-            continue
-        seen.add(real)
-        below = Path(folder).relative_to(root).as_posix()
-        yield from (("" if below == "." else f"{below}/", name, False) for name in files if not name.startswith("."))
+class _Walk:
+    """What a folder holds, but for what is hidden, excluded, a folder of previews, or drawn by nmfcore fit."""
+
+    def __init__(self, root: Path, recursive: bool, excludes: Callable[[str, str], bool]):
+        self.root, self.recursive, self.excludes = root, recursive, excludes
+        self.unread: list[str] = []
+        self.excluded = self.links = self.drawn = 0
+
+    def entries(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield the folder ("" or "cats/"), the name, and whether it is a folder."""
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with os.scandir(self.root / folder) as scan:
+                    entries = [entry for entry in scan if not entry.name.startswith(".")]
+            except OSError:
+                if not folder:
+                    raise
+                self.unread.append(folder)
+                continue
+            ours = any(entry.name == _MODEL for entry in entries)
+            for entry in entries:
+                if self.excludes(folder, entry.name):
+                    self.excluded += 1
+                elif ours and entry.name in _DRAWN:
+                    self.drawn += 1
+                elif not _is_folder(entry):
+                    yield folder, entry.name, False
+                elif entry.name in _SERVICE:
+                    continue
+                elif entry.is_symlink():  # it may lead in a circle, or far away
+                    self.links += 1
+                elif self.recursive:
+                    waiting.append(f"{folder}{entry.name}/")
+                else:
+                    yield folder, entry.name, True
+
+    def say(self) -> None:
+        """Say what is passed over although a picture may be in it."""
+        if self.unread:
+            one = len(self.unread) == 1
+            warnings.warn(
+                f"{_count(len(self.unread), 'folder')} below '{self.root}' ('{shortened(self.unread[0])}'"
+                f"{'' if one else ', …'}) cannot be read and {'is' if one else 'are'} passed over: give yourself the "
+                "right to read what is in there",
+                UserWarning,
+                stacklevel=5,
+            )
+        if self.recursive and self.links:
+            logger.info("%s to folders in '%s' are not followed", _count(self.links, "link"), self.root)
+        if self.drawn:
+            logger.info("%s of nmfcore fit in '%s' are no pictures to learn", _count(self.drawn, "drawing"), self.root)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -139,7 +217,8 @@ def _pictures_below(root: Path, folders: Sequence[str]) -> dict[str, int]:
     below = {}
     for name in sorted(folders, key=natural):
         try:
-            count = sum(_is_picture(each) for _, each, is_folder in _entries(root / name, False) if not is_folder)
+            entries = _Walk(root / name, False, excluding(())).entries()
+            count = sum(_is_picture(each) for _, each, is_folder in entries if not is_folder)
         except OSError:  # a folder that may not be entered
             continue
         if count:
@@ -161,8 +240,7 @@ def _say_what_is_passed_over(root: Path, others: Counter[str], below: dict[str, 
     if lost:
         warnings.warn(
             f"{_count(sum(lost.values()), 'picture')} of '{root}' in formats that are not read "
-            f"{'is' if sum(lost.values()) == 1 else 'are'} passed over ({_counted(lost)}): save them as PNG, TIFF or "
-            "JPEG",
+            f"{'is' if sum(lost.values()) == 1 else 'are'} passed over ({_counted(lost)}): {_how_to_read(lost)}",
             UserWarning,
             stacklevel=5,
         )
@@ -171,8 +249,20 @@ def _say_what_is_passed_over(root: Path, others: Counter[str], below: dict[str, 
         logger.info("passed over in '%s', as no pictures: %s", root, _counted(rest))
 
 
-def _empty_folder(root: Path, below: dict[str, int]) -> str:
+def _how_to_read(lost: Collection[str]) -> str:
+    """Say what to do about pictures of formats that are not read."""
+    heif = [suffix for suffix in lost if suffix in HEIF_SUFFIXES]
+    if not heif:
+        return "save them as PNG, TIFF or JPEG"
+    if len(heif) == len(lost):
+        return "pip install 'nmfcore[heic]' reads them"
+    return "pip install 'nmfcore[heic]' reads HEIC and AVIF, and the others can be saved as PNG, TIFF or JPEG"
+
+
+def _empty_folder(root: Path, below: dict[str, int], excluded: int = 0) -> str:
     message = f"the folder '{root}' holds no pictures (jpg, png, tif, pgm, bmp, gif, webp)"
+    if excluded:
+        message += f", but for what exclude leaves out ({excluded:,})"
     if len(below) == 1:
         (name,) = below
         return f"{message}; its subfolder does: give '{root / name}'"
@@ -187,7 +277,7 @@ def _empty_folder(root: Path, below: dict[str, int]) -> str:
             return f"{message}; to read a file in it, give the file itself, like '{entry}'"
     kinds = Counter(entry.suffix.lower() for entry in entries if entry.suffix.lower() in UNREADABLE)
     if kinds:
-        return f"{message}, but {_counted(kinds)}, which are not read: save them as PNG, TIFF or JPEG"
+        return f"{message}, but {_counted(kinds)}, which are not read: {_how_to_read(kinds)}"
     if any(entry.is_dir() for entry in entries):
         return f"{message}: give a folder that does, or --recursive (recursive=True) to look in its subfolders"
     return f"{message}: give a folder that does"

@@ -17,7 +17,7 @@ from ._decoding import Decoding, Mode, check_mode, colour
 from ._listing import listing
 from ._progress import Progress
 from .folders import load_images
-from .pictures import InputError, Pictures
+from .pictures import InputError, Pictures, selection
 
 __all__ = ["cached_images"]
 
@@ -35,6 +35,7 @@ def cached_images(
     background: str | Sequence[int] = "white",
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
+    exclude: str | Sequence[str] = (),
 ) -> Pictures:
     """Decode a folder of pictures once, into a file beside it, and map that file from then on.
 
@@ -62,6 +63,8 @@ def cached_images(
     recursive : bool
         As for `load_images`.
     labels : {"folder", None}
+        As for `load_images`.
+    exclude : str or sequence of str
         As for `load_images`.
 
     Returns
@@ -95,7 +98,7 @@ def cached_images(
     """
     check_mode(mode)
     root = Path(os.path.realpath(Path(folder).expanduser()))
-    found = listing(root, recursive)
+    found = listing(root, recursive, exclude)
     matrix, about = (root.with_name(f"{root.name}.nmfcore{suffix}") for suffix in (".npy", ".json"))
     asked = {
         "format": _CACHE,
@@ -109,7 +112,7 @@ def cached_images(
         "files": [[name, _size_and_date(file)] for name, file in zip(found.names, found.files, strict=True)],
     }
     cache = _cache(about, matrix)
-    pictures = None if cache is None else _pictures(cache, asked, matrix, str(folder))
+    pictures = None if cache is None else _pictures(cache, asked, matrix, str(folder), recursive, exclude)
     if pictures is not None:
         return pictures
     if cache is not None:  # the description is removed first, so that it never describes another matrix
@@ -120,6 +123,7 @@ def cached_images(
         made = load_images(
             folder, size, mode, skip_broken, progress,
             out=new, crop=crop, background=background, recursive=recursive, labels=labels,
+            exclude=exclude,
         )  # fmt: skip
         cache = {
             **asked,
@@ -136,7 +140,7 @@ def cached_images(
         sync_folder(matrix.parent)
     finally:
         new.unlink(missing_ok=True)
-    pictures = _pictures(json.loads(about.read_bytes()), asked, matrix, str(folder))
+    pictures = _pictures(json.loads(about.read_bytes()), asked, matrix, str(folder), recursive, exclude)
     if pictures is None:
         raise InputError(f"'{matrix}' was changed by another program while it was written: run this once more")
     return pictures
@@ -179,7 +183,10 @@ def _was_ours(about: Path) -> bool:
         return False
 
 
-def _pictures(cache: dict[str, Any], asked: dict[str, Any], matrix: Path, source: str) -> Pictures | None:
+def _pictures(
+    cache: dict[str, Any], asked: dict[str, Any], matrix: Path, source: str, recursive: bool,
+    exclude: str | Sequence[str],
+) -> Pictures | None:  # fmt: skip
     """Return the pictures of a cache; None if it holds others than those asked for, or is damaged."""
     if {name: cache.get(name) for name in asked} != asked or cache.get("matrix") != _size_and_date(matrix):
         return None
@@ -198,7 +205,8 @@ def _pictures(cache: dict[str, Any], asked: dict[str, Any], matrix: Path, source
         )
     except (FileFault, OSError, ValueError, KeyError, TypeError):
         return None
-    return Pictures(rows, shape, names, labels, source, skipped, decoding) if whole else None
+    how = selection(recursive, exclude)
+    return Pictures(rows, shape, names, labels, source, skipped, decoding, how) if whole else None
 
 
 def _is_of_pixels(matrix: Path) -> bool:

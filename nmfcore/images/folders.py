@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,7 @@ from ._listing import Listing, listing
 from ._progress import Progress, showing
 from ._shared import size_text
 from ._to_file import check_new, decode_to_file
-from .pictures import InputError, Pictures, Shape
+from .pictures import InputError, Pictures, Shape, selection
 
 __all__ = ["load_images"]
 
@@ -61,15 +61,17 @@ def load_images(
     background: str | Sequence[int] = "white",
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
+    exclude: str | Sequence[str] = (),
     decoding: Mapping[str, object] | None = None,
 ) -> Pictures:
     """Decode a folder of pictures into one uint8 matrix, grey or in colour.
 
     Files are taken in natural order (``2.jpg`` before ``10.jpg``) and turned upright as their EXIF
     data says; metadata that cannot be read is ignored. Every page of a TIFF, GIF, WebP or animated
-    PNG file is a row; pages that are smaller copies of others are left out. Hidden files are
-    passed over in silence; how many others were passed over, by suffix, goes to the log
-    ``nmfcore``, and a warning says so where they are pictures.
+    PNG file is a row; pages that are smaller copies of others are left out. Hidden files and folders
+    called ``@eaDir`` are passed over in silence; how many others were passed over, by suffix, goes to
+    the log ``nmfcore``, and a warning says so where they are pictures. HEIC is read where pillow-heif
+    is installed (``pip install 'nmfcore[heic]'``), and AVIF where Pillow or pillow-heif reads it.
 
     Parameters
     ----------
@@ -100,10 +102,17 @@ def load_images(
         The colour that transparent pictures are laid on: a name, "#rrggbb", or red, green and blue
         from 0 to 255. What lies beneath transparent pixels does not matter.
     recursive : bool
-        Whether pictures in subfolders, and in theirs, are read, too.
+        Whether pictures in subfolders, and in theirs, are read, too. Names are paths below `folder`
+        then, with "/" between their parts. Links to folders are not followed, and what
+        ``nmfcore fit`` has drawn beside a model is left out.
     labels : {"folder", None}
         With `recursive`, "folder" makes the name of the subfolder of `folder` that a picture lies
-        in its label, and "" the label of pictures that lie in none. None gives no labels.
+        in its label (the first one of "cats/small/1.png"), and "" the label of pictures that lie in
+        none. None gives no labels.
+    exclude : str or sequence of str
+        Patterns of what is left out, with ``*``, ``?`` and ``[…]`` as in a shell. One without "/", like
+        "*.gif" or "drafts", is compared with the names of files and of subfolders; one with "/", like
+        "cats/old*", with paths below `folder`. Defaults to none.
     decoding : mapping or None
         ``decoding`` of other pictures or of a model, to decode these like those: it replaces `crop`
         and `background`, and says how many grey levels become 256.
@@ -120,7 +129,7 @@ def load_images(
         When the folder is missing or holds no picture, a picture is broken or of other
         proportions, or `out` exists or there is no room for it.
     ValueError
-        When the mode is neither of the two.
+        When the mode is neither of the two, or a pattern to exclude is no text.
     ImportError
         When Pillow is missing.
     OSError
@@ -151,19 +160,60 @@ def load_images(
     target = None if out is None else Path(out).expanduser()
     if target is not None:
         check_new(target)
-    found = Listing([root], [root.name]) if root.is_file() else listing(root, recursive)
+    found = Listing([root], [root.name]) if root.is_file() else listing(root, recursive, exclude)
     given = found.labels() if recursive and labels == "folder" else None
     task = _Task(root, found, given, size, how, skip_broken, target)
-    with warnings.catch_warnings(), showing(progress) as show:
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error below
-        warnings.simplefilter("error", pillow().DecompressionBombWarning)
-        try:
-            pictures = task.run(show, any(file.suffix.lower() in LOOKED_THROUGH for file in found.files))
-        except LookFirst:  # suffixes do not say what the files are
-            pictures = task.run(show, True)
+    with showing(progress) as show:
+        pictures = task.decoded(show)
     for text in task.said:
         warnings.warn(text, UserWarning, stacklevel=2)
-    return pictures
+    return pictures if root.is_file() else replace(pictures, selection=selection(recursive, exclude))
+
+
+def decode_files(
+    root: Path,
+    found: Listing,
+    size: tuple[int, int],
+    mode: Mode,
+    decoding: Mapping[str, object],
+    progress: Progress | None = None,
+) -> tuple[Pictures | None, dict[str, str]]:
+    """Decode some files of a folder like those of a model.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    found : Listing
+        The files.
+    size : tuple of (height, width)
+        Size of every picture.
+    mode : {"L", "RGB"}
+        Grey, or in colour.
+    decoding : mapping
+        ``decoding`` of the model.
+    progress : callable(done, total) or None
+        Called with the number of pictures done.
+
+    Returns
+    -------
+    pictures : Pictures or None
+        Those that can be read; None if there is none.
+    broken : dict of str to str
+        Why the others cannot be read, by name.
+    """
+    task = _Task(root, found, None, size, Decoding.of(decoding, mode), True, None)
+    try:
+        pictures: Pictures | None = task.decoded(progress)
+    except _NoneLeft:
+        pictures = None
+    for text in task.said:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return pictures, task.broken
+
+
+class _NoneLeft(InputError):
+    """None of the pictures can be read."""
 
 
 def _decoding(
@@ -196,10 +246,21 @@ class _Task:
     skip_broken: bool
     out: Path | None
     said: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)  # why pages were skipped, by name
+
+    def decoded(self, progress: Progress | None) -> Pictures:
+        """Decode everything, after a look through the files where they may have several pages or many grey levels."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error
+            warnings.simplefilter("error", pillow().DecompressionBombWarning)
+            try:
+                return self.run(progress, any(file.suffix.lower() in LOOKED_THROUGH for file in self.found.files))
+            except LookFirst:  # suffixes do not say what the files are
+                return self.run(progress, True)
 
     def run(self, progress: Progress | None, looked_through: bool) -> Pictures:
         """Decode everything; raise `LookFirst` if files are to be looked through before that."""
-        self.said, skipped, how, size = [], [], self.how, self.size
+        self.said, self.broken, skipped, how, size = [], {}, [], self.how, self.size
         pages = self._pages([None] * len(self.found.files))
         if looked_through:
             looks = self._looks()
@@ -211,6 +272,7 @@ class _Task:
                 odd = isinstance(reason, OddShape)
                 many = self._odd_shapes(pages, size) if odd and size is not None else ""
                 raise InputError(f"'{page.file}' {reason}{many}: {_advice(odd, self.how.whose)}")
+            self.broken[page.name] = str(reason)
             skipped.append(f"'{page.name}' {reason}")
 
         total = len(pages)
@@ -252,13 +314,13 @@ class _Task:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
             if not kept:
-                raise InputError(none_left())
+                raise _NoneLeft(none_left())
 
         def none_left() -> str:
             return f"none of the {total} pictures in '{self.root}' can be read; the first: {skipped[0]}"
 
         if size is None:
-            raise InputError(none_left())
+            raise _NoneLeft(none_left())
         shape: Shape = size if how.mode == "L" else (*size, 3)
         if self.out is None:
             matrix = _allocate(self.root, len(pages), shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,11 @@ class InputError(ValueError):
     """
 
     __module__ = "nmfcore.images"  # the name that is imported
+
+
+def selection(recursive: bool, exclude: str | Sequence[str]) -> dict[str, object]:
+    """Return which files of a folder are taken, as plain data."""
+    return {"recursive": recursive, "exclude": [exclude] if isinstance(exclude, str) else list(exclude)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,9 @@ class Pictures:
         How picture files became rows, so that others can be decoded alike: "proportions" ("kept",
         "stretched" or "cropped"), "background" ("#rrggbb"), and "levels", the number of grey levels
         that became 256. None where no picture file was decoded.
+    selection : dict or None
+        Which files of a folder were taken, so that it can be looked through alike: "recursive" and
+        "exclude", as `load_images` has them. None where it was no folder.
 
     Examples
     --------
@@ -67,6 +76,7 @@ class Pictures:
     source: str = ""
     skipped: tuple[str, ...] = ()
     decoding: dict[str, object] | None = None
+    selection: dict[str, object] | None = None
 
     __module__ = "nmfcore.images"  # the name that is imported
 

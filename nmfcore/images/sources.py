@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .._files import FileFault, check_regular, shortened
-from ._decoding import PICTURE_SUFFIXES, Broken, Mode, look
+from ._decoding import Broken, Mode, look, picture_suffixes
 from ._progress import Progress
 from ._shared import sentences, size_text
 from .arrays import named, read_npy
@@ -36,6 +36,7 @@ def read_source(
     background: str | Sequence[int] = "white",
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
+    exclude: str | Sequence[str] = (),
     decoding: Mapping[str, object] | None = None,
 ) -> Pictures:
     """Read pictures from a folder or a file, whatever its kind.
@@ -62,6 +63,8 @@ def read_source(
     recursive : bool
         As for `load_images`.
     labels : {"folder", None}
+        As for `load_images`.
+    exclude : str or sequence of str
         As for `load_images`.
     decoding : mapping or None
         As for `load_images`.
@@ -93,7 +96,8 @@ def read_source(
         if path.is_dir() or _is_stack(path):
             return load_images(
                 path, size, mode, skip_broken, progress,
-                crop=crop, background=background, recursive=recursive, labels=labels, decoding=decoding,
+                crop=crop, background=background, recursive=recursive, labels=labels, exclude=exclude,
+                decoding=decoding,
             )  # fmt: skip
         if not path.exists():
             raise InputError(f"there is no file or folder '{path}': check the path")
@@ -108,7 +112,7 @@ def read_source(
 
 def _is_stack(path: Path) -> bool:
     """Whether a file holds several pictures."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in picture_suffixes() or not path.is_file():
         return False
     try:
         return len(look(path).pages) > 1
@@ -123,7 +127,7 @@ def _reader(path: Path) -> Callable[[Path], Pictures]:
         return read_csv
     if inner in (".npy", ".npz") and inner == suffix:
         return read_npy
-    if suffix in PICTURE_SUFFIXES:
+    if suffix in picture_suffixes():
         raise InputError(f"'{path}' is a single picture: give the folder that holds all of them")
     if _idx_header(path) is not None:
         return read_idx

@@ -208,6 +208,8 @@ class _Drawing:
         model = self.model
         if not model.source or model.estimator != "NMF" or not model.parameters.get("n_components"):
             return ""
+        if model.parameters.get("init") == "custom":  # it began with the parts of another model
+            return ""
         words = ["nmfcore", "fit", *([] if model.source == "digits" else [model.source])]
         words += ["-k", str(model.parameters["n_components"])]
         for option, name in _OPTIONS.items():

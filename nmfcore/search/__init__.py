@@ -6,9 +6,11 @@ from .engine import Explanation, Found, SearchEngine
 from .moving import undo_moves
 from .queries import Term
 from .spaces import SPACES
+from .update import Changes
 
 __all__ = [
     "SPACES",
+    "Changes",
     "CosineIndex",
     "DuplicateGroup",
     "Duplicates",

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +33,12 @@ from ..models import load as load_model
 from .cosine import cosine_topk
 from .duplicates import KINDS, Duplicates
 from .finding import MAX_PAIRS, find_duplicates
-from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
+from .folders import MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
+from .manifest import Manifest, noted
 from .names import hint, meant
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
+from .stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..estimators import NMF, MiniBatchNMF
+    from .update import Changes
 
     Given: TypeAlias = str | os.PathLike[str] | Pictures | ArrayLike  # pictures, or where they are
     # One picture: its row number, its name, its file, or itself.
@@ -251,8 +255,9 @@ class SearchEngine:
         self.settings = {"n_components": n_components, "solver": solver, "random_state": random_state, **settings}
         self._model: Model | None = None
         self._estimator: NMF | MiniBatchNMF | None = None
-        self._rows: _Stack | None = None
+        self._rows: Stack | None = None
         self._folder: Path | None = None
+        self._saved: _Saved | None = None
 
     # --- making one -------------------------------------------------------------------------------
 
@@ -305,7 +310,9 @@ class SearchEngine:
         """
         from ..estimators import NMF
 
+        begun = time.time_ns()
         pictures = _pictures(source, size, rgb, skip_broken, progress)
+        files = noted(pictures, None if isinstance(source, Pictures) else begun)
         estimator = NMF(**self.settings)
         norm = frobenius_norm(pictures.matrix)
         with fit_shown(estimator, norm, progress is True):
@@ -313,8 +320,8 @@ class SearchEngine:
         relative = math.nan
         if estimator.beta_loss in ("frobenius", 2) and norm > 0:
             relative = float(estimator.reconstruction_err_) / norm
-        model = model_of(estimator, W, pictures, relative_error=relative)
-        self._set(model, _Stack(pictures.matrix), None)
+        model = model_of(estimator, W, pictures, relative_error=relative, files=files)
+        self._set(model, Stack(pictures.matrix), None)
         return self
 
     @classmethod
@@ -341,7 +348,7 @@ class SearchEngine:
         ModelFileError
             When the model was made by an estimator that this nmfcore does not have.
         """
-        stack = None if pictures is None else _Stack(pictures)
+        stack = None if pictures is None else Stack(pictures)
         if stack is not None and stack.shape != (len(model.W), model.components.shape[1]):
             raise ValueError(
                 f"the pictures {stack.shape} are not those of the model: it was made of {len(model.W):,} rows of "
@@ -381,10 +388,13 @@ class SearchEngine:
         FileNotFoundError: there is no model file 'no-such-folder'
         """
         path = Path(folder)
-        model = load_model(path)
         home = path if path.is_dir() else path.parent
-        stack = _Stack(_mapped(home / PICTURES, model)) if (home / PICTURES).exists() else None
-        return cls._of(model, stack, home, _saved_space(home) if space is None else space)
+        saved = _Saved.of(home)
+        model = load_model(path)
+        stack = Stack(_mapped(home / PICTURES, model), places=model.places) if saved.pictures else None
+        engine = cls._of(model, stack, home, _saved_space(home) if space is None else space)
+        engine._saved = saved
+        return engine
 
     def save(self, folder: str | os.PathLike[str], *, pictures: bool = True, overwrite: bool = False) -> None:
         """Write the engine to a folder, for `load`, `nmfcore.load` and the command line.
@@ -396,6 +406,9 @@ class SearchEngine:
             when they are complete: a crash leaves the old engine or the new one, not parts of both. Other files stay.
             (The working directory, and a folder in one that cannot be written to, keep their places: there the files
             are replaced one after the other.)
+            To the folder that the engine was loaded from, only what is new is written: new originals are put at the
+            end of theirs, and the model takes the place of the former one after that. Killed at any moment, this
+            leaves the old engine or the new one.
         pictures : bool
             Write the originals too, as the command line's ``report`` and ``serve`` want them.
         overwrite : bool
@@ -407,28 +420,61 @@ class SearchEngine:
             When the folder holds a model and ``overwrite`` is false.
         InputError
             When the originals are to be written and are nowhere to be found.
+        ModelFileError
+            When another process has changed the folder since the engine was loaded from it.
         OSError
             When writing fails.
         """
         home, model = Path(folder), self.model
         if (home / MODEL).exists() and not overwrite:
             raise FileExistsError(f"'{home}' holds a model: choose another folder, or overwrite=True replaces it")
-        blocks = self._originals().blocks if pictures else []
+        if self._lives_in(home, pictures):
+            self._save_what_is_new(home)
+            return
+        originals = self._originals() if pictures else None
         with replaced_folder(home) as folder:
-            if pictures:
-                write_rows(blocks, folder / PICTURES)
-            with replacing(folder / SETTINGS) as file:
-                file.write(json.dumps({"space": self.space}).encode() + b"\n")
+            if originals is not None:
+                write_rows([originals], folder / PICTURES)
+            _save_space(folder / SETTINGS, self.space)
             save(model, folder / MODEL)
 
+    def _lives_in(self, home: Path, pictures: bool) -> bool:
+        """Whether the engine was loaded from a folder, with or without originals, so that what it has is there."""
+        saved, stack = self._saved, self._rows
+        if saved is None or self._folder is None or saved.pictures != pictures or not saved.at(home):
+            return False
+        return not pictures or (stack is not None and stack.dtype == stack.blocks[0].dtype)
+
+    def _save_what_is_new(self, home: Path) -> None:
+        assert self._saved is not None
+        with held(home):
+            if _Saved.of(home) != self._saved:
+                raise ModelFileError(f"'{home}' was changed by another process since it was read: load it again")
+            model, stack = self.model, self._rows
+            if self._saved.pictures and stack is not None:
+                known = len(stack.blocks[0])
+                before = append_rows(home / PICTURES, stack.blocks[1:])
+                places = np.arange(len(stack)) if stack.places is None else stack.places
+                # An update that was killed leaves rows in the file that belong to no model.
+                places = np.where(places < known, places, places + (before - known))
+                model = dataclasses.replace(model, places=None if _is_range(places) else places)
+            if _saved_space(home) != self.space:
+                _save_space(home / SETTINGS, self.space)
+            save(model, home / MODEL)
+            self._saved = _Saved.of(home)
+        if self._saved.pictures:
+            self._rows = Stack(_mapped(home / PICTURES, model), places=model.places)
+
     @classmethod
-    def _of(cls, model: Model, rows: _Stack | None, folder: Path | None, space: str) -> SearchEngine:
+    def _of(cls, model: Model, rows: Stack | None, folder: Path | None, space: str) -> SearchEngine:
         engine = cls(len(model.components), space=space)
         engine.settings = dict(model.parameters)
         engine._set(model, rows, folder)
         return engine
 
-    def _set(self, model: Model, rows: _Stack | None, folder: Path | None) -> None:
+    def _set(self, model: Model, rows: Stack | None, folder: Path | None) -> None:
+        if model.places is not None:  # the stack has them
+            model = dataclasses.replace(model, places=None)
         self._model, self._rows, self._folder = model, rows, folder
         self._estimator = estimator_from(model)
         self._spaces: dict[str, Space] = {}
@@ -526,19 +572,21 @@ class SearchEngine:
         Returns
         -------
         ndarray or memmap of shape (n, n_features)
-            Copied only where pictures were added since.
+            Copied only where pictures were added or taken out since.
 
         Raises
         ------
         InputError
             As `originals` does.
         """
-        blocks = self._originals().blocks
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        stack = self._originals()
+        if len(stack.blocks) == 1 and stack.places is None:
+            return stack.blocks[0]
+        return stack.take(np.arange(len(stack)))
 
-    def _originals(self) -> _Stack:
+    def _originals(self) -> Stack:
         if self._rows is None:
-            self._rows = _Stack(_from_source(self.model, self._folder))
+            self._rows = Stack(_from_source(self.model, self._folder))
         return self._rows
 
     def _space(self, name: str | None = None) -> Space:
@@ -907,6 +955,120 @@ class SearchEngine:
         """
         return find_duplicates(self, near, mirrored, distance, linkage, kinds, folder, max_pairs)
 
+    def update(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        yes: bool = False,
+        progress: Progress | bool | None = True,
+    ) -> Changes:
+        """Follow the folder that the engine was made of: add, code anew, rename and take out what has changed there.
+
+        Files of the same size and date are left alone. Of others a digest of the content decides: a file whose content
+        is known from a path that is gone was renamed, and keeps its code; one with another content is decoded and
+        coded, as `transform` does it. The parts stay as they are. The engine in memory changes; `save` with
+        ``overwrite=True`` writes it.
+
+        Parameters
+        ----------
+        folder : path-like or None
+            The folder; None: the one that the engine was made of, where it was then.
+        yes : bool
+            Go on although more than half of the pictures are gone. Defaults to False.
+        progress : callable(done, total), bool or None
+            Called while new pictures are decoded. True, the default, shows a bar on a terminal and in a notebook, if
+            rich is installed.
+
+        Returns
+        -------
+        Changes
+            Added, changed, removed, renamed and broken files. Pictures that stay keep their order, and their numbers
+            if none before them is taken out; new ones come after them.
+
+        Raises
+        ------
+        InputError
+            When there is no such folder, no picture in it (it is never taken as one that all pictures were removed
+            from), more than half of the pictures are gone, or the engine was not made of a folder.
+        ModelFileError
+            When what the model knows of its files is damaged.
+
+        Notes
+        -----
+        An engine of an earlier nmfcore does not know its files' contents: all of them are decoded at the first update,
+        and those of which the pixels are the same are left alone. What `remove` took out comes back if its file is
+        still there.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from nmfcore.search import SearchEngine
+        >>> place = tempfile.TemporaryDirectory()
+        >>> folder = pathlib.Path(place.name)
+        >>> for number in range(1, 9):
+        ...     Image.linear_gradient("L").rotate(45 * number).resize((6, 4)).save(folder / f"{number}.png")
+        >>> engine = SearchEngine(2).fit(folder)
+        >>> _ = (folder / "3.png").rename(folder / "three.png")
+        >>> Image.radial_gradient("L").resize((6, 4)).save(folder / "9.png")
+        >>> engine.update()
+        1 added: 9.png
+        1 renamed: 3.png → three.png
+        >>> place.cleanup()
+        """
+        from .update import follow
+
+        model, stack, changes = follow(self.model, self._rows, folder, self._coded, yes=yes, progress=progress)
+        if model is not self.model:
+            self._set(model, stack, self._folder)
+        return changes
+
+    def remove(self, pictures: int | str | Sequence[int | str]) -> None:
+        """Take pictures out of the engine; their files stay where they are.
+
+        Parameters
+        ----------
+        pictures : int, str, or sequence of these
+            Row numbers, or names. The rows after them move up.
+
+        Raises
+        ------
+        InputError
+            When there is no such row or name, or no picture would be left.
+
+        Examples
+        --------
+        >>> from nmfcore.search import SearchEngine
+        >>> engine = SearchEngine(4).fit("digits")
+        >>> engine.remove([0, 2])
+        >>> len(engine)
+        1795
+        """
+        given = (
+            list(pictures)
+            if isinstance(pictures, Sequence | np.ndarray) and not isinstance(pictures, str)
+            else [pictures]
+        )
+        model, gone = self.model, set()
+        for each in given:
+            row = self._numbers.get(each, -1) if isinstance(each, str) else int(each)
+            if not 0 <= row < len(self):
+                raise InputError(
+                    f"there is no picture {each!r}: give names, or row numbers from 0 to {len(self) - 1:,}"
+                )
+            gone.add(row)
+        rows = np.setdiff1d(np.arange(len(self)), np.array(sorted(gone), np.int64))
+        if not len(rows):
+            raise InputError("no picture would be left: a SearchEngine holds one at least")
+        changed = {
+            "W": model.W[rows],
+            "names": None if model.names is None else tuple(model.names[row] for row in rows.tolist()),
+            "labels": None if model.labels is None else model.labels[rows],
+            "files": None if model.files is None else Manifest.of(model).chosen(rows.tolist()).plain(),
+        }
+        stack = None if self._rows is None else self._rows.chosen(rows)
+        self._set(dataclasses.replace(model, **changed), stack, self._folder)  # type: ignore[arg-type]
+
     def draw(self, found: Found) -> Figure:
         """Draw what a search found: originals over reconstructions, with names and scores.
 
@@ -1020,32 +1182,6 @@ class SearchEngine:
 # --- pictures and rows ----------------------------------------------------------------------------
 
 
-class _Stack:
-    """Blocks of rows, one below the other and none of them copied."""
-
-    def __init__(self, *blocks: ArrayLike):
-        self.blocks = [np.asanyarray(block) for block in blocks]
-        self.starts = np.cumsum([0, *(len(block) for block in self.blocks)])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (int(self.starts[-1]), *self.blocks[0].shape[1:])
-
-    def take(self, rows: Array) -> Array:
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self.starts[-1]:
-            raise InputError(f"there is no row {rows[(rows < 0) | (rows >= self.starts[-1])][0]}")
-        if len(self.blocks) == 1:
-            return np.asarray(self.blocks[0][rows])
-        out = np.empty((len(rows), *self.shape[1:]), np.result_type(*self.blocks))
-        which = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(which):
-            out[which == number] = self.blocks[number][rows[which == number] - self.starts[number]]
-        return out
-
-    def below(self, rows: Array) -> _Stack:
-        return _Stack(*self.blocks, rows)
-
-
 def _pictures(
     source: Given | None,
     size: tuple[int, int] | None,
@@ -1053,14 +1189,14 @@ def _pictures(
     skip_broken: bool,
     progress: Progress | bool | None,
     decoding: Mapping[str, object] | None = None,
-    recursive: bool = False,
+    how: Mapping[str, Any] | None = None,
 ) -> Pictures:
     if isinstance(source, Pictures):
         return source
     if isinstance(source, str | os.PathLike) or source is None:
         read = None if source == "digits" and not Path("digits").exists() else source
         mode: Literal["L", "RGB"] = "RGB" if rgb else "L"
-        return read_source(read, size, skip_broken, progress, mode=mode, decoding=decoding, recursive=recursive)
+        return read_source(read, size, skip_broken, progress, mode=mode, decoding=decoding, **(how or {}))
     array = np.asanyarray(source)
     shape: tuple[int, ...] | None = size
     if array.ndim in (3, 4):
@@ -1095,13 +1231,23 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     size = None if model.shape is None else (model.shape[0], model.shape[1])
     rgb = model.shape is not None and len(model.shape) == 3
     try:
-        recursive = any("/" in name for name in model.names or ())  # names below subfolders
-        pictures = _pictures(model.source, size, rgb, True, None, model.decoding, recursive)
+        known = Manifest.of(model)  # of a model without a list of files: names below subfolders tell
+        if model.files is not None and known.root:
+            how: dict[str, object] = {"recursive": known.recursive, "exclude": known.exclude}
+            source = known.root
+        else:
+            how, source = {"recursive": known.recursive}, model.source
+        pictures = _pictures(source, size, rgb, True, None, model.decoding, how)
     except (InputError, OSError) as error:
         raise InputError(f"{lacks}, nor can they be read from '{model.source}' any more: {again}") from error
-    if pictures.matrix.shape != (len(model.W), model.components.shape[1]) or pictures.names != model.names:
+    matrix = pictures.matrix
+    if model.names is not None and pictures.names is not None and pictures.names != model.names:
+        numbers = {name: row for row, name in enumerate(pictures.names)}
+        rows = [numbers.get(name, -1) for name in model.names]
+        matrix = matrix[rows] if min(rows, default=-1) >= 0 and model.files is not None else matrix[:0]
+    if matrix.shape != (len(model.W), model.components.shape[1]) or (pictures.names is None) != (model.names is None):
         raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
-    return pictures.matrix
+    return matrix
 
 
 def _mapped(path: Path, model: Model) -> Array:
@@ -1112,12 +1258,48 @@ def _mapped(path: Path, model: Model) -> Array:
         shape = rows.shape
     except (ValueError, EOFError, OSError, AttributeError) as error:
         raise ModelFileError(f"'{path}' is damaged and cannot be read: fit once more") from error
-    if len(shape) != 2 or shape[1] != m or shape[0] < n or rows.dtype.kind not in "biuf":
+    if len(shape) != 2 or shape[1] != m or (model.places is None and shape[0] < n) or rows.dtype.kind not in "biuf":
         raise ModelFileError(
             f"'{path}' {shape} does not belong to the model beside it, which was made of {n:,} rows of {m} features: "
             "remove it, or fit once more"
         )
-    return rows[:n]
+    if model.places is None:
+        return rows[:n]
+    if model.places.max(initial=-1) >= len(rows):
+        raise ModelFileError(f"'{path}' lacks originals of the model beside it: fit once more")
+    return rows
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What the files of an engine looked like when they were read."""
+
+    model: tuple[int, int, int] | None  # of model.npz: number of the file, size, and time of the last change
+    folder: tuple[int, int] | None  # device and number of the folder
+    pictures: bool  # whether there are originals
+
+    @classmethod
+    def of(cls, home: Path) -> _Saved:
+        """Look at a folder."""
+        try:
+            seen, folder = os.stat(home / MODEL), os.stat(home)
+        except OSError:
+            return cls(None, None, False)
+        model = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        return cls(model, (folder.st_dev, folder.st_ino), (home / PICTURES).exists())
+
+    def at(self, home: Path) -> bool:
+        """Whether a path leads to the folder that was looked at."""
+        return self.folder is not None and _Saved.of(home).folder == self.folder
+
+
+def _is_range(places: Array) -> bool:
+    return bool(np.array_equal(places, np.arange(len(places))))
+
+
+def _save_space(path: Path, space: str) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps({"space": space}).encode() + b"\n")
 
 
 def _saved_space(folder: Path) -> str:
@@ -1145,17 +1327,17 @@ def _joined(old: ArrayLike | None, new: ArrayLike | None, n_old: int, n_new: int
     return np.concatenate([first, second])
 
 
-def write_rows(blocks: Sequence[Array], path: str | os.PathLike[str]) -> None:
+def write_rows(blocks: Sequence[Array | Stack], path: str | os.PathLike[str]) -> None:
     """Write blocks of rows as one ``.npy`` file, whole or not at all, without putting them together in memory.
 
     Parameters
     ----------
-    blocks : sequence of array-like of shape (n_i, m)
+    blocks : sequence of array-like of shape (n_i, m), or Stack
         Rows; of one type, or of types that have a common one.
     path : path-like
         The file; an older one is replaced.
     """
-    dtype = np.result_type(*blocks)
+    dtype = np.result_type(*(block.dtype for block in blocks))
     shape = (sum(len(block) for block in blocks), *blocks[0].shape[1:])
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with replacing(path) as file:
@@ -1184,6 +1366,6 @@ def frobenius_norm(X: Array) -> float:
     return math.sqrt(total)
 
 
-def _parts(X: Array) -> Iterator[Array]:
+def _parts(X: Array | Stack) -> Iterator[Array]:
     rows = max(1, _AT_ONCE // max(1, 8 * X.shape[1]))
     return (X[start : start + rows] for start in range(0, len(X), rows))

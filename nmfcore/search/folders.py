@@ -1,4 +1,8 @@
-"""The folder that a model lives in: what its files are called, and how all of them are replaced at once."""
+"""The folder that a model lives in: what its files are called, and how they are replaced.
+
+All of them are replaced at once (`replaced_folder`), or originals are put at the end of theirs (`append_rows`) and the
+model, which says which of them belong to it, is replaced after that: a model is whole whenever the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,19 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .._files import sync_folder
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["MODEL", "PICTURES", "SETTINGS", "replaced_folder"]
+from .._files import npy_header, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["MODEL", "PICTURES", "SETTINGS", "append_rows", "held", "replaced_folder"]
 
 MODEL, PICTURES, SETTINGS = "model.npz", "pictures.npy", "search.json"
 
@@ -79,3 +90,96 @@ def _swap(staging: Path, real: Path, former: Path, ours: Collection[str]) -> Non
         if entry.name not in ours:
             entry.rename(real / entry.name)
     shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """Keep other processes that ask for it from writing to a folder meanwhile; they wait.
+
+    Parameters
+    ----------
+    home : Path
+        The folder. A process that is killed lets it go. Where the system cannot hold a folder (Windows, some network
+        file systems), it is not held.
+
+    Yields
+    ------
+    None
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(home, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def append_rows(path: Path, blocks: Iterable[NDArray[Any]]) -> int:
+    """Put rows at the end of a ``.npy`` file, without writing to those that it has.
+
+    The numbers are on the disk before the header counts them. Until then the file is what it was, with bytes after its
+    end that no reader looks at and the next call writes over.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which holds a matrix in C order.
+    blocks : iterable of ndarray of shape (n_i, m)
+        The rows, in a type that can be cast to that of the file.
+
+    Returns
+    -------
+    int
+        How many rows the file had.
+
+    Raises
+    ------
+    FileFault
+        When it is no such file.
+    ValueError
+        When it is in Fortran order, or its header has no room.
+    OSError
+        When writing fails; the file is then what it was.
+    """
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        header = npy_header(file, size)
+        file.seek(0)
+        start = file.read(header.offset)
+        if header.fortran or len(header.shape) != 2:
+            raise ValueError(f"'{path}' holds an array of shape {header.shape} that no rows can be added to")
+        rows, end = header.shape[0], header.offset + header.nbytes
+        file.seek(end)
+        added = 0
+        try:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=header.dtype).data)
+                added += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+        if added:
+            file.seek(0)
+            file.write(_counting(start, header.dtype, (rows + added, header.shape[1])))
+            file.flush()  # one write of some hundred bytes, which is made or not
+            os.fsync(file.fileno())
+    return rows
+
+
+def _counting(start: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> bytes:
+    """Return the start of a .npy file with another shape in its header, and as long as it was."""
+    first = 10 if start[6] == 1 else 12  # magic, version, and the length of the text that follows
+    text = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}).encode()
+    room = len(start) - first - 1
+    if len(text) > room:
+        raise ValueError("the header of the .npy file has no room for a larger shape: save it with numpy.save again")
+    return start[:first] + text.ljust(room) + b"\n"
