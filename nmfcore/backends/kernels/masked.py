@@ -123,6 +123,19 @@ def blend(tile, ld, rows, m, mask, lo, S):
 
 
 @kernel
+def hash_pass(of_rows, of_columns, last, out):
+    """Write whether f(of_rows[i] + of_columns[j]) is at most `last` to out[i, j], with f that of SplitMix64."""
+    first, second = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    for i in range(of_rows.size):
+        row, to = of_rows[i], out[i]
+        for j in range(of_columns.size):
+            z = row + of_columns[j]
+            z = (z ^ (z >> np.uint64(30))) * first
+            z = (z ^ (z >> np.uint64(27))) * second
+            to[j] = (z ^ (z >> np.uint64(31))) <= last
+
+
+@kernel
 def list_pass(mask, m, found, starts, counts, like):
     """List the hidden columns of every row, as `hidden_of_tile` does, padded for vectors of like's type."""
     hidden_of_tile(mask, np.intp(0), starts.size, m, found, starts, counts, lanes_of(like))
