@@ -452,7 +452,7 @@ def _app() -> Any:
         method: Annotated[
             str,
             Option(
-                help="bicross: leave out blocks of rows and columns; holdout: single entries, or tiles of each picture.",
+                help="bicross leaves out blocks of rows and columns; holdout single entries, or tiles of a picture.",
                 rich_help_panel="Validation",
             ),
         ] = "bicross",

@@ -115,8 +115,8 @@ def select_rank(
         an integer. None is ``NMF(solver="hals", tol=3e-4)``.
     method : {"bicross", "holdout"}, default="bicross"
         How entries are left out: a block of rows and columns at a time, so that every entry is left out once in a
-        repeat, or single entries, a share `holdout` of them. "holdout" computes on the CPU, and takes the time of a dense
-        X for a sparse one, the zeros of which are observed.
+        repeat, or single entries, a share `holdout` of them. "holdout" computes on the CPU, and takes the time of a
+        dense X for a sparse one, the zeros of which are observed.
     folds : tuple of (int, int), default=(2, 2)
         Number of folds of the rows and of the columns, each at least 2. With (2, 2) all fits of one k in one repeat
         take about as long as a fit of X; more folds fit larger blocks and take longer. It has no effect on "holdout".
@@ -345,15 +345,16 @@ def _scattered(
     given: _Given, wanted: Sequence[int] | None, share: float, seeds: list[np.random.SeedSequence], model: Any
 ) -> tuple[list[Scattered], int]:
     """Return the entries that the repeats leave out, and the largest k."""
-    data, rows_used, shape, *labels = given
-    most = min(shape)
+    data, rows_used, shape, of_rows, of_columns = given
+    most, labels = min(shape), (of_rows, of_columns)
     if wanted is not None and wanted[-1] > most:
         raise ValueError(
             f"k = {wanted[-1]} is larger than X: with {shape[0]:,} rows and {shape[1]:,} columns the largest k possible"
             f" is {most}. Give smaller numbers, or more rows."
         )
     kinds = [count if label is None else int(label.max()) + 1 for count, label in zip(shape, labels, strict=True)]
-    check_share(share, math.prod(kinds), "entries" if labels == [None, None] else "tiles of groups of rows")
+    single = of_rows is None and of_columns is None
+    check_share(share, math.prod(kinds), "entries" if single else "tiles of groups of rows")
     check_share(share, data.entries, "observed entries")
     rows, columns = (np.arange(count) if label is None else label for count, label in zip(shape, labels, strict=True))
     if rows_used is None and data.local and data.backend.xp is np:
