@@ -1,7 +1,4 @@
-"""Missing entries: what a pass costs with a mask, and how near the filled-in entries are to those left out.
-
-All times are measured first, so that a run needs a quiet machine for these alone.
-"""
+"""Missing entries: what a pass costs with a mask, and how near the filled-in entries are to those left out."""
 
 from __future__ import annotations
 
@@ -21,14 +18,15 @@ from benchmarks.harness import Context, Row, describe_case, summary
 from benchmarks.problems import Problem
 
 ABOUT = (
-    "*pass*: seconds of a pass over X with a share of its entries missing at random, over that of a pass over all of X "
-    'by the same solver ("none"); the masks are boolean arrays. *held-out error*: 20 % of the entries are hidden; '
-    "‖X − X̂‖/‖X‖ over these, for X̂ from `NMF(mask=…)`.impute, the means of the columns, 20 rounds of filling in around "
-    "scikit-learn's `NMF` (the mean first, each round begins at the factors of the round before), and iterated "
-    "truncated SVD (PCA imputation, 50 rounds); all of them of the same k. *ratings*: counts of which one in 22 is "
-    "stored and the others are missing, about as many of a row or column as in MovieLens 1M, made of ten parts with "
-    "Poisson noise; a tenth of the stored ones is hidden; `NMF(missing_values=0)` on the CSR matrix, against the means "
-    "of the columns and alternating ridge regressions without signs (ALS-WR, 20 rounds, in numpy, one after the other)."
+    "*pass*: processor seconds of a pass over X with a share of its entries missing at random, over that of a pass "
+    'over all of X by the same solver ("none"), of all threads together, which other work on the machine disturbs '
+    "least; the masks are boolean arrays. *held-out error*: 20 % of the entries are hidden; ‖X − X̂‖/‖X‖ over these, "
+    "for X̂ from `NMF(mask=…)`.impute, the means of the columns, 20 rounds of filling in around scikit-learn's `NMF` "
+    "(the mean first, each round begins at the factors of the round before), and iterated truncated SVD (PCA "
+    "imputation, 50 rounds); all of them of the same k. *ratings*: counts of which one in 22 is stored and the others "
+    "are missing, about as many of a row or column as in MovieLens 1M, made of ten parts with Poisson noise; a tenth "
+    "of the stored ones is hidden; `NMF(missing_values=0)` on the CSR matrix, against the means of the columns and "
+    "alternating ridge regressions without signs (ALS-WR, 20 rounds, in numpy, one after the other)."
 )
 SHARES = (0.05, 0.2, 0.5)
 TARGET = 1.3  # of a pass at 5 %
@@ -42,24 +40,22 @@ RIDGE = 0.05  # times the number of ratings of a row or column, in both
 
 def run(context: Context) -> Iterator[list[Row]]:
     contender = context.contenders.get("nmfcore")
-    cases = []
     for name, rows, k in context.cases(CASES, 1):
+        if context.only not in name:
+            continue
         problem = context.problem(name)
         if rows is not None and rows < problem.X.shape[0]:
             problem = replace(problem, name=f"{problem.name}[:{rows}]", X=problem.X[:rows])
-        k = min(k, *problem.X.shape) if not context.smoke else 4
+        X, k = problem.X, min(k, *problem.X.shape) if not context.smoke else 4
         task = Task(problem, k, solver="hals", call="fit", init="nndsvd", tol=0)
         row = describe_case(task, "", "", "nmfcore")
         if contender is None or contender.unavailable():
             yield [{**row, "status": "skipped", "why": "left out" if contender is None else contender.unavailable()}]
             continue
-        cases.append((row, problem.X, k))
-    for row, X, k in cases:
         for solver in ("cd", "hals"):
             yield _passes(context, {**row, "solver": solver}, X.astype(np.float32), k, solver)
-    for row, X, k in cases:
         yield _held_out(context, row, np.asarray(X, np.float64), k)
-    if cases:
+    if contender is not None and not contender.unavailable() and context.only in "ratings":
         yield _ratings(context)
 
 
@@ -68,13 +64,13 @@ def _mask(shape: tuple[int, int], share: float, seed: int = 0) -> np.ndarray:
 
 
 def _seconds(make: Callable[[int], Any], short: int, long: int) -> float:
-    """Return seconds per pass: the difference of a long and a short fit."""
+    """Return processor seconds per pass: the difference of a long and a short fit."""
     times = []
     for passes in (short, long):
         gc.collect()
-        begin = time.perf_counter()
+        begin = time.process_time()
         make(passes)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return (times[1] - times[0]) / (long - short)
 
 
