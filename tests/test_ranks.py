@@ -681,7 +681,9 @@ def test_fits_of_entries_that_are_cut_short_leave_what_is_there(n_jobs):
         warnings.simplefilter("ignore")
         found = select_rank(X, [2, 3, 4], method="holdout", random_state=0, callback=stop, n_jobs=n_jobs)
         whole = select_rank(X, [2, 3, 4], method="holdout", random_state=0)
-    assert seen[0].total == 9 and found.repeats == 1 and found.k.tolist() == [2, 3, 4]
+    assert seen[0].total == 9
+    if n_jobs == 1:  # which fits end first is not fixed otherwise
+        assert found.repeats == 1 and found.k.tolist() == [2, 3, 4]
     assert found.stop_reason.startswith(f"the callback returned True; {len(found.table)} of 9 fits were made")
     rows = dict(zip(zip(whole.table["k"], whole.table["repeat"], strict=True), whole.table["test"], strict=True))
     for k, repeat, test in zip(*(found.table[name] for name in ("k", "repeat", "test")), strict=True):
