@@ -45,7 +45,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the slow figures too")
     parser.add_argument("--quick", action="store_true", help="fewer starts and smaller limits, for a look")
     parser.add_argument("--figures", nargs="+", metavar="NAME", help="these only")
-    parser.add_argument("--only", default="", metavar="CASE", help="of quality: cases whose name contains this")
+    parser.add_argument(
+        "--only", default="", metavar="CASE", help="of quality and missing: cases whose name contains this"
+    )
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these only")
     parser.add_argument(
         "--data",

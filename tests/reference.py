@@ -541,6 +541,17 @@ def observed_loss(X, W, H, hidden, beta=2):
     )
 
 
+def splitmix64(seed, count):
+    """The first outputs of SplitMix64 with a seed, as integers."""
+    out, state = [], seed
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        out.append(z ^ (z >> 31))
+    return out
+
+
 def filled(X, W, H, hidden):
     """X where it is observed, and WH elsewhere."""
     return np.where(hidden, products(W, dense(H).T.T), np.where(hidden, 0, dense(X)))

@@ -1345,6 +1345,18 @@ def test_rank_without_out_writes_nothing_and_ranks_what_is_no_picture(run):
     assert os.listdir() == ["x.npy"]
 
 
+def test_rank_leaves_out_tiles_of_each_picture(run):
+    found = [
+        run("rank", "-k", "4,8", "--method", "holdout", "--max-rows", 300, *more, "--out", f"{number}.csv")
+        for number, more in enumerate(((), ("--holdout", 0.2)))
+    ]
+    assert [code for code, *_ in found] == [0, 0]
+    assert any("pixels are left out by tiles of 2×2" in line for line in found[0][2])
+    tables = [Path(f"{number}.csv").read_text().splitlines() for number in (0, 1)]
+    assert all(len(lines) == 1 + 2 * 3 for lines in tables)  # one fit for each k and repeat
+    assert tables[0][1] != tables[1][1]
+
+
 def test_rank_says_what_it_warns_of(run):
     code, _, notes = run("rank", "-k", "2,3", "--repeats", 1, "--max-rows", 200)
     assert code == 0
@@ -1360,6 +1372,8 @@ def test_rank_says_what_it_warns_of(run):
         (("--folds", "1x2"), r"folds = \(1, 2\)"),
         (("--tiles", "8x8"), "folds = .* need 2 tiles, but X has 1"),
         (("--rule", "best"), "--rule 'best' is unknown"),
+        (("--method", "wold"), "--method 'wold' is unknown: expected bicross or holdout"),
+        (("--holdout", "1"), "--holdout 1: give a share above 0"),
         (("--out", "curve.doc"), "'curve.doc' is neither a picture nor a table"),
         (("--out", "no/such/curve.png"), "there is no folder"),
         (("--device", "tpu"), ".*device"),
@@ -1389,9 +1403,9 @@ def test_rank_does_not_overwrite_without_force(run):
 
 
 def test_ctrl_c_shows_what_rank_has_found(run, monkeypatch):
-    from nmfcore.ranks import select
+    from nmfcore.ranks import bicross
 
-    real, calls = select.predict, []
+    real, calls = bicross.predict, []
 
     def predict(*args):
         calls.append(1)
@@ -1399,7 +1413,7 @@ def test_ctrl_c_shows_what_rank_has_found(run, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(select, "predict", predict)
+    monkeypatch.setattr(bicross, "predict", predict)
     code, out, _ = run("rank", "-k", "2,4,8", "--n-jobs", 1)
     assert code == 130
     assert "interrupted; 14 of 36 fits were made, of which 12 count" in out
@@ -1416,12 +1430,12 @@ def test_fit_k_auto_says_what_it_found_and_fits_that(run):
 
 
 def test_ctrl_c_while_k_is_being_found_writes_nothing(run, monkeypatch):
-    from nmfcore.ranks import select
+    from nmfcore.ranks import bicross
 
     def predict(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(select, "predict", predict)
+    monkeypatch.setattr(bicross, "predict", predict)
     code, _, notes = run("fit", "-k", "auto")
     assert (code, os.listdir()) == (130, [])
     assert notes[-1] == "nmfcore: interrupted; nothing was written"

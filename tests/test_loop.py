@@ -14,7 +14,7 @@ import nmfcore.minibatch
 import nmfcore.solvers
 from nmfcore.loop.session import Limits, Session, arrays, columns, complete, corrected_by, history_of
 from nmfcore.loop.solve import factorize, make_together
-from nmfcore.loop.stopping import RULES, StopReason, Termination
+from nmfcore.loop.stopping import RULES, StopReason, Termination, corrected
 from nmfcore.minibatch import loop as minibatch
 from nmfcore.minibatch.batches import cut
 from nmfcore.minibatch.descent import DescentLearner
@@ -267,3 +267,21 @@ def test_the_registry_makes_solvers_with_the_members_of_the_base_class(case):
 def test_a_variant_that_does_not_exist_is_refused():
     with pytest.raises(KeyError):
         make_solver("cd", UNPENALISED, extrapolate=True)
+
+
+@pytest.mark.parametrize("since", [1, 2, 5])
+@pytest.mark.parametrize("offset", [0.3, -0.3])
+def test_a_measured_pass_corrects_the_losses_between_two_measurements(since, offset):
+    """In a straight line from the pass that was measured before: to this pass, or to the last accepted one."""
+    losses = [20.0 - number for number in range(8)]
+    line = np.zeros(8)
+    line[8 - since :] = np.arange(1, since + 1)
+    for accepted, length in ((True, since + 1), (False, since)):
+        report = Report(loss=12 + offset, accepted=accepted, correction=Correction(offset, since))
+        np.testing.assert_allclose(corrected(losses, report), losses + offset * line / length)
+
+
+def test_a_pair_that_was_measured_is_not_corrected_by_a_rejected_pass():
+    losses = [5.0, 4.0, 3.0]
+    assert corrected(losses, Report(loss=4.0, accepted=False, correction=Correction(0.5, 0))) == losses
+    assert corrected(losses, Report(loss=4.0, accepted=False, correction=Correction(0.5, -1))) == [5.5, 4.5, 3.5]

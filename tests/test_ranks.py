@@ -10,16 +10,18 @@ import warnings
 
 import numpy as np
 import pytest
+import reference
 import scipy.sparse as sp
 from sklearn.decomposition import NMF as SklearnNMF
 from sklearn.exceptions import ConvergenceWarning
 
 import nmfcore
 from nmfcore import NMF, MiniBatchNMF, RankSelection, RowBlocks, select_rank
-from nmfcore.ranks import select
+from nmfcore.ranks import bicross, select
 from nmfcore.ranks.bicross import cut
 from nmfcore.ranks.selection import chosen, is_flat
 from nmfcore.ranks.splits import cut_into, split, tile_labels
+from nmfcore.rows.masks import Complement, Hashed
 
 pytestmark = [  # what is warned of is asked for where it matters
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -413,8 +415,15 @@ def test_x_is_checked_as_a_fit_checks_it(X, said):
         ({"k": []}, "at least one number"),
         ({"k": [0, 2]}, "at least one number of components, each a whole number"),
         ({"k": [2.5]}, "each a whole number"),
-        ({"method": "holdout"}, "needs masks"),
-        ({"method": "cophenetic"}, "expected 'bicross'"),
+        ({"method": "cophenetic"}, "expected 'bicross' or 'holdout'"),
+        ({"holdout": 0}, "holdout = 0: give the share"),
+        ({"holdout": 1.0}, "above 0 and below 1"),
+        ({"holdout": "0.1"}, "give the share"),
+        ({"method": "holdout", "holdout": 0.01}, "leaves out about 2 of 200 entries"),
+        ({"method": "holdout", "tiles": ((2, 5), (2, 5)), "groups": np.arange(20)}, "of 20 tiles of groups of rows"),
+        ({"method": "holdout", "k": [11]}, "larger than X: with 20 rows and 10 columns the largest k possible is 10"),
+        ({"method": "holdout", "estimator": NMF(n_init=2)}, "n_init=2 is for an X without missing entries"),
+        ({"method": "holdout", "estimator": NMF(solver="mu", extrapolate=True)}, "extrapolate=True is for"),
         ({"folds": (1, 2)}, "each at least 2"),
         ({"folds": 2}, "each at least 2"),
         ({"folds": (21, 2)}, "21 folds of rows need 21 rows, but X has 20"),
@@ -465,6 +474,225 @@ def test_fits_that_reach_max_iter_are_counted_in_one_warning():
         select_rank(planted(3, 0, 80, 30), [2, 3, 4], estimator=NMF(max_iter=2), random_state=0)
     (said,) = [str(each.message) for each in caught if issubclass(each.category, ConvergenceWarning)]
     assert said.startswith("36 of 36 fits reached max_iter = 2 before their stop rule was met")
+
+
+# --------------------------------------------------------------------------------------------------
+# single entries that are left out
+
+
+def left_out(shape, seed, repeats, share, rows=None, columns=None):
+    """Return the masks of the repeats of ``select_rank(random_state=seed)``."""
+    entropy = np.random.RandomState(seed).randint(np.iinfo(np.int32).max, size=4).tolist()
+    seeds = [int(each.generate_state(1, np.uint64)[0]) for each in np.random.SeedSequence(entropy).spawn(repeats)]
+    i, j = (np.arange(count) if label is None else label for count, label in zip(shape, (rows, columns), strict=True))
+    return [Hashed(each, share, i, j).hidden(0, shape[0], None) for each in seeds]
+
+
+def test_the_hash_is_splitmix64():
+    assert reference.splitmix64(1234567, 5) == [  # the first numbers of the authors' program
+        *(6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)
+    ]
+    for seed in (0, 1234567, 2**64 - 1):
+        mask = Hashed(seed, 0.3, np.arange(23), np.arange(17))
+        expected = np.array(
+            [[h < 0.3 * 2.0**64 for h in reference.splitmix64(s, 17)] for s in reference.splitmix64(seed, 23)]
+        )
+        assert np.array_equal(mask.hidden(0, 23, None), expected)
+        assert np.array_equal(mask.hidden(5, 9, None), expected[5:9])
+        assert np.array_equal(mask.T.hidden(2, 17, None), expected.T[2:17])
+        assert np.array_equal(mask.take(np.array([3, 8])).T.hidden(0, 17, None), expected[[3, 8]].T)
+        assert np.array_equal(Complement(mask).take(np.array([3, 8])).hidden(0, 2, None), ~expected[[3, 8]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_a_share_is_hidden_everywhere(share):
+    hidden = Hashed(7, share, np.arange(400), np.arange(300)).hidden(0, 400, None)
+    five = 5 * np.sqrt(share * (1 - share))  # standard errors
+    assert abs(hidden.mean() - share) <= five / np.sqrt(hidden.size)
+    for axis, length in ((0, 400), (1, 300)):
+        assert (np.abs(hidden.mean(axis=axis) - share) <= five / np.sqrt(length)).all()
+    both = (hidden[:, 1:] & hidden[:, :-1]).mean(), (hidden[1:] & hidden[:-1]).mean()
+    assert all(abs(each - share**2) <= 5 * share / np.sqrt(hidden.size) for each in both)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense factors", "sparse factors"])
+@pytest.mark.parametrize(("k", "shape"), [(5, (300, 160)), (12, (500, 300))])
+def test_the_planted_number_is_found_by_entries(k, shape, sparse):
+    around = range(k - 2, k + 3)
+    found = [
+        select_rank(planted(k, seed, *shape, sparse=sparse), around, method="holdout", random_state=seed).best
+        for seed in range(2)
+    ]
+    assert found == [k] * 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "cd", "init": "nndsvda", "alpha_W": 1e-4, "alpha_H": 3e-4, "l1_ratio": 0.5},
+        {"solver": "mu", "beta_loss": 1, "init": "nndsvda"},
+        {"solver": "hals", "missing_values": np.nan},
+    ],
+    ids=["penalties", "kullback-leibler", "with gaps"],
+)
+def test_losses_are_those_of_fits_with_a_mask(settings):
+    X = planted(3, 1, 60, 40) + 0.05
+    gaps = np.zeros(X.shape, bool)
+    if "missing_values" in settings:
+        gaps[3:9, 5:30] = True
+        X[gaps] = np.nan
+    beta, settings = settings.get("beta_loss", 2), {"random_state": 0, "max_iter": 40, "tol": 0, **settings}
+    found = select_rank(
+        X, [2, 3], estimator=NMF(**settings), method="holdout", holdout=0.2, repeats=2, random_state=5, rule="min"
+    )
+    mean = np.nanmean(X)
+    for at, k in enumerate((2, 3)):
+        train, test = [], []
+        for mask in left_out(X.shape, 5, 2, 0.2):
+            model = NMF(k, **settings)
+            WH = model.fit_transform(X, mask=mask) @ model.components_
+            for losses, of in ((train, ~mask & ~gaps), (test, mask & ~gaps)):
+                whole = np.full(of.sum(), mean if beta != 2 else 0)
+                losses.append(of_entries(X[of], WH[of], beta) / of_entries(X[of], whole, beta))
+        np.testing.assert_allclose(found.train[at], np.mean(train), rtol=1e-8)
+        np.testing.assert_allclose(found.test[at], np.mean(test), rtol=1e-8)
+    assert set(found.table["fold"].tolist()) == {0} and len(found.table) == 4
+
+
+def of_entries(x, y, beta):
+    return np.sum((x - y) ** 2) / 2 if beta == 2 else divergence(x, y, beta)
+
+
+def test_entries_have_the_same_bits_for_any_number_of_threads(monkeypatch):
+    X = planted(4, 0, 200, 90)
+    options = {"method": "holdout", "random_state": 0}
+    found = [select_rank(X, [2, 4, 6], n_jobs=n_jobs, **options) for n_jobs in (1, 2, 5)]
+    assert same(found[0], found[1]) and same(found[0], found[2])
+    fewer = select_rank(X, [4], rule="min", **options)
+    assert fewer.test[0] == found[0].test[1]
+    monkeypatch.setattr(select, "_SIDE_BY_SIDE", 0)
+    assert same(found[0], select_rank(X, [2, 4, 6], n_jobs=2, **options))
+
+
+def test_entries_of_every_way_to_give_x_have_the_same_bits(tmp_path):
+    h5py, zarr, da = (pytest.importorskip(name) for name in ("h5py", "zarr", "dask.array"))
+    X = np.uint8(np.minimum(planted(3, 0, 120, 30) * 8, 255))
+    path = tmp_path / "x.npy"
+    np.save(path, X)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = X
+    zarr.save(str(tmp_path / "x.zarr"), X)
+    ways = [
+        np.asfortranarray(X),
+        np.load(path, mmap_mode="r"),
+        path,
+        str(tmp_path / "x.h5::x"),
+        str(tmp_path / "x.zarr"),
+        RowBlocks(lambda: (X[a : a + 50] for a in range(0, 120, 50)), X.shape, X.dtype),
+        da.from_array(X, chunks=(40, 30)),
+    ]
+    for max_rows in (None, 80):
+        options = {"random_state": 0, "repeats": 2, "max_rows": max_rows, "method": "holdout"}
+        expected = select_rank(X, [2, 3], **options)
+        assert expected.n_rows == (max_rows or 120)
+        for way in ways:
+            assert same(expected, select_rank(way, [2, 3], **options)), way
+
+
+def test_a_matrix_on_disk_is_not_brought_into_memory(tmp_path, monkeypatch):
+    from nmfcore.rows.disk import Source
+
+    np.save(tmp_path / "x.npy", planted(3, 0, 120, 30))
+    monkeypatch.setattr(Source, "take", None)
+    assert select_rank(tmp_path / "x.npy", [2, 3, 4], method="holdout", random_state=0).best == 3
+
+
+def test_zeros_of_a_sparse_x_are_observed():
+    X = planted(4, 0, 300, 80, sparse=True)
+    X *= np.quantile(X, 0.5) <= X
+    options = {"estimator": NMF(solver="hals", init="random", random_state=0), "method": "holdout", "random_state": 0}
+    expected, found = (select_rank(each, [3, 4, 5], **options) for each in (X, sp.csr_matrix(X)))
+    assert found.best == expected.best
+    np.testing.assert_allclose(found.test, expected.test, rtol=1e-6)
+
+
+def test_of_a_sparse_x_whose_zeros_are_missing_stored_numbers_are_left_out():
+    rng = np.random.default_rng(0)
+    X = planted(3, 0, 200, 60) + 0.05
+    X[rng.random(X.shape) < 0.6] = 0
+    settings = {"solver": "hals", "random_state": 0, "missing_values": 0, "max_iter": 60}
+    found = select_rank(
+        sp.csr_matrix(X), [3], estimator=NMF(**settings), method="holdout", repeats=1, holdout=0.1, random_state=2
+    )
+    (mask,) = left_out(X.shape, 2, 1, 0.1)
+    model = NMF(3, **settings)
+    WH = model.fit_transform(sp.csr_matrix(np.where(mask, 0, X))) @ model.components_
+    of = mask & (X > 0)
+    np.testing.assert_allclose(found.test[0], np.sum((X - WH)[of] ** 2) / np.sum(X[of] ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("max_rows", [None, 150])
+def test_what_lies_under_a_mask_does_not_matter_to_any_k(max_rows):
+    X = planted(3, 0, 200, 60)
+    hidden = np.random.default_rng(1).random(X.shape) < 0.1
+    options = {"method": "holdout", "random_state": 0, "max_rows": max_rows}
+    found = [
+        select_rank(np.ma.MaskedArray(np.where(hidden, under, X), hidden), [2, 3, 4], **options) for under in (0, 1e9)
+    ]
+    gaps = select_rank(
+        np.where(hidden, np.nan, X), [2, 3, 4], estimator=NMF(solver="hals", tol=select.TOL, missing_values=np.nan),
+        **options,
+    )  # fmt: skip
+    assert found[0].best == 3 and same(found[0], found[1]) and same(found[0], gaps)
+
+
+def test_blocks_are_refused_where_entries_are_missing():
+    X = np.ma.MaskedArray(planted(3, 0, 60, 40), np.random.default_rng(1).random((60, 40)) < 0.1)
+    with pytest.raises(ValueError, match=r"X has missing entries, .*: use method='holdout'"):
+        select_rank(X, [2, 3])
+
+
+def test_tiles_and_groups_are_left_out_together():
+    labels, groups = tile_labels(((8, 6), (2, 3)), 48)[0], np.repeat(np.arange(50), 3)
+    X = planted(3, 0, 150, 48)
+    (mask,) = left_out(X.shape, 4, 1, 0.1, groups, labels)
+    for label in np.unique(labels):
+        assert (mask[:, labels == label] == mask[:, labels == label][:, :1]).all()
+    assert (mask[::3] == mask[1::3]).all() and 0 < mask.mean() < 0.3
+    settings = {"solver": "hals", "random_state": 0}
+    found = select_rank(
+        X, [3], method="holdout", holdout=0.1, tiles=((8, 6), (2, 3)), groups=groups, repeats=1, random_state=4,
+        estimator=NMF(**settings),
+    )  # fmt: skip
+    model = NMF(3, **settings)
+    WH = model.fit_transform(X, mask=mask) @ model.components_
+    np.testing.assert_allclose(found.test[0], np.sum((X - WH)[mask] ** 2) / np.sum(X[mask] ** 2), rtol=1e-8)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_fits_of_entries_that_are_cut_short_leave_what_is_there(n_jobs):
+    X, seen = planted(3, 0, 80, 30), []
+
+    def stop(progress):
+        seen.append(progress)
+        return progress.done >= 5
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = select_rank(X, [2, 3, 4], method="holdout", random_state=0, callback=stop, n_jobs=n_jobs)
+        whole = select_rank(X, [2, 3, 4], method="holdout", random_state=0)
+    assert seen[0].total == 9
+    if n_jobs == 1:  # which fits end first is not fixed otherwise
+        assert found.repeats == 1 and found.k.tolist() == [2, 3, 4]
+    assert found.stop_reason.startswith(f"the callback returned True; {len(found.table)} of 9 fits were made")
+    rows = dict(zip(zip(whole.table["k"], whole.table["repeat"], strict=True), whole.table["test"], strict=True))
+    for k, repeat, test in zip(*(found.table[name] for name in ("k", "repeat", "test")), strict=True):
+        assert rows[k, repeat] == test
+
+
+def test_the_largest_k_of_entries_is_that_of_x():
+    with pytest.warns(UserWarning):
+        assert select_rank(planted(3, 0, 60, 20), [3, 20], method="holdout", random_state=0).k.tolist() == [3, 20]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -539,13 +767,13 @@ def test_an_exception_of_the_callback_is_raised():
 def test_out_of_time_returns_what_is_there(monkeypatch):
     """A clock that a fit takes two seconds of, and nothing else any."""
     now = [0.0]
-    real = select.predict
+    real = bicross.predict
 
     def predict(*args):
         now[0] += 2
         return real(*args[:-1], None)
 
-    monkeypatch.setattr(select, "predict", predict)
+    monkeypatch.setattr(bicross, "predict", predict)
     monkeypatch.setattr(select.time, "perf_counter", lambda: now[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
 """The CPU backend for an X with missing entries: a block carries its mask.
 
 The operations have the names and the arguments of those of `Backend`, and take sums over observed entries only. Of this
-backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look`, `hidden`, `matrix`, `impute`. Products with
-X, of which a start is made, take the mean of what is observed in a column for what is missing in it. A mask is looked
-up for a few rows at a time; no array of the size of X is made.
+backend alone are `descend_filled`, `descend_alone`, `code_alone`, `look`, `hidden`, `hashed`, `matrix`, `impute`.
+Products with X, of which a start is made, take the mean of what is observed in a column for what is missing in it. A
+mask is looked up for a few rows at a time; no array of the size of X is made.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
     "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone", "descend_filled",
-    "divergence", "gram", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given",
+    "divergence", "gram", "hashed", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given",
     "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "xp",
 ]  # fmt: skip
 
@@ -123,6 +123,28 @@ def hidden(given: MaskedBlock) -> Iterator[tuple[Array, Array]]:
             X = np.array(X.toarray() if part.indptr else X, order="C")
             X[mask] = 0
             yield X, mask
+
+
+def hashed(of_rows: Array, of_columns: Array, share: float) -> Array:
+    """Return which entries a hash hides, see `nmfcore.rows.masks.Hashed`.
+
+    Parameters
+    ----------
+    of_rows, of_columns : ndarray of uint64, shape (r,) and (m,)
+        An entry is hidden where f of the sum of its row's and its column's number is below share · 2^64.
+    share : float
+
+    Returns
+    -------
+    hidden : ndarray of bool, shape (r, m)
+    """
+    out = np.empty((len(of_rows), len(of_columns)), bool)
+    last = min(int(share * 2.0**64), 2**64) - 1  # the largest number that is hidden
+    if last < 0:
+        out[:] = False
+    else:
+        kernels().hash_pass(of_rows, of_columns, np.uint64(last), out)
+    return out
 
 
 def look(given: MaskedBlock, dtype: np.dtype, columns: Array) -> Array:

@@ -472,12 +472,29 @@ def _app() -> Any:
                 rich_help_panel="Validation",
             ),
         ] = "1se",
+        method: Annotated[
+            str,
+            Option(
+                help="bicross leaves out blocks of rows and columns; holdout single entries, or tiles of a picture.",
+                rich_help_panel="Validation",
+            ),
+        ] = "bicross",
+        holdout: Annotated[
+            float,
+            Option(
+                metavar="SHARE", help="How much --method holdout leaves out, below 1.", rich_help_panel="Validation"
+            ),
+        ] = 0.05,
         repeats: Annotated[
             int, Option(min=1, help="Random splits, the same for every k.", rich_help_panel="Validation")
         ] = 3,
         folds: Annotated[
             str,
-            Option(metavar="RxC", help="Into how many folds rows and columns are cut.", rich_help_panel="Validation"),
+            Option(
+                metavar="RxC",
+                help="Into how many folds rows and columns are cut, with --method bicross.",
+                rich_help_panel="Validation",
+            ),
         ] = "2x2",
         tiles: Annotated[
             str | None,
@@ -557,7 +574,8 @@ def _app() -> Any:
         """Find how many parts suit the pictures: those that best predict pixels that were left out.
 
         A block of pictures and of pixels is left out, parts are learned from the rest, and what they predict is
-        compared with the block (bicross-validation). Of pictures, pixels are left out by tiles. The table shows the
+        compared with the block (bicross-validation). --method holdout leaves out single entries instead, which takes
+        less time. Of pictures, pixels are left out by tiles. The table shows the
         loss of the fitted and of the left-out pixels for each number of parts; nothing is written without --out.
 
         Ctrl-C stops early and shows what has been found.
@@ -568,6 +586,8 @@ def _app() -> Any:
 
             nmfcore rank train.csv -k 5,10,15,20 --repeats 5 --out fits.csv
 
+            nmfcore rank train.csv --method holdout --holdout 0.1
+
         Next: nmfcore fit SOURCE -k with the number that was found.
         """
         from . import rank as command
@@ -576,6 +596,10 @@ def _app() -> Any:
         with errors_as_sentences():
             if rule not in ("1se", "min"):
                 raise Stop(f"--rule {rule!r} is unknown: expected 1se or min")
+            if method not in ("bicross", "holdout"):
+                raise Stop(f"--method {method!r} is unknown: expected bicross or holdout")
+            if not 0 < holdout < 1:
+                raise Stop(f"--holdout {holdout:g}: give a share above 0 and below 1")
             settings = {
                 "solver": solver,
                 "init": init,
@@ -590,6 +614,8 @@ def _app() -> Any:
             }
             how = {
                 "rule": rule,
+                "method": method,
+                "holdout": holdout,
                 "repeats": repeats,
                 "folds": command.pair_option(folds, "--folds"),
                 "tiles": command.pair_option(tiles, "--tiles"),

@@ -264,13 +264,18 @@ class FallRule(StopRule[Report]):
 
 
 def corrected(losses: list[float], report: Report) -> list[float]:
-    """Return losses as the measurement in a report corrects them. Corrected losses never rise from pass to pass."""
+    """Return losses as the measurement in a report corrects them. Corrected losses never rise from pass to pass.
+
+    An error grows from nothing, at the pair that was measured before, to the whole offset: at the pair of this pass if
+    it is accepted, which comes after these losses, otherwise at the last of them.
+    """
     if report.correction is None:
         return losses
     (offset, since), result = report.correction, []
     least = report.loss if report.accepted else -np.inf
+    grown = since + 1 if report.accepted else max(since, 1)
     for back, loss in enumerate(reversed(losses)):
-        share = 1.0 if since < 0 else max(0.0, (since - back) / (since + 1))
+        share = 1.0 if since < 0 else max(0.0, (since - back) / grown)
         least = max(least, loss + share * offset)
         result.append(least)
     return result[::-1]

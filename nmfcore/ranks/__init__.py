@@ -1,7 +1,8 @@
 """Which k: the number of components whose factors predict entries of X that they were not fitted on.
 
-`splits` cuts rows and columns into folds, `bicross` fits one block and predicts the block beside it, `selection` holds
-what was found and the rule that chooses, and `select` runs it all.
+`splits` cuts rows and columns into folds, `bicross` fits one block and predicts the block beside it, `scattered` leaves
+out single entries, `fits` makes the fits of both, `selection` holds what was found and the rule that chooses, and
+`select` runs it all.
 """
 
 from .select import select_rank

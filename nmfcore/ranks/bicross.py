@@ -14,20 +14,19 @@ Statistics 3(2), 2009.
 from __future__ import annotations
 
 import copy
+import threading
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import rows, scale
+from .. import scale
 from .._typing import Array, Matrix
-from ..estimators import NMF
-from ..objective import beta_of, divergence
-from ..rows import Rows
+from ..objective import divergence
+from .fits import Ends, Found, Task, fit, opened, whole
 from .splits import Split
 
-__all__ = ["Blocks", "Found", "Task", "cut", "predict"]
+__all__ = ["Block", "Blocks", "cut", "predict"]
 
 
 class Blocks(NamedTuple):
@@ -37,40 +36,6 @@ class Blocks(NamedTuple):
     B: Matrix  # rows I, the other columns
     C: Matrix  # the other rows, columns J
     D: Matrix  # fitted: the other rows, the other columns
-
-
-class Found(NamedTuple):
-    """What one fit has led to. Losses are D_β in a unit that all fits of a selection share."""
-
-    train: float  # D_β(D | W_D H_D)
-    train_whole: float  # what it is relative to, see `whole`
-    test: float  # D_β(A | W_A H_A)
-    test_whole: float
-    n_iter: int
-    finished: bool  # whether the stop rule of the fit was met
-    unsettled: int  # rows and columns whose codes were still moving at max_iter
-    seconds: float
-
-
-class Task(NamedTuple):
-    """How blocks are fitted.
-
-    Parameters
-    ----------
-    estimator : NMF
-        Its parameters are used; it is not changed.
-    power : int
-        Losses are those of 4^power·X.
-    mean : float
-        Mean of X.
-    n_jobs : int
-        Threads of a fit.
-    """
-
-    estimator: NMF
-    power: int
-    mean: float
-    n_jobs: int
 
 
 def cut(X: Matrix, split: Split, cell: tuple[int, int]) -> Blocks:
@@ -98,9 +63,7 @@ def cut(X: Matrix, split: Split, cell: tuple[int, int]) -> Blocks:
     return Blocks(part(I, J), part(I, rest), part(others, J), part(others, rest))
 
 
-def predict(
-    blocks: Blocks, k: int, seed: Any, task: Task, stop: Callable[[object], bool], max_time: float | None
-) -> Found | None:
+def predict(blocks: Blocks, k: int, seed: int, task: Task, stop: Ends, max_time: float | None) -> Found | None:
     """Fit D with k components, code B and C, and measure A.
 
     Parameters
@@ -111,7 +74,6 @@ def predict(
         ``random_state`` of the fit.
     task : Task
     stop : callable
-        Called after each pass of the fit; True ends it.
     max_time : float or None
         Seconds of the fit at most.
 
@@ -120,65 +82,53 @@ def predict(
     found : Found or None
         None if the fit was ended by `stop` or by `max_time`.
     """
-    begun = time.perf_counter()
-    model: Any = copy.copy(task.estimator)
-    model.n_components, model.random_state, model.n_jobs = k, seed, task.n_jobs
-    model.callback, model.max_time = stop, max_time
-    model._warn = _silent  # one fit of a hundred: `select_rank` says how many did not end by their rule
-    beta = beta_of(model.beta_loss)
-    W = model.fit_transform(blocks.D)
-    late = max_time is not None and time.perf_counter() - begun >= max_time
-    if not model.converged_ and (late or stop(None)):
+    begun, beta = time.perf_counter(), task.beta
+    fitted = fit(blocks.D, k, seed, task, stop, max_time)
+    if fitted is None:
         return None
+    model, W = fitted.model, fitted.W
     transposed = copy.copy(model)  # of which rows and columns, and so both penalties, have changed places
     transposed.alpha_W = model.alpha_W if isinstance(model.alpha_H, str) else model.alpha_H
     tol, most = model.tol, model.max_iter
     with np.errstate(under="ignore"):
-        with _opened(blocks.B, model) as data:
+        with opened(blocks.B, model) as data:
             Ht = np.ascontiguousarray(model.components_.T, data.dtype)
             of_rows = model._coded(data, Ht, beta, tol, max_iter=most)
-        with _opened(blocks.C, model) as data:
+        with opened(blocks.C, model) as data:
             of_columns = transposed._coded(data.T, np.ascontiguousarray(W, data.dtype), beta, tol, max_iter=most)
-        with _opened(blocks.D, model) as data:
+        with opened(blocks.D, model) as data:
             train_whole = whole(data.scaled(task.power), beta, task.mean)
-        with _opened(blocks.A, model) as data:
+        with opened(blocks.A, model) as data:
             view = data.scaled(task.power)
             W_A, Ht_A = (scale.times(coded.W, task.power) for coded in (of_rows, of_columns))
             test, test_whole = divergence(view, W_A, Ht_A, beta), whole(view, beta, task.mean)
-    train = float(scale.times(np.float64(model.reconstruction_err_), 2 * task.power)) ** 2 / 2
     unsettled = of_rows.unsettled + of_columns.unsettled if tol > 0 else 0
     seconds = time.perf_counter() - begun
-    return Found(train, train_whole, test, test_whole, model.n_iter_, model.converged_, unsettled, seconds)
+    return Found(fitted.loss, train_whole, test, test_whole, model.n_iter_, model.converged_, unsettled, seconds)
 
 
-def whole(data: Rows, beta: float, mean: float) -> float:
-    """Return the loss that others are relative to: ½‖X‖² for β = 2, else D_β of X from its mean.
+class Block:
+    """One fold of one repeat: its blocks are cut when the first fit wants them, and dropped after the last one."""
 
-    Parameters
-    ----------
-    data : Rows
-    beta : float
-    mean : float
-        Of the whole X, and so the same for all blocks.
+    def __init__(self, X: Matrix, repeat: int, fold: int, split: Split):
+        self.X, self.repeat, self.fold, self.split = X, repeat, fold, split
+        self.lock = threading.Lock()
+        self.blocks: Blocks | None = None
+        self.left = 0
 
-    Returns
-    -------
-    loss : float
-    """
-    if beta == 2:
-        return data.summary().squares / 2
-    n, m = data.shape
-    W, Ht = np.full((n, 1), mean, data.dtype), np.ones((m, 1), data.dtype)
-    return divergence(data, W, Ht, beta)
+    def _cut(self) -> Blocks:
+        with self.lock:
+            if self.blocks is None:
+                self.blocks = cut(self.X, self.split, self.split.cells[self.fold])
+            return self.blocks
 
+    def predict(self, k: int, seed: int, task: Task, stop: Ends, max_time: float | None) -> Found | None:
+        """Fit with k components, and measure the block that is left out, see `predict`."""
+        return predict(self._cut(), k, seed, task, stop, max_time)
 
-def _opened(X: Matrix, model: NMF) -> Rows:
-    """Return a block as rows; X as a whole has been checked."""
-    return rows.open(
-        X, checks=model._checks("NMF initialization", reset=False, named=False), dtype=model.dtype,
-        device=model.device, n_jobs=model.n_jobs, components=model.n_components,
-    )  # fmt: skip
-
-
-def _silent(*about: object) -> None:
-    return None
+    def done(self) -> None:
+        """Take note that a fit is over: `left` of them are still to come."""
+        with self.lock:
+            self.left -= 1
+            if not self.left:
+                self.blocks = None

@@ -98,7 +98,8 @@ def open(
     ----------
     X : object
         An array of any order and strides, a data frame, a sparse matrix, a memory map; a path, an h5py dataset, a Zarr
-        array or a `RowBlocks` stream; a Dask array; a CuPy array, or an array of another library on a device.
+        array or a `RowBlocks` stream; a Dask array; a CuPy array, or an array of another library on a device. Rows that
+        are open already are returned as they are.
     checks : Checks
         What else is checked, and how errors are worded.
     dtype : numpy.float32, numpy.float64, their names, or None
@@ -117,7 +118,7 @@ def open(
         Whether the model has been fitted, maybe on another machine, see `nmfcore.backends.cuda.resolve`.
     digested : bool, default=False
         Whether the pass over an X on disk also makes the digest of its contents.
-    mask : array-like, sparse matrix, path or store; bool; or None
+    mask : array-like, sparse matrix, path or store; bool; Mask; or None
         True where an entry of X, or a column, is left out, see `nmfcore.rows.masks.as_mask`.
     missing_values : NaN, 0 or None
         The number that stands for a missing entry of X.
@@ -138,6 +139,8 @@ def open(
     MemoryError
         If a Dask array has to be loaded and does not fit.
     """
+    if isinstance(X, Rows):
+        return X
     masks = [] if mask is None else [mask]
     if isinstance(X, np.ma.MaskedArray):
         masks += [X.mask] if np.ma.is_masked(X) else []

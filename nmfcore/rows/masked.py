@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -217,6 +218,26 @@ class MaskedRows(Rows):
         view.chosen = self.chosen
         view.summary()  # the means are in the unit of the view
         return view
+
+    def beside(self, n_jobs: int | None) -> MaskedRows:
+        """Return the same X for a fit that runs beside others.
+
+        What the opening pass has found, and the lists of what is hidden, are shared; the memory of passes is not.
+
+        Parameters
+        ----------
+        n_jobs : int or None
+            Threads of the fit.
+
+        Returns
+        -------
+        rows : MaskedRows
+        """
+        self.summary()
+        new = copy.copy(self)
+        new.inner = self.inner.beside(n_jobs)
+        new.n_jobs, new._view = n_jobs, None
+        return new
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in memory."""

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from .._typing import Array, Matrix
+from ..backends import masked as backend
 from .disk import Source, source_of
 
 _ADVICE = "give booleans, True where an entry is left out"
@@ -157,6 +158,94 @@ class Either(Mask):
         return Either(*(mask.T for mask in self.masks))
 
 
+class Hashed(Mask):
+    r"""Entries that a hash of their place chooses, in no memory: the same for every block, thread and process.
+
+    Entry (i, j) is hidden where :math:`h(s, i, j) < 2^{64} p`, with p the share, s the seed, and
+
+    .. math:: h(s, i, j) = f(f(s + (i + 1) \gamma) + (j + 1) \gamma) \bmod 2^{64},
+
+    f and γ those of SplitMix64 [1]_: h is output j of the generator of which the seed is output i of that of s.
+
+    Parameters
+    ----------
+    seed : int
+        Below 2^64.
+    share : float
+        Share of the entries to hide, at least 0 and at most 1.
+    rows, columns : ndarray of int, shape (n,) and (m,)
+        Numbers i and j of the rows and the columns. Rows of the same number have the same entries hidden, and columns
+        of the same number are hidden together.
+
+    References
+    ----------
+    .. [1] G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.rows.masks import Hashed
+    >>> mask = Hashed(1, 0.25, np.arange(3), np.array([0, 0, 1, 2, 3, 4]))
+    >>> mask.hidden(0, 3, None).astype(int)
+    array([[0, 0, 0, 1, 0, 1],
+           [0, 0, 1, 1, 0, 0],
+           [0, 0, 0, 0, 1, 0]])
+    """
+
+    def __init__(self, seed: int, share: float, rows: Array, columns: Array):
+        self.share = share
+        self._of_rows = _mixed(np.uint64(seed) + (rows.astype(np.uint64) + np.uint64(1)) * GAMMA)
+        self._of_columns = (columns.astype(np.uint64) + np.uint64(1)) * GAMMA
+
+    def _like(self, of_rows: Array, of_columns: Array) -> Hashed:
+        new = object.__new__(Hashed)
+        new.share, new._of_rows, new._of_columns = self.share, of_rows, of_columns
+        return new
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        return backend.hashed(self._of_rows[lo:hi], self._of_columns, self.share)
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return self._like(self._of_rows[rows], self._of_columns)
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return self._like(self._of_columns, self._of_rows)  # the hash is one of their sum
+
+
+GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(z: Array) -> Array:
+    """Return f(z) of SplitMix64."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class Complement(Mask):
+    """What another mask shows."""
+
+    def __init__(self, mask: Mask):
+        self.mask = mask
+
+    def hidden(self, lo: int, hi: int, numbers: Callable[[], Matrix]) -> Array:
+        """Return the mask of rows lo … hi."""
+        return ~self.mask.hidden(lo, hi, numbers)
+
+    def take(self, rows: Array) -> Mask:
+        """Return the mask of some rows."""
+        return Complement(self.mask.take(rows))
+
+    @property
+    def T(self) -> Mask:
+        """The mask of Xᵀ."""
+        return Complement(self.mask.T)
+
+
 def united(*masks: Mask | None) -> Mask | None:
     """Return the mask of what any of these hides; None if all are None."""
     given = [mask for mask in masks if mask is not None]
@@ -168,8 +257,8 @@ def as_mask(mask: Any, shape: tuple[int, int]) -> tuple[Mask | None, Array | Non
 
     Parameters
     ----------
-    mask : array-like, sparse matrix, memory map, path, h5py dataset or Zarr array; bool, or None
-        Of the shape of X, or of one entry for each column; True where X is left out.
+    mask : array-like, sparse matrix, memory map, path, h5py dataset or Zarr array; bool, or Mask, or None
+        Of the shape of X, or of one entry for each column; True where X is left out. A Mask is taken as it is.
     shape : tuple of (int, int)
         Of X.
 
@@ -184,8 +273,8 @@ def as_mask(mask: Any, shape: tuple[int, int]) -> tuple[Mask | None, Array | Non
     ValueError
         If the mask has another shape or type, or hides every column.
     """
-    if mask is None:
-        return None, None
+    if mask is None or isinstance(mask, Mask):
+        return mask, None
     n, m = shape
     mask = source_of(mask)
     if not (sparse.issparse(mask) or isinstance(mask, Source)):

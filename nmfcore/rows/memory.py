@@ -132,6 +132,16 @@ class MemoryRows(Rows):
         view._transpose_of = _none
         return view
 
+    def beside(self, n_jobs: int | None) -> MemoryRows:
+        """Return rows of the same X for a fit that runs beside others, which shares no memory with theirs."""
+        return self._unvisited(MemoryRows(self.X, self.dtype, n_jobs, self._lane_work))
+
+    def _unvisited(self, new: MemoryRows) -> MemoryRows:
+        new.gathers, new.power, new.given_dtype, new._summary = (
+            self.gathers, self.power, self.given_dtype, self._summary
+        )  # fmt: skip
+        return new
+
     def rows_like(self, F: Array) -> MemoryRows:
         """Return a row-aligned or small dense matrix as rows, for products with it."""
         return MemoryRows(F, self.dtype, self.n_jobs)

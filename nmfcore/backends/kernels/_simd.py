@@ -330,18 +330,18 @@ scatter1, scatter2, scatter4 = (_make_scatter(vectors) for vectors in (1, 2, 4))
 
 
 @intrinsic
-def dots(typingctx, f, f0, h, ld, columns, first, vectors, out, o0):
+def dots(typingctx, f, f0, h, ld, columns, first, vectors, out, o0, squares):
     """out[o0 + j] = Σ_t f[f0 + t]·h[j·ld + t] over whole vectors, for as many columns j of `columns` as a vector holds.
 
     The sums of a group are added up together, in a tree of shuffles that is the same for each of them: a number does
-    not depend on its place in the group.
+    not depend on its place in the group. Their squares are added to `squares`, float64 and as many, unless it is None.
     """
     signature = types.void(
-        f, types.intp, h, types.intp, columns, types.intp, types.intp, out, types.intp
+        f, types.intp, h, types.intp, columns, types.intp, types.intp, out, types.intp, squares
     )  # fmt: skip
 
     def codegen(context, builder, sig, args):
-        f, f0, h, ld, columns, first, vectors, out, o0 = args
+        f, f0, h, ld, columns, first, vectors, out, o0, squares = args
         scalar, lanes = _element(sig.args[0])
         size = sig.args[0].dtype.bitwidth // 8
         vector, kind = ir.VectorType(scalar, lanes), ir.VectorType(ir.IntType(32), lanes)
@@ -399,6 +399,15 @@ def dots(typingctx, f, f0, h, ld, columns, first, vectors, out, o0):
         for lane, e in enumerate(owners[0]):
             value = builder.extract_element(parts[0], ir.Constant(ir.IntType(32), lane))
             builder.store(value, builder.gep(to, [chosen[e]])).align = size
+        if not isinstance(sig.args[9], types.NoneType):
+            wide = ir.VectorType(ir.DoubleType(), lanes)
+            sums = _data(context, builder, sig.args[9], squares)
+            x = parts[0] if size == 8 else builder.fpext(parts[0], wide)
+            fma = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(wide, [wide] * 3), f"llvm.fma.v{lanes}f64"
+            )
+            old = _load(builder, sums, _constant(0), wide, 8)
+            _store(builder, builder.call(fma, [x, x, old]), sums, _constant(0), wide, 8)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -77,32 +77,34 @@ def put(tile, ld, rows, found, starts, counts, value):
 
 
 @inner
-def fill(tile, ld, rows, lo, found, starts, counts, Fp, kp, Htp):
-    """Write (F·H)_ij over the hidden entries of rows lo … of a block, which lie in a tile."""
+def fill(tile, ld, rows, lo, found, starts, counts, Fp, kp, Htp, squares):
+    """Write (F·H)_ij over the hidden entries of rows lo … of a block, which lie in a tile.
+
+    Returns their Σ x² if `squares`, float64 and one for each lane, is not None, else 0. It is made from vectors in
+    registers: 1.1 ns of 5.4 ns that a hidden entry took in a pass, k = 15, float32.
+    """
     out_of_line()
     lanes = lanes_of(Fp)
-    vectors = kp // lanes
-    for i in range(rows):
-        first, count = starts[lo + i], counts[lo + i]
-        for p in range(first, first + count, lanes):
-            dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld)
-
-
-@inner
-def hidden_squares(tile, ld, rows, lo, found, starts, counts):
-    """Return Σ x² over the hidden entries of rows lo … of a block, which lie in a tile."""
-    out_of_line()
-    total = 0.0
-    for i in range(rows):
-        row, first, count, even, odd = tile[i * ld : i * ld + ld], starts[lo + i], counts[lo + i], 0.0, 0.0
-        for p in range(first, first + count - 1, 2):
-            x, y = np.float64(row[found[p]]), np.float64(row[found[p + 1]])
-            even += x * x
-            odd += y * y
-        if count % 2:
-            x = np.float64(row[found[first + count - 1]])
-            even += x * x
-        total += even + odd
+    vectors, total = kp // lanes, 0.0
+    if squares is None:
+        for i in range(rows):
+            first, count = starts[lo + i], counts[lo + i]
+            for p in range(first, first + count, lanes):
+                dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld, None)
+    else:
+        clear(squares, np.intp(0), lanes)
+        for i in range(rows):
+            first, count = starts[lo + i], counts[lo + i]
+            whole = first + count // lanes * lanes
+            for p in range(first, whole, lanes):
+                dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld, squares)
+            if whole < first + count:  # the last group repeats a column
+                dots(Fp, i * kp, Htp, kp, found, whole, vectors, tile, i * ld, None)
+                for p in range(whole, first + count):
+                    x = np.float64(tile[i * ld + found[p]])
+                    total += x * x
+        for e in range(lanes):
+            total += squares[e]
     return total
 
 
@@ -120,6 +122,19 @@ def blend(tile, ld, rows, m, mask, lo, S):
             square = np.float64(s[j]) if hides else 0.0
             total += square * square
     return total
+
+
+@kernel
+def hash_pass(of_rows, of_columns, last, out):
+    """Write whether f(of_rows[i] + of_columns[j]) is at most `last` to out[i, j], with f that of SplitMix64."""
+    first, second = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    for i in range(of_rows.size):
+        row, to = of_rows[i], out[i]
+        for j in range(of_columns.size):
+            z = row + of_columns[j]
+            z = (z ^ (z >> np.uint64(30))) * first
+            z = (z ^ (z >> np.uint64(27))) * second
+            to[j] = (z ^ (z >> np.uint64(31))) <= last
 
 
 @kernel
@@ -152,7 +167,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
     c, scratch = aligned(round_up(max(m, k), ALIGN) * kp, F), aligned((2 * kp + 4) * step, F)
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, F)
     found, starts, counts = lists
-    listed = counts.size > 0
+    listed, of_lanes = counts.size > 0, np.empty(lanes)
     mp, (address, apart) = round_up(m, ALIGN), mask
     Hp, S = aligned(0 if listed else round_up(k, ALIGN) * mp, F), aligned(0 if listed else height * ld, F)
     pad_rows(Ht, np.intp(0), m, Htp, kp)
@@ -181,7 +196,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
                 for t in range(k):
                     f[t] = max(f[t] + w * (f[t] - old[t]), zero)
         if listed:
-            fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp)
+            fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp, None)
         else:
             product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             blend(tile, ld, rows, m, mask, i0, S)
@@ -189,8 +204,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
         clear(Cp, whole * kp, padded * kp)
         sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, None, scratch, stats)
         if listed:
-            fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp)
-            squares[0] += hidden_squares(tile, ld, rows, i0, found, starts, counts)
+            squares[0] += fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp, of_lanes)
         else:
             product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             squares[0] += blend(tile, ld, rows, m, mask, i0, S)

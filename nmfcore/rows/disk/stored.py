@@ -100,6 +100,10 @@ class StoredRows(MemoryRows):
         """Return a copy of some rows (increasing numbers), in memory."""
         return MemoryRows(self.X.take(rows), self.dtype, n_jobs).scaled(self.power)
 
+    def beside(self, n_jobs: int | None) -> MemoryRows:
+        """Return rows of the same X for a fit that runs beside others, which shares no memory with theirs."""
+        return self._unvisited(StoredRows(self.X, self.dtype, n_jobs, self.memory, self.whom))
+
     def free_buffers(self) -> None:
         """Free the blocks that are kept from one pass to the next."""
         self._buffers = []
