@@ -262,7 +262,7 @@ def clustered(H: Array, k: int, nearest: int, threshold: float, seed: int) -> Cl
     alive = np.flatnonzero(largest[:, 0])
     H = H[alive] / largest[alive]
     H /= np.linalg.norm(H, axis=1, keepdims=True)
-    order = np.array(sorted(range(len(H)), key=lambda row: H[row].tobytes()), np.intp)
+    order = _settled_order(H)
     H, alive = H[order], alive[order]
     labels = np.full(len(largest), -1)
     # Not more threads: they would add in another order.
@@ -282,10 +282,22 @@ def clustered(H: Array, k: int, nearest: int, threshold: float, seed: int) -> Cl
                 "n_init, or decrease k."
             )
         silhouette = 0.0 if k == len(H) else float("nan") if k == 1 else float(silhouette_score(H, found))
-    labels[alive] = found
     medians = np.array([np.median(H[found == cluster], axis=0) for cluster in range(k)])
+    order = _settled_order(medians)  # not that of k-means: the refit goes through the components in turn
+    medians, labels[alive] = medians[order], np.argsort(order)[found]
     total = medians.sum(axis=1, keepdims=True)
     return Clusters(np.divide(medians, total, out=np.zeros_like(medians), where=total > 0), labels, silhouette)
+
+
+def _settled_order(H: Array) -> Array:
+    """Return an order of the rows of H that depends neither on the one they are in nor on rounding.
+
+    k-means draws rows by their numbers, and where clusters are not clear, another drawing may lead to other clusters.
+    Rows are therefore sorted by their products with a fixed random vector, which differ by far more than rounding
+    unless rows are alike, and then either may be drawn.
+    """
+    along = np.random.RandomState(0).standard_normal(H.shape[1])
+    return np.argsort((H * along).sum(axis=1), kind="stable")
 
 
 def _refitted(model: NMF, data: Rows, C: Array) -> tuple[Array, Array, float]:
