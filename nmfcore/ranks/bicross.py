@@ -13,16 +13,16 @@ Statistics 3(2), 2009.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import rows, scale
+from .. import scale
 from .._typing import Array, Matrix
 from ..estimators import NMF
+from ..estimators._halves import coded_columns, coded_rows, of_block, opened
 from ..objective import beta_of, divergence
 from ..rows import Rows
 from .splits import Split
@@ -121,32 +121,26 @@ def predict(
         None if the fit was ended by `stop` or by `max_time`.
     """
     begun = time.perf_counter()
-    model: Any = copy.copy(task.estimator)
-    model.n_components, model.random_state, model.n_jobs = k, seed, task.n_jobs
-    model.callback, model.max_time = stop, max_time
-    model._warn = _silent  # one fit of a hundred: `select_rank` says how many did not end by their rule
+    # Of the hundred fits `select_rank` says how many did not end by their rule.
+    model = of_block(task.estimator, k, seed, task.n_jobs, stop, max_time)
     beta = beta_of(model.beta_loss)
     W = model.fit_transform(blocks.D)
     late = max_time is not None and time.perf_counter() - begun >= max_time
     if not model.converged_ and (late or stop(None)):
         return None
-    transposed = copy.copy(model)  # of which rows and columns, and so both penalties, have changed places
-    transposed.alpha_W = model.alpha_W if isinstance(model.alpha_H, str) else model.alpha_H
-    tol, most = model.tol, model.max_iter
     with np.errstate(under="ignore"):
-        with _opened(blocks.B, model) as data:
-            Ht = np.ascontiguousarray(model.components_.T, data.dtype)
-            of_rows = model._coded(data, Ht, beta, tol, max_iter=most)
-        with _opened(blocks.C, model) as data:
-            of_columns = transposed._coded(data.T, np.ascontiguousarray(W, data.dtype), beta, tol, max_iter=most)
-        with _opened(blocks.D, model) as data:
+        with opened(blocks.B, model) as data:
+            of_rows = coded_rows(model, data, model.components_.T)
+        with opened(blocks.C, model) as data:
+            of_columns = coded_columns(model, data, W)
+        with opened(blocks.D, model) as data:
             train_whole = whole(data.scaled(task.power), beta, task.mean)
-        with _opened(blocks.A, model) as data:
+        with opened(blocks.A, model) as data:
             view = data.scaled(task.power)
             W_A, Ht_A = (scale.times(coded.W, task.power) for coded in (of_rows, of_columns))
             test, test_whole = divergence(view, W_A, Ht_A, beta), whole(view, beta, task.mean)
     train = float(scale.times(np.float64(model.reconstruction_err_), 2 * task.power)) ** 2 / 2
-    unsettled = of_rows.unsettled + of_columns.unsettled if tol > 0 else 0
+    unsettled = of_rows.unsettled + of_columns.unsettled if model.tol > 0 else 0
     seconds = time.perf_counter() - begun
     return Found(train, train_whole, test, test_whole, model.n_iter_, model.converged_, unsettled, seconds)
 
@@ -170,15 +164,3 @@ def whole(data: Rows, beta: float, mean: float) -> float:
     n, m = data.shape
     W, Ht = np.full((n, 1), mean, data.dtype), np.ones((m, 1), data.dtype)
     return divergence(data, W, Ht, beta)
-
-
-def _opened(X: Matrix, model: NMF) -> Rows:
-    """Return a block as rows; X as a whole has been checked."""
-    return rows.open(
-        X, checks=model._checks("NMF initialization", reset=False, named=False), dtype=model.dtype,
-        device=model.device, n_jobs=model.n_jobs, components=model.n_components,
-    )  # fmt: skip
-
-
-def _silent(*about: object) -> None:
-    return None

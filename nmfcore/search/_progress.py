@@ -60,7 +60,8 @@ def fitting_bar(console: Console, max_iter: int, transient: bool = False) -> Ite
         def show(report: Report, norm: float | None, final: bool = False, n_iter: int | None = None) -> None:
             nonlocal shown, loss, first
             now = time.perf_counter()
-            first = first or (report.iteration, report.seconds)  # not the report, which holds all factors
+            if first is None or report.iteration <= first[0]:  # of several runs another one
+                first = report.iteration, report.seconds  # not the report, which holds all factors
             if math.isfinite(report.loss):
                 loss = f"loss {report.loss:.5g}"
                 if norm:
