@@ -240,11 +240,8 @@ def _factorise(
     pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None,
     selection: "RankSelection | None" = None,
 ) -> _Result:  # fmt: skip
-    import numpy as np
-
     from ..estimators import NMF
     from ..models import model_of
-    from ..rows import compute_type
     from ..search.engine import frobenius_norm
 
     settings = _with_defaults(settings)
@@ -261,15 +258,13 @@ def _factorise(
 
         def callback(report: "Progress") -> None:
             nonlocal last
-            last = report
+            if last is None or report.run == last.run or report.loss < last.loss:  # of several runs the best
+                last = report
             show(report, norm if frobenius else None)
 
         estimator = NMF(k, callback=callback, **settings)
-        kept = None  # of several runs: W of the best, which is there even if Ctrl-C ends them
-        if settings["n_init"] > 1 and scheduler is None and settings["device"] in (None, "cpu"):
-            kept = np.empty((len(pictures.matrix), k), compute_type(pictures.matrix.dtype))
         try:
-            W = as_numpy(estimator.fit_transform(X, out=kept))
+            W = as_numpy(estimator.fit_transform(X))
         except KeyboardInterrupt:
             if last is None:
                 raise
@@ -277,10 +272,12 @@ def _factorise(
                 raise
             interrupted = True
             note(notes, "interrupted: the best factors so far are being written")
-            if scheduler is None and estimator.n_init == 1:
-                W = _settle(estimator, last)
+            if scheduler is not None:
+                W = as_numpy(estimator.transform(X))
+            elif estimator.n_init > 1:
+                W = _rows_of_best(estimator, last, X)
             else:
-                W = as_numpy(estimator.transform(X)) if kept is None else kept
+                W = _settle(estimator, last)
         except (ValueError, TypeError, RuntimeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
         except OSError as error:
@@ -298,6 +295,16 @@ def _factorise(
         model = dataclasses.replace(model, relative_error=relative)
     model, shares, stopped = _by_share(model, pictures.matrix, notes)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
+
+
+def _rows_of_best(estimator: "NMF", last: "Progress", X: Any) -> "np.ndarray":
+    """Return W of the run that an interrupted estimator has kept: that of its last report, if this is of that run."""
+    import numpy as np
+
+    from ..backends.cuda import to_host
+
+    W, H = (to_host(factor) for factor in last.factors())
+    return W if np.array_equal(H, estimator.components_) else as_numpy(estimator.transform(X))
 
 
 def _end_of(estimator: "NMF") -> Any:

@@ -144,7 +144,8 @@ def consensus(
         Number of these nearest spectra, as a share of the number of runs.
     random_state : int, RandomState or None, default=None
         Seed, or generator, of the runs, which are those of ``NMF(n_init=n_init)``, and of k-means. None means the
-        ``random_state`` of the estimator.
+        ``random_state`` of the estimator. The order of the runs, and rounding, as between an X in memory and one on
+        Dask, do not change what k-means draws.
     n_jobs : int or None, default=None
         Number of threads; None means the ``n_jobs`` of the estimator. Results have the same bits for any number.
 
