@@ -7,6 +7,7 @@ import re
 __all__ = ["part_name", "printable", "row_name", "share_text"]
 
 FAINT = 1e-3  # a part with a smaller share is said to have less than this
+UNSTABLE = 0.8  # a part with a smaller mean cosine to those of other starts is said to be unstable
 
 # Control characters (they move the cursor, set colours and titles of a terminal), line and paragraph separators,
 # marks that change the direction of the text after them, and surrogates, which no encoding can write.

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from scipy import sparse
 
 from . import rows
-from ._typing import DType, Matrix
+from ._typing import Array, DType, Matrix
 from .estimators import NMF
 from .loop.session import Limits
 from .loop.solve import factorize
@@ -25,7 +25,8 @@ from .starts.svd import OVERSAMPLES
 
 __all__ = ["Estimate", "estimate"]
 
-PASSES = 26  # that are timed: "hals" solves more exactly from pass 20 on
+PASSES = 26  # that are timed
+THOROUGH, WHOLE = 20, 40  # "hals" solves more exactly from this pass on; passes of a fit that the time is a mean of
 _FLOPS = 3e9  # of a timed pass, at most: about 50 ms
 _LEAST_ROWS = 512
 _POPULAR = 10  # columns of a sparse X hold numbers in proportion to 1 / (this + their rank), as words do
@@ -40,7 +41,8 @@ class Estimate(NamedTuple):
         Memory at the peak: X as it is stored, factors, sums and the start. What Python and its libraries take (about
         200 MB) comes in addition.
     seconds : float
-        Time of a pass over X.
+        Time of a pass over X: the mean over the first 40 of a fit. The later ones of "hals" take longer than its first
+        20.
     """
 
     bytes: int
@@ -195,8 +197,16 @@ def _seconds(
         if solution.interruption is not None:
             solution.interruption.again()
         seconds = solution.history["seconds"]
-    passes = max(1, solution.n_iter - 1)
-    return float(seconds[-1] - seconds[0]) / passes * n / height
+    return _mean_of_a_pass(np.diff(seconds)) * n / height
+
+
+def _mean_of_a_pass(seconds: Array) -> float:
+    """Return the mean over the passes of a fit, of which fewer were timed; the first one, with the start, is not."""
+    early, late = seconds[: THOROUGH - 1], seconds[THOROUGH - 1 :]
+    if not len(late):
+        return float(early.mean())
+    share = (THOROUGH - 1) / (WHOLE - 1)
+    return float(share * early.mean() + (1 - share) * late.mean())
 
 
 def _like(shape: tuple[int, int], k: int, given: np.dtype, stored: int | None) -> Matrix:

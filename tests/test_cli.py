@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import types
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 
 import nmfcore
+import nmfcore.images
 from nmfcore import cli
 from nmfcore.analysis import explained_share
 from nmfcore.solvers import SOLVERS
@@ -148,6 +150,52 @@ def test_the_next_step_is_said_on_a_terminal(run, monkeypatch):
     assert "k = 16 was a guess: nmfcore rank finds out" in text
     _, _, notes = run("fit", "-k", 3, "--max-iter", 20, "--out", "c")
     assert "was a guess" not in " ".join(notes)
+
+
+@pytest.mark.parametrize("solver", ["cd", "hals"])  # which would begin with an NNDSVD, and with samples
+def test_several_runs_are_those_of_the_estimator_and_say_how_stable_parts_are(run, solver):
+    X = nmfcore.images.read_source().matrix
+    code, out, _ = run("fit", "-k", 6, "--n-init", 3, "--seed", 4, "--solver", solver, "--max-iter", 60)
+    assert code == 0
+    expected = nmfcore.NMF(6, solver=solver, n_init=3, random_state=4, max_iter=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        W = expected.fit_transform(X)
+    order = np.argsort(-explained_share(X, W, expected.components_), kind="stable")
+    model = nmfcore.load("nmfcore-digits")
+    np.testing.assert_array_equal(model.components, expected.components_[order])
+    np.testing.assert_array_equal(model.component_stability, expected.component_stability_[order])
+    np.testing.assert_array_equal(model.init_losses, expected.init_losses_)
+    printed = table(out)
+    assert printed["runs"].startswith("3, ")
+    mean, few = re.fullmatch(r"([\d.]+) on the average(.*)", printed["stability"]).groups()
+    assert mean == f"{model.component_stability.mean():.2f}"
+    named = re.findall(r"part (\d+) \(", few)
+    assert [int(number) for number in named] == np.flatnonzero(model.component_stability < 0.8)[:3].tolist()
+    run("report", "nmfcore-digits")
+    page = Path("nmfcore-digits/report.html").read_text()
+    assert all(f"</b> · {value:.2f}<" in page for value in model.component_stability)
+
+
+def test_one_run_says_nothing_of_stability(run):
+    code, out, _ = run("fit", "-k", 3, "--max-iter", 20)
+    assert code == 0 and not {"runs", "stability"} & set(table(out))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-init", 3, "--init", "nndsvd"], "--init nndsvd .* give random, nndsvdar or auto"),
+        (["--n-init", 2, "--init", "nndsvda"], "--init nndsvda "),
+        (["--n-init", 2, "--checkpoint", "x.ckpt"], "--checkpoint keeps a single run"),
+        (["--n-init", 0], "'--n-init'"),
+    ],
+)
+def test_runs_that_would_be_alike_are_refused_before_anything_is_read(run, monkeypatch, options, message):
+    monkeypatch.setattr(nmfcore.images, "read_source", None)
+    code, out, notes = run("fit", *options)
+    assert (code, out) == (2, "") and len(notes) == 1 and re.search(message, notes[0])
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
@@ -560,6 +608,27 @@ def test_ctrl_c_keeps_the_best_so_far(run, monkeypatch, solver):
     X = nmfcore.images.read_source().matrix.astype(float)
     error = np.linalg.norm(X - model.W @ model.components) / np.linalg.norm(X)
     assert model.relative_error == pytest.approx(error, rel=1e-4)
+
+
+def test_ctrl_c_keeps_the_best_of_several_runs(run, monkeypatch):
+    @contextmanager
+    def bar(notes, max_iter):
+        def show(report, norm, final=False, n_iter=None):
+            if report.iteration == 6 and getattr(report, "run", None) == 1:  # the last report is of no run
+                raise KeyboardInterrupt
+
+        yield show
+
+    monkeypatch.setattr("nmfcore.cli.fit.progress_bar", bar)
+    code, _, _ = run("fit", "-k", 5, "--n-init", 3, "--tol", 0)
+    assert code == 130 and set(os.listdir("nmfcore-digits")) == FILES
+    model = nmfcore.load("nmfcore-digits")
+    assert not model.converged and model.n_iter in (5, 6) and model.stop_reason == "interrupted"
+    X = nmfcore.images.read_source().matrix.astype(float)
+    error = np.linalg.norm(X - model.W @ model.components)
+    assert model.reconstruction_err == pytest.approx(error, rel=1e-4)
+    assert np.sqrt(2 * model.init_losses.min()) == pytest.approx(error, rel=1e-4)
+    assert model.component_stability.shape == (5,)
 
 
 @pytest.mark.parametrize("where", ["read_source", "model_of"])

@@ -20,7 +20,7 @@ import dask.array as da
 import distributed as dd
 from sklearn.exceptions import ConvergenceWarning
 
-from nmfcore import NMF, MiniBatchNMF, non_negative_factorization
+from nmfcore import NMF, MiniBatchNMF, consensus, non_negative_factorization
 from nmfcore.analysis import explained_share
 from nmfcore.rows.cluster import as_dask_rows, tasks, using
 from nmfcore.rows.cluster import workers as cluster
@@ -137,6 +137,17 @@ def left_on(workers):
 
 
 # ---- the same answer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["cd", "mu"])
+def test_many_runs_agree_on_what_they_agree_on_in_memory(client, case):
+    """Runs agree to rounding; k-means and the refit must not make more of it, even where clusters are not clear."""
+    estimator = model(case, init="random", dtype=np.float64)
+    there, here = (consensus(of, K, 8, estimator=estimator, random_state=0) for of in (in_chunks(), X))
+    np.testing.assert_array_equal(there.members, here.members)
+    np.testing.assert_allclose(there.components_, here.components_, rtol=1e-6, atol=1e-9 * here.components_.max())
+    np.testing.assert_allclose(np.asarray(there.W), here.W, rtol=1e-6, atol=1e-9 * here.W.max())
+    assert (there.stability, there.error) == pytest.approx((here.stability, here.error), rel=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -594,6 +594,18 @@ def test_order_of_spectra_changes_nothing():
         assert other.silhouette == found.silhouette
 
 
+def test_rounding_of_the_spectra_changes_no_cluster():
+    for seed in range(10):  # of spectra that are no clusters, so that k-means ends where its draws lead it
+        rng = np.random.default_rng(seed)
+        H = rng.random((40, 12)) ** 4
+        found = clustered(H, 5, 3, np.inf, seed)
+        order = rng.permutation(len(H))
+        other = clustered((H * (1 + 1e-13 * rng.standard_normal(H.shape)))[order], 5, 3, np.inf, seed)
+        np.testing.assert_array_equal(other.labels, found.labels[order])
+        np.testing.assert_allclose(other.medians, found.medians, rtol=1e-10)
+        assert other.silhouette == pytest.approx(found.silhouette, rel=1e-10)
+
+
 def test_as_many_clusters_as_spectra_and_a_single_one():
     H = np.random.default_rng(0).random((6, 10))
     assert clustered(H, 6, 1, np.inf, 0).silhouette == 0

@@ -264,6 +264,17 @@ def _app() -> Any:
                 rich_help_panel="Input",
             ),
         ] = False,
+        n_init: Annotated[
+            int,
+            Option(
+                min=1,
+                metavar="RUNS",
+                help="Runs from different random starts, of which the best is kept; with 2 or more, the table and the "
+                "report say how well the runs agree on each part. The default makes one run, which tells nothing of "
+                "that.",
+                rich_help_panel="Model",
+            ),
+        ] = 1,
         seed: Annotated[
             int,
             Option(
@@ -384,6 +395,8 @@ def _app() -> Any:
 
             nmfcore fit pictures/ -k auto
 
+            nmfcore fit pictures/ -k 20 --n-init 8
+
         Next: nmfcore report FOLDER makes a page of the results, nmfcore search FOLDER 0 finds similar pictures.
         """
         from . import fit as command
@@ -403,6 +416,7 @@ def _app() -> Any:
                 "random_state": seed,
                 "n_jobs": n_jobs,
                 "device": device,
+                "n_init": n_init,
             }
             shape = size_option(size)
             how = {"crop": crop, "background": background, "recursive": recursive, "exclude": exclude or []}

@@ -7,6 +7,7 @@ import os
 import shlex
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ _NAMED = 3  # parts named in the table
 _KEPT = 1 << 30  # bytes up to which the originals are kept beside the model without being asked
 _MINUTE = 60.0  # seconds of a fit above which is said what it will take
 _LONG = 1e12  # multiplications and additions, below which no machine takes so long
+_ALIKE = ("nndsvd", "nndsvda")  # starts that draw nothing
 _PASSES = {"hals": 60}  # that a fit takes, roughly; with other solvers 200
 
 
@@ -95,6 +97,7 @@ def fit(
     _check_target(target, force)
     _check_source(source)
     _check_device(settings["device"])
+    _check_runs(settings)
     try:
         begun = time.time_ns()
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
@@ -192,6 +195,18 @@ def _check_device(device: str | None) -> None:
         raise Stop(str(error)) from error
 
 
+def _check_runs(settings: dict[str, Any]) -> None:
+    """Refuse several runs that would be alike, or could not be kept, before any picture is read."""
+    runs, init, checkpoint = (settings[name] for name in ("n_init", "init", "checkpoint"))
+    if runs > 1 and init in _ALIKE:
+        raise Stop(
+            f"--init {init} begins every one of the {runs} runs of --n-init alike: give random, nndsvdar or auto, or "
+            "leave it out"
+        )
+    if runs > 1 and checkpoint is not None:
+        raise Stop(f"--checkpoint keeps a single run, and --n-init {runs} makes several: leave one of them out")
+
+
 def _check_source(source: str | None) -> None:
     """Refuse the results of a fit where pictures are expected: they are pictures of components."""
     from ..search.folders import MODEL
@@ -221,7 +236,7 @@ def _number_of_components(
         from .rank import chosen
 
         limit, begun = settings["max_time"], time.perf_counter()
-        found = chosen(pictures, _with_defaults(settings), notes, None if limit is None else limit / 2)
+        found = chosen(pictures, _with_defaults(settings | {"n_init": 1}), notes, None if limit is None else limit / 2)
         if limit is not None:  # the fit gets what is left
             settings["max_time"] = max(limit / 2, limit - (time.perf_counter() - begun))
         return found.best, found
@@ -255,7 +270,8 @@ def _factorise(
 
         def callback(report: "Progress") -> None:
             nonlocal last
-            last = report
+            if last is None or report.run == last.run or report.loss < last.loss:  # of several runs the best
+                last = report
             show(report, norm if frobenius else None)
 
         estimator = NMF(k, callback=callback, **settings)
@@ -264,15 +280,23 @@ def _factorise(
         except KeyboardInterrupt:
             if last is None:
                 raise
+            if estimator.n_init > 1 and not hasattr(estimator, "components_"):
+                raise
             interrupted = True
             note(notes, "interrupted: the best factors so far are being written")
-            W = _settle(estimator, last) if scheduler is None else as_numpy(estimator.transform(X))
+            if scheduler is not None:
+                W = as_numpy(estimator.transform(X))
+            elif estimator.n_init > 1:
+                W = _rows_of_best(estimator, last, X)
+            else:
+                W = _settle(estimator, last)
         except (ValueError, TypeError, RuntimeError, FileNotFoundError, PermissionError) as error:
             raise Stop(_why_refused(error, pictures)) from error
         except OSError as error:
             raise Stop(_about_reading(error, pictures, settings)) from error
         if last is not None:
-            show(last, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
+            end = last if estimator.n_init == 1 else _end_of(estimator)
+            show(end, norm if frobenius else None, final=not interrupted, n_iter=int(estimator.n_iter_))
     seconds = time.perf_counter() - start
 
     if selection is not None:
@@ -283,6 +307,22 @@ def _factorise(
         model = dataclasses.replace(model, relative_error=relative)
     model, shares, stopped = _by_share(model, pictures.matrix, notes)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
+
+
+def _rows_of_best(estimator: "NMF", last: "Progress", X: Any) -> "np.ndarray":
+    """Return W of the run that an interrupted estimator has kept: that of its last report, if this is of that run."""
+    import numpy as np
+
+    from ..backends.cuda import to_host
+
+    W, H = (to_host(factor) for factor in last.factors())
+    return W if np.array_equal(H, estimator.components_) else as_numpy(estimator.transform(X))
+
+
+def _end_of(estimator: "NMF") -> Any:
+    """Return iteration, loss and seconds of the end of the run that was kept, as a report tells them."""
+    seconds, loss = (float(estimator.history_[name][-1]) for name in ("seconds", "loss"))
+    return types.SimpleNamespace(iteration=int(estimator.n_iter_), loss=loss, seconds=seconds)
 
 
 def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model", "np.ndarray | None", bool]:
@@ -309,7 +349,7 @@ def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes:
     import numpy as np
 
     X = pictures.matrix
-    passes = min(_PASSES.get(settings["solver"], 200), settings["max_iter"])
+    passes = min(_PASSES.get(settings["solver"], 200), settings["max_iter"]) * settings["n_init"]
     if settings["device"] not in (None, "cpu") or 4.0 * k * math.prod(X.shape) * passes < _LONG:
         return
     from ..forecast import estimate
@@ -349,7 +389,9 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
         solver = "mu"  # the only one that does
     elif not solver:
         solver = default_solver(settings["beta_loss"] in ("frobenius", 2.0))
-    if not init:
+    if not init and settings.get("n_init", 1) > 1:
+        init = "auto" if solver == "hals" else "random"
+    elif not init:
         init = {"cd": "nndsvd", "hals": "auto", "mu": "nndsvda"}.get(solver)
     return {**settings, "solver": solver, "init": init}
 
@@ -525,6 +567,23 @@ def _about_parts(shares: "np.ndarray | None") -> list[tuple[str, str]]:
     return lines
 
 
+def _about_runs(model: "Model") -> list[tuple[str, str]]:
+    """Say how well the runs of a fit agree on its parts, and name those that they do not find again."""
+    from .._text import UNSTABLE, part_name
+
+    stability, losses = model.component_stability, model.init_losses
+    if stability is None or losses is None:
+        return []
+    made = int((losses == losses).sum())
+    lines = [("runs", f"{made}, of which the best is kept")]
+    if made > 1:
+        few = [f"{part_name(number)} ({value:.2f})" for number, value in enumerate(stability) if value < UNSTABLE]
+        some = ", ".join(few[:_NAMED]) + (f", … ({len(few)} parts)" if len(few) > _NAMED else "")
+        few_said = f"; below {UNSTABLE:g}: {some}" if few else f", {stability.min():.2f} at least"
+        lines.append(("stability", f"{stability.mean():.2f} on the average{few_said}"))
+    return lines
+
+
 def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     model = result.model
     n, m = pictures.matrix.shape
@@ -540,6 +599,7 @@ def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
         ("shape", f"{n:,} × {m:,} {pictures.matrix.dtype}{folded}"),
         ("k", f"{len(model.components)}"),
         *_about_parts(result.shares),
+        *_about_runs(model),
         error,
         ("iterations", f"{model.n_iter:,}"),
         ("seconds", f"{result.seconds:.2f}"),

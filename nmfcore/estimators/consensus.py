@@ -144,7 +144,8 @@ def consensus(
         Number of these nearest spectra, as a share of the number of runs.
     random_state : int, RandomState or None, default=None
         Seed, or generator, of the runs, which are those of ``NMF(n_init=n_init)``, and of k-means. None means the
-        ``random_state`` of the estimator.
+        ``random_state`` of the estimator. The order of the runs, and rounding, as between an X in memory and one on
+        Dask, do not change what k-means draws.
     n_jobs : int or None, default=None
         Number of threads; None means the ``n_jobs`` of the estimator. Results have the same bits for any number.
 
@@ -262,7 +263,7 @@ def clustered(H: Array, k: int, nearest: int, threshold: float, seed: int) -> Cl
     alive = np.flatnonzero(largest[:, 0])
     H = H[alive] / largest[alive]
     H /= np.linalg.norm(H, axis=1, keepdims=True)
-    order = np.array(sorted(range(len(H)), key=lambda row: H[row].tobytes()), np.intp)
+    order = _settled_order(H)
     H, alive = H[order], alive[order]
     labels = np.full(len(largest), -1)
     # Not more threads: they would add in another order.
@@ -282,10 +283,22 @@ def clustered(H: Array, k: int, nearest: int, threshold: float, seed: int) -> Cl
                 "n_init, or decrease k."
             )
         silhouette = 0.0 if k == len(H) else float("nan") if k == 1 else float(silhouette_score(H, found))
-    labels[alive] = found
     medians = np.array([np.median(H[found == cluster], axis=0) for cluster in range(k)])
+    order = _settled_order(medians)  # not that of k-means: the refit goes through the components in turn
+    medians, labels[alive] = medians[order], np.argsort(order)[found]
     total = medians.sum(axis=1, keepdims=True)
     return Clusters(np.divide(medians, total, out=np.zeros_like(medians), where=total > 0), labels, silhouette)
+
+
+def _settled_order(H: Array) -> Array:
+    """Return an order of the rows of H that depends neither on the one they are in nor on rounding.
+
+    k-means draws rows by their numbers, and where clusters are not clear, another drawing may lead to other clusters.
+    Rows are therefore sorted by their products with a fixed random vector, which differ by far more than rounding
+    unless rows are alike, and then either may be drawn.
+    """
+    along = np.random.RandomState(0).standard_normal(H.shape[1])
+    return np.argsort((H * along).sum(axis=1), kind="stable")
 
 
 def _refitted(model: NMF, data: Rows, C: Array) -> tuple[Array, Array, float]:

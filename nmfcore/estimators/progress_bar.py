@@ -59,7 +59,8 @@ class _Lines:
     def of(self, report: Report, norm: float | None, final: bool, n_iter: int | None) -> _Line | None:
         """Return the line to be shown, or None if the last one is too young."""
         now = time.perf_counter()
-        self._first = self._first or (report.iteration, report.seconds)  # not the report, which holds all factors
+        if self._first is None or report.iteration <= self._first[0]:  # of several runs another one
+            self._first = report.iteration, report.seconds  # not the report, which holds all factors
         if math.isfinite(report.loss):
             self._loss = f"loss {report.loss:.5g}"
             if norm:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._text import FAINT, part_name, printable, share_text
+from .._text import FAINT, UNSTABLE, part_name, printable, share_text
 from ..analysis import (
     class_means,
     clusters,
@@ -51,7 +51,6 @@ _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLUSTERS, _MEMBERS = 8, 9  # groups of pictures, and how many of each are shown
 _CLASSES = 30  # more classes than this are no classes but names
 _CLASS_PARTS = 6  # parts shown per class
-_UNSTABLE = 0.8  # a part with a smaller mean cosine to those of other starts is said to be unstable
 _PAGES = ("wide", "middle", "narrow")
 _OPTIONS = {
     "--solver": "solver",
@@ -264,7 +263,7 @@ class _Drawing:
         told: dict[str, object] = {"tiles": [], "curve": None, "best": None, "few": 0, "mean": None}
         if stability is not None:
             stability = np.asarray(stability, dtype=float)
-            told["mean"], told["few"] = f"{stability.mean():.2f}", int((stability < _UNSTABLE).sum())
+            told["mean"], told["few"] = f"{stability.mean():.2f}", int((stability < UNSTABLE).sum())
             told["tiles"] = [
                 {
                     "name": part_name(number),

@@ -13,7 +13,6 @@ Statistics 3(2), 2009.
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from typing import NamedTuple
@@ -22,8 +21,9 @@ import numpy as np
 
 from .. import scale
 from .._typing import Array, Matrix
+from ..estimators._halves import coded_columns, coded_rows, opened
 from ..objective import divergence
-from .fits import Ends, Found, Task, fit, opened, whole
+from .fits import Ends, Found, Task, fit, whole
 from .splits import Split
 
 __all__ = ["Block", "Blocks", "cut", "predict"]
@@ -87,22 +87,18 @@ def predict(blocks: Blocks, k: int, seed: int, task: Task, stop: Ends, max_time:
     if fitted is None:
         return None
     model, W = fitted.model, fitted.W
-    transposed = copy.copy(model)  # of which rows and columns, and so both penalties, have changed places
-    transposed.alpha_W = model.alpha_W if isinstance(model.alpha_H, str) else model.alpha_H
-    tol, most = model.tol, model.max_iter
     with np.errstate(under="ignore"):
         with opened(blocks.B, model) as data:
-            Ht = np.ascontiguousarray(model.components_.T, data.dtype)
-            of_rows = model._coded(data, Ht, beta, tol, max_iter=most)
+            of_rows = coded_rows(model, data, model.components_.T)
         with opened(blocks.C, model) as data:
-            of_columns = transposed._coded(data.T, np.ascontiguousarray(W, data.dtype), beta, tol, max_iter=most)
+            of_columns = coded_columns(model, data, W)
         with opened(blocks.D, model) as data:
             train_whole = whole(data.scaled(task.power), beta, task.mean)
         with opened(blocks.A, model) as data:
             view = data.scaled(task.power)
             W_A, Ht_A = (scale.times(coded.W, task.power) for coded in (of_rows, of_columns))
             test, test_whole = divergence(view, W_A, Ht_A, beta), whole(view, beta, task.mean)
-    unsettled = of_rows.unsettled + of_columns.unsettled if tol > 0 else 0
+    unsettled = of_rows.unsettled + of_columns.unsettled if model.tol > 0 else 0
     seconds = time.perf_counter() - begun
     return Found(fitted.loss, train_whole, test, test_whole, model.n_iter_, model.converged_, unsettled, seconds)
 

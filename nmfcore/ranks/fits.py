@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import rows, scale
+from .. import scale
 from .._typing import Array, Matrix
 from ..estimators import NMF
+from ..estimators._halves import of_block
 from ..objective import beta_of, divergence
 from ..rows import Rows
 
-__all__ = ["Ends", "Fitted", "Found", "Task", "fit", "opened", "whole"]
+__all__ = ["Ends", "Fitted", "Found", "Task", "fit", "whole"]
 
 Ends = Callable[[object], bool]  # called after each pass of a fit; True ends it
 
@@ -62,7 +62,7 @@ class Task(NamedTuple):
 class Fitted(NamedTuple):
     """A fitted model, its codes, and its loss in the unit of all fits."""
 
-    model: Any  # an NMF, of which `select_rank` uses private methods
+    model: NMF
     W: Array
     loss: float
 
@@ -87,10 +87,8 @@ def fit(X: Matrix | Rows, k: int, seed: int, task: Task, stop: Ends, max_time: f
         None if the fit was ended by `stop` or by `max_time`.
     """
     begun = time.perf_counter()
-    model: Any = copy.copy(task.estimator)
-    model.n_components, model.random_state, model.n_jobs = k, seed, task.n_jobs
-    model.callback, model.max_time = stop, max_time
-    model._warn = _silent  # one fit of a hundred: `select_rank` says how many did not end by their rule
+    # Of the hundred fits `select_rank` says how many did not end by their rule.
+    model = of_block(task.estimator, k, seed, task.n_jobs, stop, max_time)
     W = model.fit_transform(X)
     late = max_time is not None and time.perf_counter() - begun >= max_time
     if not model.converged_ and (late or stop(None)):
@@ -117,16 +115,3 @@ def whole(data: Rows, beta: float, mean: float) -> float:
     n, m = data.shape
     W, Ht = np.full((n, 1), mean, data.dtype), np.ones((m, 1), data.dtype)
     return divergence(data, W, Ht, beta)
-
-
-def opened(X: Matrix, model: NMF, mask: Any = None) -> Rows:
-    """Return a part of X as rows; X as a whole has been checked."""
-    return rows.open(
-        X, checks=model._checks("NMF initialization", reset=False, named=False), dtype=model.dtype,
-        device=model.device, n_jobs=model.n_jobs, memory=model.memory, components=model.n_components, mask=mask,
-        missing_values=model._missing,
-    )  # fmt: skip
-
-
-def _silent(*about: object) -> None:
-    return None

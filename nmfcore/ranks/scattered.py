@@ -19,12 +19,13 @@ import numpy as np
 from .. import scale
 from .._typing import Matrix
 from ..estimators import NMF
+from ..estimators._halves import opened
 from ..estimators._missing import check_masked
 from ..objective import divergence
 from ..rows import Rows
 from ..rows.masked import MaskedRows
 from ..rows.masks import Complement, Hashed, Mask, united
-from .fits import Ends, Found, Task, fit, opened, whole
+from .fits import Ends, Found, Task, fit, whole
 
 __all__ = ["Scattered", "check_share"]
 
