@@ -58,8 +58,9 @@ def _totals(F: Array, weights: Array | None) -> tuple[float, float]:
     """Return ΣF and ΣF²; the rows of F weighted if they have weights."""
     if weights is None:
         return F.sum(dtype=float), inner(F, F)
-    squares = np.einsum("it,it->i", F, F, dtype=np.float64)
-    return tuple(float(np.einsum("i,i->", weights, each)) for each in (F.sum(axis=1, dtype=np.float64), squares))
+    of_rows = F.sum(axis=1, dtype=np.float64), np.einsum("it,it->i", F, F, dtype=np.float64)
+    total, squares = (float(np.einsum("i,i->", weights, each)) for each in of_rows)
+    return total, squares
 
 
 def inner(A: Array, B: Array) -> float:

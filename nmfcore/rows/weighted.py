@@ -1,4 +1,4 @@
-"""X whose rows and columns have weights, as blocks of rows: the blocks of any other X on the CPU, with their weights."""
+"""X whose rows and columns have weights: the blocks of rows of any other X on the CPU, with their weights."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Solver(ABC):
         """Return HHᵀ, in which the columns of X count as often as they do in the loss."""
         return backend.gram(Ht) if self.column_weights is None else backend.gram(self.weighted(Ht), Ht)
 
-    def weights_of(self, lo: int, hi: int) -> dict[str, Array]:
+    def weights_of(self, lo: int, hi: int) -> dict[str, Any]:
         """Return the weights of columns lo … hi of X as an argument for a step of Ht; none where they have none."""
         return {} if self.column_weights is None else {"weights": self.column_weights[lo:hi]}
 

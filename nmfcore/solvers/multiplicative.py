@@ -229,7 +229,7 @@ class MultiplicativeUpdate(Solver):
         return Small(new, small.HHt, small.passes + 1), [stats, stats_H, *measured]
 
     def _told_beta(self, numbers: list[Any], small: Small, data: Rows) -> Report:
-        backend, (m, k), S = data.backend, small.Ht.shape, data.backend.STATS
+        backend, k, S = data.backend, small.Ht.shape[1], data.backend.STATS
         of_W, of_H, *losses = (np.array(each) for each in numbers)
         free = k if self.fixed is None else self.fixed.width
         pulls = sum(

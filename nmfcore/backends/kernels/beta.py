@@ -112,9 +112,10 @@ def add_product(S, ld, H, kp, rows, terms, T, N, begin):
 def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing):
     """Write the numerators (dense X only) and denominators of F for a tile to Np and Dp.
 
-    With `summing`, those of Ht are added to Ns and Ds instead, from the weighed rows Up. Htp is weighed, Hp is not. WH is formed in blocks of columns, so that it stays in
-    the second-level cache with its powers whatever m is. Within a block, each strip of three vectors' width is turned
-    into X ⊙ WH^(β−2) and WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
+    With `summing`, those of Ht are added to Ns and Ds instead, from the rows Up of F as they count. Htp are the columns
+    as they count, Hp is Hᵀ itself. WH is formed in blocks of columns, so that it stays in the second-level cache with
+    its powers whatever m is. Within a block, each strip of three vectors' width is turned into X ⊙ WH^(β−2) and
+    WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
     """
     out_of_line()
     Fp, Up, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers

@@ -166,7 +166,7 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats, 
                             newton[b] += step * step * hess
                         w_t[b] = new if hess != 0 else w
                         moved[b] += (new - w) * (new - w) if hess != 0 else zero
-                    if weights is None:
+                    if weights is None:  # noqa: SIM102 (this test stands alone, see below)
                         if hess != 0:
                             kkt += weighed * hess
                 elif delta > 0:
