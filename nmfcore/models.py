@@ -50,6 +50,8 @@ _SINCE_PLACES = 2  # earlier readers would show the wrong originals of a model w
 _HISTORY, _STATE, _RANK, _RUNS, _FILES = "history_", "state_", "rank_", "runs_", "files_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 _OF_RUNS = ("init_losses",)
+# Parameters that may be lists, and of what.
+_LISTED = {"fixed_components": int, "feature_weight": int | float}
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 # Attributes of an estimator that are a number for each component, by their names in a model.
@@ -497,8 +499,8 @@ def _check_contents(model: Model) -> None:
         if values is not None and (values.dtype != np.float64 or values.ndim != 1):
             raise ValueError(f"{name} holds {shortened(values.dtype, 30)} of shape {values.shape}")
     for name, value in model.parameters.items():
-        rows = value if name == "fixed_components" and isinstance(value, list) else None
-        listed = rows is not None and all(isinstance(each, int) for each in rows)
+        rows = value if name in _LISTED and isinstance(value, list) else None
+        listed = rows is not None and all(isinstance(each, _LISTED[name]) for each in rows)
         if not (value is None or isinstance(value, bool | int | float | str) or listed):
             raise ValueError(f"the parameter {shortened(name, 30)!r} is a {type(value).__name__}")
     for name in _BY_COMPONENT:
@@ -539,7 +541,7 @@ def _check_sizes(model: Model) -> None:
             raise ValueError(f"expected one of the {what} per row of W ({W.shape[0]}), but got {len(values)}")
 
 
-def _plain(name: str, value: object) -> bool | int | float | str | list[int] | None:
+def _plain(name: str, value: object) -> bool | int | float | str | list[int] | list[float] | None:
     """Return a constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -549,7 +551,7 @@ def _plain(name: str, value: object) -> bool | int | float | str | list[int] | N
         return value.item()
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
-    if name == "fixed_components":
+    if name in _LISTED:
         return np.asarray(value).tolist()  # type: ignore[no-any-return]
     if callable(value) or isinstance(value, np.random.RandomState | np.random.Generator):
         return None

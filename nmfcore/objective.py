@@ -46,11 +46,21 @@ def beta_of(beta_loss: str | float) -> float:
     return LOSSES[beta_loss] if isinstance(beta_loss, str) else beta_loss
 
 
-def penalty(penalties: Penalties, W: Array, Ht: Array) -> float:
-    """Return the penalties of a pair W (n × k), Ht (m × k)."""
+def penalty(penalties: Penalties, W: Array, Ht: Array, data: Rows) -> float:
+    """Return the penalties of a pair W (n × k), Ht (m × k): of rows and of columns of X as often as they count."""
     if not any(penalties):
         return 0.0
-    return float(penalties.value(W.sum(dtype=float), Ht.sum(dtype=float), inner(W, W), inner(Ht, Ht)))
+    (sum_W, squares_W), (sum_H, squares_H) = _totals(W, data.row_weights), _totals(Ht, data.column_weights)
+    return float(penalties.value(sum_W, sum_H, squares_W, squares_H))
+
+
+def _totals(F: Array, weights: Array | None) -> tuple[float, float]:
+    """Return ΣF and ΣF²; the rows of F weighted if they have weights."""
+    if weights is None:
+        return F.sum(dtype=float), inner(F, F)
+    of_rows = F.sum(axis=1, dtype=np.float64), np.einsum("it,it->i", F, F, dtype=np.float64)
+    total, squares = (float(np.einsum("i,i->", weights, each)) for each in of_rows)
+    return total, squares
 
 
 def inner(A: Array, B: Array) -> float:
@@ -142,9 +152,10 @@ def shares_of(data: Rows, W: Array, Ht: Array, read: bool = True) -> Array:
     shares : ndarray of shape (k,), float64
     """
     backend, Ht = data.backend, data.backend.asarray(Ht)
-    WtW, HHt = (backend.to_numpy(backend.gram(F)) for F in (W, Ht))
+    WtW, HHt = (backend.to_numpy(gram) for gram in (data.gram_of_rows(W), data.gram_of_columns(Ht)))
     if read:
-        cross = backend.to_numpy(np.einsum("jt,jt->t", data.transposed_products(W), Ht, dtype=np.float64))
+        XtW, Ht = data.transposed_products(W), data.weighted_columns(Ht)
+        cross = backend.to_numpy(np.einsum("jt,jt->t", XtW, Ht, dtype=np.float64))
     else:
         cross = (WtW * HHt).sum(axis=1)
     return explained_shares(cross, WtW, HHt, data.summary().squares)
@@ -162,6 +173,6 @@ def kkt_frobenius(weighed_steps: float, squares_X: float) -> float:
     return math.sqrt(weighed_steps / squares_X) if squares_X else 0.0
 
 
-def pull_of_zeros(column_sums: Array, pulls: Array, rows: int) -> float:
+def pull_of_zeros(column_sums: Array, pulls: Array, rows: float) -> float:
     """Σ_t f̄_t Σ_{F_it = 0} max(0, −∇_it): what entries at zero would gain, on the scale of their column's mean."""
-    return float(np.sum(column_sums * pulls)) / max(rows, 1)
+    return float(np.sum(column_sums * pulls)) / (rows or 1)

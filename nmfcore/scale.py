@@ -157,6 +157,6 @@ def history(given: dict[str, Array], power: int) -> dict[str, Array]:
 def share_left(view: Rows, W: Array, Ht: Array) -> float:
     """Return ΣWH / ΣX of a pair in the unit of X."""
     with np.errstate(all="ignore"):
-        of_W, of_H = (F.sum(axis=0, dtype=np.float64) for F in (W, Ht))
+        of_W, of_H = view.sums_of_rows(W), view.weighted_columns(Ht).sum(axis=0, dtype=np.float64)
         mass = float((times(of_W, view.power) * times(of_H, view.power)).sum())
         return mass / view.summary().total

@@ -604,3 +604,75 @@ def masked_multiplication(X, W, H, hidden, beta):
     W = W * (N / np.where(D == 0, EPSILON, D)) ** gamma(beta)
     N, D = masked_terms(dense(X).T, Ht, W, np.asarray(hidden).T, beta)
     return W, (Ht * (N / np.where(D == 0, EPSILON, D)) ** gamma(beta)).T
+
+
+# --- weights of rows (u) and of columns (v) -----------------------------------------------------
+
+
+def weighted_opening(X, u, v):
+    """[Σ u_i v_j x_ij, Σ u_i v_j x_ij²]."""
+    X = dense(X)
+    entries = [(u[i] * v[j], X[i, j]) for i in range(X.shape[0]) for j in range(X.shape[1])]
+    return [math.fsum(c * x for c, x in entries), math.fsum(c * x * x for c, x in entries)]
+
+
+def weighted_gram(F, u):
+    """Fᵀ·diag(u)·F."""
+    F = dense(F)
+    return products(F.T, np.asarray(u)[:, None] * F)
+
+
+def weighted_sweep(F, G, C, u, l1=0.0, l2=0.0):
+    """A coordinate sweep, whose rows count u_i times in the violation and in Σ G_tt Δ²: (rows, violation, Σ)."""
+    rows, violations, newtons = zip(
+        *(sweep(dense(F)[i : i + 1], G, dense(C)[i : i + 1], l1, l2)[:3] for i in range(len(F))), strict=True
+    )
+    violation, newton = (math.fsum(c * x for c, x in zip(u, xs, strict=True)) for xs in (violations, newtons))
+    return np.vstack(rows), violation, newton
+
+
+def weighted_divergence(X, W, H, beta, u, v):
+    """Σ u_i v_j d_β(x_ij | (WH)_ij), entry by entry."""
+    X, W, H = dense(X), dense(W), dense(H)
+    return math.fsum(
+        u[i] * v[j] * beta_divergence(X[i : i + 1, j : j + 1], W[i : i + 1], H[:, j : j + 1], beta)
+        for i in range(X.shape[0])
+        for j in range(X.shape[1])
+        if u[i] and v[j]
+    )
+
+
+def weighted_objective(X, W, H, beta, u, v, alpha_W=0.0, alpha_H=0.0, l1_ratio=0.0):
+    """Σ u_i v_j (d_β + α_W p(w_i) + α_H p(h_j)), p(f) = ρ‖f‖₁ + ½(1 − ρ)‖f‖²."""
+    W, H = dense(W), dense(H)
+
+    def p(f):
+        return l1_ratio * math.fsum(f) + 0.5 * (1 - l1_ratio) * math.fsum(f * f)
+
+    of_rows, of_columns = [p(w) for w in W], [p(h) for h in H.T]
+    total = math.fsum(
+        u[i] * v[j] * (alpha_W * of_rows[i] + alpha_H * of_columns[j]) for i in range(len(W)) for j in range(len(v))
+    )
+    return weighted_divergence(X, W, H, beta, u, v) + total
+
+
+def weighted_multiply(X, F, Ht, beta, u, v, l1=0.0, l2=0.0):
+    """The multiplicative update of F for columns that count v_j times, then N and D of Ht for rows that count u_i."""
+    X, F, Ht = dense(X), dense(F), dense(Ht)
+    n, m, k = X.shape[0], X.shape[1], F.shape[1]
+
+    def ratios(A):
+        WH = products(A, Ht.T)
+        safe = np.maximum(WH, EPSILON)
+        return X * (safe if beta < 2 else WH) ** (beta - 2), (safe if beta < 1 else WH) ** (beta - 1)
+
+    S, Q = ratios(F)
+    new = np.zeros_like(F)
+    for i in range(n):
+        for t in range(k):
+            top = math.fsum(v[j] * S[i, j] * Ht[j, t] for j in range(m))
+            below = math.fsum(v[j] * Q[i, j] * Ht[j, t] for j in range(m)) + l1 + l2 * F[i, t]
+            new[i, t] = F[i, t] * (top / (below or EPSILON)) ** gamma(beta)
+    S, Q = ratios(new)
+    counted = np.asarray(u)[:, None] * new
+    return new, products(S.T, counted), products(Q.T, counted)

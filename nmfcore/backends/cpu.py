@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -42,7 +42,7 @@ __all__ = [
     "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
     "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers",
     "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",
-    "tile_height", "to_numpy", "topk_kernels", "worst_rows", "xp",
+    "tile_height", "to_numpy", "topk_kernels", "weighted", "worst_rows", "xp",
 ]  # fmt: skip
 
 xp = np
@@ -108,6 +108,11 @@ def changes(WtD: Array, G: Array) -> tuple[np.float64, np.float64]:
     return inner(WtD[:k] - 0.5 * DtD, G), inner(DtD, G)
 
 
+def weighted(block: object, F: Array, by_column: bool = False) -> Array:
+    """Return the rows F of a block, or F with a row for each of its columns, as they count in sums: as they are."""
+    return F
+
+
 def column_sums(F: Array) -> Array:
     """Return Σ_i F[i, :] in float64."""
     return F.sum(axis=0, dtype=np.float64)
@@ -169,8 +174,16 @@ def _at_F(dtype: np.dtype, conjugate: int = 0) -> tuple[Array | float, ...]:
     return tuple(Beginning(np.zeros((0, 0), dtype), np.zeros(0, dtype), 0.0, np.zeros((0, 0)), conjugate))
 
 
-def _run(block: Block, F: Array, Ht: Array, rule: int, out: Array, XtF: Array, FtF: Array, stats: Array) -> None:
-    kernels().product_pass(tuple(block), F, Ht, rule, out, XtF, FtF, stats)
+# Weights of the rows of F, u; of the rows and the columns of a block, (u, v); in float64. None: all are 1.
+RowWeights: TypeAlias = Array | None
+Weights: TypeAlias = tuple[Array, Array] | None
+
+
+def _run(
+    block: Block, F: Array, Ht: Array, rule: int, out: Array, XtF: Array, FtF: Array, stats: Array,
+    weights: Weights = None,
+) -> None:  # fmt: skip
+    kernels().product_pass(tuple(block), F, Ht, rule, out, XtF, FtF, stats, weights)
 
 
 def _without_columns(rows: int) -> tuple[int, ...]:
@@ -178,11 +191,11 @@ def _without_columns(rows: int) -> tuple[int, ...]:
     return (0, 10, 0, 8, 0, 0, 0, rows, 0, 256)
 
 
-def opening(block: Block, dtype: np.dtype) -> Array:
-    """Return [minimum, count of non-finite values, Σx, Σx²] of the stored numbers, in float64."""
+def opening(block: Block, dtype: np.dtype, weights: Weights = None) -> Array:
+    """Return [minimum, count of non-finite values, Σx, Σx²] of the stored numbers, in float64; weighed sums alone."""
     none, empty, _ = _constants(dtype)
     out = np.empty(4)
-    _run(block, none, none, OPENING, none, empty, empty, out)
+    _run(block, none, none, OPENING, none, empty, empty, out, weights)
     return out
 
 
@@ -211,7 +224,7 @@ def gram(F: Array, B: Array | None = None) -> Array:
     if B is not None:
         add_products(cut(F, (0, len(F)), 256), B, FtF)
         return FtF
-    kernels().product_pass(_without_columns(F.shape[0]), F, none, ACCUMULATE, none, empty, FtF, stats)
+    kernels().product_pass(_without_columns(F.shape[0]), F, none, ACCUMULATE, none, empty, FtF, stats, None)
     return FtF
 
 
@@ -231,27 +244,30 @@ def descend(
     stats: Array,
     delta: float = 0.0,
     begin: Beginning | None = None,
+    weights: RowWeights = None,
 ) -> None:
     """Write F after up to `sweeps` sweeps of coordinate descent on (X·Ht, G) to out, and add up the sums.
 
     XtF += Xᵀ·out and FtF += outᵀ·out; those of no rows are left out. A row rests once its violation is at most tol ×
     that of its first sweep; with `delta` > 0, once its step is below delta × its first one. `begin` moves the point at
-    which the sweeps begin. Entries of stats: see `operations`.
+    which the sweeps begin. Entries of stats: see `operations`. With `weights`, row i counts weights[i] times in all
+    sums; here and below.
     """
     beginning = tuple(begin) if begin is not None else _at_F(F.dtype) if delta else None
     penalty, descent = (float(l1), float(l2)), (order, sweeps, tol, delta)
-    kernels().frobenius_pass(tuple(block), F, beginning, Ht, G, penalty, descent, None, out, XtF, FtF, stats)
+    kernels().frobenius_pass(tuple(block), F, beginning, Ht, G, penalty, descent, None, out, XtF, FtF, stats, weights)
 
 
 def multiply(
-    block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
-) -> None:
+    block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array,
+    weights: RowWeights = None,
+) -> None:  # fmt: skip
     """Write F ⊙ X·Ht / (F·G + l1 + l2·F), the multiplicative update for β = 2, to out, and add up the sums.
 
     XtF += Xᵀ·out and FtF += outᵀ·out; those of no rows are left out.
     """
     penalty = (float(l1), float(l2))
-    kernels().frobenius_pass(tuple(block), F, None, Ht, G, penalty, None, 1, out, XtF, FtF, stats)
+    kernels().frobenius_pass(tuple(block), F, None, Ht, G, penalty, None, 1, out, XtF, FtF, stats, weights)
 
 
 def sweep(
@@ -267,6 +283,7 @@ def sweep(
     sweeps: int = 1,
     delta: float = 0.0,
     conjugate: int = 0,
+    weights: RowWeights = None,
 ) -> None:
     """Write F after sweeps of coordinate descent on given (C, G) to out: the step of the small factor.
 
@@ -277,7 +294,7 @@ def sweep(
     penalty, descent = (float(l1), float(l2)), (order, sweeps, 0.0, delta)
     none = _constants(F.dtype)[0]
     block = _without_columns(len(F))
-    kernels().frobenius_pass(block, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats)
+    kernels().frobenius_pass(block, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats, weights)
 
 
 def step_ahead(
@@ -296,29 +313,37 @@ def step_ahead(
     return Ahead(step, made, gram(made), stats, (inner(sums.XtW, change), inner(gram(made + Ht, change), sums.WtW)))
 
 
-def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
+def scale(
+    F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array,
+    weights: RowWeights = None,
+) -> None:  # fmt: skip
     """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
     block, none = _without_columns(len(F)), _constants(F.dtype)[0]
     penalty = (float(l1), float(l2))
-    kernels().frobenius_pass(block, F, None, none, G, penalty, None, 1, out, C, FtF, stats)
+    kernels().frobenius_pass(block, F, None, none, G, penalty, None, 1, out, C, FtF, stats, weights)
 
 
-def divergence(block: Block, F: Array, Ht: Array, beta: float) -> float:
+def divergence(block: Block, F: Array, Ht: Array, beta: float, weights: Weights = None) -> float:
     """Return Σ D_β(x | f·Htᵀ) over the block, in float64. CSR with β = 1 or 2 visits the stored numbers only."""
     if beta == 2 and not block.indptr:
         empty, stats = _constants(F.dtype)[1], np.zeros(STATS)
-        _run(block, F, Ht, RESIDUAL, F[:0], empty, empty, stats)
+        _run(block, F, Ht, RESIDUAL, F[:0], empty, empty, stats, weights)
         return float(stats[0]) / 2
     if beta == 2:
-        losses = np.empty(block.rows)
-        kernels().sparse_residual_pass(tuple(block), F, Ht, losses)
-        return float(losses.sum())
+        return float(_sparse_losses(block, F, Ht, weights).sum())
     # the kernel of the updates, which fits with these β compile in any case
     nothing, stats = np.zeros((0, F.shape[1])), np.zeros(STATS + 2 * F.shape[1])
-    return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats)
+    return multiply_beta(block, F, Ht, beta, 1.0, 0.0, 0.0, 0.0, False, True, F[:0], nothing, nothing, stats, weights)
 
 
-def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:
+def _sparse_losses(block: Block, F: Array, Ht: Array, weights: Weights) -> Array:
+    """Return ½‖x − f·Htᵀ‖² of each CSR row."""
+    losses = np.empty(block.rows)
+    kernels().sparse_residual_pass(tuple(block), F, Ht, losses, None if weights is None else weights[1])
+    return losses if weights is None else losses * weights[0]
+
+
+def worst_rows(block: Block, F: Array, Ht: Array, worst: Array, weights: Weights = None) -> None:
     """Enter the rows of a block with the largest losses ½‖x − f·Htᵀ‖² into the table `worst`.
 
     worst (q × (1 + m), float64) has a line for each of the worst rows so far: its loss, then max(0, x − f·Htᵀ). The
@@ -326,12 +351,10 @@ def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:
     """
     losses = np.empty((block.rows, 1), F.dtype)
     if block.indptr:
-        of_rows = np.empty(block.rows)
-        kernels().sparse_residual_pass(tuple(block), F, Ht, of_rows)
-        losses[:, 0] = of_rows
+        losses[:, 0] = _sparse_losses(block, F, Ht, weights)
     else:
         empty = _constants(F.dtype)[1]
-        _run(block, F, Ht, RESIDUAL, losses, empty, empty, np.zeros(STATS))
+        _run(block, F, Ht, RESIDUAL, losses, empty, empty, np.zeros(STATS), weights)
     chosen = largest(losses[:, 0], worst)
     found = np.zeros((len(chosen), 1 + block.columns))
     for to, i in zip(found, chosen, strict=True):
@@ -360,6 +383,7 @@ def multiply_beta(
     N: Array,
     D: Array,
     stats: Array,
+    weights: Weights = None,
 ) -> float:
     """Update F multiplicatively for β ≠ 2, add up the sums of the update of Ht, and return the loss.
 
@@ -374,24 +398,32 @@ def multiply_beta(
         height = 128 if block.indptr else _fused_height(block.columns, F.dtype)
     rule, penalty = (float(beta), float(gamma), float(floor)), (c(l1), c(l2))
     kernels().beta_pass(
-        (*block[:-1], height), F, Ht, rule, penalty, RENEW if update else KEEP, int(measure), out, N, D, stats, losses
-    )
+        (*block[:-1], height), F, Ht, rule, penalty, RENEW if update else KEEP, int(measure), out, N, D, stats, losses,
+        weights,
+    )  # fmt: skip
+    if weights is not None and measure:
+        losses *= weights[0]
     return float(losses.sum())
 
 
 def multiply_given(
-    F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array
-) -> None:
+    F: Array, N: Array, D: Array, l1: float, l2: float, gamma: float, floor: float, out: Array, stats: Array,
+    weights: RowWeights = None,
+) -> None:  # fmt: skip
     """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
     c = F.dtype.type
-    kernels().multiply_pass(F, N, D, (c(l1), c(l2)), float(gamma), float(floor), out, stats)
+    kernels().multiply_pass(F, N, D, (c(l1), c(l2)), float(gamma), float(floor), out, stats, weights)
 
 
-def kl_numerators(block: Block, F: Array, Ht: Array, out: Array) -> None:
-    """Write (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows to out: with Xᵀ, the sums of the KL update of H."""
+def kl_numerators(block: Block, F: Array, Ht: Array, out: Array, weights: RowWeights = None) -> None:
+    """Write (X ⊘ F·Htᵀ)·Ht over the stored numbers of CSR rows to out: with Xᵀ, the sums of the KL update of H.
+
+    With `weights` of the rows of Ht, the last factor of the product is weighed.
+    """
     rule, penalty = (1.0, 1.0, 0.0), (F.dtype.type(0), F.dtype.type(0))
     nothing, stats, losses = np.zeros((0, F.shape[1])), np.zeros(STATS), np.zeros(0)
-    kernels().beta_pass(tuple(block), F, Ht, rule, penalty, NUMERATOR, 0, out, nothing, nothing, stats, losses)
+    both = None if weights is None else (losses, weights)
+    kernels().beta_pass(tuple(block), F, Ht, rule, penalty, NUMERATOR, 0, out, nothing, nothing, stats, losses, both)
 
 
 def code(
@@ -407,16 +439,17 @@ def code(
     by_step: bool,
     out: Array,
     stats: Array,
+    weights: RowWeights = None,
 ) -> None:
     """Write the multiplicative code of each row to out, with H fixed, each row until it has settled.
 
     A row has settled when √(2·D_β), measured every ten iterations, falls by less than tol × its first value; with
-    `by_step`, when ‖Δf‖ ≤ tol·‖f‖.
+    `by_step`, when ‖Δf‖ ≤ tol·‖f‖. The weights are those of the rows of Ht.
     """
     c = Ht.dtype.type
     height = _beta_height(block.columns, Ht.dtype)
     rule, stop = (float(beta), float(gamma), float(floor)), (float(tol), max_iter, int(by_step))
-    kernels().code_pass((*block[:-1], height), Ht, rule, (c(l1), c(l2)), stop, out, stats)
+    kernels().code_pass((*block[:-1], height), Ht, rule, (c(l1), c(l2)), stop, out, stats, weights)
 
 
 # ---- cosine search ---------------------------------------------------------------------------------------------------

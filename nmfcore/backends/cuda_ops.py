@@ -50,7 +50,7 @@ __all__ = [
     "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
     "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening",
     "products", "read", "scale", "send", "sparse_beta", "squares", "step_ahead", "stored_as_is", "sweep", "to_numpy",
-    "worst_rows", "xp",
+    "weighted", "worst_rows", "xp",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
@@ -788,6 +788,11 @@ def multiply_given(
     )
     if of_stats:
         _finish(of_stats=of_stats, stats=stats, columns=xp.empty(k))
+
+
+def weighted(block: Block, F: Array, by_column: bool = False) -> Array:
+    """Return the rows F of a block, or F with a row for each of its columns, as they count in sums: as they are."""
+    return F
 
 
 def column_sums(F: Array) -> Array:

@@ -32,6 +32,7 @@ from .cpu import (
     stored_as_is,
     sweep,
     to_numpy,
+    weighted,
     xp,
 )
 from .kernels.arguments import KEEP, RENEW
@@ -44,7 +45,7 @@ __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
     "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone", "descend_filled",
     "divergence", "gram", "hashed", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given",
-    "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "xp",
+    "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "weighted", "xp",
 ]  # fmt: skip
 
 PART_BYTES = 4 << 20  # of the mask of a few rows

@@ -166,6 +166,12 @@ class Backend(Protocol):
     def changes(self, WtD: Array, G: Array) -> tuple[Number, Number]:
         """Return ⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩ for WtD = [WᵀD; DᵀD]."""
 
+    def weighted(self, block: Block, F: Array, by_column: bool = False) -> Array:
+        """Return F as it counts in sums: F itself, unless the block carries weights of the rows of X.
+
+        F has a row for each row of the block, or with `by_column`, for each of its columns.
+        """
+
     def column_sums(self, F: Array) -> Array:
         """Return Σ_i F[i, :] in float64."""
 

@@ -140,7 +140,12 @@ class BaseNMF(
             raise ValueError(
                 f"{type(self).__name__} takes no mask: fill in what is missing, or use NMF, which takes one."
             )
-        self.fit_transform(X, **{name: value for name, value in params.items() if name != "mask" or value is not None})
+        if params.get("sample_weight") is not None and not self._takes_masks:
+            raise ValueError(f"{type(self).__name__} takes no sample_weight: use NMF, which takes weights.")
+        optional = ("mask", "sample_weight")
+        self.fit_transform(
+            X, **{name: each for name, each in params.items() if name not in optional or each is not None}
+        )
         return self
 
     def transform(
@@ -178,7 +183,9 @@ class BaseNMF(
             coded, _ = self._code(data, self.components_)
             return output.filled(data.rows_to_caller(coded.W))
 
-    def score(self, X: Matrix, y: object = None, *, mask: Matrix | None = None) -> float:
+    def score(
+        self, X: Matrix, y: object = None, sample_weight: ArrayLike | None = None, *, mask: Matrix | None = None
+    ) -> float:  # fmt: skip
         """Return minus the mean divergence of X from what its codes stand for; higher is better.
 
         Parameters
@@ -187,6 +194,8 @@ class BaseNMF(
             Non-negative numbers of any real type.
         y : Ignored
             Present by convention.
+        sample_weight : array-like of shape (n_samples,), number or None, default=None
+            How much each row counts in the mean. None is all as much.
         mask : array-like, sparse matrix or store of bool, default=None
             True where an entry of X, or a column, is left out, see `transform`.
 
@@ -194,14 +203,15 @@ class BaseNMF(
         -------
         score : float
             −D_β(X | transform(X) · ``components_``) / n_samples. Entries that are
-            left out are not counted in the divergence; rows are counted, whatever is observed of them.
+            left out are not counted in the divergence; rows are counted, whatever is observed of them. With
+            weights, the divergence is weighted as in `NMF`, and divided by the sum of `sample_weight`.
         """
-        with np.errstate(under="ignore"), self._open_fitted(X, mask) as data:
+        with np.errstate(under="ignore"), self._open_fitted(X, mask, sample_weight) as data:
             (W, _, _), Ht = self._code(data, self.components_)
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
             W, Ht = scale.times(W, 2 * view.power - power_H), scale.times(Ht, power_H)
-            return scale.times(-divergence(view, W, Ht, beta) / data.shape[0], -4 * view.power)
+            return scale.times(-divergence(view, W, Ht, beta) / data.counts[0], -4 * view.power)
 
     @property
     def _missing(self) -> float | None:
@@ -281,7 +291,10 @@ class BaseNMF(
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
         return Checks(self if named else None, whom, reset)
 
-    def _open(self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None) -> Rows:
+    def _open(
+        self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Rows:  # fmt: skip
         """Return X as blocks of rows, checked; `fitted` is whether the model is, maybe on another machine."""
         return rows.open(
             X,
@@ -296,12 +309,16 @@ class BaseNMF(
             digested=checks.reset and getattr(self, "checkpoint", None) is not None,
             mask=mask,
             missing_values=missing_value(self._missing),
+            weights=rows.Weights(sample_weight, getattr(self, "feature_weight", None)),
         )
 
-    def _open_fitted(self, X: Matrix, mask: Matrix | None = None) -> Rows:
+    def _open_fitted(
+        self, X: Matrix, mask: Matrix | None = None, sample_weight: ArrayLike | None = None
+    ) -> Rows:  # fmt: skip
         """Return X as blocks of rows, for an estimator that is fitted."""
         check_is_fitted(self)
-        return self._open(X, self._checks(self._negative_at_transform, reset=False), fitted=True, mask=mask)
+        checks = self._checks(self._negative_at_transform, reset=False)
+        return self._open(X, checks, fitted=True, mask=mask, sample_weight=sample_weight)
 
     def _to_be_sent(self) -> Any:
         """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""
@@ -360,13 +377,13 @@ class BaseNMF(
     def _coded(self, data: Rows, Ht: Array, beta: float, tol: float, **limits: Any) -> Coded:
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
-        penalties = scale.squeezed(self._penalties(data.given_shape), view.power, power_H, data.dtype)
+        penalties = scale.squeezed(self._penalties(data.given_counts), view.power, power_H, data.dtype)
         coded = code(
             view, self._solver(penalties, beta, masked=data.masked), scale.times(Ht, power_H), tol=tol, **limits
         )
         return coded._replace(W=scale.times(coded.W, power_H - 2 * view.power))
 
-    def _penalties(self, shape: tuple[float, int], view: Rows | None = None) -> Penalties:
+    def _penalties(self, shape: tuple[float, float], view: Rows | None = None) -> Penalties:
         """Return the penalties of that many rows, of X as `view` reads it."""
         n, m = shape
         alpha_W = float(self.alpha_W)
@@ -423,7 +440,7 @@ class BaseNMF(
         if self._auto:
             return self._warm_start(data, k, begun)
         unit = scale.unit_of(data) if self.solver == "hals" else 2.0**data.power
-        W, Ht = initialize(data, k, self.init, self.random_state, unit)
+        W, Ht = initialize(data.unweighted, k, self.init, self.random_state, unit)
         if self.solver != "hals" and self.init != "random" and k <= min(n, m):
             self._warn_of_filled(Ht, data, scale.unit_of(data) / unit)
         return W, Ht
@@ -434,7 +451,9 @@ class BaseNMF(
             return masked_start(data, k, self.random_state)
 
         def solver_for(rows: int, **options: Any) -> Any:
-            return self._solver(self._penalties((rows, data.given_shape[1]), data), self._beta_loss, **options)
+            of_rows, of_columns = data.given_counts
+            counts = rows * of_rows / data.shape[0] if data.row_weights is not None else rows, of_columns
+            return self._solver(self._penalties(counts, data), self._beta_loss, **options)
 
         return warm_start(data, k, solver_for, self.random_state, max_time=self.max_time, begun=begun)
 
@@ -458,7 +477,7 @@ class BaseNMF(
         if H is not None:
             Ht = scale.times(np.ascontiguousarray(H.T, data.dtype), data.power)
         # The factor that is missing is solved for; rows of W and of Ht are the same problem.
-        p, solve = self._penalties(data.given_shape, data), partial(code, tol=self.tol, max_iter=self.max_iter)
+        p, solve = self._penalties(data.given_counts, data), partial(code, tol=self.tol, max_iter=self.max_iter)
         if W is None:
             W = solve(data, self._solver(p, self._beta_loss, masked=data.masked), Ht).W
         elif H is None:
@@ -570,7 +589,7 @@ class BaseNMF(
 
     def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
         """Warn if an NNDSVD is out of proportion to what fills its zeros; `size`: of its numbers, in the unit of X."""
-        mean = data.summary().mean * 2.0**-data.power
+        mean = data.unweighted.summary().mean * 2.0**-data.power
         rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
         if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
             warnings.warn(
@@ -592,7 +611,7 @@ class BaseNMF(
         """Warn if W and H are zero or not finite; the pair is in the unit of X."""
         if not view.summary().total:
             return
-        share, (n, m) = scale.share_left(view, W, Ht), view.shape
+        share, (n, m) = scale.share_left(view, W, Ht), view.counts
         if share > min(_EMPTY, 1e-3 * Ht.shape[1] / max(n, m)):  # k rows of n that are alike have a share of k / n
             return
         penalties = self._penalties((n, m))
@@ -602,8 +621,8 @@ class BaseNMF(
             alpha_H = "the same" if isinstance(self.alpha_H, str) else f"{self.alpha_H:g}"
             what = (
                 "Nothing of X is left in W and H: the penalties removed every component. "
-                f"alpha_W = {self.alpha_W:g} is multiplied by n_features = {m}, and alpha_H ({alpha_H}) by "
-                f"n_samples = {n}: give smaller ones."
+                f"alpha_W = {self.alpha_W:g} is multiplied by n_features = {m:g}, and alpha_H ({alpha_H}) by "
+                f"n_samples = {n:g}: give smaller ones."
             )
         elif self.solver == "hals":
             what = (

@@ -214,6 +214,8 @@ def _model(k: int, n_init: int, estimator: NMF | None, random_state: Seed, n_job
         estimator = NMF()
     elif not isinstance(estimator, NMF):
         raise TypeError(f"estimator is a {type(estimator).__name__}: give an NMF, whose parameters are used, or None.")
+    if estimator.feature_weight is not None:
+        raise ValueError("consensus takes no feature_weight: leave it out, every column of X counts as much.")
     changes: dict[str, Any] = {"n_components": k, "n_init": n_init}
     changes |= {} if random_state is None else {"random_state": random_state}
     changes |= {} if n_jobs is None else {"n_jobs": n_jobs}

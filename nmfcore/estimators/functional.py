@@ -59,6 +59,8 @@ def non_negative_factorization(
     n_init=1,
     missing_values=None,
     mask=None,
+    feature_weight=None,
+    sample_weight=None,
 ):
     r"""Factorise X ≈ WH with W, H ≥ 0, or solve for W alone; the function behind `NMF`.
 
@@ -137,6 +139,11 @@ def non_negative_factorization(
         The number of X that stands for a missing entry, see `NMF`.
     mask : array-like, sparse matrix or store of bool, default=None
         True where an entry of X, or a column, is left out, see `NMF.fit_transform`.
+    feature_weight : array-like of shape (n_features,), default=None
+        How much each column of X counts, see `NMF`.
+    sample_weight : array-like of shape (n_samples,), number or None, default=None
+        How much each row of X counts, see `NMF.fit_transform`. It is refused with ``update_H=False``, where
+        it would change nothing.
 
     Returns
     -------
@@ -193,11 +200,13 @@ def non_negative_factorization(
         fixed_components=fixed_components,
         n_init=n_init,
         missing_values=missing_values,
+        feature_weight=feature_weight,
     )
     begun = time.perf_counter()
     _compat.check_parameters(estimator)
     if not update_H:
-        for name, value in (("checkpoint", checkpoint), ("callback", callback), ("max_time", max_time)):
+        given = {"checkpoint": checkpoint, "callback": callback, "max_time": max_time, "sample_weight": sample_weight}
+        for name, value in given.items():
             if value is not None:
                 raise ValueError(
                     f"{name} has no meaning with update_H=False, where every row is solved for alone: leave it out."
@@ -210,7 +219,11 @@ def non_negative_factorization(
             raise ValueError(f"n_init = {n_init} has no meaning with update_H=False, which starts from no factors.")
     _restarts.check(estimator)
     checks = estimator._checks("NMF initialization", reset=True, named=False)
-    with held(checkpoint), np.errstate(under="ignore"), estimator._open(X, checks, mask=mask) as data:
+    with (
+        held(checkpoint),
+        np.errstate(under="ignore"),
+        estimator._open(X, checks, mask=mask, sample_weight=sample_weight) as data,
+    ):
         if not update_H:
             if W is not None:
                 warnings.warn(

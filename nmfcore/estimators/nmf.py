@@ -60,6 +60,17 @@ class NMF(BaseNMF):
     the half squared Frobenius norm, :math:`D_1` the generalised Kullback-Leibler and :math:`D_0`
     the Itakura-Saito divergence. A drop-in for ``sklearn.decomposition.NMF``.
 
+    With weights u of the rows (`sample_weight` of `fit`) and v of the columns (`feature_weight`), each
+    entry of X counts u_i v_j times, in the loss d_β and in the penalties p alike:
+
+    .. math::
+
+        \sum_{ij} u_i v_j \big(d_\beta(x_{ij} | (WH)_{ij}) + \alpha_W\, p(w_i) + \alpha_H\, p(h_j)\big),
+        \qquad p(f) = \rho \|f\|_1 + \tfrac{1 - \rho}{2} \|f\|_2^2
+
+    which for weights of 1 is the objective above. The loss, `reconstruction_err_`, `history_` and
+    `kkt_residual_` are those of the weighted objective.
+
     Parameters
     ----------
     n_components : int, "auto" or None, default="auto"
@@ -172,6 +183,9 @@ class NMF(BaseNMF):
         The number of X that stands for a missing entry. NaN may be in an X of floats only; an X of
         integers takes a mask, see `fit_transform`. With 0, zeros are unobserved, and of a sparse X the
         stored numbers alone are read. None means that all entries are observed, and NaN is an error.
+    feature_weight : array-like of shape (n_features,) or None, default=None
+        How much each column of X counts: v_j ≥ 0 in the weighted objective, in `fit`, `transform` and
+        `score`. None is 1 for every column.
 
     Attributes
     ----------
@@ -251,6 +265,7 @@ class NMF(BaseNMF):
         "extrapolate": ["boolean"],
         "memory": [Interval(Integral, 1, None, closed="left"), str, None],
         "missing_values": [Real, None],
+        "feature_weight": ["array-like", None],
         "checkpoint": [str, PathLike, None],
         "checkpoint_every": [Interval(Real, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
@@ -265,6 +280,7 @@ class NMF(BaseNMF):
     __metadata_request__score = {"mask": None}
     _takes_masks = True
     missing_values: float | None = None
+    feature_weight: ArrayLike | None = None
     checkpoint: str | PathLike[str] | None = None
     checkpoint_every: float = 600
     n_init: int = 1
@@ -299,6 +315,7 @@ class NMF(BaseNMF):
         fixed_components=None,
         n_init=1,
         missing_values=None,
+        feature_weight=None,
     ):
         self.n_components = n_components
         self.init = init
@@ -326,8 +343,12 @@ class NMF(BaseNMF):
         self.fixed_components = fixed_components
         self.n_init = n_init
         self.missing_values = missing_values
+        self.feature_weight = feature_weight
 
-    def fit(self, X: Matrix, y: object = None, *, mask: Matrix | None = None, **params: ArrayLike | None) -> Self:
+    def fit(
+        self, X: Matrix, y: object = None, sample_weight: ArrayLike | None = None, *, mask: Matrix | None = None,
+        **params: ArrayLike | None,
+    ) -> Self:  # fmt: skip
         """Learn W and H from X.
 
         Parameters
@@ -336,6 +357,8 @@ class NMF(BaseNMF):
             Non-negative numbers of any real type, see `fit_transform`.
         y : Ignored
             Present by convention.
+        sample_weight : array-like of shape (n_samples,), number or None, default=None
+            How much each row counts, see `fit_transform`.
         mask : array-like, sparse matrix or store of bool, default=None
             True where an entry of X, or a column, is left out, see `fit_transform`.
         **params : dict
@@ -345,7 +368,7 @@ class NMF(BaseNMF):
         -------
         self : object
         """
-        return super().fit(X, y, mask=mask, **params)
+        return super().fit(X, y, sample_weight=sample_weight, mask=mask, **params)
 
     @_compat.fit_context(prefer_skip_nested_validation=True)
     def fit_transform(
@@ -355,6 +378,7 @@ class NMF(BaseNMF):
         W: ArrayLike | None = None,
         H: ArrayLike | None = None,
         *,
+        sample_weight: ArrayLike | None = None,
         mask: Matrix | None = None,
         out: PathLike[str] | str | Array | None = None,
     ) -> Array:
@@ -377,6 +401,12 @@ class NMF(BaseNMF):
             that is computed on in float32.
         H : array-like of shape (n_components, n_features), default=None
             Start of H, for ``init="custom"``, as W.
+        sample_weight : array-like of shape (n_samples,), number or None, default=None
+            How much each row counts: u_i ≥ 0 in the weighted objective of `NMF`. A row that counts
+            twice is a row that X holds twice, and one that counts 0 gets its row of W and has no other
+            influence. The start of the fit does not depend on the weights, except that "auto" draws
+            samples of rows that count, and fits them with their weights. Not for a Dask array, nor on
+            a GPU, nor with a mask of single entries. None is 1 for every row.
         mask : array-like, sparse matrix or store of bool, default=None
             True where an entry of X is left out, as in ``numpy.ma``: of the shape of X, or of shape
             (n_features,) for columns that are left out as a whole. A boolean array, a memory map, a
@@ -410,7 +440,8 @@ class NMF(BaseNMF):
         begun = time.perf_counter()
         with held(self.checkpoint), shown(self.callback, self.max_iter), np.errstate(under="ignore"):
             output = Output(out)
-            with self._open(X, self._checks("NMF initialization", reset=True), mask=mask) as data:
+            checks = self._checks("NMF initialization", reset=True)
+            with self._open(X, checks, mask=mask, sample_weight=sample_weight) as data:
                 output.check(data, self._resolve(data.given_shape[1])[0])
                 tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
                 solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
@@ -585,7 +616,7 @@ class NMF(BaseNMF):
         coded, Ht = self._code_given(data, H)
         self._n_components = Ht.shape[1]
         view = self._seen(data, self._beta_loss, H)
-        solver = self._solver(self._penalties(view.shape, view), self._beta_loss, fixed=fixed)
+        solver = self._solver(self._penalties(view.counts, view), self._beta_loss, fixed=fixed)
         W, Ht = scale.times(coded.W, view.power), view.backend.asarray(scale.times(Ht, view.power))
         left = coded.unsettled > 0 and self.tol > 0
         reason = StopReason.MAX_ITER.given(max_iter=self.max_iter) if left else StopReason.FIXED.given()
@@ -593,7 +624,7 @@ class NMF(BaseNMF):
         if view.summary().total:  # one pass more, of which nothing is kept but the residual
             kkt = factorize(view, solver, W, Ht, Limits(0, 1), measure=False).kkt
         history = {
-            "loss": np.array([loss + penalty(solver.penalties, W, Ht)]),
+            "loss": np.array([loss + penalty(solver.penalties, W, Ht, view)]),
             "violation": np.full(1, np.nan),
             "seconds": np.array([time.perf_counter() - begun]),
             "accepted": np.ones(1, np.bool_),
@@ -610,7 +641,7 @@ class NMF(BaseNMF):
             options["masked"] = data.masked
         elif self._auto and sample_rows(*data.shape, k):
             options["trusted"] = True
-        return self._solver(self._penalties(data.given_shape, data), self._beta_loss, **options)
+        return self._solver(self._penalties(data.given_counts, data), self._beta_loss, **options)
 
     def _restarted(self, data: Rows, W: Factor, H: Factor, tasks: _compat.FitTasks, begun: float) -> Solution:
         """Return what the best of several runs ends with, and set the attributes that tell of all runs."""

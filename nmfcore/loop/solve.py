@@ -217,10 +217,10 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def final(self, session: Session) -> Passes[tuple[Array, Array, float]]:
         """Return W, Ht and D_β of the last pair, or of an earlier one that is better."""
         self._queued = None
-        at, solver, (W, Ht) = self.at, self.solver, self.pair
+        at, solver, data, (W, Ht) = self.at, self.solver, self.data, self.pair
         distance = yield from self._divergence(at.loss, W, Ht, session)
         earlier = None if at.small is None else solver.best(at.state, at.small)
-        if earlier is not None and distance + penalty(solver.penalties, W, Ht) > earlier[0]:
+        if earlier is not None and distance + penalty(solver.penalties, W, Ht, data) > earlier[0]:
             loss, W, Ht = earlier
             distance = yield from self._divergence(loss, W, Ht, session)
         return W, Ht, distance
@@ -238,7 +238,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
                 session.interrupt(exception)
                 if by_user:
                     session.save()
-        return loss - penalty(solver.penalties, W, Ht)
+        return loss - penalty(solver.penalties, W, Ht, data)
 
 
 def factorize(
@@ -422,11 +422,11 @@ def _wanted(fits: Iterable[Fit]) -> list[Pass]:
 
 def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: bool) -> Passes[Solution]:
     """Yield the passes over X that a fit needs, and return what it leads to."""
-    solver = passes.solver
+    solver, data = passes.solver, passes.data
     yield from session.run(passes, rule)
     W, Ht, distance = (yield from passes.final(session)) if measure else (*passes.pair, np.nan)
     at = passes.at
-    loss = distance + penalty(solver.penalties, W, Ht) if measure else np.nan
+    loss = distance + penalty(solver.penalties, W, Ht, data) if measure else np.nan
     error = np.sqrt(2 * max(0.0, distance)) if measure else np.nan
     termination = session.end(rule, at.passes, error, at.unfinished)
     history, losses = at.history, accepted_losses(at.history)

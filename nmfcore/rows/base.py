@@ -91,6 +91,8 @@ class Rows(ABC):
     _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
     masked: str | None = None  # how entries are missing, see `nmfcore.rows.masked.MaskedRows`; None: none are
     chosen: Array | None = None  # bool: the columns of the X of the caller that these rows have; None: all of them
+    row_weights: Array | None = None  # how much each row counts, see `nmfcore.rows.weighted`; None: all as much
+    column_weights: Array | None = None  # and each column
     empty_rows = 0  # number of rows of which nothing is observed
     empty_columns: Array  # bool, of an X with missing entries: the columns of which nothing is observed
 
@@ -114,6 +116,21 @@ class Rows(ABC):
     def given_shape(self) -> tuple[int, int]:
         """The shape of X as the caller gave it, columns that a mask leaves out included."""
         return self.shape if self.chosen is None else (self.shape[0], len(self.chosen))
+
+    @property
+    def counts(self) -> tuple[float, float]:
+        """How much the rows, and the columns, count together: as many as there are, or sums of weights."""
+        return self.shape
+
+    @property
+    def given_counts(self) -> tuple[float, float]:
+        """The `counts` of the X of the caller, columns that a mask leaves out included."""
+        return self.given_shape
+
+    @property
+    def unweighted(self) -> Rows:
+        """The same X, of which every row and every column counts as much."""
+        return self
 
     def picked(self, H: Array) -> Array:
         """Return the columns of H (k × m) that these rows have; H itself if they have all."""
@@ -301,6 +318,22 @@ class Rows(ABC):
         m = self.shape[1]
         _, sums = self.each_block(_add_gram, {}, self.dtype, width=m, sums={"XtX": (m, m)}, out={})
         return sums["XtX"]
+
+    def gram_of_rows(self, W: Array) -> Array:
+        """Return WᵀW of a row-aligned W, float64, in which rows count as often as those of X do."""
+        return self.backend.gram(W)
+
+    def sums_of_rows(self, W: Array) -> Array:
+        """Return ΣW by column, float64, in which rows count as often as those of X do."""
+        return W.sum(axis=0, dtype=np.float64)
+
+    def gram_of_columns(self, Ht: Array) -> Array:
+        """Return HHᵀ of Ht (m × k), float64, in which its rows count as often as the columns of X do."""
+        return self.backend.gram(Ht)
+
+    def weighted_columns(self, F: Array) -> Array:
+        """Return F (m × k) times the weights of the columns of X; F itself where they have none."""
+        return F
 
     # ---- row-aligned arrays
 

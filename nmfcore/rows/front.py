@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from .._files import machine_memory
-from .._typing import DType, Matrix
+from .._typing import Array, DType, Matrix
 from ..backends import cuda
 from ..backends.operations import STORED_TYPES
 from . import cluster
@@ -21,6 +21,7 @@ from .disk import Source, StoredRows, source_of
 from .masked import MaskedRows
 from .masks import ColumnsOf, Given, InMemory, Marked, Scattered, as_mask, united
 from .memory import BLOCK_BYTES, as_rows
+from .weighted import WeightedRows, Weights
 
 # Types of numbers that stay what they are; an X of any other type becomes float64, as in scikit-learn.
 READ_AS_THEY_ARE = list(STORED_TYPES)
@@ -91,6 +92,7 @@ def open(
     digested: bool = False,
     mask: Any = None,
     missing_values: float | None = None,
+    weights: Weights | None = None,
 ) -> Rows:
     """Return X as blocks of rows, checked, after one pass over it.
 
@@ -122,6 +124,8 @@ def open(
         True where an entry of X, or a column, is left out, see `nmfcore.rows.masks.as_mask`.
     missing_values : NaN, 0 or None
         The number that stands for a missing entry of X.
+    weights : Weights or None
+        How much rows and columns count.
 
     Returns
     -------
@@ -147,7 +151,9 @@ def open(
         X = X.data
     X, loaded_from = source_of(X), None
     if masks or missing_values is not None:
-        return _open_masked(X, masks, missing_values, checks, dtype, device, n_jobs, memory)
+        return _open_masked(X, masks, missing_values, checks, dtype, device, n_jobs, memory, weights)
+    if weights:
+        return _open_weighted(X, weights, checks, dtype, device, n_jobs, memory, digested)
     if isinstance(X, Source):
         if cuda.resolve(device, np.zeros(0), fitted) is not None and device != "auto":
             checks.place(True)
@@ -205,9 +211,49 @@ def loaded(X: Matrix) -> Matrix:
     return X
 
 
+def _open_weighted(
+    X: Matrix, weights: Weights, checks: Checks, dtype: DType, device: str | None, n_jobs: int | None, memory: Any,
+    digested: bool,
+) -> Rows:  # fmt: skip
+    """Return an X whose rows and columns have weights as rows; weights that are all 1 are dropped."""
+    if cluster.is_dask(X):
+        raise ValueError(
+            f"X is a Dask array, for which {weights.names} is not supported: load it with X.compute(), or store it as "
+            "a Zarr array and give that."
+        )
+    if device not in (None, "auto", "cpu") or cuda.kind_of(X) is not None:
+        raise ValueError(
+            f"{weights.names} is for the CPU only: leave device out, and give X in host memory or on disk."
+        )
+    checks.place(False)
+    if isinstance(X, Source):
+        checks.array(stand_in(X))
+    else:
+        X = checks.array(X)
+    of_rows, of_columns = weights.checked(X.shape)
+    if isinstance(X, Source):
+        rows = _stored(X, checks, dtype, n_jobs, memory, digested)
+    else:
+        rows = as_rows(X, compute_type(X.dtype, dtype), n_jobs)
+        rows.given_dtype = np.dtype(X.dtype)
+        rows = _examined(rows, checks)
+    return _weighted(rows, of_rows, of_columns)
+
+
+def _weighted(rows: Any, of_rows: Array | None, of_columns: Array | None) -> Rows:
+    """Return rows with weights of the rows and of the columns of the X of the caller."""
+    if of_rows is None and of_columns is None:
+        return rows  # type: ignore[no-any-return]
+    mass = None
+    if rows.chosen is not None:
+        mass = float(len(rows.chosen) if of_columns is None else of_columns.sum())
+        of_columns = None if of_columns is None else of_columns[rows.chosen]
+    return WeightedRows(rows, of_rows, of_columns, mass)
+
+
 def _open_masked(
     X: Matrix, masks: list[Any], missing_values: float | None, checks: Checks, dtype: DType, device: str | None,
-    n_jobs: int | None, memory: int | str | None,
+    n_jobs: int | None, memory: int | str | None, weights: Weights | None,
 ) -> Rows:  # fmt: skip
     """Return an X with missing entries as rows; an X of which nothing is missing as any other."""
     if not checks.masks:
@@ -229,6 +275,7 @@ def _open_masked(
     else:
         X = checks.array(X)
     given = np.dtype(X.dtype)
+    of_rows, of_columns = weights.checked(X.shape) if weights else (None, None)
     mask, columns = _combined(masks, X.shape)
     if columns is not None:
         X = _chosen(X, columns)
@@ -259,7 +306,12 @@ def _open_masked(
             made = rows
             rows.gathers = False
     made.chosen = columns
-    return _examined(made, checks)
+    if weights and made.masked is not None:
+        raise ValueError(
+            f"{weights.names} is not supported where single entries of X are missing: leave it out, or give a mask "
+            "of whole columns."
+        )
+    return _weighted(_examined(made, checks), of_rows, of_columns)
 
 
 def _combined(masks: list[Any], shape: tuple[int, int]) -> tuple[Any, Any]:

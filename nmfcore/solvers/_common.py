@@ -127,6 +127,9 @@ class Solver(ABC):
         Draws the order of the components in each sweep; None is the natural order.
     fixed : Fixed or None
         Which columns of Ht `update_columns` leaves as they are; None is none of them.
+    column_weights : ndarray of shape (m,), float64, or None
+        How much each column of X counts in the loss; None is all as much. Set by `start`. The step of a column of H
+        does not depend on it, but all that is summed over the columns does.
     measures_start : bool
         Whether the stop rule needs √(2 D_β) of the start before the first pass.
     """
@@ -140,6 +143,19 @@ class Solver(ABC):
     shuffle: np.random.RandomState | None = None
     fixed: Fixed | None = None
     measures_start: bool = False
+    column_weights: Array | None = None
+
+    def weighted(self, F: Array) -> Array:
+        """Return F (m × k) times the weights of the columns of X; F itself where they have none."""
+        return F if self.column_weights is None else F * self.column_weights.astype(F.dtype)[:, None]
+
+    def gram(self, backend: Backend, Ht: Array) -> Array:
+        """Return HHᵀ, in which the columns of X count as often as they do in the loss."""
+        return backend.gram(Ht) if self.column_weights is None else backend.gram(self.weighted(Ht), Ht)
+
+    def weights_of(self, lo: int, hi: int) -> dict[str, Any]:
+        """Return the weights of columns lo … hi of X as an argument for a step of Ht; none where they have none."""
+        return {} if self.column_weights is None else {"weights": self.column_weights[lo:hi]}
 
     @abstractmethod
     def start(self, data: Rows, Ht: Array) -> Small:

@@ -18,6 +18,7 @@ from .._typing import Array
 
 if TYPE_CHECKING:
     from ..backends.operations import Backend
+    from ._common import Solver
 
 
 class Fixed:
@@ -71,10 +72,12 @@ class Fixed:
             new[:, self.free] = A
         return new
 
-    def complete(self, backend: Backend, new: Array, XtW: Array, WtW: Array, stats: Array) -> Array:
+    def complete(
+        self, new: Array, XtW: Array, WtW: Array, stats: Array, solver: Solver, backend: Backend
+    ) -> Array:  # fmt: skip
         """Add to the numbers of a step what the fixed columns contribute to the loss, and return the Gram of all."""
-        HHt, kept = backend.gram(new), self.kept
-        B = new[:, kept].copy()
+        HHt, kept = solver.gram(backend, new), self.kept
+        B = solver.weighted(new[:, kept].copy())
         stats[backend.TOTAL] += B.sum(dtype=np.float64)
         stats[backend.CROSS] += backend.inner(XtW[:, kept].copy(), B)
         stats[backend.SQUARE] += backend.inner(WtW[kept][:, kept].copy(), HHt[kept][:, kept].copy())

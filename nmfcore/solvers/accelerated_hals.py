@@ -206,7 +206,7 @@ class AcceleratedHALS(CoordinateDescent):
         self.room = tuple(
             max(0.0 if data.sparse else 4 * others / k, FEW / (rows * k * k)) for rows, others in ((n, m), (m, n))
         )
-        HHt = data.backend.gram(Ht)
+        HHt = self.gram(data.backend, Ht)
         unset = np.zeros(0)
         return Accelerated(
             Ht=Ht, HHt=HHt, next_Ht=Ht, next_HHt=HHt, H=Ht, step_Ht=Ht, XtW=unset, WtW=unset, sum_W=unset,
@@ -241,7 +241,7 @@ class AcceleratedHALS(CoordinateDescent):
             W, sums["XtW"], sums["WtW"], sums["stats"], effort.settled, begin,
         )  # fmt: skip
         if self.penalised:
-            sums["sum_W"] += backend.column_sums(W)
+            sums["sum_W"] += backend.column_sums(backend.weighted(block, W))
         if orders.revive:
             backend.worst_rows(block, W, orders.Ht, sums["worst"])
         if orders.measure:
@@ -301,7 +301,8 @@ class AcceleratedHALS(CoordinateDescent):
             if self.fixed is not None:
                 self.fixed.restored(new.next_Ht, step)  # a zero stays one of the same sign
         new.step_Ht = step
-        shares = np.diagonal(new.WtW) * np.einsum("jt,jt->t", new.next_Ht, new.next_Ht, dtype=np.float64)
+        squares_H = np.einsum("jt,jt->t", self.weighted(new.next_Ht), new.next_Ht, dtype=np.float64)
+        shares = np.diagonal(new.WtW) * squares_H
         of_H, dead = backend.read(stats_H, shares <= self.negligible)
         report.kkt = kkt_frobenius(report.kkt + of_H[backend.KKT], self.squares_X)
         report.violation += of_H[backend.VIOLATION]
@@ -313,7 +314,7 @@ class AcceleratedHALS(CoordinateDescent):
             numbers = self._revive(new, numbers, found, backend)
         new.revive = 0 if new.barren or (report.accepted and small.revive and found is None) else len(numbers)
         report.unfinished = new.revived or new.revive > 0
-        new.next_HHt = backend.gram(new.next_Ht)
+        new.next_HHt = self.gram(backend, new.next_Ht)
         new.ahead = self._ahead(new, backend)
         self._order_sums(new, data)
         return report, new
@@ -391,7 +392,7 @@ class AcceleratedHALS(CoordinateDescent):
 
     def _wanted(self, small: Accelerated, sums: Sums, backend: Backend) -> list[Number]:
         """Return the numbers that the loss of a pass is made of, beside those of `small.ahead`."""
-        Ht, HHt, WtW = small.next_Ht, small.next_HHt, sums["WtW"]
+        Ht, HHt, WtW = self.weighted(small.next_Ht), small.next_HHt, sums["WtW"]
         k = WtW.shape[0]
         wanted = [sums["stats"], *backend.changes(sums["WtD"], HHt)]
         if small.passes == 0:
@@ -479,7 +480,7 @@ class AcceleratedHALS(CoordinateDescent):
 
         They are read with the sums of the next pass, so that a device is waited for once per pass only.
         """
-        step = new.next_Ht - new.H
+        step = self.weighted(new.next_Ht - new.H)
         half = backend.gram(new.next_Ht + new.H, step)
         numbers = (backend.inner(half, new.WtW), backend.inner(new.XtW, step))
         return (np.trace(half), step.sum(dtype=np.float64), *numbers[::-1]) if self.penalised else numbers[::-1]
@@ -492,9 +493,10 @@ class AcceleratedHALS(CoordinateDescent):
         """Rescale the components of the accepted pair, W by d and H by 1/d; return the sums of W in the new scale."""
         p, k, host = self.penalties, new.WtW.shape[0], backend.to_numpy
         squares_W = host(np.diagonal(new.WtW))
-        squares_H = host(np.einsum("jt,jt->t", new.H, new.H, dtype=np.float64))
+        weighted_H = self.weighted(new.H)
+        squares_H = host(np.einsum("jt,jt->t", weighted_H, new.H, dtype=np.float64))
         if self.penalised:
-            new.sum_W, sum_H = host(new.sum_W), host(new.H.sum(axis=0, dtype=np.float64))
+            new.sum_W, sum_H = host(new.sum_W), host(weighted_H.sum(axis=0, dtype=np.float64))
             d = balance(p.l1_W * new.sum_W, p.l2_W * squares_W, p.l1_H * sum_H, p.l2_H * squares_H)
             d = self._free_scales(d)
             before = p.value(*(float(part.sum()) for part in (new.sum_W, sum_H, squares_W, squares_H)))
@@ -527,7 +529,7 @@ class AcceleratedHALS(CoordinateDescent):
         chosen = spread_out(
             worst[2 * worst[:, 0] > self.negligible, 1:],
             small.revive,
-            lambda F: backend.to_numpy(backend.gram(backend.asarray(F))),
+            lambda F: backend.to_numpy(self.gram(backend, backend.asarray(F))),
         )
         return chosen if len(chosen) else None  # none: X is met exactly
 
@@ -536,9 +538,13 @@ class AcceleratedHALS(CoordinateDescent):
         k = new.WtW.shape[0]
         if self.penalised:
             sum_W, H = backend.to_numpy(new.sum_W), backend.to_numpy(new.H[:, dead]).astype(np.float64)
+            weighted_H = self.weighted(H)
             squares_W = backend.to_numpy(np.diagonal(new.WtW))
             fall = self.penalties.value(
-                float(sum_W[dead].sum()), float(H.sum()), float(squares_W[dead].sum()), float((H * H).sum())
+                float(sum_W[dead].sum()),
+                float(weighted_H.sum()),
+                float(squares_W[dead].sum()),
+                float((weighted_H * H).sum()),
             )
             new.loss, new.penalty = new.loss - fall, new.penalty - fall
             new.level.lowest = min(new.level.lowest, new.loss)
@@ -557,10 +563,10 @@ class AcceleratedHALS(CoordinateDescent):
         revived = dead[: len(found)]
         h = found[: len(revived)].T
         # scaled as if each of them were used by one row only
-        ones = np.ones(len(revived))
-        squares = np.einsum("jt,jt->t", h, h)
+        ones, weighted_h = np.ones(len(revived)), self.weighted(h)
+        squares = np.einsum("jt,jt->t", weighted_h, h)
         if self.penalised:
-            d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * h.sum(axis=0), p.l2_H * squares)
+            d = balance(p.l1_W * ones, p.l2_W * ones, p.l1_H * weighted_h.sum(axis=0), p.l2_H * squares)
         else:
             d = np.exp2(np.round(np.log2(squares) / 4))
         new.next_Ht[:, revived] = new.step_Ht[:, revived] = backend.asarray((h / d).astype(new.H.dtype))

@@ -67,7 +67,8 @@ class CoordinateDescent(Solver):
         free = Ht.shape[1] if self.fixed is None else self.fixed.width
         self.sums_H = ((data.backend.STATS,), (free, free))
         self.squares_X = data.summary().squares
-        return Small(Ht, data.backend.gram(Ht))
+        self.column_weights = data.column_weights
+        return Small(Ht, self.gram(data.backend, Ht))
 
     def fix(self, small: Small) -> Orders:
         """Return the instructions of the next pass."""
@@ -129,7 +130,8 @@ class CoordinateDescent(Solver):
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             old, of_C, out = (F, C, new) if hi - lo == m else (F[lo:hi], C[lo:hi], new[lo:hi])
-            backend.sweep(old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate)
+            weights = self.weights_of(lo, hi)
+            backend.sweep(old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate, **weights)
 
         if k:
             stats, HHt = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)
@@ -137,7 +139,7 @@ class CoordinateDescent(Solver):
             stats = backend.xp.zeros(backend.STATS)
         if fixed is not None:
             new = fixed.filled(Ht, new)
-            HHt = fixed.complete(backend, new, XtW, WtW, stats)
+            HHt = fixed.complete(new, XtW, WtW, stats, self, backend)
         return new, stats, HHt
 
     def code(

@@ -338,7 +338,7 @@ class MaskedMultiplicative(MultiplicativeUpdate):
             out, sums["N"], sums["D"], sums["stats"],
         )  # fmt: skip
         if orders.measure:
-            self._add_loss(backend, sums, loss, W)
+            self._add_loss(backend, block, sums, loss, W)
 
     def _updated(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
         return self._update_beta(small, sums, data)

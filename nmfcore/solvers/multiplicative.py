@@ -49,7 +49,7 @@ def gather_numerators(
     backend.kl_numerators(block, orders.Ht[lo:hi], W, part)
     sums["N"][lo:hi] = part
     if lo == 0:
-        sums["D"][0] += backend.column_sums(W)
+        sums["D"][0] += backend.column_sums(backend.weighted(block, W, by_column=True))
 
 
 # By β; the denominators of other β need every number of WH.
@@ -93,10 +93,11 @@ class MultiplicativeUpdate(Solver):
             denominator = (1, k) if self.beta == 1 else (m, k)
             self.sums = {"N": (m, k), "D": denominator, "stats": stats, "loss": (2,)}
         self.squares_X = data.summary().squares
+        self.column_weights = data.column_weights
         return Small(Ht, self._gram(data, Ht))
 
     def _gram(self, data: Rows, Ht: Array) -> Array:
-        return data.backend.gram(Ht) if self.beta == 2 else np.zeros((0, 0))
+        return self.gram(data.backend, Ht) if self.beta == 2 else np.zeros((0, 0))
 
     def fix(self, small: Small) -> Orders:
         """Return the instructions of the next pass."""
@@ -121,13 +122,14 @@ class MultiplicativeUpdate(Solver):
             out, sums["N"], sums["D"], sums["stats"],
         )  # fmt: skip
         if orders.measure:
-            self._add_loss(backend, sums, loss, W)
+            self._add_loss(backend, block, sums, loss, W)
 
-    def _add_loss(self, backend: Backend, sums: Sums, loss: Number, W: Array) -> None:
+    def _add_loss(self, backend: Backend, block: Block, sums: Sums, loss: Number, W: Array) -> None:
         p = self.penalties
         sums["loss"][0] += loss
         if self.penalised:
-            sums["loss"][1] += p.l1_W * W.sum(dtype=np.float64) + 0.5 * p.l2_W * backend.inner(W, W)
+            counted = backend.weighted(block, W)
+            sums["loss"][1] += p.l1_W * counted.sum(dtype=np.float64) + 0.5 * p.l2_W * backend.inner(counted, W)
 
     def foresee(self, small: Small, sums: Sums, data: Rows) -> Foreseen | None:
         """Queue the update of the columns of H, which follows every pass."""
@@ -159,7 +161,8 @@ class MultiplicativeUpdate(Solver):
         (m, k), new = Ht.shape, backend.xp.empty(Ht.shape, Ht.dtype)
 
         def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            backend.scale(Ht[lo:hi], WtW, XtW[lo:hi], p.l1_H, p.l2_H, new[lo:hi], HHt, stats)
+            factors = Ht[lo:hi], WtW, XtW[lo:hi]
+            backend.scale(*factors, p.l1_H, p.l2_H, new[lo:hi], HHt, stats, **self.weights_of(lo, hi))
 
         if self.fixed is None:
             stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))
@@ -185,11 +188,12 @@ class MultiplicativeUpdate(Solver):
         gradient = D + (p.l1_H - N)
         gradient += p.l2_H * A
         step = np.maximum(A - gradient / np.where(hess > 0, hess, 1.0), 0.0) - A
-        stats[backend.KKT] = (hess * np.einsum("jt,jt->t", step, step)).sum()
+        stats[backend.KKT] = (hess * np.einsum("jt,jt->t", self.weighted(step), step)).sum()
         new = fixed.filled(Ht, new)
-        stats[backend.CROSS] = backend.inner(XtW, new)
-        stats[backend.TOTAL] = new.sum(dtype=np.float64)
-        HHt = backend.gram(new)
+        counted = self.weighted(new)
+        stats[backend.CROSS] = backend.inner(XtW, counted)
+        stats[backend.TOTAL] = counted.sum(dtype=np.float64)
+        HHt = self.gram(backend, new)
         stats[backend.SQUARE] = backend.inner(WtW, HHt)
         return new, stats, HHt
 
@@ -202,7 +206,8 @@ class MultiplicativeUpdate(Solver):
 
         def multiply(lo: int, hi: int, part: Array) -> None:
             terms = D if len(D) == 1 < m else D[lo:hi]
-            backend.multiply_given(Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H, gamma, floor, new[lo:hi], part)
+            factors = Ht[lo:hi], N[lo:hi], terms, p.l1_H, p.l2_H
+            backend.multiply_given(*factors, gamma, floor, new[lo:hi], part, **self.weights_of(lo, hi))
 
         if not k:
             return new, backend.xp.zeros(backend.STATS)
@@ -224,12 +229,12 @@ class MultiplicativeUpdate(Solver):
         return Small(new, small.HHt, small.passes + 1), [stats, stats_H, *measured]
 
     def _told_beta(self, numbers: list[Any], small: Small, data: Rows) -> Report:
-        backend, (m, k), S = data.backend, small.Ht.shape, data.backend.STATS
+        backend, k, S = data.backend, small.Ht.shape[1], data.backend.STATS
         of_W, of_H, *losses = (np.array(each) for each in numbers)
         free = k if self.fixed is None else self.fixed.width
         pulls = sum(
             pull_of_zeros(of[S : S + of_k], of[S + of_k : S + 2 * of_k], rows)
-            for of, of_k, rows in ((of_W, k, data.shape[0]), (of_H, free, m))
+            for of, of_k, rows in zip((of_W, of_H), (k, free), data.counts, strict=True)
         )
         residual = of_W[backend.VIOLATION] + of_H[backend.VIOLATION] + pulls
         scale = of_W[backend.KKT] + of_H[backend.KKT]
@@ -241,7 +246,8 @@ class MultiplicativeUpdate(Solver):
     def _incoming(self, backend: Backend, loss: Array, Ht: Array) -> Incoming:
         p, (fit, penalty_W), penalty_H = self.penalties, loss, 0.0
         if self.penalised:
-            total, squares = backend.read(Ht.sum(dtype=np.float64), backend.inner(Ht, Ht))
+            counted = self.weighted(Ht)
+            total, squares = backend.read(counted.sum(dtype=np.float64), backend.inner(counted, Ht))
             penalty_H = p.l1_H * total + 0.5 * p.l2_H * squares
         return Incoming(float(fit + penalty_W + penalty_H), float(np.sqrt(2 * max(fit, 0.0))))
 
@@ -448,7 +454,8 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         ahead = extrapolated(W, rows.arrays["before"], orders.theta)
         self._update(backend, block, ahead, update, after.arrays["W"], sums)
         if apart:
-            self._add_loss(backend, sums, backend.divergence(block, W, orders.pair, self.beta), W)  # type: ignore[arg-type]
+            loss = backend.divergence(block, W, orders.pair, self.beta)  # type: ignore[arg-type]
+            self._add_loss(backend, block, sums, loss, W)
         if self.beta != 2:
             after.arrays["W_best"][:] = W if orders.measure else rows.arrays["W_best"]
 
@@ -460,7 +467,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
         if self.beta == 2:
             if small.theta > 0 and report.loss > best + self._rounding(self.squares_X, small.Ht):
                 report.accepted = False
-                return report, Moving(small.Ht, data.backend.gram(small.Ht), new.passes, ahead=small.Ht, best=best)
+                return report, Moving(small.Ht, self._gram(data, small.Ht), new.passes, ahead=small.Ht, best=best)
             best = report.loss
         elif small.passes % 10 == 0:
             report.incoming = self._incoming(data.backend, np.array(data.backend.read(sums["loss"])[0]), small.Ht)

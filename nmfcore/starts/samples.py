@@ -70,11 +70,15 @@ def warm_start(
     n, m = data.shape
     rng = check_random_state(random_state)
     if k > min(n, m):
-        return initialize(data, k, "random", rng)
+        return initialize(data.unweighted, k, "random", rng)
     rows = sample_rows(n, m, k)
     if not rows:
-        return spectral_start(data, k, rng)
-    chosen = [np.sort(rng.choice(n, rows, replace=False)) for _ in range(SAMPLES)]
+        return spectral_start(data.unweighted, k, rng)
+    counting: int | Array = n
+    if data.row_weights is not None:
+        counting = np.flatnonzero(data.row_weights)
+        rows = min(rows, len(counting))
+    chosen = [np.sort(rng.choice(counting, rows, replace=False)) for _ in range(SAMPLES)]
     seeds = rng.randint(np.iinfo(np.int32).max, size=SAMPLES)
     found: list[Array | None] = [None] * SAMPLES
     source = data
@@ -89,7 +93,7 @@ def warm_start(
         if number and over():  # the first one is fitted in any case, if only for a pass
             return
         sample = source.take(chosen[number], n_jobs=1)
-        W, Ht = spectral_start(sample, k, seeds[number])
+        W, Ht = spectral_start(sample.unweighted, k, seeds[number])
         limits = Limits(TOL, PASSES, max_time, begun)
         found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, limits, measure=False)).Ht
 

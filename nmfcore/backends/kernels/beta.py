@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..operations import TOTAL
+from ..operations import STATS, TOTAL
 from ._decorators import inner, kernel
 from ._simd import (
     out_of_line,
@@ -18,9 +18,19 @@ from ._simd import (
 )
 from .arguments import NUMERATOR, RENEW, Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up
-from .multiplicative import EPSILON, multiply_rows
+from .multiplicative import EPSILON, add_weighed, multiply_rows
 from .powers import exponential, logarithm, power, raise_to
-from .product import DEPTH, add_rows, gram, product, sparse_scatter, sparse_sum, sum_products
+from .product import (
+    DEPTH,
+    add_rows,
+    gram,
+    product,
+    sparse_scatter,
+    sparse_sum,
+    sum_products,
+    weigh_rows,
+    weighed_gram,
+)
 from .reading import at, load_tile, longest_row, widen_sparse_row
 
 BLOCK = 384  # columns of WH that stay in the second-level cache with its powers: whole register tiles and DEPTHs
@@ -102,12 +112,13 @@ def add_product(S, ld, H, kp, rows, terms, T, N, begin):
 def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing):
     """Write the numerators (dense X only) and denominators of F for a tile to Np and Dp.
 
-    With `summing`, those of Ht are added to Ns and Ds instead. WH is formed in blocks of columns, so that it stays in
-    the second-level cache with its powers whatever m is. Within a block, each strip of three vectors' width is turned
-    into X ⊙ WH^(β−2) and WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
+    With `summing`, those of Ht are added to Ns and Ds instead, from the rows Up of F as they count. Htp are the columns
+    as they count, Hp is Hᵀ itself. WH is formed in blocks of columns, so that it stays in the second-level cache with
+    its powers whatever m is. Within a block, each strip of three vectors' width is turned into X ⊙ WH^(β−2) and
+    WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
     """
     out_of_line()
-    Fp, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers
+    Fp, Up, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers
     one, ld, strip = np.intp(1), leading(np.intp(BLOCK)), 3 * lanes_of(S)
     for j0 in range(0, m, BLOCK):
         columns = min(np.intp(BLOCK), m - j0)
@@ -118,9 +129,9 @@ def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing
             form_tile(S, Q, j, ld, X, j0 + j, ld_x, padded, width // lanes_of(S), beta, stored)
         if summing:
             if not stored:
-                sum_products(S, ld, columns, Fp, kp, rows, c, Ns[j0 * kp :])
+                sum_products(S, ld, columns, Up, kp, rows, c, Ns[j0 * kp :])
             if beta != 1:
-                sum_products(S if stored else Q, ld, columns, Fp, kp, rows, c, Ds[j0 * kp :])
+                sum_products(S if stored else Q, ld, columns, Up, kp, rows, c, Ds[j0 * kp :])
         else:
             if not stored:
                 add_product(S, ld, Htp[j0 * kp :], kp, padded, columns, T, Np, j0 == 0)
@@ -145,15 +156,21 @@ def sparse_weights(x, indices, wide, begin, length, f, Htp, kp, values, beta):
 
 
 @inner
-def row_divergence(S, X, s0, x0, m, beta):
-    """Return D_β(x | s) of one row in float64, with scikit-learn's floors: x ≤ ε counts as 0, and s is at least ε."""
+def row_divergence(S, X, s0, x0, m, beta, weights):
+    """Return D_β(x | s) of one row in float64, with scikit-learn's floors: x ≤ ε counts as 0, and s is at least ε.
+
+    weights: None, or by what the term of each column is multiplied.
+    """
     out_of_line()
     total, floor = 0.0, np.float64(EPSILON)
     s_row, x_row = S[s0 : s0 + m], X[x0 : x0 + m]
     if beta == 2:
         for j in range(m):
             r = np.float64(x_row[j]) - np.float64(s_row[j])
-            total += r * r
+            term = r * r
+            if weights is not None:
+                term *= weights[j]
+            total += term
         return total / 2
     if beta == 1 or beta == 0:
         for j in range(m):
@@ -161,9 +178,12 @@ def row_divergence(S, X, s0, x0, m, beta):
             ratio = max(x, floor) / max(s, floor)
             log = logarithm(ratio)
             if beta == 1:
-                total += s + (x * log - x if x > floor else 0.0)
+                term = s + (x * log - x if x > floor else 0.0)
             else:
-                total += (ratio - log if x > floor else 0.0) - 1.0
+                term = (ratio - log if x > floor else 0.0) - 1.0
+            if weights is not None:
+                term *= weights[j]
+            total += term
         return total
     for j in range(m):
         x, s = np.float64(x_row[j]), np.float64(s_row[j])
@@ -172,7 +192,10 @@ def row_divergence(S, X, s0, x0, m, beta):
         below = exponential((beta - 1) * log_s)
         data = exponential(beta * log_x) - beta * safe * below
         whole = below * floored if beta < 0 or s >= floor else power(s, beta)
-        total += (data if x > floor else 0.0) + (beta - 1) * whole
+        term = (data if x > floor else 0.0) + (beta - 1) * whole
+        if weights is not None:
+            term *= weights[j]
+        total += term
     return total / (beta * (beta - 1))
 
 
@@ -188,8 +211,11 @@ def form_powers(S, first, m, beta):
 
 
 @inner
-def sparse_row_divergence(x, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta):
-    """Return D_β of a CSR row for β = 1 or 2; the share of the zeros comes from sums of H."""
+def sparse_row_divergence(x, indices, wide, begin, length, f, Htp, kp, Hsum, G, k, beta, weights):
+    """Return D_β of a CSR row for β = 1 or 2; the share of the zeros comes from sums of H.
+
+    weights: None, or by what the term of each column is multiplied; Hsum and G are weighed then.
+    """
     out_of_line()
     total = 0.0
     for p in range(length):
@@ -198,12 +224,18 @@ def sparse_row_divergence(x, indices, wide, begin, length, f, Htp, kp, Hsum, G, 
             j, s = at(indices, wide, begin + p) * kp, 0.0
             for t in range(k):
                 s += np.float64(f[t]) * np.float64(Htp[j + t])
-            total += value * value - 2 * value * s
+            term = value * value - 2 * value * s
+            if weights is not None:
+                term *= weights[at(indices, wide, begin + p)]
+            total += term
         elif value > EPSILON:
             j, s = at(indices, wide, begin + p) * kp, 0.0
             for t in range(k):
                 s += np.float64(f[t]) * np.float64(Htp[j + t])
-            total += value * logarithm(value / max(s, EPSILON)) - value
+            term = value * logarithm(value / max(s, EPSILON)) - value
+            if weights is not None:
+                term *= weights[at(indices, wide, begin + p)]
+            total += term
     if beta == 2:
         for t in range(k):
             s = 0.0
@@ -228,14 +260,41 @@ def column_sums(Ht):
     return total
 
 
+@inner
+def weigh_columns(Htp, kp, m, weights):
+    """Return a copy of the padded rows of Ht, each times its weight."""
+    out_of_line()
+    weighed = aligned(m * kp, Htp)
+    for j in range(m):
+        v, h, to = Htp.dtype.type(weights[j]), Htp[j * kp : j * kp + kp], weighed[j * kp : j * kp + kp]
+        for t in range(kp):
+            to[t] = v * h[t]
+    return weighed
+
+
+@inner
+def padded_sums(Htp, kp, m, k):
+    """Return Σ_j Ht[j, :] of padded rows, in float64."""
+    out_of_line()
+    total = np.zeros(k)
+    for j in range(m):
+        h = Htp[j * kp : j * kp + kp]
+        for t in range(k):
+            total[t] += h[t]
+    return total
+
+
 @kernel
-def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, losses):
+def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, losses, weights):
     """Work through n rows of X once: the multiplicative update of F, then the sums of the update of Ht.
 
     rule = (β, γ, floor), penalty = (l1, l2). update: KEEP leaves F as it is, RENEW writes the new F to out, NUMERATOR
     (CSR, β = 1) writes N_F to out and does nothing else. Then N += (X ⊙ WH^(β−2))ᵀ·F and D += (WH^(β−1))ᵀ·F with the
     new F (β = 1: D[0] += column sums of F), unless N has no rows. measure = 1 writes D_β of each row, at the given
     pair, to `losses`.
+
+    weights: None, or (u, v), by which rows and columns count: numerators and denominators of F are those of X ⊙ v, N
+    and D are sums of u_i f_i, stats counts each row u_i times, and `losses` holds Σ_j v_j d_β of each row.
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, Ht.shape[1]
@@ -263,11 +322,16 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     if not sparse:
         pad_transposed(Ht, Hp, mp)
+    if weights is None:
+        Hvp, Up, of_row, columns = Htp, Fp, stats, None
+    else:
+        Hvp, Up, columns = weigh_columns(Htp, kp, m, weights[1]), aligned(height * kp, F), weights[1]
+        Hsum, of_row = padded_sums(Hvp, kp, m, k), np.zeros(STATS + 2 * k)
     if beta == 1:
         for i in range(height):
             for t in range(k):
                 Dp[i * kp + t] = Hsum[t]
-    buffers = (Fp, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds)
+    buffers = (Fp, Up, Hp, Hvp, X, S, Q, T, Np, Dp, c, Ns, Ds)
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         padded = round_up(rows, ALIGN)
@@ -279,20 +343,24 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
                 f = Fp[i * kp : i * kp + kp]
                 if measure:
                     losses[i0 + i] = sparse_row_divergence(
-                        run, x.indices, x.wide, begin, length, f, Htp, kp, Hsum, no_gram, k, beta
+                        run, x.indices, x.wide, begin, length, f, Htp, kp, Hsum, no_gram, k, beta, columns
                     )
                 if update:
                     sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
-                    sparse_sum(run, x.indices, x.wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
+                    sparse_sum(run, x.indices, x.wide, begin, length, Hvp, kp, Np[i * kp : i * kp + kp])
                     if update == NUMERATOR:
                         for t in range(k):
                             out[i0 + i, t] = Np[i * kp + t]
                         continue
-                    multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, penalty, gamma, floor, none, stats)
+                    multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, penalty, gamma, floor, none, of_row)
+                    if weights is not None:
+                        add_weighed(of_row, weights[0][i0 + i], stats)
+                if weights is not None:
+                    weigh_rows(f, kp, np.intp(1), weights[0], i0 + i, Up[i * kp : i * kp + kp])
                 if N.shape[0]:
                     widen_sparse_row(x, i0 + i, run)
                     sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
-                    sparse_scatter(run, x.indices, x.wide, begin, length, f, kp, k, Ns)
+                    sparse_scatter(run, x.indices, x.wide, begin, length, Up[i * kp : i * kp + kp], kp, k, Ns)
         else:
             if not stored or measure:
                 load_tile(x, i0, rows, padded, X, ld, run)
@@ -300,7 +368,7 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
                 for i in range(rows):
-                    losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta)
+                    losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta, columns)
             if update:
                 if fused:
                     fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(0))
@@ -308,20 +376,27 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
                     for i in range(rows):
                         form_powers(S, i * ld, m, beta)
                     clear(S, rows * ld, padded * ld)
-                    product(S, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                    product(S, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 else:
                     for i in range(rows):
                         form_ratios(S, X, Q, i * ld, m, beta)
-                    product(S, ld, np.intp(1), Htp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
+                    product(S, ld, np.intp(1), Hvp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
                     clear(Q, rows * ld, padded * ld)
-                    product(Q, ld, np.intp(1), Htp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                    product(Q, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
                 if stored:
                     for i in range(rows):
                         begin, length = widen_sparse_row(x, i0 + i, run)
                         f = Fp[i * kp : i * kp + kp]
                         sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
-                        sparse_sum(run, x.indices, x.wide, begin, length, Htp, kp, Np[i * kp : i * kp + kp])
-                multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, penalty, gamma, floor, none, stats)
+                        sparse_sum(run, x.indices, x.wide, begin, length, Hvp, kp, Np[i * kp : i * kp + kp])
+                if weights is None:
+                    multiply_rows(Fp, Np, Dp, kp, np.intp(0), rows, k, penalty, gamma, floor, none, stats)
+                else:
+                    for i in range(rows):
+                        multiply_rows(Fp, Np, Dp, kp, i, np.intp(1), k, penalty, gamma, floor, none, of_row)
+                        add_weighed(of_row, weights[0][i0 + i], stats)
+            if weights is not None:
+                weigh_rows(Fp, kp, rows, weights[0], i0, Up)
             if N.shape[0]:
                 if fused:
                     fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(1))
@@ -332,22 +407,25 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
                         begin, length = widen_sparse_row(x, i0 + i, run)
                         f = Fp[i * kp : i * kp + kp]
                         sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
-                        sparse_scatter(run, x.indices, x.wide, begin, length, f, kp, k, Ns)
+                        sparse_scatter(run, x.indices, x.wide, begin, length, Up[i * kp : i * kp + kp], kp, k, Ns)
                     if not fused:
                         for i in range(rows):
                             form_powers(S, i * ld, m, beta)
-                        sum_products(S, ld, m, Fp, kp, rows, c, Ds)
+                        sum_products(S, ld, m, Up, kp, rows, c, Ds)
                 elif not fused:
                     for i in range(rows):
                         form_ratios(S, X, Q, i * ld, m, beta)
-                    sum_products(S, ld, m, Fp, kp, rows, c, Ns)
-                    sum_products(Q, ld, m, Fp, kp, rows, c, Ds)
+                    sum_products(S, ld, m, Up, kp, rows, c, Ns)
+                    sum_products(Q, ld, m, Up, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
-                    D[0, t] += Fp[i * kp + t]
+                    D[0, t] += Up[i * kp + t]
         if update == RENEW:
-            stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+            total = copy_rows(Fp, kp, rows, out, i0)
+            if weights is not None:
+                total = weigh_rows(Fp, kp, rows, weights[0], i0, Up)
+            stats[TOTAL] += total
     if Ns.size:
         add_rows(Ns, kp, N)
     if Ds.size:
@@ -355,8 +433,11 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
 
 
 @kernel
-def sparse_residual_pass(block, F, Ht, losses):
-    """Write ½ Σ (x_i − f_i·H)² of CSR rows to losses: in the trace form, from the stored numbers."""
+def sparse_residual_pass(block, F, Ht, losses, weights):
+    """Write ½ Σ (x_i − f_i·H)² of CSR rows to losses: in the trace form, from the stored numbers.
+
+    weights: None, or by what the square of each column is multiplied.
+    """
     x = Block(*block)
     m, k = x.columns, Ht.shape[1]
     kp = round_up(k, lanes_of(F))
@@ -364,10 +445,13 @@ def sparse_residual_pass(block, F, Ht, losses):
     Htp, f = aligned(m * kp, F), aligned(kp, F)
     none, G = np.zeros(0), np.zeros((k, k))
     pad_rows(Ht, np.intp(0), m, Htp, kp)
-    gram(Ht, G)
+    if weights is None:
+        gram(Ht, G)
+    else:
+        weighed_gram(Ht, weigh_columns(Htp, kp, m, weights), kp, G)
     for i in range(x.rows):
         begin, length = widen_sparse_row(x, i, run)
         pad_rows(F, i, np.intp(1), f, kp)
         losses[i] = sparse_row_divergence(
-            run, x.indices, x.wide, begin, length, f, Htp, kp, none, G, k, np.float64(2.0)
+            run, x.indices, x.wide, begin, length, f, Htp, kp, none, G, k, np.float64(2.0), weights
         )

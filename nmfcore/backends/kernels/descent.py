@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..operations import CROSS, KKT, SQUARE, SWEEPS, TOTAL, UNSETTLED, VIOLATION
+from ..operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION
 from ._decorators import inner, kernel
 from ._simd import (
     GRAIN,
@@ -13,11 +13,12 @@ from ._simd import (
 )
 from .arguments import Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, round_up, zeros
-from .multiplicative import multiply_rows
+from .multiplicative import add_weighed, multiply_rows
 from .product import (
     DEPTH,
     accumulate_gram,
     accumulate_products,
+    accumulate_weighed,
     add_rows,
     depth_of,
     held_back,
@@ -26,6 +27,7 @@ from .product import (
     rows_of_tile,
     sparse_add_products,
     sparse_rows_times,
+    weigh_rows,
 )
 from .reading import STORED, load_tile, longest_row
 
@@ -100,14 +102,14 @@ def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, squar
 
 
 @inner
-def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
+def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats, weights):
     """Coordinate descent on the rows of F, in place: each row until it has settled, with at most `sweeps` sweeps.
 
     For each row f, ½ fᵀGf − (c − l1)ᵀf is minimised over f ≥ 0; G has the L2 penalty on its diagonal. `descent` is
     (order of the components, sweeps, tol, delta). A row has settled, and is frozen from then on, once its violation
     Σ_t |projected gradient| is at most tol × that of its first sweep; with delta > 0, once the square of its step is
     below delta² × that of its first. After every fourth sweep, rows that still move take up to `conjugate` steps of
-    `conjugate_steps`.
+    `conjugate_steps`. `weights` is None, or how often each row counts in the violation and the KKT residual.
 
     Rows are transposed to component-major order, four vectors of rows at a time: each step is then a broadcast and a
     multiply-add, and no step needs a sum across a vector.
@@ -122,6 +124,7 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
     limit = scratch[(2 * kp + 2) * width : (2 * kp + 3) * width]
     keep = scratch[(2 * kp + 3) * width : (2 * kp + 4) * width]  # 1 where a row still moves, else 0
     first, now = np.empty(width), np.empty(width)
+    newton = np.empty(width if weights is not None else 0)  # the KKT residual of each row
     violation = 0.0
     kkt = 0.0
     most = 0
@@ -140,6 +143,8 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
             for b in range(width):
                 now[b] = 0.0
                 moved[b] = zero
+                if weights is not None:
+                    newton[b] = 0.0
             for position in range(k):
                 t = order[position]
                 line4(Gp, t * kp, kp, 1, W, 0, width, g, 0, width, k, 0)
@@ -157,10 +162,13 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
                         new = max(w - gradient * inverse, zero)
                         step = np.float64(new - w)
                         weighed += step * step
+                        if weights is not None:
+                            newton[b] += step * step * hess
                         w_t[b] = new if hess != 0 else w
                         moved[b] += (new - w) * (new - w) if hess != 0 else zero
-                    if hess != 0:
-                        kkt += weighed * hess
+                    if weights is None:  # noqa: SIM102 (this test stands alone, see below)
+                        if hess != 0:
+                            kkt += weighed * hess
                 elif delta > 0:
                     if hess != 0:
                         for b in range(width):
@@ -180,7 +188,11 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats):
             going = 0
             if s == 0:
                 for b in range(live):
-                    violation += now[b]
+                    if weights is None:
+                        violation += now[b]
+                    else:
+                        violation += now[b] * weights[i0 + b]
+                        kkt += newton[b] * weights[i0 + b]
                     first[b] = now[b]
                     limit[b] = moved[b] * square
             if delta > 0:
@@ -241,7 +253,7 @@ def subtract_from(Fp, Bp, Cp, l1, size):
 
 
 @kernel
-def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats):
+def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats, weights):
     """Work through n rows of X once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
     The new rows are those of `sweep_rows` with descent = (order, sweeps, tol, delta), or, with multiply = 1,
@@ -255,8 +267,11 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     from these without cancellation. With a scale of no numbers, of the beginning only `conjugate` counts, for which
     see `sweep_rows`; this spares small fits a kernel of its own.
 
-    `begin`, `descent` and `multiply` are tested for None one by one: Numba leaves out the code behind such a test
-    where the argument is None, and only there.
+    weights: None, or u_i ≥ 0 by which row i counts in all sums: XtF += XᵀUF, FtF += FᵀUF, FtD += [FᵀUD; DᵀUD], and
+    stats. The new rows do not depend on them.
+
+    `begin`, `descent`, `multiply` and `weights` are tested for None one by one: Numba leaves out the code behind such
+    a test where the argument is None, and only there.
     """
     x = Block(*block)
     n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
@@ -271,8 +286,9 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
     of_D = 0 if multiply is None and begin is None else of_F
+    of_U = 0 if weights is None else of_F
     of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 9) * step
-    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + 4 * ALIGN, F)
+    memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + of_U + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Cp = Fp[of_F:]
     Gp = Cp[of_F:]
@@ -280,6 +296,8 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     c = Htp[of_H:]
     scratch = c[of_c:]
     Dp = Bp = scratch[of_sweep:]
+    Up = Dp[of_D:]  # the rows of F as they are weighed
+    of_row = np.zeros(STATS if weights is not None and multiply is not None else 0)
     run = aligned(max(STORED, longest_row(x)) if sparse else 0, F)
     sums, nothing = zeros(m * kp if sparse and XtF.shape[0] else 0, stats), np.zeros((0, 0))
     if not given:
@@ -318,32 +336,55 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
         if multiply is not None:
             product(Fp, kp, np.intp(1), Gp, kp, Dp, kp, padded, k, kp, np.intp(DEPTH))
             one, zero = np.float64(1.0), np.float64(0.0)
-            multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, (l1, l2), one, zero, hess, stats)
+            if weights is None:
+                multiply_rows(Fp, Cp, Dp, kp, np.intp(0), rows, k, (l1, l2), one, zero, hess, stats)
+            else:
+                for i in range(rows):
+                    multiply_rows(Fp, Cp, Dp, kp, i, np.intp(1), k, (l1, l2), one, zero, hess, of_row)
+                    add_weighed(of_row, weights[i0 + i], stats)
         if descent is not None:
             conjugate = None if begin is None else begin[4]
-            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats)
-        stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+            of_rows = None if weights is None else weights[i0 : i0 + rows]
+            sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats, of_rows)
+        if weights is None:
+            stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
+            Up = Fp
+        else:
+            copy_rows(Fp, kp, rows, out, i0)
+            stats[TOTAL] += weigh_rows(Fp, kp, rows, weights, i0, Up)
         if given:
             cross = 0.0
             for i in range(rows):
-                c_i, f_i = XtF[i0 + i], Fp[i * kp : i * kp + kp]
+                c_i, f_i = XtF[i0 + i], Up[i * kp : i * kp + kp]
                 for t in range(k):
                     cross += c_i[t] * f_i[t]
             stats[CROSS] += cross
         elif XtF.shape[0]:
             if sparse:
-                sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
+                sparse_add_products(x, i0, rows, Up, kp, k, sums, run)
             else:
-                accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
+                accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF)
         if FtF.shape[0]:
-            accumulate_gram(Fp, kp, rows, c, FtF)
+            if weights is None:
+                accumulate_gram(Fp, kp, rows, c, FtF)
+            else:
+                accumulate_weighed(Fp, Up, kp, rows, c, FtF)
         if begin is not None:
             FtD = begin[3]
             if FtD.shape[0]:
-                stats[CROSS] += subtract_from(Fp, Bp, Cp, l1, rows * kp)
-                product(Fp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                if weights is None:
+                    stats[CROSS] += subtract_from(Fp, Bp, Cp, l1, rows * kp)
+                else:
+                    for i in range(rows):
+                        at = i * kp
+                        stats[CROSS] += weights[i0 + i] * subtract_from(Fp[at:], Bp[at:], Cp[at:], l1, kp)
+                product(Up, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
                 add_rows(c, kp, FtD[:k])
-                product(Bp, np.intp(1), kp, Bp, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
+                if weights is None:
+                    Up = Bp
+                else:
+                    weigh_rows(Bp, kp, rows, weights, i0, Up)
+                product(Bp, np.intp(1), kp, Up, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
                 add_rows(c, kp, FtD[k:])
         i0 += rows
     if sparse and XtF.shape[0]:

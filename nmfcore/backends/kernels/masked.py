@@ -202,7 +202,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
             blend(tile, ld, rows, m, mask, i0, S)
         product(tile, ld, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, np.intp(DEPTH))
         clear(Cp, whole * kp, padded * kp)
-        sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, None, scratch, stats)
+        sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, None, scratch, stats, None)
         if listed:
             squares[0] += fill(tile, ld, rows, i0, found, starts, counts, Fp, kp, Htp, of_lanes)
         else:
@@ -429,7 +429,7 @@ def observed_divergence(S, X, first, m, beta, found, start, count, s_row, x_row)
             s_row[left] = S[first + j]
             x_row[left] = X[first + j]
             left += 1
-    return row_divergence(s_row, x_row, np.intp(0), np.intp(0), left, beta)
+    return row_divergence(s_row, x_row, np.intp(0), np.intp(0), left, beta, None)
 
 
 @inner
@@ -442,7 +442,7 @@ def stored_divergence(run, values, indices, wide, begin, length, f, Htp, kp, bet
         for t in range(kp):
             s += f[t] * h[t]
         values[p] = s
-    return row_divergence(values, run, np.intp(0), np.intp(0), length, beta)
+    return row_divergence(values, run, np.intp(0), np.intp(0), length, beta, None)
 
 
 @kernel

@@ -52,15 +52,33 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, penalty, gamma, floor, hess, s
     stats[KKT] += scale
 
 
+@inner
+def add_weighed(of_row, weight, stats):
+    """Add the numbers that `multiply_rows` has left for a row to stats, weight times, and set them to 0."""
+    out_of_line()
+    for s in (VIOLATION, KKT):
+        stats[s] += weight * of_row[s]
+        of_row[s] = 0
+    for s in range(STATS, of_row.size):
+        stats[s] += weight * of_row[s]
+        of_row[s] = 0
+
+
 @kernel
-def multiply_pass(F, N, D, penalty, gamma, floor, out, stats):
-    """Write F ⊙ (N / (D + l1 + l2·F))^γ to out, for given N and D in float64; D of one row serves all rows of F."""
+def multiply_pass(F, N, D, penalty, gamma, floor, out, stats, weights):
+    """Write F ⊙ (N / (D + l1 + l2·F))^γ to out, for given N and D in float64; D of one row serves all rows of F.
+
+    weights: None, or how often each row counts in stats.
+    """
     n, k = F.shape
     kp = round_up(k, lanes_of(F))
     Fp, Np, Dp, none = aligned(kp, F), aligned(kp, F), aligned(kp, F), np.zeros(0)
+    of_row = stats if weights is None else np.zeros(STATS + 2 * k)
     for i in range(n):
         pad_rows(F, i, np.intp(1), Fp, kp)
         pad_rows(N, i, np.intp(1), Np, kp)
         pad_rows(D, i if D.shape[0] > 1 else np.intp(0), np.intp(1), Dp, kp)
-        multiply_rows(Fp, Np, Dp, kp, np.intp(0), np.intp(1), k, penalty, gamma, floor, none, stats)
+        multiply_rows(Fp, Np, Dp, kp, np.intp(0), np.intp(1), k, penalty, gamma, floor, none, of_row)
+        if weights is not None:
+            add_weighed(of_row, weights[i], stats)
         copy_rows(Fp, kp, np.intp(1), out, i)

@@ -21,7 +21,17 @@ from ._simd import (
 )
 from .arguments import ACCUMULATE, OPENING, PRODUCT, RESIDUAL, Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up, zeros
-from .reading import STORED, bounds, load_tile, longest_row, opening_row, sparse_opening, widen_stored
+from .reading import (
+    STORED,
+    bounds,
+    load_tile,
+    longest_row,
+    opening_row,
+    sparse_opening,
+    weighed_opening_row,
+    weighed_sparse_opening,
+    widen_stored,
+)
 
 STRIP1, STRIP2, STRIP3 = STRIP[1], STRIP[2], STRIP[3]
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
@@ -155,6 +165,41 @@ def gram(Ht, out):
         accumulate_gram(Fp, kp, rows, c, out)
 
 
+@inner
+def weigh_rows(Fp, kp, rows, weights, first, Up):
+    """Write u_i·f_i to row i of Up, for weights u_i from number `first` on. Returns the sum of its numbers."""
+    out_of_line()
+    total = 0.0
+    for i in range(rows):
+        u, f, to = Fp.dtype.type(weights[first + i]), Fp[i * kp : i * kp + kp], Up[i * kp : i * kp + kp]
+        for t in range(kp):
+            to[t] = u * f[t]
+            total += np.float64(to[t])
+    return total
+
+
+@inner
+def accumulate_weighed(Fp, Up, kp, rows, c, FtF):
+    """Add FᵀUF to FtF, from F and UF."""
+    out_of_line()
+    product(Fp, np.intp(1), kp, Up, kp, c, kp, round_up(FtF.shape[0], GRAIN), rows, kp, np.intp(DEPTH))
+    add_rows(c, kp, FtF)
+
+
+@inner
+def weighed_gram(F, Up, kp, out):
+    """Write FᵀUF to out, in float64, from F and the padded rows of UF."""
+    out_of_line()
+    n, k = F.shape
+    height = 256
+    Fp, c = aligned(height * kp, F), aligned(round_up(k, ALIGN) * kp, F)
+    out[:] = 0
+    for i0 in range(0, n, height):
+        rows = min(height, n - i0)
+        pad_rows(F, i0, rows, Fp, kp)
+        accumulate_weighed(Fp, Up[i0 * kp :], kp, rows, c, out)
+
+
 # The next two are inlined, and take offsets instead of slices: for a short row a call costs more than the products.
 
 
@@ -251,8 +296,11 @@ def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
 
 
 @inner
-def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
-    """Return Σ (x − f·Ht)² over a tile; half of it goes to out[first:] by row, if out has rows. WH is formed in S."""
+def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first, weights):
+    """Return Σ (x − f·Ht)² over a tile; half of it goes to out[first:] by row, if out has rows. WH is formed in S.
+
+    weights: None, or (u, v), by which the squares of rows and of columns are multiplied; u begins at row `first`.
+    """
     out_of_line()
     product(Fp, kp, np.intp(1), Hp, mp, S, mp, round_up(rows, GRAIN), k, mp, np.intp(DEPTH))
     total = 0.0
@@ -260,7 +308,12 @@ def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
         x, s, of_row = tile[i * ld : i * ld + m], S[i * mp : i * mp + m], 0.0
         for j in range(m):
             r = np.float64(x[j]) - np.float64(s[j])
-            of_row += r * r
+            term = r * r
+            if weights is not None:
+                term *= weights[1][j]
+            of_row += term
+        if weights is not None:
+            of_row *= weights[0][first + i]
         total += of_row
         if out.shape[0]:
             out[first + i, 0] = of_row / 2
@@ -268,13 +321,15 @@ def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first):
 
 
 @kernel
-def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
+def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
     """Work through n rows of X once and leave F as it is; the rule says what is computed.
 
     OPENING: stats = [minimum, count of non-finite values, Σx, Σx²] of the stored numbers.
     PRODUCT: out = X·Ht; for CSR X, XtF = X·Ht instead, if it has rows.
     ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF; those of no rows are left out.
     RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it goes to out by row, if it has rows.
+
+    weights: None, or (u, v), by which rows and columns count in Σx, Σx² and Σ (x − f·Ht)². F is weighed already.
 
     These are one kernel because each further kernel adds the better part of a second to the first fit after an
     installation.
@@ -310,14 +365,20 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
             if rule == PRODUCT:
                 sparse_rows_times(x, i0, rows, Hp, kp, c, run, XtF)
             elif rule == OPENING:
-                sparse_opening(x, i0, rows, run, stats)
+                if weights is None:
+                    sparse_opening(x, i0, rows, run, stats)
+                else:
+                    weighed_sparse_opening(x, i0, rows, run, weights, stats)
         elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
             tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
         else:
             load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
         if rule == OPENING:
             for i in range(0 if sparse else rows):
-                opening_row(tile, i * ld, m, stats)
+                if weights is None:
+                    opening_row(tile, i * ld, m, stats)
+                else:
+                    weighed_opening_row(tile, i * ld, m, weights[0][i0 + i], weights[1], stats)
         elif rule == PRODUCT:
             if not sparse:
                 product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
@@ -327,7 +388,7 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats):
             pad_rows(F, i0, rows, Fp, kp)
             if rule == RESIDUAL:
                 clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
-                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0)
+                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0, weights)
             elif XtF.shape[0]:
                 if sparse:
                     sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)

@@ -215,3 +215,32 @@ def sparse_opening(x, lo, rows, run, out):
     for i in range(rows):
         _, length = widen_sparse_row(x, lo + i, run)
         opening_row(run, np.intp(0), length, out)
+
+
+@inner
+def weighed_opening_row(x, first, length, u, weights, out):
+    """Add u Σ_j v_j x_j and u Σ_j v_j x_j² of one row to out[2:], v being the weights of the columns."""
+    out_of_line()
+    row = x[first : first + length]
+    total, squares = 0.0, 0.0
+    for j in range(length):
+        x_j = np.float64(row[j])
+        total += weights[j] * x_j
+        squares += weights[j] * x_j * x_j
+    out[2] += u * total
+    out[3] += u * squares
+
+
+@inner
+def weighed_sparse_opening(x, lo, rows, run, weights, out):
+    """Add Σ u_i v_j x_ij and Σ u_i v_j x_ij² over the stored numbers of CSR rows to out[2:]."""
+    out_of_line()
+    for i in range(rows):
+        begin, length = widen_sparse_row(x, lo + i, run)
+        total, squares = 0.0, 0.0
+        for p in range(length):
+            x_p, v = np.float64(run[p]), weights[1][at(x.indices, x.wide, begin + p)]
+            total += v * x_p
+            squares += v * x_p * x_p
+        out[2] += weights[0][lo + i] * total
+        out[3] += weights[0][lo + i] * squares
