@@ -258,7 +258,7 @@ def test_x_of_every_type(rng, stored):
     for solver in ("cd", "mu"):
         settings = {"solver": solver, "dtype": np.float64}
         found, model = fitted(data, W, H, u, feature_weight=v, **settings)
-        expected, other = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
+        expected, _ = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
         assert_allclose(found[rows], expected, rtol=1e-9, atol=1e-9)
         assert_allclose(model.components_[:, columns], other.components_, rtol=1e-9, atol=1e-9)
 
@@ -299,7 +299,7 @@ def test_fixed_components_stay(rng, solver, more):
     X, (W, H), u, v, rows, columns = repeated(rng)
     settings = {"solver": solver, "fixed_components": [1, 2], **more, **PENALTIES}
     found, model = fitted(X, W, H, u, feature_weight=v, **settings)
-    expected, other = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
+    expected, _ = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
     assert_array_equal(model.components_[[1, 2]], H[[1, 2]])
     assert_allclose(found[rows], expected, rtol=1e-9, atol=1e-10)
     assert_allclose(model.components_[:, columns], other.components_, rtol=1e-9, atol=1e-10)
@@ -314,7 +314,7 @@ def test_order_and_scale(rng):
     X, (W, H), u, v, rows, columns = repeated(rng)
     settings = {"sort_components": True, "normalize": "l2", "max_iter": 40}
     found, model = fitted(X, W, H, u, feature_weight=v, **settings)
-    expected, other = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
+    expected, _ = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
     plain, _ = fitted(X, W, H, u, feature_weight=v, max_iter=40)
     assert_allclose(np.linalg.norm(model.components_, axis=1), 1)
     assert_allclose(found @ model.components_ @ np.ones(31), plain @ _.components_ @ np.ones(31), rtol=1e-9)
