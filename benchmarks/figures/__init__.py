@@ -26,6 +26,7 @@ NAMES = (
     "search",
     "search_quality",
     "serve",
+    "update",
     "calls",
     "online",
     "restarts",
