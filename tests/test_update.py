@@ -292,7 +292,8 @@ def test_a_moved_folder_and_added_pictures(engine, folder, tmp_path):
     assert len(engine) == 22 and not engine.update(progress=None).lines()  # where it was found last
 
 
-def test_new_pictures_unlike_the_others_are_said(settled, folder):
+def test_new_pictures_unlike_the_others_are_said(settled, tmp_path):
+    folder = folder_of(tmp_path / "pictures", 90)
     engine = SearchEngine(4, tol=1e-4).fit(folder, progress=False)
     for number in range(100, 110):
         draw(folder / f"{number}.png", number)

@@ -16,10 +16,10 @@ from benchmarks.figures.serve import pictures_of
 from benchmarks.harness import Context, Row, describe_case, summary
 
 ABOUT = (
-    "`SearchEngine.update` of 15,747 pictures of 64×64 (PNG files in a folder) at k=50, of which 10 files are new: seconds "
-    "in the process that has the engine. *saved*: `SearchEngine.save` to its own folder, which appends. *nothing new*: "
-    "an update when all files are what they were. The rows are pictures at several brightnesses where the data set has "
-    "fewer. The codes of the new pictures must be those of `transform` to the bit."
+    "`SearchEngine.update` of 15,747 pictures of 64×64 (PNG files in a folder) at k=50, to which 10 are added: "
+    "seconds in the process that has the engine. *saved*: with `SearchEngine.save` to its own folder, which appends. "
+    "*nothing new*: an update when all files are what they were. The rows are pictures at several brightnesses where "
+    "the data set has fewer. The codes of the new pictures must be those of `transform` to the bit."
 )
 ROWS, NEW, LIMIT = 15747, 10, 1.0
 

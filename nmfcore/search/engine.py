@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from ..models import load as load_model
 from ._progress import fit_shown
 from .cosine import cosine_topk
 from .folders import MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
-from .manifest import Manifest, noted
+from .manifest import Manifest, looked_at, noted
 from .spaces import OPPOSITE, SPACES, Space, checked
 from .stack import Stack
 
@@ -296,9 +295,9 @@ class SearchEngine:
         """
         from ..estimators import NMF
 
-        begun = time.time_ns()
+        records = looked_at(source)
         pictures = _pictures(source, size, rgb, skip_broken, progress)
-        files = noted(pictures, None if isinstance(source, Pictures) else begun)
+        files = noted(pictures, records)
         estimator = NMF(**self.settings)
         norm = frobenius_norm(pictures.matrix)
         with fit_shown(estimator, norm, progress is True):
