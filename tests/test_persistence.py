@@ -1,7 +1,6 @@
 """Models survive the disk whole, without pickle, or not at all."""
 
 import errno
-import dataclasses
 import json
 import math
 import os
@@ -119,7 +118,7 @@ def test_plain_numpy_reads_it_without_pickle(model, tmp_path):
     with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
         assert all(archive[name].dtype != object for name in archive.files)
         assert json.loads(str(archive["meta"]))["version"] == 1  # what every version reads
-    save(dataclasses.replace(model, places=np.arange(5)[::-1]), tmp_path / "m.npz")
+    save(replace(model, places=np.arange(5)[::-1]), tmp_path / "m.npz")
     with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
         assert json.loads(str(archive["meta"]))["version"] == persistence.VERSION
     assert load(tmp_path / "m.npz").places.tolist() == [4, 3, 2, 1, 0]
