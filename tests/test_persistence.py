@@ -117,7 +117,11 @@ def test_plain_numpy_reads_it_without_pickle(model, tmp_path):
     save(model, tmp_path / "m.npz")
     with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
         assert all(archive[name].dtype != object for name in archive.files)
+        assert json.loads(str(archive["meta"]))["version"] == 1  # what every version reads
+    save(replace(model, places=np.arange(5)[::-1]), tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
         assert json.loads(str(archive["meta"]))["version"] == persistence.VERSION
+    assert load(tmp_path / "m.npz").places.tolist() == [4, 3, 2, 1, 0]
 
 
 def test_reconstruct(model):
@@ -195,7 +199,7 @@ def rewritten(model, path, **changes):
 
 def test_a_newer_format(model, tmp_path):
     rewritten(model, tmp_path / "m.npz", version=persistence.VERSION + 1)
-    with pytest.raises(ModelFileError, match=r"format 2, this nmfcore reads up to 1: upgrade"):
+    with pytest.raises(ModelFileError, match=r"format 3, this nmfcore reads up to 2: upgrade"):
         load(tmp_path / "m.npz")
 
 

@@ -292,7 +292,9 @@ def test_a_moved_folder_and_added_pictures(engine, folder, tmp_path):
     assert len(engine) == 22 and not engine.update(progress=None).lines()  # where it was found last
 
 
-def test_new_pictures_unlike_the_others_are_said(engine, folder):
+def test_new_pictures_unlike_the_others_are_said(settled, tmp_path):
+    folder = folder_of(tmp_path / "pictures", 90)
+    engine = SearchEngine(4, tol=1e-4).fit(folder, progress=False)
     for number in range(100, 110):
         draw(folder / f"{number}.png", number)
     assert not engine.update(progress=None).drifted
@@ -388,6 +390,85 @@ def test_a_model_without_a_list_of_files(engine, folder, tmp_path, kept):
     check_whole(old, folder)
 
 
+# --- the command line ------------------------------------------------------------------------------
+
+
+def run(capsys, *arguments):
+    from nmfcore.cli import main
+
+    code = main([*map(str, arguments)])
+    told = capsys.readouterr()
+    return code, told.out, " ".join(told.err.split())
+
+
+def test_the_command_follows_a_folder(settled, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "fit", folder, "-k", 4, "--exclude", "x*", "--exclude", "y*", "--max-time", 5)[0] == 0
+    monkeypatch.chdir(folder)  # the model knows where its folder is
+    home = tmp_path / "nmfcore-pictures"
+    before = codes(SearchEngine.load(home))
+    code, out, said = run(capsys, "update", home)
+    assert code == 0 and "none" in out and "20 rows, 20 files as they were" in out
+    draw(folder / "x.png", 90)
+    (folder / "3.png").rename(folder / "[red]three.png")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, SIZE, np.uint8)).save(folder / "noise.png")
+    code, out, said = run(capsys, "update", home)
+    assert (
+        code == 0 and "1 added" in out and "noise.png" in out and "3.png → [red]three.png" in out and "x.png" not in out
+    )
+    assert "21 rows, 19 files as they were" in out and f"written to   {home}" in out
+    assert f"these parts suit them less, and nmfcore fit --from {home} --out NEW learns others" in said
+    after = SearchEngine.load(home)
+    assert codes(after)["[red]three.png"] == before["3.png"]
+    assert codes(after)["noise.png"] == fresh(after, folder / "noise.png")
+    assert run(capsys, "search", home, "noise.png", "-n", 2)[0] == 0
+    for number in range(4, 18):
+        (folder / f"{number}.png").unlink()
+    code, out, said = run(capsys, "update", home, folder)
+    assert code == 2 and "14 of 21 pictures" in said and "--yes" in said and len(SearchEngine.load(home)) == 21
+    code, out, said = run(capsys, "update", home, folder, "--yes")
+    assert code == 0 and "14 removed" in out and len(SearchEngine.load(home)) == 7
+    code, _, said = run(capsys, "update", home, tmp_path / "none")
+    assert code == 2 and "there is no folder" in said
+
+
+def test_a_fit_begins_with_the_parts_of_a_model(settled, folder, tmp_path, monkeypatch, capsys):
+    from nmfcore.cli.again import beginning
+
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "fit", folder, "-k", 3, "--exclude", "1?.png")[0] == 0
+    draw(folder / "new.png", 100)
+    before = models.load("nmfcore-pictures")
+    assert run(capsys, "fit", "--from", "nmfcore-pictures", "--out", "again", "--max-iter", 1)[0] == 0
+    after = models.load("again")
+    assert after.names == (*before.names, "new.png")  # the same folder, and the same patterns
+    assert after.files["exclude"] == ["1?.png"] and after.parameters["init"] == "custom"
+    cosine = (before.components * after.components).sum(1) / np.sqrt(
+        (before.components**2).sum(1) * (after.components**2).sum(1)
+    )
+    assert cosine.min() > 0.98
+    settings = {"init": None, "beta_loss": "frobenius", "extrapolate": False, "memory": None, "solver": "mu"}
+    reading = {"crop": False, "background": "white", "recursive": False, "exclude": []}
+    start = beginning("nmfcore-pictures", None, None, settings, None, None, reading)
+    assert (start.k, start.size, start.rgb, settings["init"]) == (3, SIZE, False, "custom")
+    H = start.parts(load_images(folder, progress=None))  # mu keeps zeros, so there are none
+    assert H.min() > 0 and np.abs(H - before.components).max() < 1e-3 * before.components.max()
+    np.save("digits.npy", np.random.default_rng(0).random((30, 64)))
+    for arguments, wrong in (
+        (("--init", "random"), "--init and --from both say how to begin"),
+        (("-k", 4), "has 3 parts, so -k 4 cannot begin with them"),
+        (("--size", 4), "have 8x6 pixels, and --size says otherwise"),
+        (("--crop",), "leave out --crop"),
+        (("--memory", "1GB"), "leave out --memory"),
+        (("digits.npy",), "has 64 features to the row and the model of --from 48"),
+    ):
+        code, _, said = run(capsys, "fit", *arguments, "--from", "nmfcore-pictures", "--out", "wrong")
+        assert code == 2 and wrong in said, said
+    folder.rename(tmp_path / "gone")
+    assert "are not there: give SOURCE" in run(capsys, "fit", "--from", "nmfcore-pictures", "--out", "wrong")[2]
+
+
 # --- on the disk ----------------------------------------------------------------------------------
 
 
@@ -458,8 +539,9 @@ def test_originals_that_are_not_kept_are_found_by_name(engine, folder, tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path):
-    """Kill a process before each line that it runs while it writes, and look at what is left."""
+def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path, monkeypatch):
+    """Kill a process before each of many lines that it runs while it writes, and look at what is left."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # what is written outlives a process without it
     start = tmp_path / "start"
     engine.save(start)
     draw(folder / "new.png", 100)
@@ -467,34 +549,28 @@ def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path):
     (folder / "4.png").unlink()
     old = state(SearchEngine.load(start))
     new = None
-    watched = (
-        "models.py",
-        "_files.py",
-        "folders.py",
-        "engine.py",
-        "manifest.py",
-        "_npyio_impl.py",
-        "format.py",
-        "zipfile",
-    )
-    points, found = 0, set()
-    home = tmp_path / "home"
-    while True:
+    watched = ("models.py", "_files.py", "folders.py", "engine.py", "manifest.py", "_npyio_impl.py", "zipfile")
+    home, found = tmp_path / "home", set()
+
+    def saved(lines):
+        """Save in a process that is killed before it has run so many lines; return how many it ran, and its end."""
+        nonlocal new
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(start, home)
         loaded = SearchEngine.load(home)
         loaded.update(progress=None)
         new = new or state(loaded)
+        receiver, sender = os.pipe()
         process = os.fork()
         if not process:
-            left = points
+            run = 0
 
             def count(frame, event, argument):
-                nonlocal left
+                nonlocal run
                 if not any(name in frame.f_code.co_filename for name in watched):
                     return None
-                left -= event == "line"
-                if left < 0:
+                run += event == "line"
+                if run > lines:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return count
 
@@ -503,19 +579,25 @@ def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path):
                 loaded.save(home, overwrite=True)
             finally:
                 sys.settrace(None)
+                os.write(sender, str(run).encode())
                 os._exit(0)
         _, status = os.waitpid(process, 0)
+        os.close(sender)
+        with open(receiver) as told:
+            return int(told.read() or 0), status
+
+    total, status = saved(10**9)
+    assert status == 0 and state(SearchEngine.load(home)) == new
+    for lines in np.unique(np.linspace(0, total - 1, 60).astype(int)).tolist():
+        assert saved(lines)[1] == signal.SIGKILL
         there = SearchEngine.load(home)
-        assert state(there) in (old, new), f"killed after {points} lines"
+        assert state(there) in (old, new), f"killed after {lines} of {total} lines"
         found.add(state(there) == new)
-        if not status or points % 7 == 0:  # what is left goes on from there
+        if lines % 5 == 0:  # what is left goes on from there
             there.update(progress=None)
             there.save(home, overwrite=True)
-            assert state(SearchEngine.load(home)) == new, f"killed after {points} lines"
-        if not status:
-            break
-        points += 1 + points // 40
-    assert points > 300 and found == {False, True}
+            assert state(SearchEngine.load(home)) == new, f"killed after {lines} of {total} lines"
+    assert found == {False, True}
 
 
 def test_bytes_after_the_end_are_written_over(tmp_path):

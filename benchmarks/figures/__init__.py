@@ -27,6 +27,7 @@ NAMES = (
     "search_quality",
     "duplicates",
     "serve",
+    "update",
     "calls",
     "online",
     "restarts",

@@ -44,7 +44,7 @@ def run(context: Context) -> Iterator[list[Row]]:
         yield list(rows.values())
         return
     del PIL, starlette
-    X = _pictures(problem.X, ROWS if context.real_size else problem.X.shape[0])
+    X = pictures_of(problem.X, ROWS if context.real_size else problem.X.shape[0])
     side = int(X.shape[1] ** 0.5)
     asked = np.random.RandomState(0).permutation(len(X))[: 20 if context.smoke else 300]
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def run(context: Context) -> Iterator[list[Row]]:
     yield list(rows.values())
 
 
-def _pictures(X: np.ndarray, rows: int) -> np.ndarray:
+def pictures_of(X: np.ndarray, rows: int) -> np.ndarray:
     """As many rows as wanted: the pictures, then the same ones darker."""
     times = -(-rows // len(X))
     return np.concatenate([(X * (1 - i / (times + 1))).astype(np.uint8) if i else X for i in range(times)])[:rows]

@@ -83,7 +83,7 @@ def fit(
     from rich.console import Console
 
     from ..rows.disk import ReadError
-    from ..search.manifest import noted
+    from ..search.manifest import looked_at, noted
 
     notes = Console(stderr=True)
     start = None
@@ -99,14 +99,15 @@ def fit(
     _check_device(settings["device"])
     _check_runs(settings)
     try:
-        begun = time.time_ns()
+        folder = how or {}
+        records = looked_at(source, bool(folder.get("recursive")), folder.get("exclude") or ())
         pictures = read_store(source, size, settings["memory"], skip_broken, notes, rgb, how)
         pictures = pictures or read_pictures(source, size, skip_broken, notes, rgb, how)
         if scheduler is not None and not isinstance(pictures.matrix, np.ndarray):
             raise Stop(
                 f"'{source}' is fitted where it lies, --scheduler sends rows: give a .npy, or a dask array to NMF"
             )
-        files = noted(pictures, begun)
+        files = noted(pictures, records)
         guessed = k is None
         k, selection = _number_of_components(k, pictures, settings, notes)
         H = None if start is None else start.parts(pictures)

@@ -4,6 +4,7 @@ import importlib.util
 
 EXTRAS = {
     "app": ("PIL", "matplotlib", "typer", "rich", "jinja2"),
+    "heic": ("pillow_heif",),
     "gpu": ("cupy",),
     "disk": ("h5py", "zarr"),
     "dask": ("dask", "distributed"),

@@ -114,6 +114,29 @@ def listing(root: Path, recursive: bool, exclude: str | Sequence[str] = ()) -> L
     return Listing([entry for _, entry in found], [name for name, _ in found], tuple(walk.unread))
 
 
+def names_in(root: Path, recursive: bool, exclude: str | Sequence[str]) -> list[str]:
+    """Return the names that `listing` gives, in any order and without a word; none where there is no such folder.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    recursive : bool
+        Whether the folders in it are read, too.
+    exclude : str or sequence of str
+        Patterns of what is left out.
+
+    Returns
+    -------
+    list of str
+    """
+    try:
+        entries = list(_Walk(root, recursive, excluding(exclude)).entries())
+    except (OSError, ValueError):  # which is said by whoever reads the pictures
+        return []
+    return [f"{folder}{name}" for folder, name, is_folder in entries if not is_folder and _is_picture(name)]
+
+
 def excluding(exclude: str | Sequence[str]) -> Callable[[str, str], bool]:
     """Return a function of a folder ("" or "cats/") and a name in it that says whether a pattern leaves it out.
 

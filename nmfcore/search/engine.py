@@ -14,7 +14,6 @@ import dataclasses
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from .cosine import cosine_topk
 from .duplicates import KINDS, Duplicates
 from .finding import MAX_PAIRS, find_duplicates
 from .folders import MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
-from .manifest import Manifest, noted
+from .manifest import Manifest, looked_at, noted
 from .names import hint, meant
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
@@ -310,9 +309,9 @@ class SearchEngine:
         """
         from ..estimators import NMF
 
-        begun = time.time_ns()
+        records = looked_at(source)
         pictures = _pictures(source, size, rgb, skip_broken, progress)
-        files = noted(pictures, None if isinstance(source, Pictures) else begun)
+        files = noted(pictures, records)
         estimator = NMF(**self.settings)
         norm = frobenius_norm(pictures.matrix)
         with fit_shown(estimator, norm, progress is True):

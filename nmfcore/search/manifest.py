@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,12 +27,13 @@ import numpy as np
 from .._files import reason
 from ..images import Pictures
 from ..images._decoding import picture_suffixes
+from ..images._listing import names_in
 from ..models import Model, ModelFileError
 
-__all__ = ["Manifest", "Record", "digest_of", "digests_of", "file_of", "noted", "sure_time"]
+__all__ = ["Manifest", "Record", "digest_of", "digests_of", "file_of", "looked_at", "noted", "sure_time"]
 
 DIGEST = 16  # bytes
-UNKNOWN = bytes(DIGEST)  # the digest of a file that may have changed while it was read
+UNKNOWN = bytes(DIGEST)  # the digest of a file of which no more than the name is known
 UNSURE = -1  # the time of a file that may change once more without a change of its size and time
 # A file may be written twice before the clock of its file system moves on; that of FAT moves every two seconds.
 _TICK = 2 * 10**9
@@ -192,39 +195,59 @@ def file_of(name: str) -> str:
     return name
 
 
-def noted(pictures: Pictures, begun: int | None) -> dict[str, object] | None:
-    """Note the files that pictures were just read from.
+def looked_at(source: object, recursive: bool = False, exclude: str | Sequence[str] = ()) -> dict[str, Record]:
+    """Look at the picture files of a folder before they are decoded.
+
+    A file that is written later than that has another size or date than its record, or is noticed by its digest.
+
+    Parameters
+    ----------
+    source : object
+        The folder; of anything else nothing is known.
+    recursive : bool
+        As for `nmfcore.images.load_images`. Defaults to False.
+    exclude : str or sequence of str
+        As for `nmfcore.images.load_images`. Defaults to none.
+
+    Returns
+    -------
+    dict of str to Record
+        What is known of each file, by its path below the folder.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return {}
+    root, looked = Path(source).expanduser(), time.time_ns()
+    stats = {name: _stat(root / name) for name in (names_in(root, recursive, exclude) if root.is_dir() else ())}
+    there = {name: seen for name, seen in stats.items() if seen is not None and stat.S_ISREG(seen.st_mode)}
+    return {
+        name: Record(there[name].st_size, sure_time(there[name].st_mtime_ns, looked), digest)
+        for name, digest in digests_of(root, there).items()
+        if isinstance(digest, bytes)
+    }
+
+
+def noted(pictures: Pictures, records: Mapping[str, Record]) -> dict[str, object] | None:
+    """Note the files that pictures were read from.
 
     Parameters
     ----------
     pictures : Pictures
         As they were read from a folder.
-    begun : int or None
-        ``time.time_ns()`` before they were read. What is known of a file that was written later is not kept. None: they
-        were read at an unknown time, and nothing is known of any file but its name.
+    records : mapping of str to Record
+        What `looked_at` found there before. Of a file without one, no more than the name is known.
 
     Returns
     -------
     dict or None
-        ``files`` of the model that is made of them; None if they were read from no folder, or it is gone.
+        ``files`` of the model that is made of them; None if they were read from no folder.
     """
     if pictures.selection is None or pictures.names is None:
         return None
-    root = Path(os.path.abspath(os.path.expanduser(pictures.source)))
-    if not root.is_dir():
-        return None
+    root = os.path.abspath(os.path.expanduser(pictures.source))
     owners = tuple(map(file_of, pictures.names))
-    records = {}
-    names = [] if begun is None else list(dict.fromkeys(owners))
-    stats = {name: seen for name in names if (seen := _stat(root / name)) is not None}
-    for name, digest in digests_of(root, stats).items():
-        seen = stats[name]
-        if isinstance(digest, bytes) and sure_time(max(seen.st_mtime_ns, seen.st_ctime_ns), begun or 0) != UNSURE:
-            records[name] = Record(seen.st_size, seen.st_mtime_ns, digest)
-    chosen = pictures.selection
-    return Manifest(
-        str(root), bool(chosen["recursive"]), tuple(cast("list[str]", chosen["exclude"])), records, owners
-    ).plain()
+    known = {name: records[name] for name in dict.fromkeys(owners) if name in records}
+    exclude = tuple(cast("list[str]", pictures.selection["exclude"]))
+    return Manifest(root, bool(pictures.selection["recursive"]), exclude, known, owners).plain()
 
 
 def _stat(path: Path) -> os.stat_result | None:
