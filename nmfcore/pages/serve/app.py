@@ -64,6 +64,7 @@ LABELS = 200  # more labels than this are no classes but names
 CLUSTERS = 30  # at most
 MAP = 4096  # places of a map side by side
 GROUPS = 200  # of duplicates
+FEW_ROWS = 3000  # of which one thread makes a map about as soon as several
 TSNE_ROWS = 20_000  # t-SNE of more takes longer than anybody waits
 PATIENCE = 2.0  # seconds that a request waits for a result that is being made
 _SCRIPTS = ("app", "address", "basics", "groups", "keys", "map", "panel", "wall")
@@ -260,16 +261,23 @@ class _Page:
         shares = brightness_shares(self.engine.model.W, self.components)[:, number]
         may = np.arange(len(shares)) if label is None or self.labels is None else self.labels[label]
         order = may[np.argsort(-shares[may], kind="stable")]
-        rows = order[shares[order] > 0][offset : offset + n].tolist()
+        order = order[shares[order] > 0]
+        rows = order[offset : offset + n].tolist()
         told = [{"row": row, "title": self.title(row), "score": float(shares[row]), "parts": []} for row in rows]
-        return JSONResponse({"found": told, "more": len(told) == n, "half": int((shares[may] >= 0.5).sum())})
+        return JSONResponse({"found": told, "more": offset + n < len(order), "half": int((shares[may] >= 0.5).sum())})
 
     def map(self, request: Request) -> Response:
         """Say where every picture lies on the map."""
         method = one_of(request.query_params, "method", ("pca", "tsne"))
         if method == "tsne" and len(self.engine) > TSNE_ROWS:
             raise Refusal(400, f"t-SNE is for at most {TSNE_ROWS:,} pictures here, these are {len(self.engine):,}")
-        return self.slow("map", method, lambda: _placed(map_of_codes(self.engine.model.W, method)))  # type: ignore[arg-type]
+        threads = None if len(self.engine) < FEW_ROWS else -1
+
+        def made() -> list[int]:
+            W = self.engine.model.W
+            return _placed(map_of_codes(W) if method == "pca" else map_of_codes(W, "tsne", n_jobs=threads))
+
+        return self.slow("map", method, made)
 
     def clusters(self, request: Request) -> Response:
         """Say what is in every cluster: how many, and those nearest its centre."""
@@ -400,14 +408,14 @@ class _Page:
     def drawn(self, request: Request, rows: range, columns: int, longest: int) -> Response:
         """Draw pictures on a sheet, in colour where that is asked for."""
         if self.in_colour(request):
-            return _png(sheet_png(self.colours.rows(rows, self.top), self.colours.shape, 255, columns, longest))
+            return _png(sheet_png(self.colours.rows(rows), self.colours.shape, 255, columns, longest))
         return _png(sheet_png(self.engine.originals(rows), self.shape, self.top, columns, longest))
 
     def picture(self, request: Request) -> Response:
         """Draw one original."""
         row = self.number(request, "row", len(self.engine))
         if self.in_colour(request):
-            return _png(picture_png(self.colours.rows([row], self.top)[0], self.colours.shape, 255, SHOWN))
+            return _png(picture_png(self.colours.rows([row])[0], self.colours.shape, 255, SHOWN))
         return _png(picture_png(self.engine.originals([row])[0], self.shape, self.top, SHOWN))
 
     def reconstruction(self, request: Request) -> Response:
