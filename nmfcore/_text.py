@@ -48,7 +48,8 @@ def row_name(row: int, name: str | None = None, label: object = None) -> str:
     row : int
         Its number.
     name : str or None
-        Its name, for instance that of its file; None, an empty one, and one that says the number only are left out.
+        Its name, for instance that of its file. None and an empty one are left out. One that begins with the number
+        of the row in this form stands alone.
     label : object or None
         Its label; None or an empty one is left out.
 
@@ -63,7 +64,11 @@ def row_name(row: int, name: str | None = None, label: object = None) -> str:
     ('row 1011 (4)', 'row 1011, 4802.jpg', 'row 1011, 4802.jpg (cat)')
     """
     number = f"row {row}"
-    named = number if name in (None, "", number) else f"{number}, {printable(name)}"
+    if name is None or name == "":
+        named = number
+    else:
+        says_it = name.startswith(number) and name[len(number) : len(number) + 2] in ("", ", ", " (")
+        named = printable(name) if says_it else f"{number}, {printable(name)}"
     text = "" if label is None else str(label)
     return f"{named} ({printable(text)})" if text else named
 

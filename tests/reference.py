@@ -492,6 +492,17 @@ def cosine_topk(queries, database, k, largest=True, threshold=None, allowed=None
     return found, rows
 
 
+def combined_query(points, weights):
+    """Σ α·p/‖p‖ over the points of a query; a point of zeros adds nothing."""
+    total = np.zeros(len(points[0]), np.longdouble)
+    for point, weight in zip(points, weights, strict=True):
+        exact = np.asarray(point, np.longdouble)
+        length = np.sqrt((exact**2).sum())
+        if length > 0:
+            total += weight * exact / length
+    return total
+
+
 def accepted_losses(model):
     """Return the losses of the accepted iterations of a fitted NMF."""
     assert {len(values) for values in model.history_.values()} == {model.n_iter_}

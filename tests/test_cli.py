@@ -941,11 +941,160 @@ def test_search_by_a_picture_and_by_name(run, tmp_path):
     assert run("fit", "cats", "-k", 2)[0] == 0
     by_file, by_name = (run("search", "nmfcore-cats", query, "-n", 1)[1] for query in ("cats/3.png", "3.png"))
     assert "most similar to 3.png" in by_file
+    assert "most similar to row 2, 3.png" in by_name
     assert re.search(r"^ *2  3\.png  1\.000", by_file, re.MULTILINE)  # a file is not excluded by what it looks like
     assert not re.search(r"^ *2  3\.png", by_name, re.MULTILINE)
     code, _, notes = run("search", "nmfcore-cats", "3.pn")
     assert code == 2
     assert notes == ["nmfcore: there is no picture '3.pn', neither by name nor as a file; do you mean '3.png'?"]
+
+
+@pytest.mark.parametrize(
+    ("words", "queries", "weights"),
+    [
+        (["3", "+", "row", "5", "-", "12"], [3, 5, 12], [1, 1, -1]),
+        (["-", "3", "−", "row 5"], [3, 5], [-1, -1]),
+        (["+", "3"], [3], [1]),
+    ],
+)
+def test_search_by_several(run, fitted, words, queries, weights):
+    engine = nmfcore.search.engine.SearchEngine.load(fitted)
+    for options, wish in (
+        ([], {}),
+        (
+            ["--label", 7, "--label", 4, "--min-score", 0.2, "--offset", 3],
+            {"labels": [4, 7], "threshold": 0.2, "offset": 3},
+        ),
+        (["--dissimilar", "--max-score", -0.2], {"similar": False, "threshold": -0.2}),
+    ):
+        found = engine.search(queries, 6, weights=weights, **wish)
+        code, out, notes = run("search", fitted, *words, "-n", 6, *options)
+        assert (code, notes) == (0, ["nothing was found that meets the conditions"] * (not len(found)))
+        assert out.startswith(f"most {'similar' if found.similar else 'dissimilar'} to {found.title}")
+        assert [row for row, _ in found_rows(out)] == found.indices.tolist()
+        told = json.loads(run("search", fitted, *words, "-n", 6, "--json", *options)[1])
+        assert [each["score"] for each in told["found"]] == found.scores.tolist()
+        assert [(term["row"], term["weight"]) for term in told["terms"]] == list(zip(queries, weights, strict=True))
+        assert told["offset"] == found.offset
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("3", "+"), "'3 +' has no picture after a '+'"),
+        (("3", "-", "-", "5"), "has no picture after a '-'"),
+        (("3", "-", "3"), "its pictures cancel each other"),
+        (("3", "--label", "cat"), "no picture has the label 'cat': there are '0', '1', "),
+        (("3", "--dissimilar", "--min-score", "0"), "--min-score limits what is similar: give --max-score"),
+        (("3", "--max-score", "0"), "--max-score limits what is dissimilar: give --min-score"),
+        (("3", "--min-score", "80"), "--min-score"),
+        (("3", "--offset", "-1"), "--offset"),
+        (("3", "--copy-to", "model/model.npz"), "is no folder"),
+        (("3", "--copy-to", "a/b"), "there is no folder"),
+    ],
+)
+def test_searches_that_are_refused(run, fitted, arguments, sentence):
+    before = listing()
+    code, out, notes = run("search", fitted, *arguments)
+    assert (code, out, len(notes)) == (2, "", 1) and sentence in notes[0]
+    assert listing() == before
+
+
+def test_what_was_found_is_copied(run, tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "b [red]").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"in/a/{number}.png")
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(f"in/b [red]/{number} $x$.png")
+    assert run("fit", "in", "-k", 2, "--recursive", "--max-iter", 5, "--out", "m")[0] == 0
+    engine = nmfcore.search.engine.SearchEngine.load("m")
+    found = engine.search(0, 8)
+    for page in (0, 4):
+        code, out, notes = run("search", "m", "row", 0, "-n", 4, "--offset", page, "--copy-to", "found")
+        assert (code, notes) == (0, []) and "copied to   found (4 pictures)" in out
+    copies = sorted(os.listdir("found"))
+    assert copies == [f"{place:02d}-{Path(name).name}" for place, name in enumerate(found.names, 1)]
+    for copy, name in zip(copies, found.names, strict=True):
+        assert (tmp_path / "found" / copy).read_bytes() == (tmp_path / "in" / name).read_bytes()
+
+    # What would replace a file, or lacks one, is refused before the first copy.
+    before = {path: Path(path).stat().st_mtime_ns for path in listing()}
+    for number in range(4, 9):  # the last copies of ten would not be in the way
+        os.rename(f"found/{copies[number - 1]}", f"found/{number}")
+    os.rename("in/" + found.names[2], "in/gone")
+    for options, sentence in (
+        (("-n", 2), "the file 'found/01-"),
+        (("-n", 4, "--offset", 2), f"the picture 'in/{found.names[2]}' is not there"),
+    ):
+        kept = listing()
+        code, out, notes = run("search", "m", "row", 0, *options, "--copy-to", "found")
+        assert (code, out, len(notes)) == (2, "", 1) and sentence in notes[0] and listing() == kept
+    assert run("search", "m", "row", 0, "--copy-to", "in/x")[2][0].startswith("nmfcore: 'in/x' holds the pictures")
+    assert len(before) == len(listing())
+
+
+def test_rows_that_were_no_files_are_drawn(run, fitted):
+    found = nmfcore.search.engine.SearchEngine.load(fitted).search(5, 3)
+    assert run("search", fitted, 5, "-n", 3, "--copy-to", "found", "--csv")[0] == 0
+    assert sorted(os.listdir("found")) == [f"{place:02d}-row-{row}.png" for place, row in enumerate(found.indices, 1)]
+    digits = nmfcore.images.read_source().matrix
+    with Image.open(f"found/01-row-{found.indices[0]}.png") as image:
+        np.testing.assert_allclose(np.asarray(image).ravel(), digits[found.indices[0]] / 16 * 255, atol=0.5)
+
+
+def test_names_of_a_model_do_not_lead_out_of_its_folder(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret").write_text("x")
+    names = ("a.png", "../secret", "/etc/hostname", "b.png")
+    rng = np.random.default_rng(0)
+    model = nmfcore.models.Model(
+        W=rng.random((4, 2)), components=rng.random((2, 16)), shape=(4, 4), names=names, source="in",
+        parameters={"n_components": 2}, decoding={"proportions": "stretched", "background": "#ffffff", "levels": 256},
+    )  # fmt: skip
+    nmfcore.search.engine.SearchEngine.from_model(model, rng.random((4, 16))).save("m")
+    code, _, notes = run("search", "m", 0, "--copy-to", "found")
+    assert code == 2 and "is not named like one of 'in'" in notes[0] and not os.path.exists("found")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a.png", "a.png"), ("a b.png", "a b.png"), ("a:b*?.png", "a_b__.png"), ("a\\b\x1b\n.png", "a_b__.png"),
+        ("caf\udce9.png", "caf_.png"), ("x. ", "x"), ("", "picture"), ("é" * 200 + ".jpeg", "é" * 57 + ".jpeg"),
+    ],
+)  # fmt: skip
+def test_names_of_copies_are_safe(name, safe):
+    from nmfcore.cli.copies import safe_name
+
+    assert safe_name(name) == safe
+
+
+def test_a_copy_that_fails_says_what_is_there(run, fitted, monkeypatch):
+    from nmfcore.cli import copies
+
+    whole, calls = copies.written, []
+
+    def fail(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(copies, "written", fail)
+    code, _, notes = run("search", fitted, 5, "--copy-to", "found")
+    assert (code, notes) == (130, ["nmfcore: interrupted; 2 of 8 pictures are in 'found'"])
+    assert len(os.listdir("found")) == 2
+
+
+def test_a_number_that_is_a_name(run, tmp_path):
+    pictures(tmp_path / "in", [(8, 8)] * 5)
+    assert run("fit", "in", "-k", 2, "--max-iter", 5, "--out", "m")[0] == 0
+    code, out, notes = run("search", "m", 3)
+    assert code == 0 and out.startswith("most similar to row 2, 3.png\n")
+    assert notes == ["'3' is taken for '3.png' (row 2); row 3 is another picture: 'row 3' means that one"]
+    code, out, notes = run("search", "m", "row", 3, "--out", "x.png")
+    assert (code, notes) == (0, []) and out.startswith("most similar to row 3, 4.png\n")
 
 
 def test_transform(run, fitted):

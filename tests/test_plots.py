@@ -610,8 +610,13 @@ def test_best_stand_over_worst(rng):
     assert texts(axes)[-4:] == sides
     again = best_and_worst(scipy.sparse.csr_matrix(X), W, H, (3, 4), n=3)
     assert texts(again) == texts(axes)
-    given = best_and_worst(X, W, H, (3, 4), [f"n{i}" for i in range(9)], n=2, errors=np.arange(9) / 100)
-    assert texts(given) == ["n0", "n1", "0 %", "1.0 %", "n8", "n7", "8.0 %", "7.0 %", *sides]
+    names = ["$a$", "[b]", "c", "d", "e", "f", "", "row 7, h", "i"]
+    given = best_and_worst(X, W, H, (3, 4), names, labels=list("stuvwxyz!"), n=3, errors=np.arange(9) / 100)
+    captions = ["row 0", "$a$ (s)", "row 1", "[b] (t)", "row 2", "c (u)", "0 %", "1.0 %", "2.0 %"]
+    captions += ["row 8", "i (!)", "row 7", "h (z)", "row 6 (y)", "8.0 %", "7.0 %", "6.0 %"]
+    assert texts(given) == [*captions, *sides]
+    with pytest.raises(ValueError, match="expected a label for each of the 9 rows"):
+        best_and_worst(X, W, H, (3, 4), labels=[1, 2])
 
 
 def test_best_and_worst_by_absolute_error(rng):

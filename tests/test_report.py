@@ -81,7 +81,7 @@ def test_it_shows_everything_that_the_model_allows(engine, page):
         np.testing.assert_array_equal(decoded(by_alt[f"part {part}"]), expected)
     for digit in range(10):
         assert f"mean of class {digit}" in by_alt
-    first = next(image["src"] for image in shown.images if image["alt"] == "0, original")
+    first = next(image["src"] for image in shown.images if image["alt"] == "row 0 (0), original")
     np.testing.assert_allclose(decoded(first).ravel(), engine.originals([0])[0] / 16 * 255, atol=0.5)
     for name, value in (("relative error", f"{engine.model.relative_error:.4f}"), ("iterations", engine.model.n_iter)):
         assert re.search(rf"<dt>{name}</dt><dd>{value}</dd>", page)

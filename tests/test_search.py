@@ -521,7 +521,7 @@ def test_it_draws_what_it_found(engine):
     found = engine.search(5, 4)
     figure = engine.draw(found)
     words = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
-    assert "Most similar to 5" in words
+    assert "Most similar to row 5 (5)" in words
     assert f"{found.scores[0]:.2f}" in words
 
 

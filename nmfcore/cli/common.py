@@ -232,10 +232,11 @@ def new_file(given: Path | None, default: Path, force: bool) -> Path:
 
 
 @contextmanager
-def written(target: Path, force: bool) -> "Iterator[BinaryIO]":
+def written(target: Path, force: bool, option: str = "--out") -> "Iterator[BinaryIO]":
     """Give a binary file that takes the target's place when it is complete.
 
     The target is looked at once more before that: a file that came there meanwhile is not replaced without `force`.
+    `option` is the one that named the target, for messages.
     """
     from .._files import replacing
 
@@ -243,22 +244,23 @@ def written(target: Path, force: bool) -> "Iterator[BinaryIO]":
         with replacing(target) as file:
             yield file
             if not force and os.path.lexists(target):
-                raise Stop(f"the file '{target}' appeared meanwhile: choose another --out, or --force replaces it")
+                advice = f"choose another {option}" + ", or --force replaces it" * (option == "--out")
+                raise Stop(f"the file '{target}' appeared meanwhile: {advice}")
     except OSError as error:
-        raise Stop(about_writing(error, target)) from error
+        raise Stop(about_writing(error, target, option=option)) from error
 
 
-def about_writing(error: Exception, target: Path, kept: str = "nothing was kept") -> str:
+def about_writing(error: Exception, target: Path, kept: str = "nothing was kept", option: str = "--out") -> str:
     """Say why results could not be written, and what is left of them."""
     if not isinstance(error, OSError):
         return f"the results could not be written to '{target}' (not enough memory), and {kept}"
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
             f"the disk is full, so the results could not be written to '{target}' and {kept}: "
-            "free some space, or choose another --out"
+            f"free some space, or choose another {option}"
         )
     reason = error.strerror or str(error)
-    return f"the results could not be written to '{target}' ({reason}) and {kept}: choose another --out"
+    return f"the results could not be written to '{target}' ({reason}) and {kept}: choose another {option}"
 
 
 def print_pairs(lines: list[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ from .common import (
     Stop,
     count,
     new_file,
+    note,
     open_model,
     print_pairs,
     reading_bar,
@@ -21,6 +22,7 @@ from .common import (
     warnings_as_notes,
     written,
 )
+from .copies import check_folder, planned_copies, write_copies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,38 +32,88 @@ if TYPE_CHECKING:
 
 _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 _PARTS = 3  # parts named per neighbour
+_SIGNS = {"+": 1.0, "-": -1.0, "−": -1.0}
+_OTHER = {False: "--dissimilar", True: "leave out --dissimilar"}
 
 
 def search(
-    folder: str, query: str, n: int, dissimilar: bool, space: str | None, out: Path | None, force: bool,
+    folder: str,
+    words: list[str],
+    n: int,
+    dissimilar: bool,
+    space: str | None,
+    out: Path | None,
+    force: bool,
     form: str | None = None,
-) -> None:  # fmt: skip
-    """Run the command; `form` is "json", "csv", or None for a table."""
+    labels: list[str] | None = None,
+    scores: tuple[float | None, float | None] = (None, None),
+    offset: int = 0,
+    copy_to: Path | None = None,
+) -> None:
+    """Run the command; `form` is "json", "csv", or None for a table, `scores` the least and the largest to be found."""
     from rich.console import Console
 
+    notes = Console(stderr=True)
+    if scores[0 if dissimilar else 1] is not None:
+        wrong, right = ("--min-score", "--max-score") if dissimilar else ("--max-score", "--min-score")
+        raise Stop(
+            f"{wrong} limits what is {'' if dissimilar else 'dis'}similar: give {right}, or {_OTHER[dissimilar]}"
+        )
     target = None
     if out is not None:
         if out.suffix.lower() not in _DRAWN:
             raise Stop(f"'{out}' names no kind of picture: end --out in {', '.join(_DRAWN)}")
         target = new_file(out, out, force)
+    copies = None if copy_to is None else check_folder(copy_to)
+    terms = split_terms(words)
     engine = open_model(folder, space)
-    with refusals(), warnings_as_notes(Console(stderr=True)):
-        found = engine.search(_query(engine, query), n, not dissimilar, space=space)
+    with refusals(), warnings_as_notes(notes):
+        queries = []
+        for _, text in terms:
+            query, said = engine.meant(text)
+            queries.append(query)
+            if said is not None:
+                note(notes, said)
+        found = engine.search(
+            queries,
+            n,
+            not dissimilar,
+            space=space,
+            weights=[sign for sign, _ in terms],
+            threshold=scores[int(dissimilar)],
+            labels=labels or None,
+            offset=offset,
+        )
+    plan = [] if copies is None else planned_copies(engine, found, copies)
     if form is None:
         _print_found(engine, found)
     else:
         _write_found(engine, found, form)
+    facts = []
     if target is not None:
         _draw(engine, found, target, force)
-        if form is None:
-            print_pairs([("written to", str(target))])
+        facts.append(("written to", str(target)))
+    if copies is not None and plan:
+        facts.append(("copied to", write_copies(plan, copies)))
+    if form is None and facts:
+        print_pairs(facts)
+    if not len(found):
+        note(notes, "nothing was found that meets the conditions")
 
 
-def _query(engine: "SearchEngine", text: str) -> int | str:
-    """Take a name before a row number, and both before a file."""
-    if text in (engine.model.names or ()) or not text.isdecimal():
-        return text
-    return int(text)
+def split_terms(words: list[str]) -> list[tuple[float, str]]:
+    """Read ``a.jpg + b.jpg - c.jpg`` as signs and texts; words without a sign between them are one text."""
+    terms: list[tuple[float, list[str]]] = []
+    for number, word in enumerate(words):
+        if word in _SIGNS:
+            if number + 1 == len(words) or words[number + 1] in _SIGNS:
+                raise Stop(f"'{' '.join(words)}' has no picture after a '{word}': give one, or leave the sign out")
+            terms.append((_SIGNS[word], []))
+        elif not terms:
+            terms.append((1.0, [word]))
+        else:
+            terms[-1][1].append(word)
+    return [(sign, " ".join(text)) for sign, text in terms]
 
 
 def _draw(engine: "SearchEngine", found: "Found", target: Path, force: bool) -> None:
@@ -89,9 +141,12 @@ def _write_found(engine: "SearchEngine", found: "Found", form: str) -> None:
         records.append(record)
     if form == "json":
         # Names of bytes that are no UTF-8 are escaped, so that every console can print them.
-        print(json.dumps({"query": found.title, "similar": found.similar, "space": found.space, "found": records}))
+        terms = [{"title": term.title, "row": term.row, "weight": term.weight} for term in found.terms]
+        told = {"query": found.title, "terms": terms, "similar": found.similar, "space": found.space}
+        print(json.dumps({**told, "offset": found.offset, "found": records}))
         return
-    columns = [name for name in records[0] if name != "parts"] if records else ["row", "score"]
+    model = engine.model
+    columns = ["row", "score"] + ["name"] * (model.names is not None) + ["label"] * (model.labels is not None)
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(columns)
     for record in records:
@@ -107,8 +162,9 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
     labels = engine.model.labels
     named = engine.model.names is not None
     kind = "similar" if found.similar else "dissimilar"
-    title = Text(printable(f"most {kind} to {found.title}"), style="italic")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    skipped = f", without the first {found.offset:,}" if found.offset else ""
+    title = Text(printable(f"most {kind} to {found.title}{skipped}"), style="italic")
+    table = Table(box=None, pad_edge=False)
     table.add_column("row", justify="right")
     if named:
         table.add_column("name", overflow="fold")
@@ -116,14 +172,16 @@ def _print_found(engine: "SearchEngine", found: "Found") -> None:
         table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
     table.add_column("parts in common", overflow="fold")
-    for index, name, why in zip(found.indices, found.names, engine.reasons(found, _PARTS), strict=True):
+    for index, name, why in zip(found.indices.tolist(), found.names, engine.reasons(found, _PARTS), strict=True):
         parts = ", ".join(f"{part} ({share:.0%})" for part, share in zip(why.components, why.shares, strict=True))
         cells = [str(index)] + [name] * named + ([] if labels is None else [str(labels[index])])
         table.add_row(*(Text(printable(cell)) for cell in (*cells, f"{why.score:.3f}", parts or "none")))
     console = Console()
     if not console.is_terminal:  # a pipe or a file: do not break lines at 80 columns
         console = Console(width=200)
-    console.print(table)
+    console.print(title, soft_wrap=True)
+    if len(found):
+        console.print(table)
 
 
 def transform(folder: str, source: str, out: Path | None, skip_broken: bool, force: bool) -> None:

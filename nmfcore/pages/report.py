@@ -430,8 +430,8 @@ class _Drawing:
         else:  # what is left of them
             shown = self.engine.reconstructions(found.indices)
         return [
-            {"title": name, "picture": self.picture(pixels), "score": f"{score:.2f}"}
-            for name, pixels, score in zip(found.names, shown, found.scores, strict=True)
+            {"title": title, "picture": self.picture(pixels), "score": f"{score:.2f}"}
+            for title, pixels, score in zip(found.titles, shown, found.scores, strict=True)
         ]
 
 

@@ -335,6 +335,15 @@ def on_own_scale(pictures: np.ndarray) -> np.ndarray:
     return np.clip(pictures / np.where(top > 0, top, 1)[:, None], 0, 1)
 
 
+def in_lines(captions: Sequence[str]) -> tuple[list[str], int]:
+    """Return captions of pictures with the number of a row on a line of its own, above its name, and how many lines.
+
+    `nmfcore._text.row_name` writes both side by side, which is wider than most pictures.
+    """
+    broken = [re.sub(r"^(row \d+), ", r"\1\n", caption) for caption in captions]
+    return broken, max((caption.count("\n") + 1 for caption in broken), default=1)
+
+
 def as_titles(titles: Sequence[str] | None, n: int, default: list[str]) -> list[str]:
     """Return n titles as text."""
     if titles is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import analysis
-from .._text import share_text
+from .._text import row_name, share_text
 from ..backends.cuda import to_host
 from ._loading import load_matplotlib
 from ._shared import (
@@ -23,6 +23,7 @@ from ._shared import (
     add_legend,
     as_matrix,
     as_titles,
+    in_lines,
     new_axes,
     number_components,
     on_common_scale,
@@ -296,6 +297,7 @@ def inpainting(
     shown = mask.reshape(n, *shape) if len(shape) == 2 else mask.reshape(n, *shape).any(axis=3)
     observed = painted(originals)
     observed = np.where(shown[..., None], np.array(to_rgb(BLUE)), observed)
+    names, needed = in_lines(names)
     columns = max(1, min(columns, n))
     bands = math.ceil(n / columns)
     tiles = np.full((3 * bands * columns, *shape[:2], 3), np.nan)
@@ -308,7 +310,7 @@ def inpainting(
         tiles[first + columns], tiles[first + 2 * columns] = observed[rows], painted(filled)[rows]
         for row, tile in zip(rows.tolist(), first.tolist(), strict=True):
             over[tile], below[tile + 2 * columns] = names[row], notes[row]
-    lines = [int(any(names)) if row % 3 == 0 else 0 for row in range(3 * bands)]
+    lines = [needed * any(names) if row % 3 == 0 else 0 for row in range(3 * bands)]
     inches = min(1.8, (PAGE - 1.2) / columns)
     grid = Grid(
         (*shape[:2], 3), 3 * bands, columns, inches, lines=lines, last=3 if any(notes) else 0,
@@ -330,6 +332,7 @@ def best_and_worst(
     shape: Shape | None = None,
     names: Sequence[str] | None = None,
     *,
+    labels: ArrayLike | None = None,
     n: int = 10,
     errors: ArrayLike | None = None,
     relative: bool = True,
@@ -350,7 +353,9 @@ def best_and_worst(
     shape : tuple of (height, width) or (height, width, 3), or None
         The picture a row folds to.
     names : sequence of n_samples str or None
-        What to write over the originals; the number of the row by default.
+        Names to write over the originals, after the number of the row.
+    labels : array-like of shape (n_samples,), integers or strings, or None
+        Labels to write after the names, in brackets.
     n : int
         How many of each, at most.
     errors : array-like of shape (n_samples,), any real type, or None
@@ -372,7 +377,7 @@ def best_and_worst(
     Raises
     ------
     ValueError
-        When X, W, H, the shape, the names and the errors do not fit each other.
+        When X, W, H, the shape, the names, the labels and the errors do not fit each other.
     ImportError
         When matplotlib is missing.
 
@@ -396,8 +401,13 @@ def best_and_worst(
     rows = np.concatenate(analysis.rank(errors, n))
     H = as_matrix(H, shape, "components")
     originals, reconstructed = rows_of(X, rows), W[rows] @ H
-    labels = as_titles(names, len(W), []) if names is not None else None
-    captions = [f"row {row}" if labels is None else labels[row] for row in rows]
+    titles, classes = as_titles(names, len(W), []), None if labels is None else np.asarray(labels)
+    if classes is not None and classes.shape != (len(W),):
+        raise ValueError(f"expected a label for each of the {len(W)} rows of W, but got shape {classes.shape}")
+    captions = [
+        row_name(row, titles[row] if titles else None, None if classes is None else classes[row])
+        for row in rows.tolist()
+    ]
     notes = [percent(errors[row]) if relative else short(errors[row]) for row in rows]
     if heading is None:
         heading = f"Reconstructed best and worst, with {'relative' if relative else 'absolute'} errors"
@@ -737,6 +747,8 @@ def _pairs(
     """
     n, high = len(originals), 1 if reconstructed is None else 2
     columns = max(1, min(columns, n))
+    captions, needed = in_lines(captions)
+    lines = max(lines, needed)
     pairs = math.ceil(n / columns)
     tiles = np.full((high * pairs * columns, originals.shape[1]), np.nan)
     over, below = [""] * len(tiles), [""] * len(tiles)

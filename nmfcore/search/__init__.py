@@ -4,6 +4,7 @@ from .cosine import CosineIndex, cosine_topk
 from .duplicates import DuplicateGroup, Duplicates
 from .engine import Explanation, Found, SearchEngine
 from .moving import undo_moves
+from .queries import Term
 from .spaces import SPACES
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Explanation",
     "Found",
     "SearchEngine",
+    "Term",
     "cosine_topk",
     "undo_moves",
 ]

@@ -11,11 +11,9 @@ by their cosine (`similarity`). It lives in a folder, the one that ``nmfcore fit
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +33,7 @@ from .cosine import cosine_topk
 from .duplicates import KINDS, Duplicates
 from .finding import MAX_PAIRS, find_duplicates
 from .folders import MODEL, PICTURES, SETTINGS, replaced_folder
+from .names import hint, meant
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
 
@@ -571,7 +570,7 @@ class SearchEngine:
 
         Parameters
         ----------
-        query : int, str, path-like, file, PIL image or array-like of shape (n_features,) or the picture's own, or a list
+        query : int, str, path-like, file, PIL image, array-like of shape (n_features,) or the picture's own, or a list
             A row number, a name, a picture file, or a picture; or several of them in a list. A list of n_features
             numbers is one picture, unless it has as many weights. Rows of the engine that are in the query are never
             found.
@@ -668,8 +667,9 @@ class SearchEngine:
     def _aim(self, terms: Sequence[Term], place: Space) -> tuple[Array, Array]:
         """Return the point (1 × k) of a query in a space, and its mixture of parts."""
         points = [place.point(term.row, term.code) for term in terms]
-        if len(terms) == 1 and terms[0].weight > 0:  # the very numbers of the picture
-            return points[0], terms[0].code
+        if len(terms) == 1 and (terms[0].weight > 0 or points[0].any()):  # the very numbers of the picture
+            sign = np.sign(terms[0].weight).astype(points[0].dtype)
+            return sign * points[0], sign * terms[0].code
         total, factors = combined([point[0] for point in points], [term.weight for term in terms])
         codes = np.stack([np.asarray(term.code, np.float64) for term in terms])
         return total[None], factors @ codes
@@ -934,11 +934,43 @@ class SearchEngine:
             np.vstack([query, self.originals(found.indices)]),
             np.vstack([made, self.reconstructions(found.indices)]),
             self.shape,
-            [found.title, *found.titles],
+            [found.title if len(found.terms) == 1 else f"{len(found.terms)} pictures", *found.titles],
             found.scores,
             heading=f"Most {kind} to {found.title}",
         )
         return cast("Figure", axes.figure)
+
+    def meant(self, text: str) -> tuple[int | str, str | None]:
+        """Say which picture a text means, as someone types it: a name, the number of a row, or a file.
+
+        A name comes first. "4802" is the picture 4802.jpg where there is one, else the row of that number; "row 4802"
+        is always the row. Everything else is taken for a file.
+
+        Parameters
+        ----------
+        text : str
+            What was typed.
+
+        Returns
+        -------
+        query : int or str
+            A row number, or the path of a file, for `search`.
+        note : str or None
+            A sentence, where a row of that number could have been meant as well.
+
+        Raises
+        ------
+        InputError
+            When there is no such row, or several pictures of that number.
+
+        Examples
+        --------
+        >>> from nmfcore.search.engine import SearchEngine
+        >>> engine = SearchEngine(8).fit("digits")
+        >>> engine.meant("12"), engine.meant("row 12"), engine.meant("cat.jpg")
+        ((12, None), (12, None), ('cat.jpg', None))
+        """
+        return meant(text, self._numbers, len(self))
 
     def _drawn(self, terms: Sequence[Term]) -> tuple[Array, Array]:
         """Return a query's picture and reconstruction; of several, the sum of their pictures, each as bright."""
@@ -970,7 +1002,7 @@ class SearchEngine:
             path = Path(query).expanduser()
             if not path.is_file():
                 raise InputError(
-                    f"there is no picture '{query}', neither by name nor as a file{self._hint(str(query))}"
+                    f"there is no picture '{query}', neither by name nor as a file{hint(str(query), self._numbers)}"
                 )
             query, title = path, path.name
         numbers = None if isinstance(query, Path) or hasattr(query, "read") else np.asarray(query)
@@ -980,19 +1012,6 @@ class SearchEngine:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
         pixels = picture_row(query, model.shape, decoding=model.decoding or {})  # type: ignore[arg-type]
         return None, title, self._coded(pixels[None])[0], pixels
-
-    def _hint(self, name: str) -> str:
-        """Suggest a name that differs in little, whatever the suffixes; numbers do not resemble each other."""
-        if len(self._numbers) > 100_000:
-            return ""
-        stems = {Path(known).stem.casefold(): known for known in self._numbers}
-        stem = Path(name).stem.casefold()
-        number = re.sub(r"\D", "", stem).lstrip("0")
-        alike = [known for known in stems if re.sub(r"\D", "", known).lstrip("0") == number]
-        close = difflib.get_close_matches(stem, alike, 1, 0.75)
-        if not close and stem.isdecimal():  # 007 for 7
-            close = [known for known in alike if known.isdecimal()][:1]
-        return f"; do you mean '{printable(stems[close[0]])}'?" if close else ""
 
     def _coded(self, matrix: Array) -> Array:
         return np.asarray(self._estimator.transform(matrix))  # type: ignore[union-attr]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,9 +278,10 @@ def _mask(allow: ArrayLike, n: int) -> Array:
 
 def _with_label(labels: object, known: ArrayLike | None) -> Array:
     if known is None:
-        raise ValueError("the pictures have no labels to choose by: give rows to allow, or fit pictures with labels")
+        raise ValueError("the pictures have no labels to choose by: ask without labels, or fit pictures that have some")
     there = np.asarray(known)
-    wanted: list[object] = [labels] if isinstance(labels, str) or np.ndim(labels) == 0 else list(labels)  # type: ignore[call-overload, arg-type]
+    one = isinstance(labels, str | bytes) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0
+    wanted = [labels] if one else list(cast("Iterable[object]", labels))
     mask = np.zeros(len(there), bool)
     for label in wanted:
         bearers = there == _as_stored(label, there)
