@@ -503,6 +503,27 @@ def combined_query(points, weights):
     return total
 
 
+def near_pairs(codes, pixels, near, distance, flipped_codes=None, flipped_pixels=None):
+    """{(i, j): (cosine, relative distance)}, i < j, of pairs with close codes and pixels; of two, the more similar."""
+    pairs = {}
+    for other_codes, other_pixels in ((codes, pixels), (flipped_codes, flipped_pixels)):
+        if other_codes is None:
+            continue
+        scores = cosines(other_codes, codes)
+        for i in range(len(codes)):
+            for j in range(len(codes)):
+                a, b = other_pixels[i].astype(float), pixels[j].astype(float)
+                norm = max(np.linalg.norm(a), np.linalg.norm(b))
+                if i == j or norm == 0 or not codes[i].any() or not codes[j].any():
+                    continue
+                found = float(scores[i, j]), float(np.linalg.norm(a - b) / norm)
+                key = min(i, j), max(i, j)
+                before = pairs.get(key, (-2.0, 0.0))
+                if found[0] >= near and found[1] <= distance and (found[0], -found[1]) > (before[0], -before[1]):
+                    pairs[key] = found
+    return pairs
+
+
 def accepted_losses(model):
     """Return the losses of the accepted iterations of a fitted NMF."""
     assert {len(values) for values in model.history_.values()} == {model.n_iter_}

@@ -25,6 +25,7 @@ NAMES = (
     "notebook",
     "search",
     "search_quality",
+    "duplicates",
     "serve",
     "calls",
     "online",

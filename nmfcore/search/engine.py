@@ -865,7 +865,7 @@ class SearchEngine:
         Parameters
         ----------
         near : float or None
-            Least cosine of the codes of a near pair, whatever the space of the engine. None, the default, means 0.99.
+            Least cosine of the codes of a near pair, whatever the space of the engine. None, the default, means 0.995.
         mirrored : bool
             Whether to find mirror images (left and right exchanged), too. They are coded for this.
         distance : float or None

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Move:
     kept: Path | None
 
 
-def move_files(moves: Sequence[Move], folder: Path, moved: Callable[[Move], None] | None = None) -> Path:
+def move_files(moves: Sequence[Move], folder: Path) -> Path:
     """Move files, after writing down what will be moved.
 
     Parameters
@@ -62,8 +62,6 @@ def move_files(moves: Sequence[Move], folder: Path, moved: Callable[[Move], None
         Their targets lie below `folder`, and none of them exists.
     folder : Path
         Where the list is written to; made if it does not exist.
-    moved : callable(move) or None
-        Called after each file.
 
     Returns
     -------
@@ -74,7 +72,7 @@ def move_files(moves: Sequence[Move], folder: Path, moved: Callable[[Move], None
     ------
     OSError
         When a file cannot be moved; FileExistsError when its target has come into being meanwhile. The files before it
-        are moved, and are in the list.
+        are moved, and are in the list, which a note of the exception names.
     """
     folder = Path(os.path.abspath(folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,11 +89,13 @@ def move_files(moves: Sequence[Move], folder: Path, moved: Callable[[Move], None
         ],
     }
     undo = _written(folder, json.dumps(record, indent=1).encode("ascii") + b"\n")
-    for move in moves:
-        move.target.parent.mkdir(parents=True, exist_ok=True)
-        _move(Path(os.path.abspath(move.source)), Path(os.path.abspath(move.target)))
-        if moved is not None:
-            moved(move)
+    try:
+        for move in moves:
+            move.target.parent.mkdir(parents=True, exist_ok=True)
+            _move(Path(os.path.abspath(move.source)), Path(os.path.abspath(move.target)))
+    except BaseException as error:
+        error.add_note(f"'{undo}' lists the files that were moved: nmfcore duplicates --undo moves them back")
+        raise
     return undo
 
 
@@ -153,7 +153,10 @@ def undo_moves(file: str | os.PathLike[str]) -> tuple[int, list[str]]:
     back, left = 0, []
     for source, target in reversed(_read(Path(file).expanduser())):
         was, now = os.path.lexists(source), os.path.lexists(target)
-        if was and now:
+        if was and now and _same(source, target):  # an interrupted move has left both names of one file
+            os.unlink(target)
+            back += 1
+        elif was and now:
             left.append(f"'{printable(str(target))}' stays, as there is a file '{printable(str(source))}' again")
         elif now:
             try:
@@ -165,6 +168,12 @@ def undo_moves(file: str | os.PathLike[str]) -> tuple[int, list[str]]:
         elif not was:
             left.append(f"'{printable(str(target))}' is not there any more, nor is '{printable(str(source))}'")
     return back, left
+
+
+def _same(source: Path, target: Path) -> bool:
+    """Whether two names are those of one file; links are not followed."""
+    a, b = os.lstat(source), os.lstat(target)
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
 def _read(path: Path) -> list[tuple[Path, Path]]:

@@ -40,8 +40,8 @@ class NearPairs(NamedTuple):
     distances : ndarray of shape (n_pairs,), float64
         ‖x_i − x_j‖ / max(‖x_i‖, ‖x_j‖).
     crowded : int
-        Rows that have more than `CANDIDATES` rows after them with codes as close; the pixels of the others were not
-        compared.
+        Rows that have so many others with codes as close that only the pixels of the `CANDIDATES` most similar ones
+        were compared.
     dropped : int
         Pairs that were found beyond the largest number that was allowed: those with the lowest cosines.
     """
@@ -101,6 +101,7 @@ def near_pairs(
     ([0], [1], [0.024])
     """
     kept = _Kept(max_pairs)
+    norms = np.where(codes.any(axis=1), norms, 0.0)
     crowded = set()
     for first, second, scores, full in _candidates(codes, codes, near, triangle=True):
         crowded.update(full)
@@ -191,7 +192,9 @@ def _close(
     """Return the pairs whose pixels are close, and their distances."""
     most = np.maximum(norms[first], norms[second])
     # ‖x − y‖ is at least the difference of the norms, which tells most of the others without a look at the pixels.
-    able = (most > 0) & (np.abs(norms[first] - norms[second]) <= distance * most * (1 + 1e-9))
+    able = (np.minimum(norms[first], norms[second]) > 0) & (
+        np.abs(norms[first] - norms[second]) <= distance * most * (1 + 1e-9)
+    )
     first, second, scores, most = first[able], second[able], scores[able], most[able]
     distances = np.empty(len(first))
     start = 0
@@ -224,7 +227,7 @@ class _Kept:
     def _reduce(self) -> tuple[Array, Array, Array, Array]:
         """Leave one of each pair, and drop the least similar ones."""
         first, second, scores, distances = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        order = np.lexsort((-scores, second, first))  # of a pair that was met twice, the more similar comes first
+        order = np.lexsort((distances, -scores, second, first))  # of a pair met twice, the more similar comes first
         first, second, scores, distances = first[order], second[order], scores[order], distances[order]
         fresh = np.ones(len(first), bool)
         fresh[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
