@@ -128,6 +128,12 @@ def client(folder):
     return Client(create_app(folder))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Wait for what takes long, however busy the machine is."""
+    monkeypatch.setattr(room, "PATIENCE", 60)
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 
@@ -208,6 +214,15 @@ def test_the_mark_is_the_models(folder):
 )
 def test_finding_by_name_and_number(client, text, rows):
     assert [one["row"] for one in client.get(f"/api/find?text={quote(text)}").json()] == rows
+
+
+def test_a_number_means_the_file_of_that_name_and_the_row_is_said(folder):
+    engine = SearchEngine.load(folder)
+    model = dataclasses.replace(engine.model, names=tuple(f"{299 - row}.jpg" for row in range(300)))
+    client = Client(create_app(SearchEngine.from_model(model, engine.matrix())))
+    told = client.get("/api/find?text=12").json()
+    assert told[0]["row"] == 287 and "row 12" in told[0]["note"]
+    assert client.get("/api/find?text=row%2012").json()[0] == {"row": 12, "title": "row 12, 287.jpg (0)"}
 
 
 def test_addresses_with_a_mark_are_kept_and_the_rest_asked_again(client):

@@ -226,12 +226,23 @@ class _Page:
                 exact.append(row)
             elif named in name and len(within) < MATCHES:
                 within.append(row)
-        numbered = re.fullmatch(r"(?:#|row )?([0-9]{1,12})", named)
-        number = [int(numbered[1])] if numbered and int(numbered[1]) < len(self.engine) else []
+        number, note = self.meant(text)
         # "7" is the name of a picture first, and the class of many last.
         rows = [*exact, *number, *within] if self.engine.model.names is not None else [*number, *exact, *within]
         found = list(dict.fromkeys(rows))[:MATCHES]
-        return JSONResponse([{"row": row, "title": self.title(row)} for row in found])
+        told = [{"row": row, "title": self.title(row)} for row in found]
+        return JSONResponse([{**one, "note": note} if note and [one["row"]] == number else one for one in told])
+
+    def meant(self, text: str) -> tuple[list[int], str | None]:
+        """Return the row that a text names, if any, and a sentence where another could have been meant."""
+        numbered = re.fullmatch(r"#([0-9]{1,12})", text)
+        try:
+            row, note = self.engine.meant(f"row {numbered[1]}" if numbered else text)
+        except InputError:  # several pictures have that number for a name
+            return [], None
+        if not isinstance(row, int) or row >= len(self.engine):
+            return [], None
+        return [row], None if note is None else printable(note)
 
     def rows(self, request: Request) -> Response:
         """Say what some pictures are called."""
@@ -294,13 +305,14 @@ class _Page:
     def cluster(self, request: Request) -> Response:
         """Find the members of one cluster, those nearest its centre first."""
         given, most = request.query_params, min(CLUSTERS, len(self.engine))
-        groups = self.clustered(number_in(given, "of", 1, most, min(8, most)))
-        if groups is None:
-            return _later()
-        number = self.number(request, "number", len(groups), "cluster")
+        of = number_in(given, "of", 1, most, min(8, most))
+        self.number(request, "number", of, "cluster")  # before the work begins
         n, offset = number_in(given, "n", 1, MOST, FEW), number_in(given, "offset", 0, len(self.engine), 0)
         label = label_in(given, self.labels or {})
-        rows = groups.nearest(number)
+        groups = self.clustered(of)
+        if groups is None:
+            return _later()
+        rows = groups.nearest(self.number(request, "number", len(groups), "cluster"))
         if label is not None and self.labels is not None:
             rows = rows[np.isin(rows, self.labels[label])]
         shown = rows[offset : offset + n].tolist()
