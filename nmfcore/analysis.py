@@ -460,11 +460,13 @@ def clusters(W: ArrayLike, n_clusters: int = 8, *, random_state: int | None = 0)
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     codes = _unit(_matrix("W", W))
     if not 1 <= n_clusters <= len(codes):
         raise ValueError(f"n_clusters must be 1 to {len(codes)}, the number of samples, got {n_clusters}")
-    with warnings.catch_warnings():
+    # One thread: several add up in an order of their own, and the result would depend on their number.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer codes differ: the others are left out below
         found = KMeans(n_clusters, n_init=3, random_state=random_state).fit_predict(codes)
     _, first, labels, counts = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
@@ -493,7 +495,7 @@ def map_of_codes(
     random_state : int or None
         Seed of t-SNE. Defaults to 0; None draws another one in every call.
     n_jobs : int or None
-        Threads of t-SNE, as scikit-learn reads it.
+        Threads of t-SNE. None, the default, for one; −1 for all.
 
     Returns
     -------
@@ -502,7 +504,7 @@ def map_of_codes(
     Raises
     ------
     ValueError
-        When the method is none of the two, or W is no matrix.
+        When the method is none of the two, n_jobs is neither −1 nor at least 1, or W is no matrix.
 
     References
     ----------
@@ -518,6 +520,8 @@ def map_of_codes(
     """
     if method not in ("pca", "tsne"):
         raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
+    if n_jobs is not None and n_jobs != -1 and n_jobs < 1:
+        raise ValueError(f"n_jobs must be None, -1 or at least 1, got {n_jobs}")
     from sklearn.decomposition import PCA
 
     codes = _unit(_matrix("W", W))
@@ -530,11 +534,14 @@ def map_of_codes(
     if method == "pca" or n < 4:
         return places
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     start = places / places[:, 0].std() * 1e-4  # as scikit-learn's init="pca", which wants two columns at least
     near = min(30.0, (n - 1) / 3)
     tsne = TSNE(perplexity=near, init=start.astype(np.float32), random_state=random_state, n_jobs=n_jobs)
-    return np.asarray(tsne.fit_transform(codes), dtype=np.float64)
+    # It would use all threads, whatever n_jobs says; where others work, they wait for each other in every iteration.
+    with threadpool_limits(None if n_jobs == -1 else n_jobs or 1):
+        return np.asarray(tsne.fit_transform(codes), dtype=np.float64)
 
 
 def rebuild(

@@ -237,3 +237,71 @@ def test_components_and_rows_that_do_not_exist():
         rebuild(np.ones((3, 2)), np.ones((2, 4)), [3], [0])
     with pytest.raises(IndexError):
         rebuild(np.ones((3, 2)), np.ones((2, 4)), [0], [2])
+
+
+# --- clusters, maps, brightness -------------------------------------------------------------------
+
+
+def test_shares_of_brightness_add_up_and_do_not_depend_on_the_scale(factors):
+    _, W, H = factors
+    W[3] = 0
+    shares = analysis.brightness_shares(W, H)
+    for row, code in zip(shares, W, strict=True):
+        made = (code[:, None] * H).sum(axis=1)
+        np.testing.assert_allclose(row, made / made.sum() if code.any() else made)
+    scale = np.linspace(0.5, 3, len(H))
+    np.testing.assert_allclose(analysis.brightness_shares(W * scale, H / scale[:, None]), shares)
+
+
+def test_clusters_are_those_that_were_planted(rng):
+    centres = np.eye(5)[[0, 2, 4]]
+    truth = rng.permutation(np.repeat([0, 1, 2], [30, 50, 20]))
+    W = (centres[truth] + 0.05 * rng.random((100, 5))) * rng.uniform(0.1, 9, (100, 1))  # bright and dark ones
+    found = analysis.clusters(W, 3)
+    assert found.counts.tolist() == [50, 30, 20]
+    assert [set(found.labels[truth == each]) for each in (1, 0, 2)] == [{0}, {1}, {2}]
+    unit = W / np.linalg.norm(W, axis=1, keepdims=True)
+    for each in range(3):
+        members = np.flatnonzero(found.labels == each)
+        np.testing.assert_allclose(found.centres[each], unit[members].mean(axis=0))
+        distances = np.linalg.norm(unit[members] - unit[members].mean(axis=0), axis=1)
+        np.testing.assert_allclose(found.distances[members], distances)
+        assert found.nearest(each, 4).tolist() == members[np.argsort(distances)[:4]].tolist()
+        assert sorted(found.nearest(each)) == members.tolist()
+    same = analysis.clusters(W * 7, 3)
+    assert same.labels.tolist() == found.labels.tolist()
+
+
+def test_fewer_codes_than_clusters(rng):
+    W = np.repeat([[1.0, 0], [0, 2], [0, 0]], [4, 3, 2], axis=0)
+    found = analysis.clusters(W, 6)  # three codes differ
+    assert found.counts.tolist() == [4, 3, 2]
+    assert found.nearest(0, 2).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="n_clusters must be 1 to 9"):
+        analysis.clusters(W, 10)
+    with pytest.raises(IndexError, match="there is no cluster 3"):
+        found.nearest(3)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_map_keeps_near_what_is_near(rng, method):
+    truth = np.repeat([0, 1, 2], 12)
+    W = (np.eye(4)[truth] + 0.02 * rng.random((36, 4))) * rng.uniform(1, 50, (36, 1))
+    places = analysis.map_of_codes(W, method)
+    assert places.shape == (36, 2)
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (truth[apart.argmin(axis=1)] == truth).all()
+    np.testing.assert_array_equal(analysis.map_of_codes(W, method), places)
+    np.testing.assert_allclose(analysis.map_of_codes(3 * W), analysis.map_of_codes(W), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (3, 1), (2, 2), (9, 1), (9, 3)])
+def test_a_map_of_little(shape, method, rng):
+    for W in (np.ones(shape), np.zeros(shape), rng.random(shape)):
+        places = analysis.map_of_codes(W, method)
+        assert places.shape == (shape[0], 2)
+        assert np.isfinite(places).all()
+    with pytest.raises(ValueError, match="method must be 'pca' or 'tsne'"):
+        analysis.map_of_codes(np.ones(shape), "umap")

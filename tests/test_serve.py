@@ -1,11 +1,13 @@
 """The search page: its answers, and what it refuses."""
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,10 +27,12 @@ for module in ("starlette", "uvicorn"):
 from browser import running  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from nmfcore.analysis import clusters, map_of_codes  # noqa: E402
 from nmfcore.images import InputError  # noqa: E402
 from nmfcore.pages.serve import app as room  # noqa: E402
 from nmfcore.pages.serve import create_app  # noqa: E402
 from nmfcore.pages.serve.guard import HEADERS  # noqa: E402
+from nmfcore.pages.serve.kept import Upload, Uploads  # noqa: E402
 from nmfcore.search.engine import SearchEngine  # noqa: E402
 
 
@@ -124,6 +128,12 @@ def client(folder):
     return Client(create_app(folder))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Wait for what takes long, however busy the machine is."""
+    monkeypatch.setattr(room, "PATIENCE", 60)
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 
@@ -206,6 +216,15 @@ def test_finding_by_name_and_number(client, text, rows):
     assert [one["row"] for one in client.get(f"/api/find?text={quote(text)}").json()] == rows
 
 
+def test_a_number_means_the_file_of_that_name_and_the_row_is_said(folder):
+    engine = SearchEngine.load(folder)
+    model = dataclasses.replace(engine.model, names=tuple(f"{299 - row}.jpg" for row in range(300)))
+    client = Client(create_app(SearchEngine.from_model(model, engine.matrix())))
+    told = client.get("/api/find?text=12").json()
+    assert told[0]["row"] == 287 and "row 12" in told[0]["note"]
+    assert client.get("/api/find?text=row%2012").json()[0] == {"row": 12, "title": "row 12, 287.jpg (0)"}
+
+
 def test_addresses_with_a_mark_are_kept_and_the_rest_asked_again(client):
     for address in ("/pictures/0.png", "/sheets/0.png", "/api/titles/0"):
         assert "immutable" in client.get(address).headers["cache-control"]
@@ -220,7 +239,238 @@ def test_a_model_without_names_is_searched_by_number_first():
     assert all(one["title"].endswith(" (7)") for one in found)
 
 
+# --- questions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "query", "settings"),
+    [
+        ("plus=17", [17], {}),
+        ("plus=17,42&minus=3", [17, 42, 3], {"weights": [1, 1, -1]}),
+        ("plus=17,42&label=2", [17, 42], {"labels": [2]}),
+        ("minus=17&kind=dissimilar&n=5&offset=290", [17], {"weights": [-1], "similar": False, "n": 5, "offset": 290}),
+        ("plus=17&n=240&offset=3", [17], {"n": 240, "offset": 3}),
+    ],
+)
+def test_a_search_is_that_of_the_engine(client, folder, asked, query, settings):
+    engine = SearchEngine.load(folder)
+    found = engine.search(query, **{"n": 12, **settings})
+    told = client.get(f"/api/search?{asked}").json()
+    assert [one["row"] for one in told["found"]] == found.indices.tolist()
+    assert [one["score"] for one in told["found"]] == found.scores.tolist()
+    assert [one["title"] for one in told["found"]] == list(found.titles)
+    assert [(one["row"], one["minus"]) for one in told["query"]["terms"]] == [
+        (term.row, term.weight < 0) for term in found.terms
+    ]
+    assert told["more"] == (len(found) == settings.get("n", 12))
+
+
+def test_pages_of_everything_neither_repeat_nor_skip(client, folder):
+    engine = SearchEngine.load(folder)
+    used = int((engine.model.W[:, 3] > 0).sum())
+    for address, everything in (("search?plus=5", 299), ("parts/3?", used), ("clusters/0?of=1", 300)):
+        pages = [client.get(f"/api/{address}&n=100&offset={first}").json() for first in (0, 100, 200)]
+        rows = [one["row"] for page in pages for one in page["found"]]
+        assert len(rows) == len(set(rows)) == everything
+        assert [page["more"] for page in pages] == [everything > end for end in (100, 200, 300)]
+
+
+def test_the_pictures_that_a_part_makes_most_of(client, folder):
+    engine = SearchEngine.load(folder)
+    made = engine.model.W.astype(float) * engine.model.components.astype(float).sum(axis=1)
+    shares = made[:, 4] / made.sum(axis=1)
+    told = client.get("/api/parts/4?n=20").json()
+    assert [one["row"] for one in told["found"]] == np.argsort(-shares, kind="stable")[:20].tolist()
+    np.testing.assert_allclose([one["score"] for one in told["found"]], np.sort(shares)[::-1][:20])
+    assert told["half"] == int((shares >= 0.5).sum())
+    labelled = client.get("/api/parts/4?n=20&label=1").json()["found"]
+    assert [one["row"] for one in labelled] == [row for row in np.argsort(-shares, kind="stable") if row % 3 == 1][:20]
+
+
+def test_pictures_that_were_sent_are_part_of_later_questions(client, pictures, folder):
+    engine = SearchEngine.load(folder)
+    marks = [client.post("/api/neighbours", png(pictures[row])).json()["token"] for row in (42, 77)]
+    told = client.get(f"/api/search?plus={marks[0]},5&minus={marks[1]}").json()
+    found = engine.search([pictures[42], 5, pictures[77]], 12, weights=[1, 1, -1])
+    assert [one["row"] for one in told["found"]] == found.indices.tolist()
+    assert [one["title"] for one in told["query"]["terms"]][::2] == ["your picture"] * 2
+    assert told["query"]["terms"][0]["picture"].startswith("data:image/png;base64,")
+    gone = client.get(f"/api/search?plus=u{'0' * 32}")
+    assert gone.status == 410
+    assert gone.json()["error"] == "a picture of this search is no longer kept: send it again"
+
+
+def test_only_so_many_pictures_are_kept():
+    kept = Uploads(most=3)
+    marks = [kept.keep(Upload(np.zeros(2), bytes([number]))) for number in range(4)]
+    assert [kept.get(mark) is None for mark in marks] == [True, False, False, False]
+    kept.get(marks[1])
+    kept.keep(Upload(np.zeros(2), b""))
+    assert kept.get(marks[1]) is not None and kept.get(marks[2]) is None  # what was asked for last stays
+
+
+def test_labels_clusters_and_the_map(client, folder):
+    engine = SearchEngine.load(folder)
+    assert client.get("/api/model").json()["labels"] == [["0", 100], ["1", 100], ["2", 100]]
+    assert client.get("/api/labelled?label=1").json() == list(range(1, 300, 3))
+    groups = clusters(engine.model.W, 5)
+    told = client.get("/api/clusters?n=5").json()
+    assert [one["count"] for one in told] == groups.counts.tolist()
+    for number, one in enumerate(told):
+        assert [row["row"] for row in one["rows"]] == groups.nearest(number, 12).tolist()
+    members = client.get("/api/clusters/2?of=5&n=240").json()
+    assert [one["row"] for one in members["found"]] == groups.nearest(2).tolist()
+    some = client.get("/api/clusters/2?of=5&n=240&label=0").json()
+    assert [one["row"] for one in some["found"]] == [row for row in groups.nearest(2) if row % 3 == 0]
+    places = np.array(client.get("/api/map?method=pca").json()).reshape(-1, 2)
+    assert len(places) == 300 and places.min() >= 0 and places.max() == room.MAP
+    exact = map_of_codes(engine.model.W)
+    scale = room.MAP / np.ptp(exact, axis=0).max()
+    np.testing.assert_allclose(places - places[0], (exact - exact[0]) * scale, atol=1)
+
+
+def test_what_takes_long_is_made_once_and_asked_for_again(folder, monkeypatch):
+    monkeypatch.setattr(room, "PATIENCE", 0.01)
+    begun, go_on = [], threading.Event()
+
+    def slow(W):
+        begun.append("pca")
+        assert go_on.wait(30)
+        if len(begun) == 1:
+            raise MemoryError
+        return map_of_codes(W)
+
+    monkeypatch.setattr(room, "map_of_codes", slow)
+    client = Client(create_app(folder))
+    for _ in range(3):
+        answer = client.get("/api/map")
+        assert (answer.status, answer.json()) == (202, {"later": True})
+    assert begun == ["pca"]
+    assert client.get("/api/clusters").status in (200, 202)  # another kind does not wait
+    go_on.set()
+    monkeypatch.setattr(room, "PATIENCE", 30)
+    with pytest.raises(MemoryError):
+        client.get("/api/map")
+    assert client.get("/api/map").status == 200  # a failure is not kept
+    assert begun == ["pca", "pca"]
+
+
+def test_duplicates_are_told_with_the_best_copy_first(folder):
+    engine = SearchEngine.load(folder)
+    rows = engine.matrix().copy()
+    rows[9] = rows[3]
+    copies = SearchEngine.from_model(dataclasses.replace(engine.model, names=None), rows)
+    told = Client(create_app(copies)).get("/api/duplicates").json()
+    found = copies.duplicates()
+    assert [[one["row"] for one in group["rows"]] for group in told["groups"]] == [
+        group.rows.tolist() for group in found.groups[: room.GROUPS]
+    ]
+    first = told["groups"][0]
+    assert first["kind"] == "equal pixels"
+    assert [one["note"] for one in first["rows"]] == ["the best copy", "1.000"]
+    assert told["said"].startswith(f"{len(found):,} groups of duplicates")
+
+
+# --- colours --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """Coloured files, and a grey model of them."""
+    home = tmp_path_factory.mktemp("coloured") / "cats"
+    home.mkdir()
+    colours = np.random.default_rng(1).integers(40, 255, (12, 6, 8, 3), dtype=np.uint8)
+    for row, picture in enumerate(colours):
+        (home / f"{row}.png").write_bytes(png(picture))
+    return home, colours, SearchEngine(2, max_iter=5, tol=0, init="random").fit(home, progress=None)
+
+
+def test_a_grey_model_is_shown_in_the_colours_of_its_files(coloured):
+    _, colours, engine = coloured
+    client = Client(create_app(engine))
+    assert client.get("/api/model").json()["colours"] is True
+    np.testing.assert_array_equal(pixels_of(client.get("/pictures/7.png?colours=1")), colours[7])
+    assert pixels_of(client.get("/pictures/7.png")).ndim == 2
+    sheet = pixels_of(client.get("/sheets/0.png?colours=1"))
+    np.testing.assert_array_equal(sheet[:, 8:16], colours[1])
+    np.testing.assert_array_equal(pixels_of(client.get("/sprites/0.png?colours=1"))[:, 80:88], colours[10])
+    sent = client.post("/api/neighbours", png(colours[3])).json()["picture"]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2]))))
+    np.testing.assert_array_equal(shown, colours[3])
+
+
+@pytest.mark.parametrize("change", ["gone", "another", "broken", "outside", "absolute"])
+def test_a_file_that_is_not_what_it_was_is_not_shown(coloured, tmp_path, change):
+    home, colours, engine = coloured
+    place = tmp_path / "cats"
+    shutil.copytree(home, place)
+    names, grey = list(engine.model.names), engine.originals([5])[0].reshape(6, 8)
+    if change == "gone":
+        (place / "5.png").unlink()
+    elif change == "another":
+        (place / "5.png").write_bytes(png(255 - colours[5]))
+    elif change == "broken":
+        (place / "5.png").write_bytes(b"no picture")
+    else:  # a model that somebody else wrote must not name files anywhere
+        (tmp_path / "5.png").write_bytes(png(colours[5]))
+        names[5] = "../5.png" if change == "outside" else str(tmp_path / "5.png")
+    model = dataclasses.replace(engine.model, names=tuple(names), source=str(place))
+    client = Client(create_app(SearchEngine.from_model(model, engine.matrix())))
+    assert client.get("/api/model").json()["colours"] is True
+    np.testing.assert_array_equal(
+        pixels_of(client.get("/pictures/5.png?colours=1")), np.repeat(grey[..., None], 3, axis=2)
+    )
+    np.testing.assert_array_equal(pixels_of(client.get("/pictures/6.png?colours=1")), colours[6])
+
+
+def test_models_without_colours_say_so(client, coloured):
+    home, _, engine = coloured
+    assert client.get("/api/model").json()["colours"] is False
+    assert pixels_of(client.get("/pictures/7.png?colours=1")).ndim == 2
+    gone = dataclasses.replace(engine.model, source=str(home / "nowhere"))
+    shown = Client(create_app(SearchEngine.from_model(gone, engine.matrix())))
+    assert shown.get("/api/model").json()["colours"] is False
+
+
 # --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "said"),
+    [
+        ("/api/search", 400, "there is nothing to search by: give plus=ROW,ROW"),
+        ("/api/search?plus=,", 400, "there is nothing to search by"),
+        ("/api/search?plus=300", 404, "there is no row '300': they are numbered 0 to 299"),
+        ("/api/search?plus=-1", 404, "there is no row '-1'"),
+        ("/api/search?plus=\u0663", 404, "there is no row"),
+        ("/api/search?plus=../model.npz", 404, "there is no row"),
+        (f"/api/search?plus={'9' * 5000}", 404, "there is no row"),
+        (f"/api/search?plus={','.join(map(str, range(17)))}", 400, "17 pictures are too many to search by at once"),
+        ("/api/search?plus=4&minus=4", 422, ""),
+        ("/api/search?plus=4&kind=best", 400, "kind='best' is unknown: give similar or dissimilar"),
+        ("/api/search?plus=4&label=9", 404, "no picture has the label '9'"),
+        ("/api/search?plus=4&n=0", 400, "n='0' is not possible: give a whole number from 1 to 240"),
+        ("/api/search?plus=4&n=1e2", 400, "n='1e2' is not possible"),
+        ("/api/search?plus=4&offset=301", 400, "offset='301' is not possible"),
+        ("/api/parts/9", 404, "there is no part '9': they are numbered 0 to 8"),
+        ("/api/parts/3?label=%1b", 404, r"no picture has the label '\x1b'"),
+        ("/api/labelled", 400, "there is no label in the address"),
+        ("/api/labelled?label=x", 404, "no picture has the label 'x'"),
+        ("/api/map?method=umap", 400, "method='umap' is unknown: give pca or tsne"),
+        ("/api/clusters?n=31", 400, "n='31' is not possible: give a whole number from 1 to 30"),
+        ("/api/clusters/5?of=5", 404, "there is no cluster '5': they are numbered 0 to 4"),
+        ("/api/clusters/0?of=x", 400, "of='x' is not possible"),
+        ("/api/rows?rows=1,x", 404, "there is no row 'x'"),
+        (f"/api/rows?rows={'1,' * 240}1", 400, "241 rows are too many at once: ask for at most 240"),
+        ("/sprites/1.png", 404, "there is no number '1': they are numbered 0 to 0"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused_in_a_sentence(client, address, status, said):
+    answer = client.get(address)
+    assert answer.status == status
+    assert answer.json()["error"].startswith(said)
+    assert "\n" not in answer.json()["error"] and len(answer.content) < 300
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize(

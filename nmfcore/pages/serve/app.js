@@ -131,7 +131,8 @@ at("find").addEventListener("submit", async (event) => {
       return;
     }
     wall.show(found[0].row);
-    search(found[0].row);
+    await search(found[0].row);
+    if (found[0].note) say(found[0].note);
   } catch (error) {
     say(error.message);
   }

@@ -64,6 +64,7 @@ LABELS = 200  # more labels than this are no classes but names
 CLUSTERS = 30  # at most
 MAP = 4096  # places of a map side by side
 GROUPS = 200  # of duplicates
+FEW_ROWS = 3000  # of which one thread makes a map about as soon as several
 TSNE_ROWS = 20_000  # t-SNE of more takes longer than anybody waits
 PATIENCE = 2.0  # seconds that a request waits for a result that is being made
 _SCRIPTS = ("app", "address", "basics", "groups", "keys", "map", "panel", "wall")
@@ -225,12 +226,23 @@ class _Page:
                 exact.append(row)
             elif named in name and len(within) < MATCHES:
                 within.append(row)
-        numbered = re.fullmatch(r"(?:#|row )?([0-9]{1,12})", named)
-        number = [int(numbered[1])] if numbered and int(numbered[1]) < len(self.engine) else []
+        number, note = self.meant(text)
         # "7" is the name of a picture first, and the class of many last.
         rows = [*exact, *number, *within] if self.engine.model.names is not None else [*number, *exact, *within]
         found = list(dict.fromkeys(rows))[:MATCHES]
-        return JSONResponse([{"row": row, "title": self.title(row)} for row in found])
+        told = [{"row": row, "title": self.title(row)} for row in found]
+        return JSONResponse([{**one, "note": note} if note and [one["row"]] == number else one for one in told])
+
+    def meant(self, text: str) -> tuple[list[int], str | None]:
+        """Return the row that a text names, if any, and a sentence where another could have been meant."""
+        numbered = re.fullmatch(r"#([0-9]{1,12})", text)
+        try:
+            row, note = self.engine.meant(f"row {numbered[1]}" if numbered else text)
+        except InputError:  # several pictures have that number for a name
+            return [], None
+        if not isinstance(row, int) or row >= len(self.engine):
+            return [], None
+        return [row], None if note is None else printable(note)
 
     def rows(self, request: Request) -> Response:
         """Say what some pictures are called."""
@@ -260,16 +272,23 @@ class _Page:
         shares = brightness_shares(self.engine.model.W, self.components)[:, number]
         may = np.arange(len(shares)) if label is None or self.labels is None else self.labels[label]
         order = may[np.argsort(-shares[may], kind="stable")]
-        rows = order[shares[order] > 0][offset : offset + n].tolist()
+        order = order[shares[order] > 0]
+        rows = order[offset : offset + n].tolist()
         told = [{"row": row, "title": self.title(row), "score": float(shares[row]), "parts": []} for row in rows]
-        return JSONResponse({"found": told, "more": len(told) == n, "half": int((shares[may] >= 0.5).sum())})
+        return JSONResponse({"found": told, "more": offset + n < len(order), "half": int((shares[may] >= 0.5).sum())})
 
     def map(self, request: Request) -> Response:
         """Say where every picture lies on the map."""
         method = one_of(request.query_params, "method", ("pca", "tsne"))
         if method == "tsne" and len(self.engine) > TSNE_ROWS:
             raise Refusal(400, f"t-SNE is for at most {TSNE_ROWS:,} pictures here, these are {len(self.engine):,}")
-        return self.slow("map", method, lambda: _placed(map_of_codes(self.engine.model.W, method)))  # type: ignore[arg-type]
+        threads = None if len(self.engine) < FEW_ROWS else -1
+
+        def made() -> list[int]:
+            W = self.engine.model.W
+            return _placed(map_of_codes(W) if method == "pca" else map_of_codes(W, "tsne", n_jobs=threads))
+
+        return self.slow("map", method, made)
 
     def clusters(self, request: Request) -> Response:
         """Say what is in every cluster: how many, and those nearest its centre."""
@@ -286,13 +305,14 @@ class _Page:
     def cluster(self, request: Request) -> Response:
         """Find the members of one cluster, those nearest its centre first."""
         given, most = request.query_params, min(CLUSTERS, len(self.engine))
-        groups = self.clustered(number_in(given, "of", 1, most, min(8, most)))
-        if groups is None:
-            return _later()
-        number = self.number(request, "number", len(groups), "cluster")
+        of = number_in(given, "of", 1, most, min(8, most))
+        self.number(request, "number", of, "cluster")  # before the work begins
         n, offset = number_in(given, "n", 1, MOST, FEW), number_in(given, "offset", 0, len(self.engine), 0)
         label = label_in(given, self.labels or {})
-        rows = groups.nearest(number)
+        groups = self.clustered(of)
+        if groups is None:
+            return _later()
+        rows = groups.nearest(self.number(request, "number", len(groups), "cluster"))
         if label is not None and self.labels is not None:
             rows = rows[np.isin(rows, self.labels[label])]
         shown = rows[offset : offset + n].tolist()
@@ -400,14 +420,14 @@ class _Page:
     def drawn(self, request: Request, rows: range, columns: int, longest: int) -> Response:
         """Draw pictures on a sheet, in colour where that is asked for."""
         if self.in_colour(request):
-            return _png(sheet_png(self.colours.rows(rows, self.top), self.colours.shape, 255, columns, longest))
+            return _png(sheet_png(self.colours.rows(rows), self.colours.shape, 255, columns, longest))
         return _png(sheet_png(self.engine.originals(rows), self.shape, self.top, columns, longest))
 
     def picture(self, request: Request) -> Response:
         """Draw one original."""
         row = self.number(request, "row", len(self.engine))
         if self.in_colour(request):
-            return _png(picture_png(self.colours.rows([row], self.top)[0], self.colours.shape, 255, SHOWN))
+            return _png(picture_png(self.colours.rows([row])[0], self.colours.shape, 255, SHOWN))
         return _png(picture_png(self.engine.originals([row])[0], self.shape, self.top, SHOWN))
 
     def reconstruction(self, request: Request) -> Response:

@@ -56,15 +56,13 @@ class Colours:
         self.there = any(np.ptp(picture.reshape(-1, 3), axis=1).mean() > COLOURED for _, picture in found)
         self.small = self.there and max(self._path(row).stat().st_size for row, _ in found) <= SMALL
 
-    def rows(self, rows: Sequence[int], top: float) -> Array:
+    def rows(self, rows: Sequence[int]) -> Array:
         """Return pictures in colour; where a file is gone or another one, its grey row.
 
         Parameters
         ----------
         rows : sequence of int
             Their numbers.
-        top : float
-            What is white in the rows of the model.
 
         Returns
         -------
@@ -74,7 +72,7 @@ class Colours:
         shown = np.empty((len(rows), int(np.prod(self.shape))), np.uint8)
         for place, (row, original) in enumerate(zip(rows, originals, strict=True)):
             picture = self._decoded(row)
-            grey = np.clip(original.astype(np.float64) * (255 / top), 0, 255)
+            grey = np.clip(original.astype(np.float64), 0, 255)
             if picture is None or np.abs(picture.reshape(-1, 3) @ GREY - grey).mean() > FAR:
                 picture = np.repeat(grey.round().astype(np.uint8), 3)
             shown[place] = picture

@@ -44,11 +44,13 @@ export function roving(list) {
 // Return the control that lies below (1) or above (-1) another.
 function above(list, here, direction) {
   const from = here.getBoundingClientRect();
+  const middle = (from.left + from.right) / 2;
   const near = [];
   for (const control of list.querySelectorAll("a, button")) {
     const box = control.getBoundingClientRect();
     const away = direction > 0 ? box.top - from.bottom : from.top - box.bottom;
-    if (control !== here && away >= -2) near.push({ control, away, aside: Math.abs(box.left - from.left) });
+    const aside = Math.max(0, box.left - middle, middle - box.right);
+    if (control !== here && away >= -2) near.push({ control, away, aside });
   }
   const least = Math.min(...near.map((one) => one.away));
   const line = near.filter((one) => one.away <= least + 12);
