@@ -18,6 +18,8 @@ from nmfcore.backends import cpu, weighted
 from nmfcore.backends.weighted import WeightedBlock
 from nmfcore.models import estimator_from, load, model_of, save
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 BETAS = [2, 1, 0, 0.5, 1.5, 3, 1.3, -1]
 LAYOUTS = ["C", "csr"]
 
@@ -169,8 +171,8 @@ FITS = [
 
 def repeated(rng, n=90, m=31, k=4, positive=False, wide=False):
     """Return X, a start, whole weights, and which rows and columns an X of repetitions has."""
-    n, m = (31, 90) if wide else (n, m)
-    X = rng.random((n, m)) * (rng.random((n, m)) < 0.5) + (0.01 if positive else 0)
+    n, m = (31, 400) if wide else (n, m)  # wide: so sparse that sums are made from the transposed matrix
+    X = rng.random((n, m)) * (rng.random((n, m)) < (0.03 if wide else 0.5)) + (0.01 if positive else 0)
     u, v = rng.integers(0, 4, n), rng.integers(1, 4, m)
     start = rng.random((n, k)) + 0.1, rng.random((k, m)) + 0.1
     return X, start, u, v, np.repeat(np.arange(n), u), np.repeat(np.arange(m), v)
@@ -195,10 +197,14 @@ def test_whole_weights_are_repetitions(rng, settings, kind):
     assert_allclose(model.components_[:, columns], other.components_, rtol=1e-10, atol=1e-10 * found.max())
     for name in ("reconstruction_err_", "kkt_residual_"):
         assert_allclose(getattr(model, name), getattr(other, name), rtol=1e-9)
-    for name in ("loss", "violation", "accepted"):
+    for name in ("loss", "violation"):
         assert_allclose(model.history_[name], other.history_[name], rtol=1e-9)
-    codes = model.set_params(tol=1e-5).transform(made(X))
-    assert_allclose(codes, other.set_params(tol=1e-5).transform(made(X[:, columns])), rtol=1e-9, atol=1e-10)
+    assert_array_equal(model.history_["accepted"], other.history_["accepted"])
+    codes, expected = (
+        each.set_params(tol=1e-3, max_iter=1000).transform(made(data))
+        for each, data in ((model, X), (other, X[:, columns]))
+    )
+    assert_allclose(codes, expected, rtol=1e-9, atol=1e-10)
     assert_allclose(model.score(made(X), sample_weight=u), other.score(made(many)), rtol=1e-9)
 
 
@@ -278,8 +284,8 @@ def test_disk_and_memory_maps_have_the_bits_of_memory(rng, solver, kind, tmp_pat
         library = pytest.importorskip(kind)
         data = library.File(tmp_path / "x.h5", "w").create_dataset("x", data=X) if kind == "h5py" else None
         if kind == "zarr":
-            data = library.create_array(tmp_path / "x.zarr", data=X) if hasattr(library, "create_array") else None
-            data = library.array(X) if data is None else data
+            data = library.open(str(tmp_path / "x.zarr"), mode="w", shape=X.shape, chunks=(100, 31), dtype="f8")
+            data[:] = X
     for n_jobs in (1, 2):
         found, model = fitted(data, W, H, u, n_jobs=n_jobs, **settings)
         assert_array_equal(found, expected)
@@ -305,21 +311,21 @@ def test_fixed_components_stay(rng, solver, more):
     assert_allclose(model.components_[:, columns], other.components_, rtol=1e-9, atol=1e-10)
     assert_allclose(model.history_["loss"], other.history_["loss"], rtol=1e-9)
     assert_allclose(model.kkt_residual_, other.kkt_residual_, rtol=1e-8)
-    _, all_fixed = fitted(X, W, H, u, feature_weight=v, **settings | {"fixed_components": range(4), "tol": 1e-4})
+    all_fixed = NMF(4, init="custom", feature_weight=v, **settings | {"fixed_components": range(4)})
+    all_fixed.fit(X, H=H, sample_weight=u)
     assert_allclose(all_fixed.history_["loss"][-1], ref.weighted_objective(
         X, all_fixed.transform(X), H, more.get("beta_loss", 2), u, v, **PENALTIES), rtol=1e-6)  # fmt: skip
 
 
 def test_order_and_scale(rng):
     X, (W, H), u, v, rows, columns = repeated(rng)
-    settings = {"sort_components": True, "normalize": "l2", "max_iter": 40}
+    W, H = W[:, ::-1] * [1, 2, 3, 4], H * [[4], [1], [3], [2]]
+    settings = {"sort_components": True, "normalize": "max", "max_iter": 20}
     found, model = fitted(X, W, H, u, feature_weight=v, **settings)
     expected, other = fitted(X[rows][:, columns], W[rows], H[:, columns], **settings)
-    plain, _ = fitted(X, W, H, u, feature_weight=v, max_iter=40)
-    assert_allclose(np.linalg.norm(model.components_, axis=1), 1)
-    assert_allclose(found @ model.components_ @ np.ones(31), plain @ _.components_ @ np.ones(31), rtol=1e-9)
-    order = np.argsort(np.linalg.norm(found[rows], axis=0))
-    assert_array_equal(order, np.argsort(np.linalg.norm(expected, axis=0)))
+    assert_allclose(found[rows], expected, rtol=1e-9, atol=1e-10)
+    assert_allclose(model.components_[:, columns], other.components_, rtol=1e-9, atol=1e-10)
+    assert_allclose(model.components_.max(axis=1), 1)
 
 
 def test_several_starts_and_samples(rng):
@@ -330,7 +336,7 @@ def test_several_starts_and_samples(rng):
     losses = model.init_losses_
     best = ref.weighted_divergence(X[::100], W[::100], model.components_, 2, u[::100], np.arange(1, 7))
     assert losses.min() == model.history_["loss"][-1] and losses.shape == (2,)
-    assert 50 < losses.min() / best < 200
+    assert 25 < losses.min() / best < 100  # 6,500 rows count, of which 130 were measured
     assert model.component_stability_.shape == (2,)
 
 
@@ -352,9 +358,7 @@ def test_checkpoints_know_the_weights(rng, solver, tmp_path):
     settings = {"solver": solver, "feature_weight": v, "tol": 1e-14}
     expected, other = fitted(X, W, H, u, max_iter=30, **settings)
     path = tmp_path / "fit.npz"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted(X, W, H, u, max_iter=12, checkpoint=path, **settings)
+    fitted(X, W, H, u, max_iter=12, checkpoint=path, **settings)
     for change in ({"feature_weight": v[::-1]}, {"sample_weight": u[::-1]}):
         with pytest.raises(ValueError, match=r"checkpoint .* is of another fit"):
             fitted(X, W, H, **{"sample_weight": u, "max_iter": 30, "checkpoint": path, **settings, **change})
@@ -420,9 +424,9 @@ def test_what_weights_do_not_go_with(rng):
     X, (W, H), u, v, _, _ = repeated(rng)
     mask = np.zeros(X.shape, bool)
     mask[3, 4] = True
-    with pytest.raises(ValueError, match="sample_weight is not supported where single entries of X are missing"):
+    with pytest.raises(ValueError, match="sample_weight cannot be used where single entries of X are missing"):
         NMF(2).fit(X, sample_weight=u, mask=mask)
-    with pytest.raises(ValueError, match="sample_weight and feature_weight is for the CPU only"):
+    with pytest.raises(ValueError, match="for the CPU only: .*sample_weight and feature_weight"):
         fitted(X, W, H, u, feature_weight=v, device="cuda")
     with pytest.raises(ValueError, match="MiniBatchNMF takes no sample_weight"):
         MiniBatchNMF(2).fit(X, sample_weight=u)
@@ -431,7 +435,7 @@ def test_what_weights_do_not_go_with(rng):
     with pytest.raises(ValueError, match="consensus takes no feature_weight"):
         consensus(X, 2, estimator=NMF(feature_weight=v))
     da = pytest.importorskip("dask.array")
-    with pytest.raises(ValueError, match="X is a Dask array, for which sample_weight is not supported"):
+    with pytest.raises(ValueError, match="X is a Dask array, for which sample_weight cannot be used"):
         NMF(2).fit(da.from_array(X), sample_weight=u)
 
 
