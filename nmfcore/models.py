@@ -51,7 +51,7 @@ _HISTORY, _STATE, _RANK, _RUNS, _FILES = "history_", "state_", "rank_", "runs_",
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 _OF_RUNS = ("init_losses",)
 # Parameters that may be lists, and of what.
-_LISTED = {"fixed_components": int, "feature_weight": int | float}
+_LISTED: dict[str, tuple[type, ...]] = {"fixed_components": (int,), "feature_weight": (int, float)}
 # Attributes that `partial_fit` needs beside its memory.
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 # Attributes of an estimator that are a number for each component, by their names in a model.

@@ -81,7 +81,7 @@ ARRANGED = {"sort_components": False, "normalize": None, "fixed_components": Non
 LATER = {
     "NMF": {
         "extrapolate": False, "memory": None, "checkpoint": None, "checkpoint_every": 600, "n_init": 1,
-        "missing_values": None, **ARRANGED,
+        "missing_values": None, "feature_weight": None, **ARRANGED,
     },
     "MiniBatchNMF": {"solver": "mu", "memory": None, "checkpoint": None, "checkpoint_every": 600, **ARRANGED},
 }  # fmt: skip
@@ -111,7 +111,7 @@ def test_parameters_beyond_scikit_learn(name):
 def test_function_takes_the_same_keywords():
     signature = inspect.signature(ours.non_negative_factorization).parameters
     of_class = inspect.signature(ours.NMF).parameters
-    assert set(of_class) | {"X", "W", "H", "update_H", "mask"} == set(signature)
+    assert set(of_class) | {"X", "W", "H", "update_H", "mask", "sample_weight"} == set(signature)
     assert {k: signature[k].default for k in NOW} == NOW
 
 
@@ -133,8 +133,10 @@ def test_method_signature(name, method):
     beyond = found.parameters.keys() - expected.parameters.keys()
     writes = method in ("transform", "fit_transform")
     masks = method == "transform" or (name == "NMF" and method in ("fit", "fit_transform"))
-    assert beyond == ({"out"} if writes else set()) | ({"mask"} if masks else set())
-    assert all(found.parameters[each].kind is inspect.Parameter.KEYWORD_ONLY for each in beyond)
+    weights = {"sample_weight"} if name == "NMF" and method in ("fit", "fit_transform") else set()
+    assert beyond == ({"out"} if writes else set()) | ({"mask"} if masks else set()) | weights
+    by_place = weights if method == "fit" else set()  # after y, as everywhere in scikit-learn
+    assert all(found.parameters[each].kind is inspect.Parameter.KEYWORD_ONLY for each in beyond - by_place)
     assert [(p.name, p.kind, p.default) for p in found.parameters.values() if p.name not in beyond] == [
         (p.name, p.kind, p.default) for p in expected.parameters.values()
     ]

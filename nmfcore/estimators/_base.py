@@ -340,7 +340,7 @@ class BaseNMF(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
                 "Please add small values to X, or use a positive beta_loss."
             )
-        opening, what = data.summary(), ""
+        opening, what = data.unweighted.summary(), ""
         if beta <= 0 and opening.minimum < EPSILON:
             what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"
         elif beta < 2 and 0 < opening.total < EPSILON * data.entries:

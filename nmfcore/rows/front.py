@@ -218,12 +218,13 @@ def _open_weighted(
     """Return an X whose rows and columns have weights as rows; weights that are all 1 are dropped."""
     if cluster.is_dask(X):
         raise ValueError(
-            f"X is a Dask array, for which {weights.names} is not supported: load it with X.compute(), or store it as "
-            "a Zarr array and give that."
+            f"X is a Dask array, for which {weights.names} cannot be used: load it with X.compute(), or store it as a "
+            "Zarr array and give that."
         )
     if device not in (None, "auto", "cpu") or cuda.kind_of(X) is not None:
         raise ValueError(
-            f"{weights.names} is for the CPU only: leave device out, and give X in host memory or on disk."
+            "weights are for the CPU only: leave device out, and give X in host memory or on disk, or leave "
+            f"{weights.names} out."
         )
     checks.place(False)
     if isinstance(X, Source):
@@ -308,8 +309,8 @@ def _open_masked(
     made.chosen = columns
     if weights and made.masked is not None:
         raise ValueError(
-            f"{weights.names} is not supported where single entries of X are missing: leave it out, or give a mask "
-            "of whole columns."
+            f"{weights.names} cannot be used where single entries of X are missing: leave it out, or give a mask of "
+            "whole columns."
         )
     return _weighted(_examined(made, checks), of_rows, of_columns)
 
