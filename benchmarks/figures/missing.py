@@ -120,18 +120,18 @@ def _held_out(context: Context, row: Row, X: np.ndarray, k: int) -> list[Row]:
 
 
 def _compared(row: Row, contenders: dict[str, Any], error_of: Callable[[Any], float]) -> list[Row]:
-    """Return a row for each contender with its error, and in the note its seconds."""
+    """Return a row for each contender with its error, and in the note its processor seconds."""
     rows = []
     for name, contender in contenders.items():
         each = {**row, "unit": "", "contender": name}
         gc.collect()
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 error = error_of(contender)
             each.update(status="ok", check={"ok": True, "why": ""}, **summary([error]))
-            each["note"] = f"{time.perf_counter() - begin:.1f} s"
+            each["note"] = f"{time.process_time() - begin:.1f} s of processors"
         except Exception as error:
             traceback.print_exc()
             each.update(status="FAILED", why=f"{type(error).__name__}: {error}")

@@ -222,7 +222,8 @@ class MaskedRows(Rows):
     def beside(self, n_jobs: int | None) -> MaskedRows:
         """Return the same X for a fit that runs beside others.
 
-        What the opening pass has found, and the lists of what is hidden, are shared; the memory of passes is not.
+        What the opening pass has found is shared. The memory of passes is not, nor are the lists of what is hidden:
+        another number of components cuts X, and so the lists, in another way, and all of them might outweigh X.
 
         Parameters
         ----------
@@ -236,7 +237,7 @@ class MaskedRows(Rows):
         self.summary()
         new = copy.copy(self)
         new.inner = self.inner.beside(n_jobs)
-        new.n_jobs, new._view = n_jobs, None
+        new.n_jobs, new._view, new.lists = n_jobs, None, None if self.lists is None else {}
         return new
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
