@@ -144,7 +144,7 @@ def _bytes(
     if transposed:
         held += X if not on_disk else 0
     # The small factor and its sums, in the scale before and after a step.
-    small = m * k * ((4 * 8 + 6 * item) if model.solver == "hals" else (8 + 3 * item))
+    small = m * k * ((5 * 8 + 7 * item) if model.solver == "hals" else (8 + 3 * item))
     names = len(solver.rows(np.zeros((0, k), work_type)))
     others = len({*solver.rows(np.zeros((0, k), work_type))} - {"before"})
     of_W = n * k * item

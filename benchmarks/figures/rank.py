@@ -157,9 +157,10 @@ def _forecast(context: Context, name: str, k: int) -> Row:
         warnings.simplefilter("ignore")
         model.fit(X[:])
         seconds = model.history_["seconds"]
+        again = X[:]  # of a sparse X a copy, which is not of the fit
         tracemalloc.start()
         try:
-            model.set_params(max_iter=5).fit(X[:])
+            model.set_params(max_iter=5).fit(again)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

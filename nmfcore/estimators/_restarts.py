@@ -36,7 +36,9 @@ _ALIKE = {
 
 # Bytes that the rows of W of all runs may have at least. Side by side they save time where X is read from a disk, and
 # hardly any in memory: on MNIST with k = 15 a visit of 20,000 rows takes 13.8 ms ("cd"; "hals" 14, from pass 20 on 60),
-# of which about 2.7 are the reading of X. A product for 8 runs at once would take 5.9 ms per run instead of 8.2.
+# of which about 2.7 are the reading of X. One product for 8 runs, with the bits of eight, would take 5.9 ms per run
+# instead of 8.2. On an EPYC with AVX2, where 50 of the 51 ms of a visit are products, it would take 26.6 ms instead of
+# 21.4 for X·H, and 27.9 instead of 28.4 for Xᵀ·W.
 ROOM = 1 << 30
 
 
