@@ -426,7 +426,7 @@ def test_what_weights_do_not_go_with(rng):
     mask[3, 4] = True
     with pytest.raises(ValueError, match="sample_weight cannot be used where single entries of X are missing"):
         NMF(2).fit(X, sample_weight=u, mask=mask)
-    with pytest.raises(ValueError, match="for the CPU only: .*sample_weight and feature_weight"):
+    with pytest.raises(ValueError, match=r"for the CPU only: .*sample_weight and feature_weight"):
         fitted(X, W, H, u, feature_weight=v, device="cuda")
     with pytest.raises(ValueError, match="MiniBatchNMF takes no sample_weight"):
         MiniBatchNMF(2).fit(X, sample_weight=u)
