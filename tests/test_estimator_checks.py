@@ -39,13 +39,18 @@ INSTANCES += [
 ]
 
 
+def _name(check):
+    return getattr(check, "__name__", None) or check.func.__name__
+
+
 def _instances_for_check(check, estimator):
     """scikit-learn's per-check parameters, which it looks up by its own classes."""
+    if _name(check).startswith("check_sample_weight_equivalence"):
+        return []  # a start has a row for each row of X: tests/test_weights.py makes these checks from a fixed one
     tables = getattr(instance_generator, "PER_ESTIMATOR_CHECK_PARAMS", None)
     if tables is None:
         return [estimator]
-    name = getattr(check, "__name__", None) or check.func.__name__
-    entry = _table("PER_ESTIMATOR_CHECK_PARAMS")[type(estimator).__name__].get(name)
+    entry = _table("PER_ESTIMATOR_CHECK_PARAMS")[type(estimator).__name__].get(_name(check))
     if entry is None:
         return [estimator]
     entries = entry if isinstance(entry, list) else [entry]

@@ -640,7 +640,10 @@ def test_estimator_checks_with_nan_as_missing():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_estimator(NMF(2, max_iter=500, missing_values=np.nan, random_state=0))
+        fixed = "holds from a fixed start, see tests/test_weights.py"
+        names = (f"check_sample_weight_equivalence_on_{kind}_data" for kind in ("dense", "sparse"))
+        model = NMF(2, max_iter=500, missing_values=np.nan, random_state=0)
+        check_estimator(model, expected_failed_checks=dict.fromkeys(names, fixed))
 
 
 def test_clone_pickle_and_model_file(rng, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class Weights:
 def _checked(given: Any, name: str, length: int, what: str) -> Array | None:
     if given is None:
         return None
-    if np.ndim(given) == 0:
+    if isinstance(given, Number):
         given = np.full(length, given, np.float64)
     weights = check_array(given, ensure_2d=False, ensure_all_finite=False, dtype=np.float64, input_name=name)
     weights = np.array(weights, np.float64)  # a copy: the caller's may change during the fit
