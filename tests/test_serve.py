@@ -329,6 +329,15 @@ def test_labels_clusters_and_the_map(client, folder):
     np.testing.assert_allclose(places - places[0], (exact - exact[0]) * scale, atol=1)
 
 
+def test_a_map_that_would_take_too_long_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(room, "TSNE_ROWS", 299)
+    client = Client(create_app(folder))
+    assert client.get("/api/model").json()["methods"] == ["pca"]
+    answer = client.get("/api/map?method=tsne")
+    assert answer.status == 400
+    assert answer.json()["error"] == "t-SNE is for at most 299 pictures here, these are 300"
+
+
 def test_what_takes_long_is_made_once_and_asked_for_again(folder, monkeypatch):
     monkeypatch.setattr(room, "PATIENCE", 0.01)
     begun, go_on = [], threading.Event()

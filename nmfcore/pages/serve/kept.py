@@ -53,7 +53,17 @@ class Uploads:
         self._lock = threading.Lock()
 
     def keep(self, upload: Upload) -> str:
-        """Keep a picture and return its mark."""
+        """Keep a picture.
+
+        Parameters
+        ----------
+        upload : Upload
+
+        Returns
+        -------
+        str
+            Its mark.
+        """
         token = f"u{secrets.token_hex(16)}"
         with self._lock:
             self._kept[token] = upload
@@ -62,7 +72,18 @@ class Uploads:
         return token
 
     def get(self, token: str) -> Upload | None:
-        """Return a picture by its mark; None where it is no longer kept."""
+        """Return a picture by its mark.
+
+        Parameters
+        ----------
+        token : str
+            The mark.
+
+        Returns
+        -------
+        Upload or None
+            None where it is no longer kept.
+        """
         with self._lock:
             if token in self._kept:
                 self._kept.move_to_end(token)
@@ -85,8 +106,10 @@ class Results:
 
         Parameters
         ----------
-        kind, key : str and hashable
-            What the result is called.
+        kind : str
+            Of each kind one result is made at a time.
+        key : hashable
+            What the result of this kind is called.
         make : callable()
             Makes it.
         seconds : float

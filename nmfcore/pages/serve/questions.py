@@ -15,7 +15,15 @@ _TOKEN = re.compile(r"u[0-9a-f]{32}")
 
 
 class Refusal(Exception):
-    """A request that cannot be answered: a status code of HTTP, and one sentence that says why."""
+    """A request that cannot be answered.
+
+    Parameters
+    ----------
+    status : int
+        A status code of HTTP.
+    sentence : str
+        One sentence that says why, and what to do.
+    """
 
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
@@ -85,7 +93,19 @@ def question(given: Mapping[str, str], rows: int, labels: Mapping[str, object]) 
 
 
 def label_in(given: Mapping[str, str], labels: Mapping[str, object]) -> str | None:
-    """Return the label that an address asks for; None where it asks for none.
+    """Return the label that an address asks for.
+
+    Parameters
+    ----------
+    given : mapping of str to str
+        The parameters of the address.
+    labels : mapping
+        The labels that there are.
+
+    Returns
+    -------
+    str or None
+        None where no label is asked for.
 
     Raises
     ------
@@ -101,6 +121,16 @@ def label_in(given: Mapping[str, str], labels: Mapping[str, object]) -> str | No
 def rows_in(text: str, rows: int) -> list[int]:
     """Read row numbers between commas.
 
+    Parameters
+    ----------
+    text : str
+    rows : int
+        How many rows there are.
+
+    Returns
+    -------
+    list of int
+
     Raises
     ------
     Refusal
@@ -115,6 +145,21 @@ def rows_in(text: str, rows: int) -> list[int]:
 def number_in(given: Mapping[str, str], name: str, least: int, most: int, otherwise: int) -> int:
     """Read a whole number.
 
+    Parameters
+    ----------
+    given : mapping of str to str
+        The parameters of the address.
+    name : str
+        The parameter.
+    least, most : int
+        Its bounds.
+    otherwise : int
+        What a missing parameter means.
+
+    Returns
+    -------
+    int
+
     Raises
     ------
     Refusal
@@ -127,7 +172,20 @@ def number_in(given: Mapping[str, str], name: str, least: int, most: int, otherw
 
 
 def one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    """Read a word out of several; the first where there is none.
+    """Read a word out of several.
+
+    Parameters
+    ----------
+    given : mapping of str to str
+        The parameters of the address.
+    name : str
+        The parameter.
+    allowed : tuple of str
+        The words; a missing parameter means the first.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
