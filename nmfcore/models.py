@@ -44,6 +44,8 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 
 FORMAT = "nmfcore-model"
 VERSION = 1
+# What may have been done with pictures of other proportions.
+PROPORTIONS = ("kept", "stretched", "cropped", "letterboxed")
 _HISTORY, _STATE, _RANK, _RUNS = "history_", "state_", "rank_", "runs_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 _OF_RUNS = ("init_losses",)
@@ -491,7 +493,8 @@ def _check_contents(model: Model) -> None:
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
-            how.get("proportions") not in ("kept", "stretched", "cropped")
+            how.get("proportions") not in PROPORTIONS
+            or type(how.get("mask_transparent", False)) is not bool
             or not re.fullmatch("#[0-9a-f]{6}", str(how.get("background")))
             or not 1 << 8 <= _whole(how.get("levels")) <= 1 << 32
         ):
