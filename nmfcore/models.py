@@ -36,7 +36,7 @@ from ._files import Archive, FileFault, faults, reason, replacing, shortened
 from .backends import cuda
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .estimators import NMF, MiniBatchNMF
 
@@ -53,6 +53,22 @@ _OF_RUNS = ("init_losses",)
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 # Attributes of an estimator that are a number for each component, by their names in a model.
 _BY_COMPONENT = {"scales": "scales_", "component_stability": "component_stability_"}
+
+
+def may_be_masked(decoding: Mapping[str, object] | None) -> bool:
+    """Whether pixels of pictures are masked that are decoded like those of a model.
+
+    Parameters
+    ----------
+    decoding : mapping or None
+        ``decoding`` of a `Model`.
+
+    Returns
+    -------
+    bool
+    """
+    how = decoding or {}
+    return how.get("proportions") == "letterboxed" or bool(how.get("mask_transparent"))
 
 
 class ModelFileError(ValueError):
@@ -121,6 +137,9 @@ class Model:
         ``init_losses_`` of the estimator; None where it has made a single run.
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
+    masked : int
+        How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
+        are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.
     rank_selection : dict or None
         How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
 
@@ -157,6 +176,7 @@ class Model:
     init_losses: np.ndarray | None = None
     component_stability: np.ndarray | None = None
     rank_selection: dict[str, Any] | None = None
+    masked: int = 0
 
     def __post_init__(self) -> None:
         if "loss" in self.history and "accepted" not in self.history:
@@ -271,6 +291,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "decoding": model.decoding,
         "feature_names": None if model.feature_names is None else [str(name) for name in model.feature_names],
         "n_steps": int(model.n_steps),
+        "masked": int(model.masked),
         "state": None,
     }
     arrays: dict[str, np.ndarray] = {
@@ -383,6 +404,7 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         decoding=meta.get("decoding"),
         feature_names=_listed(meta, "feature_names"),
         n_steps=_whole(meta.get("n_steps", 0)),
+        masked=_whole(meta.get("masked", 0)),
         state=state,
         rank_selection=rank,
         **{name: archive.array(name) for name in _BY_COMPONENT if name in names},
@@ -490,6 +512,8 @@ def _check_contents(model: Model) -> None:
         curve = [model.rank_selection.get(name, np.zeros((0, 0))) for name in ("k", "test", "spread")]
         if any(A.ndim != 1 or A.shape != curve[0].shape or A.dtype != np.float64 for A in curve):
             raise ValueError("the curve of its rank selection is not whole")
+    if model.masked > model.W.shape[0] * model.components.shape[1]:
+        raise ValueError(f"more entries are masked than there are: {model.masked}")
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
@@ -571,7 +595,8 @@ def model_of(
     W : ndarray of shape (n_samples, k), float32 or float64
         The transformed data, as ``fit_transform`` returned it.
     pictures : Pictures or None
-        Gives the model its picture shape, names, labels and source.
+        Gives the model its picture shape, names, labels and source, how they were decoded, and how
+        many pixels are masked.
     **changes
         Fields of `Model` to set otherwise.
 
@@ -631,6 +656,8 @@ def model_of(
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)
+        mask = getattr(pictures, "mask", None)
+        known["masked"] = 0 if mask is None else int(np.count_nonzero(mask))
     return Model(**(known | changes))
 
 

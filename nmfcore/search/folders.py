@@ -11,13 +11,13 @@ from pathlib import Path
 
 from .._files import sync_folder
 
-__all__ = ["MODEL", "PICTURES", "SETTINGS", "replaced_folder"]
+__all__ = ["MASK", "MODEL", "PICTURES", "SETTINGS", "replaced_folder"]
 
-MODEL, PICTURES, SETTINGS = "model.npz", "pictures.npy", "search.json"
+MODEL, PICTURES, MASK, SETTINGS = "model.npz", "pictures.npy", "mask.npy", "search.json"
 
 
 @contextmanager
-def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, SETTINGS, MODEL)) -> Iterator[Path]:
+def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, MASK, SETTINGS, MODEL)) -> Iterator[Path]:
     """Give a new folder whose files take the place of those in `home`, all of them or none.
 
     The new folder is made beside `home` and renamed. The working directory, and a folder in one that cannot be

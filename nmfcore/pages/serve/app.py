@@ -22,6 +22,7 @@ import numpy as np
 from ..._text import printable
 from ...images import InputError
 from ...images.thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
+from ...models import may_be_masked
 from ...search.engine import Found, SearchEngine
 from .guard import Guard
 
@@ -126,6 +127,8 @@ class _Page:
         # The kernels are compiled or loaded now, not when somebody clicks.
         first = engine.originals([0])[0]
         self.answer(engine.search(first, 1), engine.search(first, 1, similar=False))
+        if may_be_masked(engine.model.decoding) and engine.model.estimator == "NMF":
+            engine.search(np.ma.MaskedArray(first, np.arange(len(first)) == 0), 1)
 
     def routes(self) -> list[Route]:
         """Return every address there is."""
@@ -296,6 +299,8 @@ class _Page:
         """Search from both ends."""
         found = self.engine.search(query, NEIGHBOURS)
         again = found.row if found.pixels is None else found.pixels
+        if found.mask is not None:
+            again = np.ma.MaskedArray(found.pixels, found.mask)
         return found, self.engine.search(again, NEIGHBOURS, similar=False)  # type: ignore[arg-type]
 
     def answer(self, similar: Found, dissimilar: Found) -> dict[str, object]:
