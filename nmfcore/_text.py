@@ -124,3 +124,31 @@ def _escape(match: re.Match[str]) -> str:
     if code in (9, 10, 13):
         return {9: r"\t", 10: r"\n", 13: r"\r"}[code]
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def masked_text(masked: int, entries: int, shape: tuple[int, ...] | None) -> str:
+    """Say how much of pictures is masked.
+
+    Parameters
+    ----------
+    masked : int
+        Masked entries of X.
+    entries : int
+        All entries of X.
+    shape : tuple of (height, width) or (height, width, 3), or None
+        The picture that a row of X folds to; of a picture in colour, three entries are a pixel.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from nmfcore._text import masked_text
+    >>> masked_text(3000, 120_000, (20, 20, 3))
+    '1,000 of 40,000 pixels (2.5 %)'
+    """
+    per_pixel = 3 if shape is not None and len(shape) == 3 else 1
+    what = "entries" if shape is None else "pixels"
+    share = 100 * masked / max(1, entries)
+    return f"{masked // per_pixel:,} of {entries // per_pixel:,} {what} ({share:.{0 if share >= 10 else 1}f} %)"

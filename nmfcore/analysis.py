@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +37,23 @@ __all__ = [
     "top_components",
 ]
 
+
+class RowsOfBool(Protocol):
+    """A mask of which rows are read a few at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the mask."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type, bool."""
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Return the mask of some rows."""
+
+
+Masked = ArrayLike | RowsOfBool
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 How = Literal["mean", "median", "min", "max"]
@@ -45,7 +62,9 @@ _BLOCK = 1 << 21  # float64 numbers of a block: 16 MB, a few milliseconds
 _STATISTICS: dict[str, Callable[..., Floats]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
 
 
-def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool = True) -> Floats:
+def reconstruction_errors(
+    X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool = True, *, mask: Masked | None = None
+) -> Floats:
     """Measure how far every sample is from its reconstruction.
 
     Parameters
@@ -58,6 +77,9 @@ def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool 
         The components.
     relative : bool
         Divide ‖x − wH‖ by ‖x‖. The error of a sample that is zero throughout is left as it is.
+    mask : array-like of shape (n, m), bool, or None
+        True where an entry of X is left out of both norms; it is read a block at a time, as X is, which
+        must be dense. None, the default, leaves nothing out.
 
     Returns
     -------
@@ -66,7 +88,7 @@ def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool 
     Raises
     ------
     ValueError
-        When X, W and H do not fit together.
+        When X, W, H and the mask do not fit together, or X is sparse and there is a mask.
 
     Examples
     --------
@@ -75,8 +97,11 @@ def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool 
     >>> X = np.array([[3, 4], [0, 5]], np.uint8)
     >>> reconstruction_errors(X, [[1], [0]], [[3, 0]]).tolist()
     [0.8, 1.0]
+    >>> reconstruction_errors(X, [[1], [0]], [[3, 0]], mask=[[False, True], [False, False]]).tolist()
+    [0.0, 1.0]
     """
     W, H = _factors(W, H)
+    hidden = _mask_of(mask, X)
     Ht = np.ascontiguousarray(H.T)
     HHt = H @ Ht
     errors, norms = np.empty(len(W)), np.empty(len(W))
@@ -85,8 +110,12 @@ def reconstruction_errors(X: Matrix, W: ArrayLike, H: ArrayLike, relative: bool 
         if sparse.issparse(block):
             errors[lo:hi], norms[lo:hi] = _sparse_squares(block, F, Ht, HHt)
         else:
+            if hidden is not None:
+                block[hidden[lo:hi]] = 0
             norms[lo:hi] = np.einsum("ij,ij->i", block, block)
             block -= F @ H
+            if hidden is not None:
+                block[hidden[lo:hi]] = 0
             errors[lo:hi] = np.einsum("ij,ij->i", block, block)
     errors = np.sqrt(errors)
     return errors / np.sqrt(np.where(norms > 0, norms, 1.0)) if relative else errors
@@ -236,7 +265,7 @@ def components_for_share(weights: ArrayLike, share: float = 0.5) -> Numbers:
     return np.minimum((sums < share * sums[:, -1:]).sum(axis=1) + 1, sums.shape[1])
 
 
-def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
+def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike, *, mask: Masked | None = None) -> Floats:
     """Split the share of ‖X‖² that is explained among the components.
 
     Component t gets (2⟨X, w_t h_t⟩ − ⟨w_t h_t, WH⟩) / ‖X‖². The shares add up to exactly
@@ -252,6 +281,9 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
         Their codes.
     H : array-like of shape (k, m), any real type
         The components.
+    mask : array-like of shape (n, m), bool, or None
+        True where an entry of X is left out of all these products; it is read a block at a time, as X
+        is, which must be dense. None, the default, leaves nothing out.
 
     Returns
     -------
@@ -261,7 +293,7 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
     Raises
     ------
     ValueError
-        When X, W and H do not fit together.
+        When X, W, H and the mask do not fit together, or X is sparse and there is a mask.
 
     Examples
     --------
@@ -272,6 +304,9 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike) -> Floats:
     W, H = _factors(W, H)
     Ht = np.ascontiguousarray(H.T)
     squares, cross = 0.0, np.zeros(W.shape[1])
+    hidden = _mask_of(mask, X)
+    if hidden is not None:
+        return _observed_share(X, W, H, hidden)
     for lo, hi, block in _blocks(X, W, H):
         stored = block.data if sparse.issparse(block) else block.ravel()
         squares += float(stored @ stored)
@@ -601,6 +636,35 @@ def rebuild(
 
 # --------------------------------------------------------------------------------------------------
 # what they share
+
+
+def _observed_share(X: Matrix, W: Floats, H: Floats, hidden: RowsOfBool) -> Floats:
+    """Return the shares of `explained_share` over what is observed, where ⟨w_t h_t, WH⟩ is no product of small ones."""
+    squares, shares = 0.0, np.zeros(W.shape[1])
+    for lo, hi, block in _blocks(X, W, H):
+        mask = hidden[lo:hi]
+        block[mask] = 0
+        squares += float(np.einsum("ij,ij->", block, block))
+        block *= 2
+        block -= W[lo:hi] @ H
+        block[mask] = 0
+        shares += np.einsum("it,it->t", W[lo:hi], block @ H.T)
+    return shares / squares if squares > 0 else np.zeros(len(shares))
+
+
+def _mask_of(mask: Masked | None, X: Matrix) -> RowsOfBool | None:
+    """Return a mask that hands out rows, if it fits X."""
+    if mask is None:
+        return None
+    if sparse.issparse(X):
+        raise ValueError("a mask is for a dense X, and this one is sparse: give X.toarray()")
+    hidden: RowsOfBool = mask if hasattr(mask, "dtype") else np.asarray(mask)  # type: ignore[assignment]
+    shape = tuple(X.shape) if hasattr(X, "shape") else np.shape(X)
+    if tuple(hidden.shape) != shape or hidden.dtype != bool:
+        raise ValueError(
+            f"mask holds {hidden.dtype} of shape {tuple(hidden.shape)}: give booleans of the shape {shape}"
+        )
+    return hidden
 
 
 def _matrix(name: str, values: ArrayLike) -> Floats:

@@ -38,7 +38,7 @@ from ._files import Archive, FileFault, faults, reason, replacing, shortened
 from .backends import cuda
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .estimators import NMF, MiniBatchNMF
 
@@ -47,6 +47,8 @@ __all__ = ["Model", "ModelFileError", "estimator_from", "load", "model_of", "sav
 FORMAT = "nmfcore-model"
 VERSION = 2
 _SINCE_PLACES = 2  # earlier readers would show the wrong originals of a model with places
+# What may have been done with pictures of other proportions.
+PROPORTIONS = ("kept", "stretched", "cropped", "letterboxed")
 _HISTORY, _STATE, _RANK, _RUNS, _FILES = "history_", "state_", "rank_", "runs_", "files_"
 _ENDLESS = 10**8  # iterations from which a `transform` without a stop rule does not end in any useful time
 _OF_RUNS = ("init_losses",)
@@ -56,6 +58,22 @@ _LISTED: dict[str, tuple[type, ...]] = {"fixed_components": (int,), "feature_wei
 _OF_STREAM = ("_n_components", "_beta_loss", "_batch_size", "_rho", "_period")
 # Attributes of an estimator that are a number for each component, by their names in a model.
 _BY_COMPONENT = {"scales": "scales_", "component_stability": "component_stability_"}
+
+
+def may_be_masked(decoding: Mapping[str, object] | None) -> bool:
+    """Whether pixels of pictures are masked that are decoded like those of a model.
+
+    Parameters
+    ----------
+    decoding : mapping or None
+        ``decoding`` of a `Model`.
+
+    Returns
+    -------
+    bool
+    """
+    how = decoding or {}
+    return how.get("proportions") == "letterboxed" or bool(how.get("mask_transparent"))
 
 
 class ModelFileError(ValueError):
@@ -124,6 +142,9 @@ class Model:
         ``init_losses_`` of the estimator; None where it has made a single run.
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
+    masked : int
+        How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
+        are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.
     rank_selection : dict or None
         How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
     files : dict or None
@@ -167,6 +188,7 @@ class Model:
     rank_selection: dict[str, Any] | None = None
     files: dict[str, object] | None = None
     places: np.ndarray | None = None
+    masked: int = 0
 
     def __post_init__(self) -> None:
         if "loss" in self.history and "accepted" not in self.history:
@@ -281,6 +303,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "decoding": model.decoding,
         "feature_names": None if model.feature_names is None else [str(name) for name in model.feature_names],
         "n_steps": int(model.n_steps),
+        "masked": int(model.masked),
         "state": None,
     }
     arrays: dict[str, np.ndarray] = {
@@ -402,6 +425,7 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
         decoding=meta.get("decoding"),
         feature_names=_listed(meta, "feature_names"),
         n_steps=_whole(meta.get("n_steps", 0)),
+        masked=_whole(meta.get("masked", 0)),
         state=state,
         rank_selection=rank,
         files=files,
@@ -514,10 +538,13 @@ def _check_contents(model: Model) -> None:
     places = model.places
     if places is not None and (places.dtype != np.int64 or places.ndim != 1 or places.min(initial=0) < 0):
         raise ValueError(f"the places of the originals are {shortened(places.dtype, 30)} of shape {places.shape}")
+    if model.masked > model.W.shape[0] * model.components.shape[1]:
+        raise ValueError(f"more entries are masked than there are: {model.masked}")
     if model.decoding is not None:
         how = dict(model.decoding)
         if (
-            how.get("proportions") not in ("kept", "stretched", "cropped")
+            how.get("proportions") not in PROPORTIONS
+            or type(how.get("mask_transparent", False)) is not bool
             or not re.fullmatch("#[0-9a-f]{6}", str(how.get("background")))
             or not 1 << 8 <= _whole(how.get("levels")) <= 1 << 32
         ):
@@ -594,7 +621,8 @@ def model_of(
     W : ndarray of shape (n_samples, k), float32 or float64
         The transformed data, as ``fit_transform`` returned it.
     pictures : Pictures or None
-        Gives the model its picture shape, names, labels and source.
+        Gives the model its picture shape, names, labels and source, how they were decoded, and how
+        many pixels are masked.
     **changes
         Fields of `Model` to set otherwise.
 
@@ -654,6 +682,8 @@ def model_of(
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)
+        mask = getattr(pictures, "mask", None)
+        known["masked"] = 0 if mask is None else int(np.count_nonzero(mask))
     return Model(**(known | changes))
 
 

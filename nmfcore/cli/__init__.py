@@ -299,6 +299,23 @@ def _app() -> Any:
                 rich_help_panel="Input",
             ),
         ] = False,
+        letterbox: Annotated[
+            bool,
+            Option(
+                "--letterbox",
+                help="Keep the proportions of a folder's pictures: each as large as fits, between bars that the fit "
+                "leaves out.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        mask_transparent: Annotated[
+            bool,
+            Option(
+                "--mask-transparent",
+                help="Leave transparent pixels out of the fit, instead of laying pictures on a background.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
         background: Annotated[
             str,
             Option(
@@ -420,6 +437,7 @@ def _app() -> Any:
             }
             shape = size_option(size)
             how = {"crop": crop, "background": background, "recursive": recursive, "exclude": exclude or []}
+            how |= {"fit": "letterbox" if letterbox else "stretch", "mask_transparent": mask_transparent}
             code = command.fit(
                 source, k, settings, shape, skip_broken, out, force, rgb, pictures, scheduler, how, begin
             )

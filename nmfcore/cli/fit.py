@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import shortened
+from .._text import masked_text
 from .cluster import as_numpy, check_scheduler, spread
 from .common import (
     INCOMPLETE,
@@ -25,6 +26,7 @@ from .common import (
     one_line,
     print_pairs,
     read_pictures,
+    refusals,
     warnings_as_notes,
 )
 from .console import interrupts_held
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 WRITTEN = (
     *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
+    "mask.npy",  # which pixels of the pictures are masked, where some are
     *("search.json", "report.html"),  # what SearchEngine.save and nmfcore report add
 )
 _COMPONENTS = 16  # unless the data are few
@@ -93,6 +96,7 @@ def fit(
         start = beginning(begin, source, k, settings, size, scheduler, how or {})
         source, k, size, how, rgb = start.source, start.k, start.size, start.how, start.rgb or rgb
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
+    _check_masking(how or {}, k, settings, scheduler)
     target = _target(source, out)
     _check_target(target, force)
     _check_source(source)
@@ -208,6 +212,26 @@ def _check_runs(settings: dict[str, Any]) -> None:
         raise Stop(f"--checkpoint keeps a single run, and --n-init {runs} makes several: leave one of them out")
 
 
+def _check_masking(how: dict[str, Any], k: int | str | None, settings: dict[str, Any], scheduler: str | None) -> None:
+    """Refuse what cannot be done with masked pixels before any picture is read."""
+    from ..images.folders import check_fit
+
+    with refusals():
+        check_fit(how.get("fit", "stretch"), how.get("crop", False))
+    masking = "--letterbox" if how.get("fit") == "letterbox" else "--mask-transparent"
+    if masking == "--mask-transparent" and not how.get("mask_transparent"):
+        return
+    refused = {
+        f"--device {settings['device']}": settings["device"] not in (None, "cpu", "auto"),
+        "--scheduler": scheduler is not None,
+        "--extrapolate": settings["extrapolate"],
+        "-k auto": isinstance(k, str),
+    }
+    for option, given in refused.items():
+        if given:
+            raise Stop(f"{option} does not go with {masking}, which leaves pixels out of the fit: give one of them")
+
+
 def _check_source(source: str | None) -> None:
     """Refuse the results of a fit where pictures are expected: they are pictures of components."""
     from ..search.folders import MODEL
@@ -265,7 +289,7 @@ def _factorise(
     interrupted = False
     start = time.perf_counter()
     with spread(pictures, scheduler) as X, warnings_as_notes(notes), progress_bar(notes, settings["max_iter"]) as show:
-        norm = frobenius_norm(pictures.matrix)
+        norm = frobenius_norm(pictures.matrix, pictures.mask)
         if norm == 0:
             note(notes, "warning: every value is 0 (all pictures are black): there is nothing to learn from them")
 
@@ -277,7 +301,8 @@ def _factorise(
 
         estimator = NMF(k, callback=callback, **settings)
         try:
-            W = as_numpy(estimator.fit_transform(X) if H is None else estimator.fit_transform(X, H=H))
+            start_H = {} if H is None else {"H": H}
+            W = as_numpy(estimator.fit_transform(X, mask=pictures.mask, **start_H))
         except KeyboardInterrupt:
             if last is None:
                 raise
@@ -306,7 +331,7 @@ def _factorise(
     if frobenius and norm > 0:
         relative = model.reconstruction_err / norm
         model = dataclasses.replace(model, relative_error=relative)
-    model, shares, stopped = _by_share(model, pictures.matrix, notes)
+    model, shares, stopped = _by_share(model, pictures, notes)
     return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
 
 
@@ -326,7 +351,7 @@ def _end_of(estimator: "NMF") -> Any:
     return types.SimpleNamespace(iteration=int(estimator.n_iter_), loss=loss, seconds=seconds)
 
 
-def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model", "np.ndarray | None", bool]:
+def _by_share(model: "Model", pictures: "Pictures", notes: "Console") -> tuple["Model", "np.ndarray | None", bool]:
     """Return a model with its parts in the order of how much they explain, these shares, and whether Ctrl-C came."""
     import numpy as np
 
@@ -334,7 +359,7 @@ def _by_share(model: "Model", X: "np.ndarray", notes: "Console") -> tuple["Model
 
     stopped, reason = False, ""
     try:
-        shares = explained_share(X, model.W, model.components)
+        shares = explained_share(pictures.matrix, model.W, model.components, mask=pictures.mask)
         order = np.argsort(-shares, kind="stable")
         return model.in_order(order), shares[order], False
     except KeyboardInterrupt:
@@ -501,6 +526,7 @@ def _add_the_rest(
 ) -> dict[str, str | KeyboardInterrupt]:
     """Add originals and plots to the folder of the model; return what could not be made, and why."""
     from ..search.engine import write_rows
+    from ..search.masks import write_mask
 
     missing: dict[str, str | KeyboardInterrupt] = {}
 
@@ -509,6 +535,9 @@ def _add_the_rest(
 
     steps: dict[str, Callable[[Path], None]] = {}
     if keep or (keep is None and pictures.matrix.nbytes <= _KEPT):
+        mask = pictures.mask
+        if mask is not None:
+            steps["mask.npy"] = lambda path: write_mask(mask, path)
         steps["pictures.npy"] = lambda path: write_rows([pictures.matrix], path)
     steps |= {name: drawn(name) for name in ("components.png", "reconstructions.png", "convergence.png")}
     for name, step in steps.items():
@@ -533,7 +562,10 @@ def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
     elif name == "reconstructions.png":
         rows = _examples(pictures)
         titles = [pictures.title(row) for row in rows]
-        axes = plots.reconstructions(pictures.matrix[rows], model.reconstruct(rows), model.shape, titles)
+        made = model.reconstruct(rows)
+        if pictures.mask is not None:  # the picture of the parts, where there was one
+            made[pictures.mask[rows]] = 0
+        axes = plots.reconstructions(pictures.matrix[rows], made, model.shape, titles)
     else:
         relative = math.isfinite(model.relative_error)
         axes = plots.convergence(model.history, norm=result.norm if relative else None, n_iter=model.n_iter)
@@ -594,10 +626,11 @@ def _print_table(result: _Result, pictures: "Pictures", target: Path) -> None:
     if math.isfinite(model.relative_error):
         error = ("relative error", f"{model.relative_error:.6f}")
     else:
-        divergence = model.reconstruction_err**2 / 2 / (n * m)
+        divergence = model.reconstruction_err**2 / 2 / (n * m - model.masked)
         error = ("divergence per entry", f"{divergence:.6g}")
     lines = [
         ("shape", f"{n:,} × {m:,} {pictures.matrix.dtype}{folded}"),
+        *([("masked", masked_text(model.masked, n * m, model.shape))] if model.masked else []),
         ("k", f"{len(model.components)}"),
         *_about_parts(result.shares),
         *_about_runs(model),

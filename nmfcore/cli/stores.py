@@ -35,6 +35,7 @@ def read_store(
     budget of memory a folder of pictures is decoded into a file beside it.
     """
     from ..images import Pictures, cached_images
+    from ..images.sources import check_of_folder
     from ..rows.disk import parse_bytes, source_of
 
     try:
@@ -55,6 +56,7 @@ def read_store(
     if source is None or not (suffix in SUFFIXES or (suffix == ".npy" and memory is not None)):
         return None
     with refusals():
+        check_of_folder(source, **{name: (how or {}).get(name, False) for name in ("fit", "mask_transparent")})
         try:
             matrix = source_of(source, fold=True)
         except (ValueError, OSError) as error:

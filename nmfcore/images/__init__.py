@@ -14,7 +14,7 @@ from .drawn import drawn_faces
 from .folders import load_images
 from .idx import read_idx
 from .pictures import InputError, Pictures
-from .rows import picture_row
+from .rows import picture_and_mask, picture_row
 from .sources import read_source
 from .tables import read_csv
 
@@ -26,6 +26,7 @@ __all__ = [
     "estimator_from",
     "load_images",
     "model_of",
+    "picture_and_mask",
     "picture_row",
     "read_csv",
     "read_idx",

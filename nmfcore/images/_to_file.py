@@ -26,25 +26,65 @@ def check_new(target: Path) -> None:
         raise InputError(f"there is no folder '{target.parent}' to write to: create it first")
 
 
+def mask_beside(target: Path) -> Path:
+    """Return the file that holds the mask of the pictures in `target`."""
+    return target.with_name(f"{target.stem}.mask.npy")
+
+
 def decode_to_file(
-    out: Path, decode: Callable[[np.ndarray], None], kept: list[int], rows: int, shape: Shape
-) -> np.ndarray:
-    """Let `decode` fill a memory-mapped .npy file, and move the rows that are `kept` together."""
+    out: Path,
+    decode: Callable[[np.ndarray, np.ndarray | None], bool],
+    kept: list[int],
+    rows: int,
+    shape: Shape,
+    masks: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Let `decode` fill a memory-mapped .npy file, and move the rows that are `kept` together.
+
+    With `masks`, it fills a file with their mask, too, which is left only if `decode` says that pixels are masked.
+    """
     features = math.prod(shape)
-    free = shutil.disk_usage(out.parent).free
-    if rows * features > free:
+    needed, free = rows * features * (1 + masks), shutil.disk_usage(out.parent).free
+    if needed > free:
         raise InputError(
-            f"'{out}' would take {rows * features / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
+            f"'{out}' would take {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free: "
             "give a smaller size, or another out"
         )
+    beside, some = mask_beside(out), False
+
+    def decode_both(matrix: np.ndarray) -> None:
+        def decode_with(mask: np.ndarray | None) -> None:
+            nonlocal some
+            some = decode(matrix, mask)
+
+        if not masks:
+            decode_with(None)
+            return
+        _fill(beside, decode_with, kept, rows, features, np.dtype(bool))
+        if not some:
+            beside.unlink()
+
+    try:
+        _fill(out, decode_both, kept, rows, features, np.dtype(np.uint8))
+    except BaseException:
+        if some:  # the mask was complete before the pictures were
+            beside.unlink(missing_ok=True)
+        raise
+    return _mapped(out), _mapped(beside) if some else None
+
+
+def _fill(
+    out: Path, fill: Callable[[np.ndarray], None], kept: list[int], rows: int, features: int, dtype: np.dtype
+) -> None:
+    """Let `fill` fill a new memory-mapped .npy file of zeros, and move the rows that are `kept` together."""
     with replacing(out) as file:
-        header = _npy_header(rows, features)
+        header = _npy_header(rows, features, dtype)
         file.write(header)
         file.truncate(len(header) + rows * features)
         file.flush()
         _reserve(file, len(header) + rows * features)
-        matrix = np.memmap(file.name, np.uint8, "r+", len(header), (rows, features))
-        decode(matrix)
+        matrix = np.memmap(file.name, dtype, "r+", len(header), (rows, features))
+        fill(matrix)
         if len(kept) < rows:
             for place, row in enumerate(kept):
                 if place < row:
@@ -52,11 +92,14 @@ def decode_to_file(
         matrix.flush()
         del matrix
         if len(kept) < rows:
-            header = _npy_header(len(kept), features)
+            header = _npy_header(len(kept), features, dtype)
             file.seek(0)
             file.write(header)
             file.truncate(len(header) + len(kept) * features)
         check_new(out)  # the file may have appeared while pictures were decoded
+
+
+def _mapped(out: Path) -> np.ndarray:
     return cast(np.ndarray, np.load(out, mmap_mode="r", allow_pickle=False))
 
 
@@ -71,8 +114,9 @@ def _reserve(file: BinaryIO, size: int) -> None:
             raise
 
 
-def _npy_header(rows: int, features: int) -> bytes:
-    """Return the header of a .npy file of uint8; numpy pads it, so that its length is the same for any shape."""
+def _npy_header(rows: int, features: int, dtype: np.dtype) -> bytes:
+    """Return the header of a .npy file; numpy pads it, so that its length is the same for any shape."""
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (rows, features)})
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (rows, features)}
+    np.lib.format.write_array_header_1_0(head, header)
     return head.getvalue()

@@ -13,15 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from .._files import FileFault, map_npy, replacing, sync_folder
-from ._decoding import Decoding, Mode, check_mode, colour
+from ._decoding import Decoding, Fit, Mode, check_mode, colour
 from ._listing import listing
 from ._progress import Progress
-from .folders import load_images
+from ._to_file import mask_beside
+from .folders import check_fit, load_images
 from .pictures import InputError, Pictures, selection
 
 __all__ = ["cached_images"]
 
-_CACHE, _EARLIER = "nmfcore-pictures-2", ("nmfcore-pictures-1",)
+_CACHE, _EARLIER = "nmfcore-pictures-3", ("nmfcore-pictures-1", "nmfcore-pictures-2")
 
 
 def cached_images(
@@ -36,13 +37,16 @@ def cached_images(
     recursive: bool = False,
     labels: Literal["folder"] | None = "folder",
     exclude: str | Sequence[str] = (),
+    fit: Fit = "stretch",
+    mask_transparent: bool = False,
 ) -> Pictures:
     """Decode a folder of pictures once, into a file beside it, and map that file from then on.
 
     For a folder ``cats``, the matrix lies in ``cats.nmfcore.npy`` and what is known about it in
-    ``cats.nmfcore.json``, the size and date of the matrix included. Both are made anew when one of
-    them is missing, damaged or of another time, when the names, sizes or dates of the picture files
-    have changed, and when pictures are asked for that were decoded in another way.
+    ``cats.nmfcore.json``, the size and date of the matrix included; where pixels are masked, the mask
+    lies in ``cats.nmfcore.mask.npy``. All are made anew when one of them is missing, damaged or of
+    another time, when the names, sizes or dates of the picture files have changed, and when pictures
+    are asked for that were decoded in another way.
 
     Parameters
     ----------
@@ -66,11 +70,16 @@ def cached_images(
         As for `load_images`.
     exclude : str or sequence of str
         As for `load_images`.
+    fit : {"stretch", "letterbox"}
+        As for `load_images`.
+    mask_transparent : bool
+        As for `load_images`.
 
     Returns
     -------
     Pictures
-        ``matrix`` is a read-only memory map of shape (n_pictures, features), uint8.
+        ``matrix`` is a read-only memory map of shape (n_pictures, features), uint8. So is ``mask``, in
+        bool, or it is None.
 
     Raises
     ------
@@ -97,9 +106,11 @@ def cached_images(
     >>> place.cleanup()
     """
     check_mode(mode)
+    check_fit(fit, crop)
     root = Path(os.path.realpath(Path(folder).expanduser()))
     found = listing(root, recursive, exclude)
     matrix, about = (root.with_name(f"{root.name}.nmfcore{suffix}") for suffix in (".npy", ".json"))
+    mask = mask_beside(matrix)
     asked = {
         "format": _CACHE,
         "size": None if size is None else list(size),
@@ -109,8 +120,12 @@ def cached_images(
         "background": list(colour(background)),
         "recursive": recursive,
         "by_folder": labels == "folder",
+        "fit": fit,
+        "mask_transparent": bool(mask_transparent),
         "files": [[name, _size_and_date(file)] for name, file in zip(found.names, found.files, strict=True)],
     }
+    if mask.exists() and not _is_of(mask, bool):
+        raise InputError(f"'{mask}' is in the way, and no mask of pictures: move it")
     cache = _cache(about, matrix)
     pictures = None if cache is None else _pictures(cache, asked, matrix, str(folder), recursive, exclude)
     if pictures is not None:
@@ -118,12 +133,13 @@ def cached_images(
     if cache is not None:  # the description is removed first, so that it never describes another matrix
         about.unlink(missing_ok=True)
         matrix.unlink(missing_ok=True)
+    mask.unlink(missing_ok=True)
     new = root.with_name(f".{root.name}.nmfcore-{secrets.token_hex(6)}.npy")
     try:
         made = load_images(
             folder, size, mode, skip_broken, progress,
             out=new, crop=crop, background=background, recursive=recursive, labels=labels,
-            exclude=exclude,
+            exclude=exclude, fit=fit, mask_transparent=mask_transparent,
         )  # fmt: skip
         cache = {
             **asked,
@@ -133,13 +149,18 @@ def cached_images(
             "skipped": made.skipped,
             "decoding": made.decoding,
         }
+        masked = made.mask is not None
         del made  # Windows renames no file that is mapped
+        stamps = {"matrix": _size_and_date(new), "mask": _size_and_date(mask_beside(new)) if masked else None}
         with replacing(about) as file:  # it describes no matrix until the new one has the right name
-            file.write(json.dumps({**cache, "matrix": _size_and_date(new)}).encode())
+            file.write(json.dumps({**cache, **stamps}).encode())
+        if masked:
+            mask_beside(new).replace(mask)
         new.replace(matrix)
         sync_folder(matrix.parent)
     finally:
         new.unlink(missing_ok=True)
+        mask_beside(new).unlink(missing_ok=True)
     pictures = _pictures(json.loads(about.read_bytes()), asked, matrix, str(folder), recursive, exclude)
     if pictures is None:
         raise InputError(f"'{matrix}' was changed by another program while it was written: run this once more")
@@ -160,7 +181,7 @@ def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
     if not about.exists():
         if not matrix.exists():
             return None
-        if _is_of_pixels(matrix):
+        if _is_of(matrix, np.uint8):
             return {}
         raise InputError(f"'{matrix}' is in the way, and no cache of pictures: move it")
     try:
@@ -169,7 +190,7 @@ def _cache(about: Path, matrix: Path) -> dict[str, Any] | None:
             return cache
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    if matrix.exists() and _is_of_pixels(matrix) and _was_ours(about):
+    if matrix.exists() and _is_of(matrix, np.uint8) and _was_ours(about):
         return {}
     raise InputError(f"'{about}' is in the way, and no cache of pictures: move it")
 
@@ -190,8 +211,11 @@ def _pictures(
     """Return the pictures of a cache; None if it holds others than those asked for, or is damaged."""
     if {name: cache.get(name) for name in asked} != asked or cache.get("matrix") != _size_and_date(matrix):
         return None
+    beside = mask_beside(matrix)
+    if "mask" not in cache or cache["mask"] != _size_and_date(beside):
+        return None
     try:
-        rows = map_npy(matrix)
+        rows, masks = map_npy(matrix), None if cache["mask"] is None else map_npy(beside)
         shape, names, skipped = (tuple(cache[name]) for name in ("shape", "names", "skipped"))
         labels = None if cache["labels"] is None else np.array(cache["labels"], dtype=str)
         decoding = Decoding.of(cache["decoding"], asked["mode"]).plain()
@@ -202,17 +226,18 @@ def _pictures(
             and all(isinstance(side, int) and side > 0 for side in shape)
             and all(isinstance(text, str) for text in (*names, *skipped))
             and (labels is None or labels.shape == (len(names),))
+            and (masks is None or (masks.dtype == bool and masks.shape == rows.shape))
         )
     except (FileFault, OSError, ValueError, KeyError, TypeError):
         return None
     how = selection(recursive, exclude)
-    return Pictures(rows, shape, names, labels, source, skipped, decoding, how) if whole else None
+    return Pictures(rows, shape, names, labels, source, skipped, decoding, how, masks) if whole else None
 
 
-def _is_of_pixels(matrix: Path) -> bool:
-    """Whether a file has the type and the number of dimensions of a cache's matrix."""
+def _is_of(matrix: Path, dtype: type) -> bool:
+    """Whether a file has the type and the number of dimensions of a cache's matrix, or of its mask."""
     try:
         array = map_npy(matrix)
     except (OSError, ValueError):
         return False
-    return bool(array.dtype == np.uint8 and array.ndim == 2)
+    return bool(array.dtype == dtype and array.ndim == 2)

@@ -21,6 +21,7 @@ from ._decoding import (
     SMALL_SHARE,
     Broken,
     Decoding,
+    Fit,
     Look,
     LookFirst,
     Mode,
@@ -38,7 +39,7 @@ from ._decoding import (
 from ._listing import Listing, listing
 from ._progress import Progress, showing
 from ._shared import size_text
-from ._to_file import check_new, decode_to_file
+from ._to_file import check_new, decode_to_file, mask_beside
 from .pictures import InputError, Pictures, Shape, selection
 
 __all__ = ["load_images"]
@@ -63,6 +64,8 @@ def load_images(
     labels: Literal["folder"] | None = "folder",
     exclude: str | Sequence[str] = (),
     decoding: Mapping[str, object] | None = None,
+    fit: Fit = "stretch",
+    mask_transparent: bool = False,
 ) -> Pictures:
     """Decode a folder of pictures into one uint8 matrix, grey or in colour.
 
@@ -80,7 +83,7 @@ def load_images(
     size : tuple of (height, width) or None
         Size of every picture, whatever its proportions. None takes the first picture's size;
         pictures of another size but the same proportions (within 2 %) are resized to it, others
-        are errors: resizing would distort them.
+        are errors: resizing would distort them. (`crop` and `fit` say what else may be done.)
     mode : {"L", "RGB"}
         Grey, or red, green and blue, with 8 bits each. Pictures with more grey levels are scaled by
         one power of two for the whole folder: the least one that brings the highest value of all
@@ -114,22 +117,35 @@ def load_images(
         "*.gif" or "drafts", is compared with the names of files and of subfolders; one with "/", like
         "cats/old*", with paths below `folder`. Defaults to none.
     decoding : mapping or None
-        ``decoding`` of other pictures or of a model, to decode these like those: it replaces `crop`
-        and `background`, and says how many grey levels become 256.
+        ``decoding`` of other pictures or of a model, to decode these like those: it replaces `crop`,
+        `background`, `fit` and `mask_transparent`, and says how many grey levels become 256.
+    fit : {"stretch", "letterbox"}
+        How a picture of other proportions comes to `size`. "letterbox" keeps its proportions: it is
+        made as large as fits, to the nearest pixel, and lies in the middle between bars, which are
+        masked. Then pictures of mixed proportions are taken without a `size`, too. "stretch", the
+        default, distorts pictures to a `size`, and refuses such a mixture without one.
+    mask_transparent : bool
+        Mask transparent pixels, and do not lay pictures on `background`. A pixel that is less than
+        half opaque once the picture has its size is masked; any other has its own colour. False, the
+        default, shows the background through them.
 
     Returns
     -------
     Pictures
         ``matrix`` has shape (n_pictures, height·width), and ``shape`` is (height, width); in colour
-        (n_pictures, height·width·3) and (height, width, 3). uint8.
+        (n_pictures, height·width·3) and (height, width, 3). uint8. ``mask`` is a bool array of the
+        shape of ``matrix``, True where a pixel is masked (in all of its colours), or None where none
+        is; masked pixels are 0. With `out`, it is a memory map of a second file: that of
+        ``cats.npy`` is called ``cats.mask.npy``.
 
     Raises
     ------
     InputError
         When the folder is missing or holds no picture, a picture is broken or of other
-        proportions, or `out` exists or there is no room for it.
+        proportions, every pixel of all pictures is masked, or `out` exists or there is no room for
+        it.
     ValueError
-        When the mode is neither of the two, or a pattern to exclude is no text.
+        When the mode is neither of the two, a pattern to exclude is no text, or `fit` does not go with `crop`.
     ImportError
         When Pillow is missing.
     OSError
@@ -149,17 +165,34 @@ def load_images(
     (('2.png', '10.png'), (4, 6), [2, 10])
     >>> colour.shape, colour.matrix.shape
     ((4, 6, 3), (2, 72))
+
+    Pictures of mixed proportions, between bars that a fit leaves out:
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (4, 4), 9).save(pathlib.Path(folder) / "square.png")
+    ...     Image.new("L", (8, 4), 9).save(pathlib.Path(folder) / "wide.png")
+    ...     pictures = load_images(folder, fit="letterbox")
+    >>> pictures.mask[1].reshape(4, 4).astype(int)
+    array([[1, 1, 1, 1],
+           [0, 0, 0, 0],
+           [0, 0, 0, 0],
+           [1, 1, 1, 1]])
+    >>> from nmfcore import NMF
+    >>> model = NMF(1, solver="hals").fit(pictures.matrix, mask=pictures.mask)
     """
     check_mode(mode)
+    check_fit(fit, crop)
     if labels not in ("folder", None):
         raise ValueError(f'labels must be "folder" or None, got {labels!r}')
-    how = _decoding(decoding, mode, size is not None, crop, background)
+    how = _decoding(decoding, mode, size is not None, crop, background, fit, mask_transparent)
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1 pixels, got {size_text(size)}")
     root = Path(folder).expanduser()
     target = None if out is None else Path(out).expanduser()
     if target is not None:
         check_new(target)
+        if how.masks:
+            check_new(mask_beside(target))
     found = Listing([root], [root.name]) if root.is_file() else listing(root, recursive, exclude)
     given = found.labels() if recursive and labels == "folder" else None
     task = _Task(root, found, given, size, how, skip_broken, target)
@@ -216,12 +249,28 @@ class _NoneLeft(InputError):
     """None of the pictures can be read."""
 
 
+def check_fit(fit: str, crop: bool) -> None:
+    if fit not in ("stretch", "letterbox"):
+        raise ValueError(f'fit must be "stretch" or "letterbox", got {fit!r}')
+    if fit == "letterbox" and crop:
+        raise ValueError(
+            "crop cuts off the edges that letterbox (fit='letterbox') keeps between bars: give one of them"
+        )
+
+
 def _decoding(
-    decoding: Mapping[str, object] | None, mode: Mode, sized: bool, crop: bool, background: str | Sequence[int]
+    decoding: Mapping[str, object] | None,
+    mode: Mode,
+    sized: bool,
+    crop: bool,
+    background: str | Sequence[int],
+    fit: Fit,
+    mask_transparent: bool,
 ) -> Decoding:
     if decoding is not None:
         return Decoding.of(decoding, mode)
-    return Decoding(mode, "cropped" if crop else "stretched" if sized else "kept", colour(background))
+    proportions = "letterboxed" if fit == "letterbox" else "cropped" if crop else "stretched" if sized else "kept"
+    return Decoding(mode, proportions, colour(background), mask_transparent=bool(mask_transparent))
 
 
 @dataclass
@@ -278,35 +327,43 @@ class _Task:
         total = len(pages)
         while size is None and pages:
             try:
-                height, width = decode_picture(pages[0].file, None, how).shape[:2]
+                height, width = decode_picture(pages[0].file, None, how)[0].shape[:2]
                 size = (height, width)
             except Broken as error:
                 refuse(pages[0], str(error))
                 pages = pages[1:]
         kept: list[int] = []
-        black = 0
+        hidden: list[int] = []  # rows of which every pixel is masked
+        black = masked = 0
 
-        def decode(matrix: np.ndarray) -> None:
-            """Fill the rows of the matrix, and note which are good."""
-            nonlocal black
+        def decode(matrix: np.ndarray, masks: np.ndarray | None) -> bool:
+            """Fill the rows of the matrix and of its mask, note which are good; return whether any pixel is masked."""
+            nonlocal black, masked
 
-            def fill(rows: range) -> tuple[list[str | OddShape | None], int]:
+            def fill(rows: range) -> tuple[list[str | OddShape | None], int, Sequence[int]]:
                 reasons: list[str | OddShape | None] = []
                 for run in _of_one_file(pages, rows):
                     numbers = [pages[row].page for row in run]
                     filled = matrix[run.start : run.stop]
-                    reasons += fill_rows(pages[run.start].file, numbers, filled, size, how)  # type: ignore[arg-type]
+                    beside = None if masks is None else masks[run.start : run.stop]
+                    reasons += fill_rows(pages[run.start].file, numbers, filled, size, how, beside)  # type: ignore[arg-type]
                 good = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-                return reasons, sum(not matrix[row].any() for row in good)
+                counts = [0 if masks is None else int(masks[row].sum()) for row in good]
+                dark = sum(not matrix[row].any() for row in good) - counts.count(features)
+                return reasons, dark, counts
 
             tasks = list(_tasks(pages))
             pool = ThreadPoolExecutor(_cpus(), thread_name_prefix="nmfcore-pictures")
             try:
-                for rows, (reasons, dark) in zip(tasks, pool.map(fill, tasks), strict=True):
+                for rows, (reasons, dark, counts) in zip(tasks, pool.map(fill, tasks), strict=True):
                     black += dark
+                    masked += sum(counts)
+                    left = iter(counts)
                     for row, reason in zip(rows, reasons, strict=True):
                         if reason is None:
                             kept.append(row)
+                            if next(left) == features:
+                                hidden.append(row)
                         else:
                             refuse(pages[row], reason)
                     if progress is not None:
@@ -315,6 +372,12 @@ class _Task:
                 pool.shutdown(wait=True, cancel_futures=True)
             if not kept:
                 raise _NoneLeft(none_left())
+            if len(hidden) == len(kept):
+                raise InputError(
+                    f"every pixel of all {len(kept):,} pictures of '{self.root}' is transparent, so that all are "
+                    "masked: do not mask transparent pixels here"
+                )
+            return masked > 0
 
         def none_left() -> str:
             return f"none of the {total} pictures in '{self.root}' can be read; the first: {skipped[0]}"
@@ -322,20 +385,26 @@ class _Task:
         if size is None:
             raise _NoneLeft(none_left())
         shape: Shape = size if how.mode == "L" else (*size, 3)
+        features = math.prod(shape)
+        masks: np.ndarray | None
         if self.out is None:
-            matrix = _allocate(self.root, len(pages), shape)
-            decode(matrix)
+            matrix, masks = _allocate(self.root, len(pages), shape, how.masks)
+            masks = masks if decode(matrix, masks) else None
             if len(kept) < len(matrix):
-                matrix = matrix[kept]
+                matrix, masks = matrix[kept], None if masks is None else masks[kept]
         else:
-            matrix = decode_to_file(self.out, decode, kept, len(pages), shape)
+            matrix, masks = decode_to_file(self.out, decode, kept, len(pages), shape, how.masks)
+        if hidden:
+            some = f"{len(hidden):,} of {len(kept):,} pictures of '{self.root}' are"
+            some = some if len(hidden) > 1 else f"'{pages[hidden[0]].file}' is"
+            logger.info("%s transparent everywhere: all pixels are masked", some)
         if black == len(kept):
             self.said.append(f"all {black:,} pictures of '{self.root}' are black: every pixel of them is 0")
         elif black:
             logger.info("%s of %s pictures of '%s' are black", f"{black:,}", f"{len(kept):,}", self.root)
         names = tuple(pages[row].name for row in kept)
         labels = None if self.labels is None else np.array([pages[row].label for row in kept])
-        return Pictures(matrix, shape, names, labels, str(self.root), tuple(skipped), how.plain())
+        return Pictures(matrix, shape, names, labels, str(self.root), tuple(skipped), how.plain(), mask=masks)
 
     def _looks(self) -> list[Look | None]:
         """Return what is known of each file before it is decoded; None for one that cannot be read."""
@@ -410,11 +479,11 @@ class _Task:
 
 def _advice(odd_shape: bool, whose: str) -> str:
     if odd_shape and whose.endswith("model"):
-        return "crop the picture, or fit with --crop or --size"
+        return "crop the picture, or fit with --letterbox, --crop or --size"
     if odd_shape:
         return (
-            "give --size HEIGHTxWIDTH to resize all to one size, --crop to cut off their edges, or --skip-broken to "
-            "leave them out"
+            "give --size HEIGHTxWIDTH to resize all to one size, --crop to cut off their edges, --letterbox to keep "
+            "their proportions between masked bars, or --skip-broken to leave them out"
         )
     return "repair or remove it, or give --skip-broken to leave it out"
 
@@ -445,15 +514,16 @@ def _of_one_file(pages: Sequence[_Page], rows: range) -> Iterator[range]:
         yield range(start, rows.stop)
 
 
-def _allocate(root: Path, rows: int, shape: Shape) -> np.ndarray:
+def _allocate(root: Path, rows: int, shape: Shape, masks: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a matrix for the pictures, and one of False for their mask; memory of rows without one is not touched."""
     features = math.prod(shape)
-    memory = machine_memory()
-    if memory is not None and rows * features > memory:
+    needed, memory = rows * features * (1 + masks), machine_memory()
+    if memory is not None and needed > memory:
         raise InputError(
-            f"{rows} pictures of {size_text((shape[0], shape[1]))} from '{root}' need {rows * features / 1e9:.1f} GB, "
+            f"{rows} pictures of {size_text((shape[0], shape[1]))} from '{root}' need {needed / 1e9:.1f} GB, "
             f"this machine has {memory / 1e9:.1f} GB: give a smaller --size HEIGHTxWIDTH, or a file to hold them (out=)"
         )
-    return np.empty((rows, features), np.uint8)
+    return np.empty((rows, features), np.uint8), np.zeros((rows, features), bool) if masks else None
 
 
 def _cpus() -> int:

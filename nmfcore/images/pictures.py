@@ -55,11 +55,16 @@ class Pictures:
         One sentence per picture that was left out.
     decoding : dict or None
         How picture files became rows, so that others can be decoded alike: "proportions" ("kept",
-        "stretched" or "cropped"), "background" ("#rrggbb"), and "levels", the number of grey levels
-        that became 256. None where no picture file was decoded.
+        "stretched", "cropped" or "letterboxed"), "background" ("#rrggbb"), "levels", the number of grey
+        levels that became 256, and "mask_transparent" where transparent pixels were masked. None where
+        no picture file was decoded.
     selection : dict or None
         Which files of a folder were taken, so that it can be looked through alike: "recursive" and
         "exclude", as `load_images` has them. None where it was no folder.
+    mask : ndarray or memmap of shape (n_samples, n_features), bool, or None
+        True where a pixel is no part of its picture: on the bars of a letterbox, or transparent.
+        ``NMF().fit(matrix, mask=mask)`` leaves these pixels out. In colour, all three numbers of a
+        pixel are masked. None where nothing is.
 
     Examples
     --------
@@ -77,13 +82,15 @@ class Pictures:
     skipped: tuple[str, ...] = ()
     decoding: dict[str, object] | None = None
     selection: dict[str, object] | None = None
+    mask: np.ndarray | None = None
 
     __module__ = "nmfcore.images"  # the name that is imported
 
     def __repr__(self) -> str:
         n, m = self.matrix.shape
         folded = "" if self.shape is None else f" ({'×'.join(map(str, self.shape))})"
-        known = [what for what in ("names", "labels") if getattr(self, what) is not None]
+        known = [what for what in ("names", "labels", "mask") if getattr(self, what) is not None]
+        known = [", ".join(known[:-1]), known[-1]] if len(known) > 1 else known
         also = f", with {' and '.join(known)}" if known else ""
         return f"Pictures of '{self.source}': {n:,} rows × {m:,} features{folded}, {self.matrix.dtype}{also}"
 

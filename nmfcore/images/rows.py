@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._decoding import Broken, Decoding, Mode, OddShape, decode_picture, pillow
+from ._decoding import Broken, Decoding, Mode, OddShape, decode_picture, pillow, row_of
 from .pictures import InputError, Shape
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ._decoding import File
 
-__all__ = ["picture_row"]
+__all__ = ["picture_and_mask", "picture_row"]
 
 
 def picture_row(
@@ -44,7 +44,8 @@ def picture_row(
         The picture shape of the model.
     decoding : mapping or None
         ``decoding`` of the model, so that the picture is treated like those that it was made of: one
-        of other proportions is refused, distorted or cropped as they were. None distorts it.
+        of other proportions is refused, distorted, cropped or letterboxed as they were. None distorts
+        it. (`picture_and_mask` says which pixels are masked; here they are 0.)
 
     Returns
     -------
@@ -68,6 +69,49 @@ def picture_row(
     Traceback (most recent call last):
     nmfcore.images.InputError: what was given is not a picture that can be read
     """
+    return picture_and_mask(picture, shape, decoding=decoding)[0]
+
+
+def picture_and_mask(
+    picture: str | os.PathLike[str] | bytes | bytearray | memoryview | File | np.ndarray,
+    shape: Shape,
+    *,
+    decoding: Mapping[str, object] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Make one picture a row like those of a model, as `picture_row` does, with the mask that belongs to it.
+
+    Parameters
+    ----------
+    picture : path-like, bytes, binary file, PIL.Image.Image or ndarray
+        As for `picture_row`.
+    shape : tuple of (height, width) or (height, width, 3)
+        The picture shape of the model.
+    decoding : mapping or None
+        ``decoding`` of the model: if its pictures were letterboxed, so is this one; if transparent pixels were masked,
+        so are those of this one. None distorts the picture, and masks nothing.
+
+    Returns
+    -------
+    row : ndarray of shape (height·width,) or (height·width·3,), uint8
+        0 where it is masked.
+    mask : ndarray of that shape, bool, or None
+        True where a pixel is masked, for ``transform(row[None], mask=mask[None])``; None where none is.
+
+    Raises
+    ------
+    InputError
+        As `picture_row`, and when every pixel is masked.
+    ImportError
+        When Pillow is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.images import picture_and_mask
+    >>> row, mask = picture_and_mask(np.full((2, 6), 7, np.uint8), (3, 3), decoding={"proportions": "letterboxed"})
+    >>> row.tolist(), mask.astype(int).tolist()
+    ([0, 0, 0, 7, 7, 7, 0, 0, 0], [1, 1, 1, 0, 0, 0, 1, 1, 1])
+    """
     shape = tuple(shape)
     if len(shape) not in (2, 3) or min(shape) < 1 or shape[2:] not in ((), (3,)):
         raise InputError(f"a picture's shape must be (height, width) or (height, width, 3), got {shape}")
@@ -84,9 +128,12 @@ def picture_row(
             picture = Path(picture).expanduser()
             name = f"'{picture}'"
         how = Decoding.of({"proportions": "stretched"} if decoding is None else decoding, mode)
-        return decode_picture(picture, (shape[0], shape[1]), how).reshape(-1)
+        pixels, mask = decode_picture(picture, (shape[0], shape[1]), how)
+        if mask is not None and mask.all():
+            raise Broken("is transparent everywhere, and transparent pixels are masked: give one that shows something")
+        return pixels.reshape(-1), None if mask is None else row_of(mask, shape)
     except OddShape as error:
-        raise InputError(f"{name} {error}: crop the picture, or fit with --crop or --size") from error
+        raise InputError(f"{name} {error}: crop the picture, or fit with --letterbox, --crop or --size") from error
     except Broken as error:
         raise InputError(f"{name} {error}") from error
 

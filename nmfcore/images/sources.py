@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 
 from .._files import FileFault, check_regular, shortened
-from ._decoding import Broken, Mode, look, picture_suffixes
+from ._decoding import Broken, Fit, Mode, look, picture_suffixes
 from ._progress import Progress
 from ._shared import sentences, size_text
 from .arrays import named, read_npy
-from .folders import load_images
+from .folders import check_fit, load_images
 from .idx import _idx_header, read_idx
 from .pictures import InputError, Pictures
 from .tables import read_csv
@@ -38,6 +38,8 @@ def read_source(
     labels: Literal["folder"] | None = "folder",
     exclude: str | Sequence[str] = (),
     decoding: Mapping[str, object] | None = None,
+    fit: Fit = "stretch",
+    mask_transparent: bool = False,
 ) -> Pictures:
     """Read pictures from a folder or a file, whatever its kind.
 
@@ -68,6 +70,10 @@ def read_source(
         As for `load_images`.
     decoding : mapping or None
         As for `load_images`.
+    fit : {"stretch", "letterbox"}
+        As for `load_images`. "letterbox" is refused for a matrix, whose rows are pictures of one size.
+    mask_transparent : bool
+        As for `load_images`; refused for a matrix.
 
     Returns
     -------
@@ -89,7 +95,9 @@ def read_source(
     Traceback (most recent call last):
     nmfcore.images.InputError: there is no file or folder 'no/such/file.csv': check the path
     """
+    check_fit(fit, crop)
     if source is None:
+        check_of_folder("digits", fit, mask_transparent)
         return _with_size(_read_digits(), size)
     path, name = named(source)
     try:
@@ -97,10 +105,11 @@ def read_source(
             return load_images(
                 path, size, mode, skip_broken, progress,
                 crop=crop, background=background, recursive=recursive, labels=labels, exclude=exclude,
-                decoding=decoding,
+                decoding=decoding, fit=fit, mask_transparent=mask_transparent,
             )  # fmt: skip
         if not path.exists():
             raise InputError(f"there is no file or folder '{path}': check the path")
+        check_of_folder(str(path), fit, mask_transparent)
         with sentences(path):
             check_regular(path)
         if name and path.suffix.lower() != ".npz":
@@ -108,6 +117,24 @@ def read_source(
         return _with_size(_reader(path)(Path(f"{path}::{name}") if name else path), size)
     except (PermissionError, IsADirectoryError) as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def check_of_folder(source: str, fit: Fit, mask_transparent: bool) -> None:
+    """Raise InputError if something is asked for that only pictures of a folder can have.
+
+    Parameters
+    ----------
+    source : str
+        The matrix.
+    fit : {"stretch", "letterbox"}
+    mask_transparent : bool
+    """
+    for given, what in ((fit == "letterbox", "letterbox"), (mask_transparent, "mask-transparent")):
+        if given:
+            raise InputError(
+                f"--{what} is for pictures of a folder, and '{shortened(source)}' is a matrix: leave it out, and give "
+                "NMF.fit a mask for a matrix"
+            )
 
 
 def _is_stack(path: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from .._text import FAINT, UNSTABLE, part_name, printable, share_text
+from .._text import FAINT, UNSTABLE, masked_text, part_name, printable, share_text
 from ..analysis import (
     class_means,
     clusters,
@@ -30,23 +30,26 @@ from ..analysis import (
 from ..images import InputError
 from ..images.thumbnails import brightness, data_uri, part_png, picture_png
 from ..plots._loading import load_matplotlib
+from ..plots._shared import BLUE
 from ..search.engine import SearchEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from jinja2 import Template
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
     from ..search.engine import Found
+    from ..search.masks import PictureMasks
 
 __all__ = ["report"]
 
 Array = NDArray[Any]
 
 _LONGEST = 128  # pixels of a picture's longer side
-_EXAMPLES, _RANKED = 12, 8  # pictures shown
+_EXAMPLES, _RANKED, _FILLED = 12, 8, 9  # pictures shown
+_MASKED = tuple(int(BLUE[at : at + 2], 16) / 255 for at in (1, 3, 5))  # the colour of masked pixels
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLUSTERS, _MEMBERS = 8, 9  # groups of pictures, and how many of each are shown
 _CLASSES = 30  # more classes than this are no classes but names
@@ -61,6 +64,7 @@ _OPTIONS = {
     "--tol": "tol",
     "--seed": "random_state",
 }
+_PREPARED = {"cropped": "--crop", "letterboxed": "--letterbox"}
 
 
 def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str | None = None) -> str:
@@ -101,6 +105,7 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
     sections = {
         "parts": drawing.parts(),
         "stability": drawing.stability(),
+        "filled": drawing.filled(),
         "examples": drawing.pairs(drawing.examples()),
         "ranked": drawing.ranked(),
         "convergence": drawing.convergence(),
@@ -125,7 +130,11 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
 
 def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the anchor and the heading of every section that is on the page."""
-    headings = {"examples": "Reconstructions", "stability": "How many parts, how stable"}
+    headings = {
+        "filled": "Masked and filled in",
+        "examples": "Reconstructions",
+        "stability": "How many parts, how stable",
+    }
     contents = []
     for name, section in sections.items():
         titles = [title for title, _ in section] if name == "ranked" else [headings.get(name, name.capitalize())]
@@ -171,14 +180,16 @@ class _Drawing:
         self.missing, self.X, self.top, self.errors = "", None, 1.0, None
         self.components = np.asarray(self.model.components, dtype=np.float64)
         self.shares: Array | None = None
+        self.masks: PictureMasks | None = None
         try:
-            self.X = engine.matrix()
+            X, self.masks = engine.matrix(), engine.masks
         except InputError as error:
             self.missing = str(error)
             return
-        self.top = brightness(self.X)
-        self.errors = reconstruction_errors(self.X, self.model.W, self.components)
-        self.shares = explained_share(self.X, self.model.W, self.components)
+        self.X = X
+        self.top = brightness(X)
+        self.errors = reconstruction_errors(X, self.model.W, self.components, mask=self.masks)
+        self.shares = explained_share(X, self.model.W, self.components, mask=self.masks)
 
     def title(self) -> str:
         source = self.model.source.rstrip("/").rpartition("/")[2] or "a matrix"
@@ -189,6 +200,8 @@ class _Drawing:
         n, m = len(model.W), model.components.shape[1]
         folded = "" if shape is None else f", {shape[0]}×{shape[1]}{' in colour' if len(shape) == 3 else ''}"
         facts = [("pictures" if shape else "rows", f"{n:,}{folded}"), ("features", f"{m:,}")]
+        if model.masked:
+            facts.append(("masked", masked_text(model.masked, n * m, shape)))
         if math.isfinite(model.relative_error):
             facts.append(("relative error", f"{model.relative_error:.4f}"))
         facts.append(("iterations", f"{model.n_iter:,}"))
@@ -217,6 +230,11 @@ class _Drawing:
                 words += [option] if value is True else [option, str(value)]
         if self.shape is not None and model.names is not None:  # of a folder, whose pictures are resized
             words += ["--size", f"{self.shape[0]}x{self.shape[1]}", *(["--rgb"] if len(self.shape) == 3 else [])]
+            how = model.decoding or {}
+            proportions, background = (str(how.get(name)) for name in ("proportions", "background"))
+            words += [_PREPARED[proportions]] if proportions in _PREPARED else []
+            words += ["--mask-transparent"] if how.get("mask_transparent") else []
+            words += ["--background", background] if how and background != "#ffffff" else []
         return shlex.join(words)
 
     # --- pictures ---------------------------------------------------------------------------------
@@ -295,6 +313,9 @@ class _Drawing:
             return []
         rows = np.asarray(rows, dtype=np.int64)
         originals, made = self.engine.originals(rows), self.engine.reconstructions(rows)
+        if self.masks is not None:  # both are compared where there is a picture
+            hidden = self.masks[rows]
+            originals, made = np.where(hidden, 0, originals), np.where(hidden, 0, made)
         return [
             {
                 "title": self.engine.title(int(row)),
@@ -304,6 +325,39 @@ class _Drawing:
             }
             for row, original, reconstruction in zip(rows, originals, made, strict=True)
         ]
+
+    def filled(self) -> dict[str, object] | None:
+        """Show some pictures with masked pixels, what of them was observed, and how the parts fill in the rest."""
+        if self.masks is None or self.X is None or self.shape is None:
+            return None
+        counts = self.masks.counts()
+        some = np.flatnonzero((counts > 0) & (counts < self.masks.shape[1]))
+        whole = int((counts == self.masks.shape[1]).sum())
+        rows = some[np.unique(np.linspace(0, len(some) - 1, min(len(some), _FILLED)).round()).astype(np.int64)]
+        tiles = []
+        for row, original, made in zip(
+            rows.tolist(), self.engine.originals(rows), self.engine.reconstructions(rows), strict=True
+        ):
+            mask = self.masks[np.array([row])][0]
+            tiles.append(
+                {
+                    "title": self.engine.title(row),
+                    "observed": self.masked_picture(original, mask),
+                    "filled": self.picture(np.where(mask, made, original)),
+                    "share": _percent(counts[row] / self.masks.shape[1]),
+                }
+            )
+        told = masked_text(int(counts.sum()), math.prod(self.masks.shape), self.shape)
+        return {"tiles": tiles, "pixels": told, "pictures": f"{len(some) + whole:,}", "whole": whole}
+
+    def masked_picture(self, pixels: Array, mask: Array) -> str:
+        """Draw a picture with its masked pixels in blue."""
+        assert self.shape is not None
+        height, width = self.shape[:2]
+        levels = np.clip(np.asarray(pixels, np.float64).reshape(height, width, -1) / self.top, 0, 1)
+        hidden = mask.reshape(height, width, -1).any(axis=2, keepdims=True)
+        coloured = np.where(hidden, _MASKED, levels)
+        return data_uri(picture_png(coloured.reshape(-1), (height, width, 3), 1.0, _LONGEST))
 
     def examples(self) -> Array:
         """Take one picture of each class where there are a few, else some evenly spread."""
@@ -318,9 +372,18 @@ class _Drawing:
         """Find the pictures that are reconstructed best, and worst."""
         if self.X is None or self.errors is None or self.shape is None:
             return []
-        norms = np.array([np.linalg.norm(np.asarray(row, dtype=np.float64)) for row in self.X])
+        norms = np.array([np.linalg.norm(row) for row in self.observed()])
         best, worst = rank(self.errors * np.where(norms > 0, norms, 1), min(_RANKED, len(self.errors) // 2 or 1))
         return [("Reconstructed best", self.pairs(best)), ("Reconstructed worst", self.pairs(worst))]
+
+    def observed(self) -> Iterator[Array]:
+        """Yield the originals in float64, one after the other, with 0 where they are masked."""
+        assert self.X is not None
+        for number, row in enumerate(self.X):
+            row = np.array(row, dtype=np.float64)
+            if self.masks is not None:
+                row[self.masks[number : number + 1][0]] = 0
+            yield row
 
     # --- curves -----------------------------------------------------------------------------------
 

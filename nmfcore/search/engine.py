@@ -5,6 +5,7 @@ by their cosine (`similarity`). It lives in a folder, the one that ``nmfcore fit
 
     model.npz      what was learned, readable by `nmfcore.load`
     pictures.npy   the originals, a row each; memory-mapped when the folder is loaded
+    mask.npy       a bit for each of their pixels, set where it is masked; only where some are
     search.json    the space that similarity is measured in, where it is not the default
 """
 
@@ -25,15 +26,16 @@ from numpy.typing import NDArray
 from .._files import replacing
 from .._text import printable
 from ..estimators.progress_bar import fit_shown
-from ..images import InputError, Pictures, picture_row, read_source
+from ..images import InputError, Pictures, picture_and_mask, read_source
 from ..images.pictures import Shape
-from ..models import Model, ModelFileError, estimator_from, model_of, save
+from ..models import Model, ModelFileError, estimator_from, may_be_masked, model_of, save
 from ..models import load as load_model
 from .cosine import cosine_topk
 from .duplicates import KINDS, Duplicates
 from .finding import MAX_PAIRS, find_duplicates
-from .folders import MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
+from .folders import MASK, MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
 from .manifest import Manifest, looked_at, noted
+from .masks import PictureMasks, write_mask
 from .names import hint, meant
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
@@ -95,6 +97,8 @@ class Found:
         The pictures of the query, with their weights.
     offset : int
         How many better ones were skipped.
+    mask : ndarray of shape (n_features,), bool, or None
+        Where the query itself is masked; None where it is not, and for a row of the engine.
 
     Examples
     --------
@@ -119,6 +123,7 @@ class Found:
     titles: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
     offset: int = 0
+    mask: Array | None = None
     _pixels_of: Callable[[Array], tuple[Array, Shape]] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -255,6 +260,7 @@ class SearchEngine:
         self._model: Model | None = None
         self._estimator: NMF | MiniBatchNMF | None = None
         self._rows: Stack | None = None
+        self._hidden: PictureMasks | None = None
         self._folder: Path | None = None
         self._saved: _Saved | None = None
 
@@ -275,7 +281,7 @@ class SearchEngine:
         ----------
         source : path-like, Pictures, or array-like of shape (n, n_features), (n, height, width) or (…, 3)
             A folder of pictures, a file as `nmfcore.images.read_source` takes it, "digits" for scikit-learn's digits,
-            or the pictures themselves.
+            or the pictures themselves; a fit leaves out what `Pictures.mask`, or a masked array, masks.
         size : tuple of (height, width) or None
             Size that a folder's pictures are resized to; for a matrix, how a row folds to a picture.
         rgb : bool
@@ -313,18 +319,26 @@ class SearchEngine:
         pictures = _pictures(source, size, rgb, skip_broken, progress)
         files = noted(pictures, records)
         estimator = NMF(**self.settings)
-        norm = frobenius_norm(pictures.matrix)
+        norm = frobenius_norm(pictures.matrix, pictures.mask)
         with fit_shown(estimator, norm, progress is True):
-            W = estimator.fit_transform(pictures.matrix)
+            W = estimator.fit_transform(pictures.matrix, mask=pictures.mask)
         relative = math.nan
         if estimator.beta_loss in ("frobenius", 2) and norm > 0:
             relative = float(estimator.reconstruction_err_) / norm
         model = model_of(estimator, W, pictures, relative_error=relative, files=files)
-        self._set(model, Stack(pictures.matrix), None)
+        masks = None if pictures.mask is None else PictureMasks.of(pictures.mask)
+        self._set(model, Stack(pictures.matrix), None, masks)
         return self
 
     @classmethod
-    def from_model(cls, model: Model, pictures: ArrayLike | None = None, *, space: str = "codes") -> SearchEngine:
+    def from_model(
+        cls,
+        model: Model,
+        pictures: ArrayLike | None = None,
+        *,
+        space: str = "codes",
+        mask: ArrayLike | None = None,
+    ) -> SearchEngine:
         """Make an engine of a model that is already there.
 
         Parameters
@@ -335,6 +349,9 @@ class SearchEngine:
             The originals; without them they are looked for at the model's source when they are needed.
         space : {"codes", "reconstruction", "centred"}
             Where similarity is measured.
+        mask : array-like of shape (n, n_features), bool, or None
+            Where the originals are masked. None, the default, means nowhere, or as at the model's source where the
+            model says that pixels are masked.
 
         Returns
         -------
@@ -343,7 +360,7 @@ class SearchEngine:
         Raises
         ------
         ValueError
-            When the space is unknown, or the pictures are not those of the model.
+            When the space is unknown, or the pictures or the mask are not those of the model.
         ModelFileError
             When the model was made by an estimator that this nmfcore does not have.
         """
@@ -353,7 +370,13 @@ class SearchEngine:
                 f"the pictures {stack.shape} are not those of the model: it was made of {len(model.W):,} rows of "
                 f"{model.components.shape[1]} features"
             )
-        return cls._of(model, stack, None, space)
+        hidden = None if mask is None else np.asarray(mask)
+        if hidden is not None and (hidden.dtype != bool or hidden.shape != (len(model.W), model.components.shape[1])):
+            raise ValueError(
+                f"the mask holds {hidden.dtype} of shape {hidden.shape}: give booleans, one for each entry of the "
+                f"{len(model.W):,} rows of {model.components.shape[1]} features"
+            )
+        return cls._of(model, stack, None, space, None if hidden is None else PictureMasks.of(hidden))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, space: str | None = None) -> SearchEngine:
@@ -391,7 +414,10 @@ class SearchEngine:
         saved = _Saved.of(home)
         model = load_model(path)
         stack = Stack(_mapped(home / PICTURES, model), places=model.places) if saved.pictures else None
-        engine = cls._of(model, stack, home, _saved_space(home) if space is None else space)
+        masks = None
+        if model.masked and (home / MASK).exists():
+            masks = PictureMasks.read(home / MASK, len(model.W), model.components.shape[1])
+        engine = cls._of(model, stack, home, _saved_space(home) if space is None else space, masks)
         engine._saved = saved
         return engine
 
@@ -431,9 +457,12 @@ class SearchEngine:
             self._save_what_is_new(home)
             return
         originals = self._originals() if pictures else None
+        masks = self.masks if pictures else None
         with replaced_folder(home) as folder:
             if originals is not None:
                 write_rows([originals], folder / PICTURES)
+            if masks is not None:
+                write_mask(masks, folder / MASK)
             _save_space(folder / SETTINGS, self.space)
             save(model, folder / MODEL)
 
@@ -441,6 +470,8 @@ class SearchEngine:
         """Whether the engine was loaded from a folder, with or without originals, so that what it has is there."""
         saved, stack = self._saved, self._rows
         if saved is None or self._folder is None or saved.pictures != pictures or not saved.at(home):
+            return False
+        if self.model.masked:  # whose masks are written as a whole
             return False
         return not pictures or (stack is not None and stack.dtype == stack.blocks[0].dtype)
 
@@ -465,16 +496,18 @@ class SearchEngine:
             self._rows = Stack(_mapped(home / PICTURES, model), places=model.places)
 
     @classmethod
-    def _of(cls, model: Model, rows: Stack | None, folder: Path | None, space: str) -> SearchEngine:
+    def _of(
+        cls, model: Model, rows: Stack | None, folder: Path | None, space: str, masks: PictureMasks | None = None
+    ) -> SearchEngine:
         engine = cls(len(model.components), space=space)
         engine.settings = dict(model.parameters)
-        engine._set(model, rows, folder)
+        engine._set(model, rows, folder, masks)
         return engine
 
-    def _set(self, model: Model, rows: Stack | None, folder: Path | None) -> None:
+    def _set(self, model: Model, rows: Stack | None, folder: Path | None, masks: PictureMasks | None = None) -> None:
         if model.places is not None:  # the stack has them
             model = dataclasses.replace(model, places=None)
-        self._model, self._rows, self._folder = model, rows, folder
+        self._model, self._rows, self._folder, self._hidden = model, rows, folder, masks
         self._estimator = estimator_from(model)
         self._spaces: dict[str, Space] = {}
         self._numbers: dict[str, int] = {}
@@ -583,10 +616,30 @@ class SearchEngine:
             return stack.blocks[0]
         return stack.take(np.arange(len(stack)))
 
+    @property
+    def masks(self) -> PictureMasks | None:
+        """Which pixels of the originals are masked: ``masks[rows]`` is bool, (n_rows, n_features). None: no pixel is.
+
+        Where the engine was loaded from a folder without them, they are made again from the model's source, or
+        InputError says that it is no longer there.
+        """
+        if self._hidden is None and self.model.masked:
+            self._read_again()
+        return self._hidden
+
     def _originals(self) -> Stack:
         if self._rows is None:
-            self._rows = Stack(_from_source(self.model, self._folder))
+            self._read_again()
+        assert self._rows is not None
         return self._rows
+
+    def _read_again(self) -> None:
+        """Read the originals, and their masks, from where they came from."""
+        pictures = _from_source(self.model, self._folder, PICTURES if self._rows is None else MASK)
+        self._rows = self._rows or Stack(pictures.matrix)
+        if self._hidden is None and self.model.masked:
+            mask = pictures.mask
+            self._hidden = PictureMasks.of_none(*pictures.matrix.shape) if mask is None else PictureMasks.of(mask)
 
     def _space(self, name: str | None = None) -> Space:
         """Return a space, made at its first use; None is the engine's own."""
@@ -620,7 +673,8 @@ class SearchEngine:
         query : int, str, path-like, file, PIL image, array-like of shape (n_features,) or the picture's own, or a list
             A row number, a name, a picture file, or a picture; or several of them in a list. A list of n_features
             numbers is one picture, unless it has as many weights. Rows of the engine that are in the query are never
-            found.
+            found. A picture is brought to the form of the engine's (between bars, say, that are masked), and
+            coded by what is not masked; of a masked array, which has the engine's form, what its mask leaves.
         n : int
             How many to find.
         similar : bool
@@ -695,6 +749,7 @@ class SearchEngine:
             titles,
             terms,
             int(offset),
+            terms[0].mask if len(terms) == 1 else None,
         )
         if self.model.shape is not None:  # a notebook then shows the pictures
             object.__setattr__(found, "_pixels_of", self._found_pixels)
@@ -707,8 +762,8 @@ class SearchEngine:
         numbers = checked_weights(weights, len(queries))
         terms = []
         for one, weight in zip(queries, numbers, strict=True):
-            row, title, code, pixels = self._resolve(one)
-            terms.append(Term(title, row, weight, code, pixels))
+            row, title, code, pixels, mask = self._resolve(one)
+            terms.append(Term(title, row, weight, code, pixels, mask))
         return tuple(terms)
 
     def _aim(self, terms: Sequence[Term], place: Space) -> tuple[Array, Array]:
@@ -805,12 +860,15 @@ class SearchEngine:
             When the source cannot be read, or holds rows of another width.
         """
         shape, m = self.shape, self.model.components.shape[1]
+        if may_be_masked(self.model.decoding):
+            self._check_masked()
         size = None if shape is None else (shape[0], shape[1])
         if shape is not None and isinstance(source, str | os.PathLike):
             path = Path(source).expanduser()
             if path.is_file() and _is_picture_file(path):
-                row = picture_row(path, shape, decoding=self.model.decoding or {})
-                return Pictures(row[None], shape, (path.name,), None, str(path))
+                row, mask = picture_and_mask(path, shape, decoding=self.model.decoding or {})
+                hidden = None if mask is None else mask[None]
+                return Pictures(row[None], shape, (path.name,), None, str(path), mask=hidden)
         folder = isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir()
         rgb = shape is not None and len(shape) == 3
         decoding = (self.model.decoding or {}) if folder else None
@@ -837,14 +895,15 @@ class SearchEngine:
         Returns
         -------
         ndarray of shape (n, k), float32 or float64
-            A row's code does not depend on the other rows.
+            A row's code does not depend on the other rows. Masked pixels have no part in it.
 
         Raises
         ------
         InputError
             When the source cannot be read, or holds rows of another width.
         """
-        return self._coded(self.read(source, skip_broken=skip_broken, progress=progress).matrix)
+        pictures = self.read(source, skip_broken=skip_broken, progress=progress)
+        return self._coded(pictures.matrix, pictures.mask)
 
     def add(self, source: Given, *, skip_broken: bool = False, progress: Progress | None = None) -> Array:
         """Add pictures, coded by the parts that were learned; the parts stay as they are.
@@ -880,7 +939,12 @@ class SearchEngine:
         pictures = self.read(source, skip_broken=skip_broken, progress=progress)
         model, old = self.model, len(self)
         stack = self._originals().below(pictures.matrix)
-        codes = self._coded(pictures.matrix)
+        codes = self._coded(pictures.matrix, pictures.mask)
+        masks, masked = self.masks, 0 if pictures.mask is None else int(np.count_nonzero(pictures.mask))
+        if masks is not None or masked:
+            masks = PictureMasks.of_none(old, stack.shape[1]) if masks is None else masks
+            new = PictureMasks.of_none(len(codes), stack.shape[1])
+            masks = masks.below(new if pictures.mask is None else PictureMasks.of(pictures.mask))
         names = None
         if model.names is not None or pictures.names is not None:
             before = model.names or tuple(f"row {row}" for row in range(old))
@@ -888,7 +952,8 @@ class SearchEngine:
             names = before + after
         labels = _joined(model.labels, pictures.labels, old, len(codes))
         W = np.concatenate([model.W, codes.astype(model.W.dtype, copy=False)])
-        self._set(dataclasses.replace(model, W=W, names=names, labels=labels), stack, self._folder)
+        changed = dataclasses.replace(model, W=W, names=names, labels=labels, masked=model.masked + masked)
+        self._set(changed, stack, self._folder, masks)
         return np.arange(old, old + len(codes))
 
     def duplicates(
@@ -1017,6 +1082,11 @@ class SearchEngine:
         """
         from .update import follow
 
+        if may_be_masked(self.model.decoding):
+            raise InputError(
+                "pixels of the pictures are masked (letterbox, or transparent), and an update does not keep masks: fit "
+                "the folder anew, or add pictures"
+            )
         model, stack, changes = follow(self.model, self._rows, folder, self._coded, yes=yes, progress=progress)
         if model is not self.model:
             self._set(model, stack, self._folder)
@@ -1059,14 +1129,17 @@ class SearchEngine:
         rows = np.setdiff1d(np.arange(len(self)), np.array(sorted(gone), np.int64))
         if not len(rows):
             raise InputError("no picture would be left: a SearchEngine holds one at least")
-        changed = {
+        changed: dict[str, Any] = {
             "W": model.W[rows],
             "names": None if model.names is None else tuple(model.names[row] for row in rows.tolist()),
             "labels": None if model.labels is None else model.labels[rows],
             "files": None if model.files is None else Manifest.of(model).chosen(rows.tolist()).plain(),
         }
-        stack = None if self._rows is None else self._rows.chosen(rows)
-        self._set(dataclasses.replace(model, **changed), stack, self._folder)  # type: ignore[arg-type]
+        stack, masks = None if self._rows is None else self._rows.chosen(rows), self.masks
+        if masks is not None:
+            masks = masks.chosen(rows)
+            changed["masked"] = int(masks.counts().sum())
+        self._set(dataclasses.replace(model, **changed), stack, self._folder, masks)
 
     def draw(self, found: Found) -> Figure:
         """Draw what a search found: originals over reconstructions, with names and scores.
@@ -1148,8 +1221,8 @@ class SearchEngine:
         factors *= lengths.mean() / (sum(term.weight for term in terms if term.weight > 0) or 1.0)
         return np.maximum(factors @ stack, 0), np.maximum(factors @ made, 0)
 
-    def _resolve(self, query: Query) -> tuple[int | None, str, Array, Array | None]:
-        """Return a query's row, title, code and pixels."""
+    def _resolve(self, query: Query) -> tuple[int | None, str, Array, Array | None, Array | None]:
+        """Return a query's row, title, code, pixels and mask."""
         model = self.model
         if isinstance(query, str) and query in self._numbers:
             query = self._numbers[query]
@@ -1157,7 +1230,7 @@ class SearchEngine:
             row = int(query)
             if not 0 <= row < len(self):
                 raise InputError(f"there is no row {row}: rows are numbered 0 to {len(self) - 1:,}")
-            return row, self.title(row), model.W[row], None
+            return row, self.title(row), model.W[row], None, None
         title, m = "the query", model.components.shape[1]
         if isinstance(query, str | os.PathLike):
             path = Path(query).expanduser()
@@ -1166,16 +1239,48 @@ class SearchEngine:
                     f"there is no picture '{query}', neither by name nor as a file{hint(str(query), self._numbers)}"
                 )
             query, title = path, path.name
+        if isinstance(query, np.ma.MaskedArray):
+            if query.shape not in ((m,), self.shape):
+                raise InputError(f"a masked array must have the form of the pictures, {self.shape or (m,)}")
+            given, hidden = np.asarray(query.data).reshape(m), np.ma.getmaskarray(query).reshape(m)
+            return None, title, self._coded(given[None], hidden[None])[0], given, hidden
         numbers = None if isinstance(query, Path) or hasattr(query, "read") else np.asarray(query)
         if numbers is not None and numbers.shape == (m,):  # a row as it is; pictures are converted
-            return None, title, self._coded(numbers[None])[0], numbers
+            return None, title, self._coded(numbers[None])[0], numbers, None
         if model.shape is None:
             raise InputError(f"rows of this model are no pictures: give a row number or a row of {m} numbers")
-        pixels = picture_row(query, model.shape, decoding=model.decoding or {})  # type: ignore[arg-type]
-        return None, title, self._coded(pixels[None])[0], pixels
+        pixels, mask = picture_and_mask(query, model.shape, decoding=model.decoding or {})  # type: ignore[arg-type]
+        return None, title, self._coded(pixels[None], None if mask is None else mask[None])[0], pixels, mask
 
-    def _coded(self, matrix: Array) -> Array:
-        return np.asarray(self._estimator.transform(matrix))  # type: ignore[union-attr]
+    def _coded(self, matrix: Array, mask: Array | None = None) -> Array:
+        transform = self._estimator.transform  # type: ignore[union-attr]
+        if mask is None:
+            return np.asarray(transform(matrix))
+        self._check_masked()
+        # Rows without and with masked pixels are solved in different ways, which differ in the last bit: whichever a
+        # row needs decides, and not its company.
+        codes: Array | None = None
+        height = max(1, _AT_ONCE // max(1, matrix.shape[1] * matrix.dtype.itemsize))
+        for start in range(0, len(matrix), height):
+            rows, hidden = matrix[start : start + height], mask[start : start + height]
+            some = hidden.any(axis=1)
+            for chosen, hides in ((~some, None), (some, hidden[some])):
+                if not chosen.any():
+                    continue
+                coded = np.asarray(transform(rows[chosen], mask=hides))
+                if codes is None:
+                    codes = np.empty((len(matrix), coded.shape[1]), coded.dtype)
+                codes[start : start + height][chosen] = coded
+        return np.asarray(transform(matrix)) if codes is None else codes
+
+    def _check_masked(self) -> None:
+        """Raise InputError if the estimator cannot code pictures of which pixels are masked."""
+        if not getattr(self._estimator, "_takes_masks", False):
+            made = type(self._estimator).__name__
+            raise InputError(
+                f"pixels of the picture are masked, and the model was made by {made}, which takes no masks: fit NMF, "
+                "or pictures without masked pixels"
+            )
 
 
 # --- pictures and rows ----------------------------------------------------------------------------
@@ -1197,6 +1302,10 @@ def _pictures(
         mode: Literal["L", "RGB"] = "RGB" if rgb else "L"
         return read_source(read, size, skip_broken, progress, mode=mode, decoding=decoding, **(how or {}))
     array = np.asanyarray(source)
+    mask: Array | None = None
+    if isinstance(array, np.ma.MaskedArray):
+        mask = np.asarray(array.mask) if np.ma.is_masked(array) else None
+        array = np.asanyarray(array.data)
     shape: tuple[int, ...] | None = size
     if array.ndim in (3, 4):
         shape = array.shape[1:]
@@ -1205,7 +1314,7 @@ def _pictures(
         raise InputError(f"pictures of shape {array.shape}: expected n × features, n × height × width, or × 3 colours")
     if shape is not None and math.prod(shape) != array.shape[1]:
         raise InputError(f"size {size} makes {math.prod(shape)} pixels, a row of the matrix has {array.shape[1]}")
-    return Pictures(array, shape)  # type: ignore[arg-type]
+    return Pictures(array, shape, mask=None if mask is None else mask.reshape(array.shape))
 
 
 def _shortened(name: str) -> str:
@@ -1219,10 +1328,10 @@ def _is_picture_file(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _from_source(model: Model, folder: Path | None) -> Array:
-    """Read the originals of a model again from where they came from."""
-    lacks = "the originals are needed, and " + (
-        "the engine has none" if folder is None else f"'{folder}' has no {PICTURES}"
+def _from_source(model: Model, folder: Path | None, lacking: str = PICTURES) -> Pictures:
+    """Read the originals of a model again from where they came from; `lacking` names the file that they were not in."""
+    lacks = f"the {'masks' if lacking == MASK else 'originals'} are needed, and " + (
+        "the engine has none" if folder is None else f"'{folder}' has no {lacking}"
     )
     again = "fit once more, with --pictures on the command line"
     if not model.source:
@@ -1243,10 +1352,13 @@ def _from_source(model: Model, folder: Path | None) -> Array:
     if model.names is not None and pictures.names is not None and pictures.names != model.names:
         numbers = {name: row for row, name in enumerate(pictures.names)}
         rows = [numbers.get(name, -1) for name in model.names]
-        matrix = matrix[rows] if min(rows, default=-1) >= 0 and model.files is not None else matrix[:0]
+        whole = min(rows, default=-1) >= 0 and model.files is not None
+        matrix = matrix[rows] if whole else matrix[:0]
+        mask = pictures.mask[rows] if whole and pictures.mask is not None else None
+        pictures = dataclasses.replace(pictures, matrix=matrix, mask=mask, names=model.names, labels=None)
     if matrix.shape != (len(model.W), model.components.shape[1]) or (pictures.names is None) != (model.names is None):
         raise InputError(f"{lacks}, and '{model.source}' no longer holds what the model was made of: {again}")
-    return matrix
+    return pictures
 
 
 def _mapped(path: Path, model: Model) -> Array:
@@ -1346,21 +1458,26 @@ def write_rows(blocks: Sequence[Array | Stack], path: str | os.PathLike[str]) ->
                 file.write(np.ascontiguousarray(part, dtype=dtype).data)
 
 
-def frobenius_norm(X: Array) -> float:
+def frobenius_norm(X: Array, mask: Array | None = None) -> float:
     """‖X‖_F, a block of rows at a time.
 
     Parameters
     ----------
     X : array-like of shape (n, m)
         Rows.
+    mask : ndarray of shape (n, m), bool, or None
+        True where an entry does not count. None, the default, counts all of them.
 
     Returns
     -------
     float
     """
-    total = 0.0
+    total, start = 0.0, 0
     for part in _parts(X):
-        numbers = part.astype(np.float64).ravel()
+        numbers = part.astype(np.float64)
+        if mask is not None:
+            numbers[mask[start : start + len(part)]] = 0
+        start, numbers = start + len(part), numbers.ravel()
         total += float(numbers @ numbers)
     return math.sqrt(total)
 

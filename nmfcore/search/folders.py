@@ -22,13 +22,13 @@ from .._files import npy_header, sync_folder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MODEL", "PICTURES", "SETTINGS", "append_rows", "held", "replaced_folder"]
+__all__ = ["MASK", "MODEL", "PICTURES", "SETTINGS", "append_rows", "held", "replaced_folder"]
 
-MODEL, PICTURES, SETTINGS = "model.npz", "pictures.npy", "search.json"
+MODEL, PICTURES, MASK, SETTINGS = "model.npz", "pictures.npy", "mask.npy", "search.json"
 
 
 @contextmanager
-def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, SETTINGS, MODEL)) -> Iterator[Path]:
+def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, MASK, SETTINGS, MODEL)) -> Iterator[Path]:
     """Give a new folder whose files take the place of those in `home`, all of them or none.
 
     The new folder is made beside `home` and renamed. The working directory, and a folder in one that cannot be

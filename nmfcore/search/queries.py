@@ -38,6 +38,8 @@ class Term:
         The picture as a mixture of parts.
     pixels : ndarray of shape (n_features,) or None
         The picture itself; None for a row of the engine, which keeps it.
+    mask : ndarray of shape (n_features,), bool, or None
+        Where the picture is masked; None where it is not, and for a row of the engine.
 
     Examples
     --------
@@ -52,6 +54,7 @@ class Term:
     weight: float
     code: Array
     pixels: Array | None
+    mask: Array | None = None
 
 
 def one_by_one(query: object, n_features: int, pictures: bool, weights: ArrayLike | None = None) -> list[Any]:

@@ -23,6 +23,7 @@ from ..._text import printable
 from ...analysis import Clusters, brightness_shares, clusters, components_for_share, map_of_codes
 from ...images import InputError, picture_row
 from ...images.thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
+from ...models import may_be_masked
 from ...search.duplicates import KIND_NAMES, Duplicates
 from ...search.engine import Found, SearchEngine
 from .colours import Colours
@@ -146,6 +147,8 @@ class _Page:
         first = engine.originals([0])[0]
         self.told(engine.search(first, 1))
         self.told(engine.search(first, 1, similar=False))
+        if may_be_masked(engine.model.decoding) and engine.model.estimator == "NMF":
+            engine.search(np.ma.MaskedArray(first, np.arange(len(first)) == 0), 1)
 
     def routes(self) -> list[Route]:
         """Return every address there is."""
@@ -393,7 +396,7 @@ class _Page:
                 _check_pixels(picture, self.shape)
                 told, pixels = self.both(io.BytesIO(picture))
                 assert pixels is not None
-                upload = Upload(pixels, self.shown(picture, pixels))
+                upload = Upload(pixels, self.shown(picture, np.asarray(pixels)))
         except InputError as error:
             said = str(error).replace("what was given", "the file")
             raise HTTPException(422, printable(said)) from error
@@ -497,6 +500,8 @@ class _Page:
         """Search from both ends by one picture; return its pixels, too, where it was sent."""
         found = self.engine.search(query, FEW)
         row, pixels = found.row, found.pixels
+        if found.mask is not None:
+            pixels = np.ma.MaskedArray(pixels, found.mask)
         other = self.engine.search(row if pixels is None else pixels, FEW, similar=False)  # type: ignore[arg-type]
         title = "your picture" if row is None else self.title(row)
         asked_about: dict[str, object] = {"row": row, "title": title, **self.made(found)}

@@ -27,7 +27,7 @@ class Upload:
     Attributes
     ----------
     pixels : ndarray of shape (n_features,)
-        The picture as a row of the model.
+        The picture as a row of the model; a masked array where pixels of it are masked.
     png : bytes
         The picture as it is shown.
     """
