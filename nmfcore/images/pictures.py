@@ -29,7 +29,20 @@ class InputError(ValueError):
 
 
 def selection(recursive: bool, exclude: str | Sequence[str]) -> dict[str, object]:
-    """Return which files of a folder are taken, as plain data."""
+    """Return which files of a folder are taken, as plain data.
+
+    Parameters
+    ----------
+    recursive : bool
+        Whether those in subfolders are, too.
+    exclude : str or sequence of str
+        Patterns of what is left out.
+
+    Returns
+    -------
+    dict
+        ``selection`` of `Pictures`.
+    """
     return {"recursive": recursive, "exclude": [exclude] if isinstance(exclude, str) else list(exclude)}
 
 

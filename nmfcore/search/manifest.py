@@ -40,7 +40,19 @@ _TICK = 2 * 10**9
 
 
 class Record(NamedTuple):
-    """What is known of a picture file: its bytes, the time of its last change, and a digest of its content."""
+    """What is known of a picture file.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    time : int
+        Of the last change, in nanoseconds; `UNSURE` where it does not tell.
+    digest : bytes
+        Of the content; `UNKNOWN` where it was not read.
+    reason : str
+        Why it cannot be read as a picture; "" where it can.
+    """
 
     size: int
     time: int

@@ -219,9 +219,10 @@ class _Work:
         known, looked = self.known.records, time.time_ns()
         plan = _Plan({}, {}, [], {}, [])
         touched: dict[str, tuple[int, int]] = {}
+        root = os.path.join(self.root, "")  # paths as texts: making a Path of each file takes longer than looking at it
         for name in self.found.names:
             try:
-                seen = os.stat(self.root / name)
+                seen = os.stat(root + name)
             except OSError as error:
                 plan.broken[name] = f"cannot be read ({error.strerror or error})"
                 continue
