@@ -518,15 +518,16 @@ def map_of_codes(
 ) -> Floats:
     """Lay samples out in a plane, so that those whose codes point the same way are near each other.
 
-    Every code is divided by its norm first. scikit-learn does the rest.
+    Every code is divided by its norm first.
 
     Parameters
     ----------
     W : array-like of shape (n, k), any real type
         Codes.
     method : {"pca", "tsne"}
-        "pca", the default: the two directions in which the codes differ most; a second or less. "tsne": t-SNE, which
-        keeps near what is near and shows groups better, and takes minutes for ten thousands of samples.
+        "pca", the default: the two directions in which the codes differ most; a second or less. "tsne": t-SNE by
+        scikit-learn, which keeps near what is near and shows groups better, and takes minutes for ten thousands of
+        samples.
     random_state : int or None
         Seed of t-SNE. Defaults to 0; None draws another one in every call.
     n_jobs : int or None
@@ -557,16 +558,17 @@ def map_of_codes(
         raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
     if n_jobs is not None and n_jobs != -1 and n_jobs < 1:
         raise ValueError(f"n_jobs must be None, -1 or at least 1, got {n_jobs}")
-    from sklearn.decomposition import PCA
-
     codes = _unit(_matrix("W", W))
     n, k = codes.shape
     places = np.zeros((n, 2))
     if np.all(codes == codes[0]):  # neither way knows a direction then
         return places
     directions = min(2, n, k)
-    places[:, :directions] = PCA(directions, svd_solver="full").fit_transform(codes)
-    if method == "pca" or n < 4:
+    centred = codes - codes.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :directions]  # of k × k numbers, the largest first
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(directions)])  # so that no sign is left to chance
+    places[:, :directions] = centred @ axes
+    if method == "pca" or n < 4 or not places[:, 0].std() > 0:
         return places
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits

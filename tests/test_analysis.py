@@ -296,6 +296,15 @@ def test_a_map_keeps_near_what_is_near(rng, method):
     np.testing.assert_allclose(analysis.map_of_codes(3 * W), analysis.map_of_codes(W), atol=1e-12)
 
 
+def test_a_map_by_pca_is_scikit_learns(rng):
+    from sklearn.decomposition import PCA
+
+    W = rng.random((40, 6))
+    exact = PCA(2, svd_solver="full").fit_transform(W / np.linalg.norm(W, axis=1, keepdims=True))
+    places = analysis.map_of_codes(W)
+    np.testing.assert_allclose(np.abs(places), np.abs(exact), atol=1e-12)
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (3, 1), (2, 2), (9, 1), (9, 3)])
 def test_a_map_of_little(shape, method, rng):
