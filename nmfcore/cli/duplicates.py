@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def _print_table(found: "Duplicates") -> None:
 def _print_csv(found: "Duplicates") -> None:
     text = found.to_csv()
     assert text is not None
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), end="")
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _print_json(found: "Duplicates", engine: "SearchEngine", moved: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def _print_json(found: "Duplicates", engine: "SearchEngine", moved: dict[str, An
             pictures.append(picture)
         groups.append({"kind": group.kind, "score": group.score, "pictures": pictures})
     record = {"near": found.near, "distance": found.distance, "linkage": found.linkage, "mirrored": found.mirrored}
-    print(json.dumps({**record, "groups": groups, "notes": list(found.notes), **moved}))
+    sys.stdout.write(json.dumps({**record, "groups": groups, "notes": list(found.notes), **moved}) + "\n")
 
 
 def _move(found: "Duplicates", folder: Path, yes: bool, notes: "Console") -> tuple[dict[str, Any], int]:
