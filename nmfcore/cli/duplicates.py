@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._text import printable
+from .._text import printable, row_name
 from .common import (
     INCOMPLETE,
     INTERRUPTED,
@@ -119,14 +119,15 @@ def _print_table(found: "Duplicates") -> None:
     table = Table(box=None, pad_edge=False)
     for name, justify in (("kind", "left"), ("score", "right"), ("distance", "right"), ("", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("name", overflow="fold")
+    table.add_column("picture", overflow="fold")
     for group in found.groups[:_SHOWN]:
-        for place, name in enumerate(group.names):
+        for place, (row, name) in enumerate(zip(group.rows.tolist(), group.names, strict=True)):
+            title = name if name == f"row {row}" else row_name(row, name)
             mirrored = "mirrored" if group.mirrored[place] else ""
             cells = [KIND_NAMES[group.kind], f"{group.score:.3f}", "", "keep"] if place == 0 else ["", "", "", mirrored]
             if place and group.kind == "near":
                 cells[1:3] = f"{group.scores[place]:.3f}", f"{group.distances[place]:.3f}"
-            table.add_row(*(Text(printable(cell)) for cell in (*cells, name)))
+            table.add_row(*(Text(printable(cell)) for cell in (*cells, title)))
     console.print(table)
     if len(found) > _SHOWN:
         console.print(f"and {len(found) - _SHOWN:,} more groups: --csv and --json list all of them", highlight=False)

@@ -151,7 +151,8 @@ def _leave_out(groups: Iterable[DuplicateGroup], there: Array) -> None:
 
 
 def _names(engine: SearchEngine, rows: Array) -> tuple[str, ...]:
-    return tuple(engine.title(row) for row in rows.tolist())
+    names = engine.model.names
+    return tuple(f"row {row}" if names is None else names[row] for row in rows.tolist())
 
 
 def _kept_first(rows: Sequence[int], files: PictureFiles) -> Array:
