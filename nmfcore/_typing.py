@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
 
 # A type of numbers, as numpy takes it; None where the type of X decides.
 DType: TypeAlias = DTypeLike | None
@@ -15,7 +15,11 @@ Matrix: TypeAlias = Any
 Factor: TypeAlias = Any
 # Rows of X as the `cut` of a backend returns them. Each backend has a class of its own, which only that backend reads.
 Block: TypeAlias = Any
+# Options by their names, each with a value of its own type: keyword arguments that are handed on.
+Settings: TypeAlias = dict[str, Any]
+# Numbers that a backend has read: of a 0-d array a number, of any other a list, for each array.
+Numbers: TypeAlias = list[Any]
 # What `random_state` may be.
 Seed: TypeAlias = int | np.random.RandomState | None
 
-__all__ = ["Array", "Block", "DType", "Factor", "Matrix", "Seed"]
+__all__ = ["Array", "Block", "DType", "Factor", "Matrix", "Numbers", "Seed", "Settings"]

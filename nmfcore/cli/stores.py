@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import Stop, reading_bar, refusals, say_skipped, warnings_as_notes
 
@@ -27,7 +27,7 @@ def read_store(
     skip_broken: bool,
     notes: "Console",
     rgb: bool,
-    how: Mapping[str, Any] | None = None,
+    how: Mapping[str, object] | None = None,
 ) -> "Pictures | None":
     """Return what `source` names without reading it; None if it is to be read into memory or mapped.
 
