@@ -13,6 +13,8 @@ DType: TypeAlias = DTypeLike | None
 Matrix: TypeAlias = Any
 # A W or H as a caller gives it: any array, or None.
 Factor: TypeAlias = Any
+# A mask as a caller gives it: whatever an X may be, of booleans; a Mask of `nmfcore.rows.masks`; or None.
+MaskLike: TypeAlias = Any
 # Rows of X as the `cut` of a backend returns them. Each backend has a class of its own, which only that backend reads.
 Block: TypeAlias = Any
 # Options by their names, each with a value of its own type: keyword arguments that are handed on.
@@ -22,4 +24,4 @@ Numbers: TypeAlias = list[Any]
 # What `random_state` may be.
 Seed: TypeAlias = int | np.random.RandomState | None
 
-__all__ = ["Array", "Block", "DType", "Factor", "Matrix", "Numbers", "Seed", "Settings"]
+__all__ = ["Array", "Block", "DType", "Factor", "MaskLike", "Matrix", "Numbers", "Seed", "Settings"]

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     INTERRUPTED,
@@ -130,7 +130,7 @@ def rank(
     return INTERRUPTED if found.stop_reason.startswith("interrupted") else 0
 
 
-def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Console", **how: object) -> "RankSelection":
+def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Console", **how: Any) -> "RankSelection":
     """Find k for pictures, under a bar; columns of pictures are cut by tiles."""
     from ..estimators import NMF
     from ..ranks import select_rank

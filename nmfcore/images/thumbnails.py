@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 __all__ = ["brightness", "data_uri", "gallery", "part_png", "picture_png", "sheet_png", "thumbnail_shape"]
+
 _LOOKED_AT = 1000  # rows that decide on the common grey scale
 
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     Query: TypeAlias = int | str | os.PathLike[str] | BinaryIO | Image | ArrayLike
 
 __all__ = ["Explanation", "Found", "SearchEngine"]
+
 Progress = Callable[[int, int], None]
 
 _LISTED = 20  # entries that a repr shows
