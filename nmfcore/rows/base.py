@@ -41,8 +41,8 @@ class Pass(NamedTuple):
     verify: bool = False
 
 
-class Orders(Protocol):
-    """What a solver wants done to the rows in one pass."""
+class _Wide(Protocol):
+    """The orders of a solver, of which only the width is read here."""
 
     @property
     def width(self) -> int:
@@ -216,7 +216,7 @@ class Rows(ABC):
         """
 
     def reduce(
-        self, visit: Function, state: RowState, orders: Orders, sums: Shapes, gather: Gather | None = None,
+        self, visit: Function, state: RowState, orders: _Wide, sums: Shapes, gather: Gather | None = None,
         gathered: tuple[str, ...] = (),
     ) -> tuple[RowState, Named]:  # fmt: skip
         """One pass of a fit: `each_block` from a state to its twin, which the caller commits or drops.
