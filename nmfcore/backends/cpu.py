@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from .operations import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._typing import Matrix
+    from .._typing import Matrix, Numbers
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
@@ -85,12 +85,12 @@ def to_numpy(A: Array) -> Array:
     return A
 
 
-def read(*arrays: Array | np.generic) -> list[Any]:
+def read(*arrays: Array | np.generic) -> Numbers:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers)."""
     return [array.tolist() for array in arrays]
 
 
-def send(*arrays: Array | np.generic) -> Callable[[], list[Any]]:
+def send(*arrays: Array | np.generic) -> Callable[[], Numbers]:
     """Return a function that returns the numbers that arrays hold now, as `read` does."""
     numbers = read(*arrays)
     return lambda: numbers

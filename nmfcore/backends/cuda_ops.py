@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from .._typing import DType, Matrix
+    from .._typing import DType, Matrix, Numbers
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
@@ -105,13 +105,13 @@ class Inner:
     ndim: ClassVar[int] = 0
 
 
-def read(*arrays: Array | Inner | np.generic) -> list[Any]:
+def read(*arrays: Array | Inner | np.generic) -> Numbers:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
     row = _row(arrays)
     return _told(arrays, [] if row is None else cuda.cupy().asnumpy(row).tolist())
 
 
-def send(*arrays: Array | Inner | np.generic) -> Callable[[], list[Any]]:
+def send(*arrays: Array | Inner | np.generic) -> Callable[[], Numbers]:
     """Return a function that returns what `read` does, and waits only for what was queued before this call."""
     return _Sent(arrays)
 
@@ -153,7 +153,7 @@ class _Sent:
         self.row.get(out=room.host[:size], blocking=False)
         room.arrived.record()
 
-    def __call__(self) -> list[Any]:
+    def __call__(self) -> Numbers:
         """Wait for the numbers, once, and return them."""
         room, self.room = self.room, None
         numbers: list[float] = []
@@ -181,7 +181,7 @@ def _row(arrays: tuple[Any, ...]) -> Array | None:
     return row
 
 
-def _told(arrays: tuple[Any, ...], numbers: list[float]) -> list[Any]:
+def _told(arrays: tuple[Any, ...], numbers: list[float]) -> Numbers:
     """Return the numbers of a row as `read` returns them; those of the host stay what they are."""
     out, at = [], 0
     for a in arrays:

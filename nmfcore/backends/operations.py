@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from .._typing import Block, Matrix
+    from .._typing import Block, Matrix, Numbers
 
 # Entries of the sums `stats` of a pass:
 VIOLATION = 0  # of the first sweep, Σ |projected gradient|; of multiplicative updates for β ≠ 2, Σ |f·∇|
@@ -86,6 +86,9 @@ class Weighed(NamedTuple):
 _Weighed: TypeAlias = Weighed
 
 
+Number: TypeAlias = Any  # of float64; on a device a 0-d array, which `read` brings to the host
+
+
 class Ahead(NamedTuple):
     """What a step of the small factor, and its extrapolation P, have led to."""
 
@@ -93,7 +96,7 @@ class Ahead(NamedTuple):
     Ht: Array  # P
     HHt: Array  # PᵀP
     stats: Array  # those of the sweeps; CROSS and SQUARE are not those of `sweep`
-    change: tuple[Any, Any]  # ⟨XtW, P − Ht⟩ and ⟨(P + Ht)ᵀ(P − Ht), WtW⟩ for the Ht that the sweeps began at
+    change: tuple[Number, Number]  # ⟨XtW, P − Ht⟩ and ⟨(P + Ht)ᵀ(P − Ht), WtW⟩ for the Ht that the sweeps began at
 
 
 def largest(losses: Array, worst: Array) -> Array:
@@ -106,9 +109,6 @@ def merge_worst(a: Array, b: Array, places: int | None = None) -> Array:
     """Return the worst rows of two tables of `worst_rows`, as many as a has; of equals those of a come first."""
     both = np.concatenate([a, b])
     return both[np.argsort(-both[:, 0], kind="stable")][: len(a) if places is None else places]
-
-
-Number: TypeAlias = Any  # of float64; on a device a 0-d array, which `read` brings to the host
 
 
 class Backend(Protocol):
@@ -133,10 +133,10 @@ class Backend(Protocol):
     def to_numpy(self, A: Array) -> Array:
         """Return A in host memory; on a device this waits for what is queued."""
 
-    def read(self, *arrays: Array | np.generic) -> list[Any]:
+    def read(self, *arrays: Array | np.generic) -> Numbers:
         """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), from a device in one transfer."""
 
-    def send(self, *arrays: Array | np.generic) -> Callable[[], list[Any]]:
+    def send(self, *arrays: Array | np.generic) -> Callable[[], Numbers]:
         """Return a function that returns what `read` does, and waits only for what was queued before this call."""
 
     def stored_as_is(self, dtype: np.dtype) -> bool:

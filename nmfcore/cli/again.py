@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import Stop, open_model
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .._typing import Settings
     from ..images import Pictures
     from ..models import Model
 
@@ -25,7 +26,7 @@ class Beginning:
     k: int
     size: tuple[int, int] | None
     rgb: bool
-    how: dict[str, Any]
+    how: "Settings"
     solver: str | None
 
     def parts(self, pictures: "Pictures") -> "np.ndarray":
@@ -52,10 +53,10 @@ def beginning(
     begin: str,
     source: str | None,
     k: int | str | None,
-    settings: dict[str, Any],
+    settings: "Settings",
     size: tuple[int, int] | None,
     scheduler: str | None,
-    how: dict[str, Any],
+    how: "Settings",
 ) -> Beginning:
     """Check --from against the other options; put the start into `settings`."""
     from ..search.manifest import Manifest

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import printable
 from .console import interrupts_answered
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from .._typing import Settings
     from ..images import Pictures
     from ..search.engine import SearchEngine
 
@@ -140,7 +141,7 @@ def read_pictures(
     skip_broken: bool,
     notes: "Console",
     rgb: bool = False,
-    how: dict[str, Any] | None = None,
+    how: "Settings | None" = None,
 ) -> "Pictures":
     """Read a source under a progress bar, and say what was left out."""
     from ..images import InputError, read_source

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import printable, row_name
 from .common import (
@@ -26,6 +26,7 @@ from .common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .._typing import Settings
     from ..search.duplicates import Duplicates
     from ..search.engine import SearchEngine
 
@@ -39,9 +40,9 @@ _SAID = 5  # sentences about pictures that stay
 
 def duplicates(
     source: str,
-    settings: dict[str, Any],
+    settings: "Settings",
     exact: bool,
-    reading: dict[str, Any],
+    reading: "Settings",
     size: tuple[int, int] | None,
     rgb: bool,
     form: str | None,
@@ -66,7 +67,7 @@ def duplicates(
     kinds = ("file", "pixels") if exact else ("file", "pixels", "near")
     with refusals(), shown(notes), notes.status("comparing"):
         found = engine.duplicates(kinds=kinds, **settings)
-    moved: dict[str, Any] = {}
+    moved: dict[str, object] = {}
     code = 0
     if form != "json":
         _print_csv(found) if form == "csv" else _print_table(found)
@@ -78,7 +79,7 @@ def duplicates(
 
 
 def _learned(
-    source: str, exact: bool, reading: dict[str, Any], size: tuple[int, int] | None, rgb: bool, notes: "Console"
+    source: str, exact: bool, reading: "Settings", size: tuple[int, int] | None, rgb: bool, notes: "Console"
 ) -> "SearchEngine":
     """Learn parts of a folder of pictures to compare them by."""
     from ..search.engine import SearchEngine
@@ -139,7 +140,7 @@ def _print_csv(found: "Duplicates") -> None:
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def _print_json(found: "Duplicates", engine: "SearchEngine", moved: dict[str, Any]) -> None:
+def _print_json(found: "Duplicates", engine: "SearchEngine", moved: dict[str, object]) -> None:
     """Print the groups for another program to read: names as they are."""
     names = engine.model.names
     groups = []
@@ -161,7 +162,7 @@ def _print_json(found: "Duplicates", engine: "SearchEngine", moved: dict[str, An
     sys.stdout.write(json.dumps({**record, "groups": groups, "notes": list(found.notes), **moved}) + "\n")
 
 
-def _move(found: "Duplicates", folder: Path, yes: bool, notes: "Console") -> tuple[dict[str, Any], int]:
+def _move(found: "Duplicates", folder: Path, yes: bool, notes: "Console") -> tuple[dict[str, object], int]:
     """Move surplus pictures, or say what would be moved. Return what to print of it, and the exit code."""
     if not yes:
         with refusals():

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+    from .._typing import Matrix, Settings
     from ..estimators import NMF
     from ..images import Pictures
     from ..loop.session import Progress
@@ -70,7 +71,7 @@ class _Result:
 def fit(
     source: str | None,
     k: int | str | None,
-    settings: dict[str, Any],
+    settings: "Settings",
     size: tuple[int, int] | None,
     skip_broken: bool,
     out: Path | None,
@@ -78,7 +79,7 @@ def fit(
     rgb: bool = False,
     keep: bool | None = None,
     scheduler: str | None = None,
-    how: dict[str, Any] | None = None,
+    how: "Settings | None" = None,
     begin: str | None = None,
 ) -> int:
     """Run the command; return its exit code."""
@@ -200,7 +201,7 @@ def _check_device(device: str | None) -> None:
         raise Stop(str(error)) from error
 
 
-def _check_runs(settings: dict[str, Any]) -> None:
+def _check_runs(settings: "Settings") -> None:
     """Refuse several runs that would be alike, or could not be kept, before any picture is read."""
     runs, init, checkpoint = (settings[name] for name in ("n_init", "init", "checkpoint"))
     if runs > 1 and init in _ALIKE:
@@ -212,7 +213,7 @@ def _check_runs(settings: dict[str, Any]) -> None:
         raise Stop(f"--checkpoint keeps a single run, and --n-init {runs} makes several: leave one of them out")
 
 
-def _check_masking(how: dict[str, Any], k: int | str | None, settings: dict[str, Any], scheduler: str | None) -> None:
+def _check_masking(how: "Settings", k: int | str | None, settings: "Settings", scheduler: str | None) -> None:
     """Refuse what cannot be done with masked pixels before any picture is read."""
     from ..images.folders import check_fit
 
@@ -251,7 +252,7 @@ def _about_memory(source: str | None) -> str:
 
 
 def _number_of_components(
-    k: int | str | None, pictures: "Pictures", settings: dict[str, Any], notes: "Console"
+    k: int | str | None, pictures: "Pictures", settings: "Settings", notes: "Console"
 ) -> tuple[int, "RankSelection | None"]:
     """Return k if the data allow it; without one, as many as suit the data; for "auto", what is found, and how."""
     n, m = pictures.matrix.shape
@@ -274,7 +275,7 @@ def _number_of_components(
 
 
 def _factorise(
-    pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console", scheduler: str | None = None,
+    pictures: "Pictures", k: int, settings: "Settings", notes: "Console", scheduler: str | None = None,
     selection: "RankSelection | None" = None, H: "np.ndarray | None" = None,
 ) -> _Result:  # fmt: skip
     from ..estimators import NMF
@@ -335,7 +336,7 @@ def _factorise(
     return _Result(model, seconds, norm, INTERRUPTED if interrupted or stopped else 0, shares)
 
 
-def _rows_of_best(estimator: "NMF", last: "Progress", X: Any) -> "np.ndarray":
+def _rows_of_best(estimator: "NMF", last: "Progress", X: "Matrix") -> "np.ndarray":
     """Return W of the run that an interrupted estimator has kept: that of its last report, if this is of that run."""
     import numpy as np
 
@@ -370,7 +371,7 @@ def _by_share(model: "Model", pictures: "Pictures", notes: "Console") -> tuple["
     return model, None, stopped
 
 
-def _say_how_long(pictures: "Pictures", k: int, settings: dict[str, Any], notes: "Console") -> None:
+def _say_how_long(pictures: "Pictures", k: int, settings: "Settings", notes: "Console") -> None:
     """Say what a fit of more than a minute will take, before it begins."""
     import numpy as np
 
@@ -409,7 +410,7 @@ def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
     return W
 
 
-def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(settings: "Settings") -> "Settings":
     solver, init = settings["solver"], settings["init"]
     if not solver and settings["extrapolate"]:
         solver = "mu"  # the only one that does
@@ -449,7 +450,7 @@ def _why_refused(error: Exception, pictures: "Pictures") -> str:
     return text
 
 
-def _about_reading(error: OSError, pictures: "Pictures", settings: dict[str, Any]) -> str:
+def _about_reading(error: OSError, pictures: "Pictures", settings: "Settings") -> str:
     """Say which file failed during a fit."""
     reason = error.strerror or one_line(str(error))
     checkpoint = settings["checkpoint"]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+    from .._typing import Settings
     from ..images import Pictures
     from ..ranks import RankSelection
     from ..ranks.select import RankProgress
@@ -92,14 +93,14 @@ def _range(ends: list[int]) -> list[int]:
 def rank(
     source: str | None,
     k: Wanted,
-    settings: dict[str, Any],
-    how: dict[str, Any],
+    settings: "Settings",
+    how: "Settings",
     size: tuple[int, int] | None,
     skip_broken: bool,
     rgb: bool,
     outs: list[Path],
     force: bool,
-    reading: dict[str, Any],
+    reading: "Settings",
 ) -> int:
     """Run the command; return its exit code."""
     from rich.console import Console
@@ -129,7 +130,7 @@ def rank(
     return INTERRUPTED if found.stop_reason.startswith("interrupted") else 0
 
 
-def select(pictures: "Pictures", k: Wanted, settings: dict[str, Any], notes: "Console", **how: Any) -> "RankSelection":
+def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Console", **how: Any) -> "RankSelection":
     """Find k for pictures, under a bar; columns of pictures are cut by tiles."""
     from ..estimators import NMF
     from ..ranks import select_rank
@@ -156,7 +157,7 @@ def select(pictures: "Pictures", k: Wanted, settings: dict[str, Any], notes: "Co
             raise Stop(_why_refused(error, pictures)) from error
 
 
-def chosen(pictures: "Pictures", settings: dict[str, Any], notes: "Console", max_time: float | None) -> "RankSelection":
+def chosen(pictures: "Pictures", settings: "Settings", notes: "Console", max_time: float | None) -> "RankSelection":
     """Return how the k of ``nmfcore fit -k auto`` was found, and say it."""
     from ..ranks.select import TOL
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import printable
 from .common import (
@@ -26,8 +26,8 @@ from .copies import check_folder, planned_copies, write_copies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
+    from .._typing import Array
     from ..search.engine import Found, SearchEngine
 
 _DRAWN = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
@@ -223,7 +223,7 @@ def transform(folder: str, source: str, out: Path | None, skip_broken: bool, for
     print_pairs(facts)
 
 
-def _table_of(codes: "NDArray[Any]", names: tuple[str, ...] | None) -> str:
+def _table_of(codes: "Array", names: tuple[str, ...] | None) -> str:
     """Return codes as CSV: a column for each part, and the names first where there are any."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

@@ -3,9 +3,8 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import Stop, reading_bar, refusals, say_skipped, warnings_as_notes
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from .._typing import Matrix
+    from .._typing import Matrix, Settings
     from ..images import Pictures
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".h5ad", ".zarr")
@@ -27,7 +26,7 @@ def read_store(
     skip_broken: bool,
     notes: "Console",
     rgb: bool,
-    how: Mapping[str, Any] | None = None,
+    how: "Settings | None" = None,
 ) -> "Pictures | None":
     """Return what `source` names without reading it; None if it is to be read into memory or mapped.
 

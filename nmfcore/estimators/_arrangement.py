@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .._typing import Array
+from .._typing import Array, Factor
 from ..backends import cuda
 from ..solvers import Fixed
 
@@ -73,7 +74,7 @@ def check(estimator: Any) -> None:
         )
 
 
-def fixed_rows(given: Any, init: str | None, H: Any) -> Fixed | None:
+def fixed_rows(given: ArrayLike | None, init: str | None, H: Factor) -> Fixed | None:
     """Return which rows of H a fit keeps; None if it keeps none.
 
     Parameters

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from .. import rows
-from .._typing import Array, Matrix
+from .._typing import Array, MaskLike, Matrix, Seed
 from ..loop.solve import Coded
 from ..objective import beta_of
 from ..rows import Rows
@@ -30,7 +29,7 @@ class _Quiet(NMF):
 
 
 def of_block(
-    estimator: NMF, k: int, seed: Any, n_jobs: int, stop: Callable[[object], object], max_time: float | None
+    estimator: NMF, k: int, seed: Seed, n_jobs: int, stop: Callable[[object], object], max_time: float | None
 ) -> NMF:
     """Return an estimator with the parameters of another, for the fit of one block; its fit warns of nothing.
 
@@ -53,13 +52,13 @@ def of_block(
     -------
     model : NMF
     """
-    changes: dict[str, Any] = {
+    changes: dict[str, object] = {
         "n_components": k, "random_state": seed, "n_jobs": n_jobs, "callback": stop, "max_time": max_time,
     }  # fmt: skip
     return _Quiet(**{**estimator.get_params(deep=False), **changes})
 
 
-def opened(X: Matrix, model: NMF, mask: Any = None) -> Rows:
+def opened(X: Matrix, model: NMF, mask: MaskLike = None) -> Rows:
     """Return a part of X as the rows that a model computes on; X as a whole has been checked.
 
     Parameters

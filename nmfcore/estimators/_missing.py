@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +16,9 @@ from ..rows.masks import whole_mask
 from ..starts.nndsvd import initialize, spectral_start
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .._typing import Block
     from ..rows.state import RowState
     from ..rows.sums import Named
     from .nmf import NMF
@@ -115,5 +118,5 @@ def impute(model: NMF, X: Matrix, mask: Matrix | None) -> Array:
         return after["X"]
 
 
-def _impute_block(backend: Any, block: Any, rows: RowState, H: Array, after: RowState, sums: Named) -> None:
+def _impute_block(backend: ModuleType, block: Block, rows: RowState, H: Array, after: RowState, sums: Named) -> None:
     backend.impute(block, rows["W"], H, after["X"])

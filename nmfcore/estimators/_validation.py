@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_non_negative, validate_data
 
 from .. import _compat
 from .._files import replacing
-from .._typing import Array, Matrix
+from .._typing import Array, Factor, Matrix
 from ..rows import Rows
 from ..rows.disk import Folder
 from ..rows.front import READ_AS_THEY_ARE
@@ -24,7 +24,7 @@ from ..rows.front import READ_AS_THEY_ARE
 class Output:
     """Where W is to go: into memory (None), a ``.npy`` file, or an array of the caller's."""
 
-    def __init__(self, out: Any):
+    def __init__(self, out: str | PathLike[str] | Array | None):
         self.out, self.path, self.folder = out, None, None
         if isinstance(out, str | PathLike):
             self.path = Path(out).expanduser()
@@ -47,7 +47,7 @@ class Output:
         elif isinstance(out, np.memmap) and out.filename is not None:
             self.folder = Path(out.filename).parent
 
-    def check(self, data: Rows, k: Any) -> None:
+    def check(self, data: Rows, k: int | str | None) -> None:
         """Raise ValueError if W of X does not fit; have row-aligned arrays lie in the folder of a file."""
         n = data.shape[0]
         if self.out is not None and data.backend.xp is not np:
@@ -59,19 +59,19 @@ class Output:
         if self.folder is not None:
             data.folder = Folder(self.folder)
 
-    def filled(self, W: Any) -> Any:
+    def filled(self, W: Matrix) -> Matrix:
         """Write W where it belongs, and return it."""
         if self.path is not None:
             with replacing(self.path) as file:
                 np.lib.format.write_array(file, W, allow_pickle=False)
             return np.load(self.path, mmap_mode="r+")
         if self.out is not None:
-            self.out[:] = W
+            self.out[:] = W  # type: ignore[index]  # no path
             return self.out
         return W
 
 
-def check_factor(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
+def check_factor(A: Factor, shape: tuple[int | str, int | str], whom: str) -> Array:
     """Return a factor that the caller gave, checked as scikit-learn checks it; "auto" in `shape` allows any size."""
     A = check_array(A)
     for axis, which in enumerate(("first", "second")):
@@ -85,7 +85,7 @@ def check_factor(A: Any, shape: tuple[Any, Any], whom: str) -> Array:
     return A
 
 
-def not_of_dask(**given: Any) -> None:
+def not_of_dask(**given: object) -> None:
     """Raise ValueError if one of these arguments is given: they are for an X that is no Dask array."""
     for name, value in given.items():
         if value is not None:
@@ -118,7 +118,7 @@ class Checks:
         self.spreads, self.devices = spreads, devices
         self.who = "NMF" if estimator is None else type(estimator).__name__
 
-    def array(self, X: Matrix) -> Any:
+    def array(self, X: Matrix) -> Matrix:
         """Return X as scikit-learn checks it, in its own type; finiteness is left to the pass over its numbers."""
         if self.estimator is None:
             check = partial(check_array, X)

@@ -10,10 +10,11 @@ import base64
 import html
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .._typing import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["brightness", "data_uri", "gallery", "part_png", "picture_png", "sheet_png", "thumbnail_shape"]
 
-Array = NDArray[Any]
 _LOOKED_AT = 1000  # rows that decide on the common grey scale
 
 

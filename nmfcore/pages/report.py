@@ -13,10 +13,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import __version__
 from .._text import FAINT, UNSTABLE, masked_text, part_name, printable, share_text
+from .._typing import Array
 from ..analysis import (
     class_means,
     clusters,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ..search.masks import PictureMasks
 
 __all__ = ["report"]
-
-Array = NDArray[Any]
 
 _LONGEST = 128  # pixels of a picture's longer side
 _EXAMPLES, _RANKED, _FILLED = 12, 8, 9  # pictures shown

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ from .bicross import Block
 from .fits import Found, Task
 from .scattered import Scattered, check_share
 from .selection import RULES, RankSelection, RankTable, chosen, is_flat
-from .splits import group_labels, split, tile_labels
+from .splits import Tiles, group_labels, split, tile_labels
 
 __all__ = ["RankProgress", "select_rank"]
 
@@ -68,7 +68,7 @@ def select_rank(
     estimator: NMF | None = None,
     method: str = "bicross",
     folds: tuple[int, int] = (2, 2),
-    tiles: Any = None,
+    tiles: Tiles | None = None,
     groups: ArrayLike | None = None,
     repeats: int = 3,
     holdout: float = 0.05,
@@ -236,7 +236,7 @@ def select_rank(
 
 
 def _check_options(
-    method: str, folds: Any, repeats: Any, holdout: Any, max_rows: Any, rule: str, max_time: Any
+    method: str, folds: object, repeats: object, holdout: object, max_rows: object, rule: str, max_time: object
 ) -> None:
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is unknown: expected {' or '.join(map(repr, METHODS))}.")
@@ -255,23 +255,23 @@ def _check_options(
         raise ValueError(f"max_time = {max_time!r}: give a number of seconds above 0, or None for no limit.")
 
 
-def _is_whole(value: Any, least: int) -> bool:
+def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
-def _numbers(k: Any) -> list[int] | None:
+def _numbers(k: Iterable[int] | int | str) -> list[int] | None:
     """Return the numbers of components, increasing; None is "auto"."""
     if isinstance(k, str):
         if k != "auto":
             raise ValueError(f"k = {k!r}: give numbers of components, such as range(2, 20) or [5, 10, 20], or 'auto'.")
         return None
-    given = [k] if isinstance(k, Integral) else list(k)
+    given = [k] if isinstance(k, Integral) else list(k)  # type: ignore[arg-type]  # int is an Integral
     if not given or not all(_is_whole(each, 1) for each in given):
         raise ValueError(f"k = {k!r}: give at least one number of components, each a whole number of at least 1.")
     return sorted({int(each) for each in given})
 
 
-def _estimator(estimator: Any) -> Any:
+def _estimator(estimator: object) -> NMF:
     """Return an estimator of our own with the caller's parameters."""
     if estimator is None:
         return NMF(solver="hals", tol=TOL)
@@ -280,7 +280,7 @@ def _estimator(estimator: Any) -> Any:
             f"estimator must be an NMF, with the parameters that the fits are to have, not {type(estimator).__name__}: "
             "whatever it is, the k that an NMF finds can be tried with it."
         )
-    model: Any = clone(estimator)
+    model: NMF = clone(estimator)
     _compat.check_parameters(model)
     for name, instead in _OF_ONE_FIT.items():
         if getattr(model, name) is not None:
@@ -291,11 +291,11 @@ def _estimator(estimator: Any) -> Any:
     return model
 
 
-def _open(X: Matrix, model: Any, n_jobs: int | None) -> Rows:
+def _open(X: Matrix, model: NMF, n_jobs: int | None) -> Rows:
     """Return X as rows, checked as the estimator checks it."""
     cuda.resolve(model.device, None)  # raises if it names what does not work
     model.n_jobs = model.n_jobs if n_jobs is None else n_jobs
-    opening: Any = clone(model)
+    opening: NMF = clone(model)
     opening.device, opening.n_components = (None if cuda.kind_of(X) is not None else "cpu"), 1
     return opening._open(X, opening._checks("NMF initialization", reset=True))
 
@@ -320,7 +320,7 @@ class _Given(NamedTuple):
 
 
 def _blocks(
-    given: _Given, wanted: Sequence[int] | None, folds: tuple[int, int], seeds: list[np.random.SeedSequence], model: Any
+    given: _Given, wanted: Sequence[int] | None, folds: tuple[int, int], seeds: list[np.random.SeedSequence], model: NMF
 ) -> tuple[list[Block], int]:
     """Return the folds of all repeats, and the largest k that they allow."""
     data, rows_used, shape, of_rows, of_columns = given
@@ -343,7 +343,7 @@ def _blocks(
 
 
 def _scattered(
-    given: _Given, wanted: Sequence[int] | None, share: float, seeds: list[np.random.SeedSequence], model: Any
+    given: _Given, wanted: Sequence[int] | None, share: float, seeds: list[np.random.SeedSequence], model: NMF
 ) -> tuple[list[Scattered], int]:
     """Return the entries that the repeats leave out, and the largest k."""
     data, rows_used, shape, of_rows, of_columns = given
@@ -378,14 +378,14 @@ def _in_memory(data: Rows, rows_used: Array | None) -> tuple[Matrix, Mask | None
     if rows_used is None and here and not _is_mapped(data.X):
         return data.X, getattr(data, "mask", None)
     rows = data.take(np.arange(data.shape[0]) if rows_used is None else rows_used, None)
-    taken: Any = rows.X
+    taken: Matrix = rows.X
     if isinstance(taken, tuple):  # CSR on a device
         numbers, indices, indptr, shape = (cuda.to_host(part) if hasattr(part, "dtype") else part for part in taken)
         return sparse.csr_matrix((numbers, indices, indptr), shape=shape), None
     return taken if sparse.issparse(taken) else np.asarray(cuda.to_host(taken)), getattr(rows, "mask", None)
 
 
-def _is_mapped(X: Any) -> bool:
+def _is_mapped(X: Matrix) -> bool:
     """Return whether an array is a view of a memory map."""
     while X is not None and not isinstance(X, np.memmap):
         X = getattr(X, "base", None)
@@ -416,7 +416,7 @@ class _Run:
     """The fits of a selection: what has been done, and what ends it."""
 
     def __init__(
-        self, cells: Sequence[_Cell], task: Task, seeds: np.random.SeedSequence, fixed: Any, begun: float,
+        self, cells: Sequence[_Cell], task: Task, seeds: np.random.SeedSequence, fixed: int | None, begun: float,
         max_time: float | None, n_jobs: int | None, callback: Callable[[RankProgress], object] | None,
     ):  # fmt: skip
         self.cells = cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from .._typing import Array
 
 __all__ = ["Split", "cut_into", "split", "tile_labels"]
+
+Tiles: TypeAlias = Sequence[int] | Sequence[Sequence[int]]  # see `tile_labels`
 
 TILES_A_SIDE = 8  # where only the shape of a picture is given
 
@@ -95,7 +97,7 @@ def split(
     return Split(*(cut_into(*each, rng) for each in zip(folds, shape, (groups, tiles), strict=True)))
 
 
-def tile_labels(tiles: Any, columns: int) -> tuple[Array, tuple[int, int]]:
+def tile_labels(tiles: Tiles, columns: int) -> tuple[Array, tuple[int, int]]:
     """Return the number of the tile that each column of a matrix of pictures lies in, and the size of a tile.
 
     Parameters
@@ -161,7 +163,7 @@ def _sides(tiles: Any) -> tuple[tuple[int, ...], tuple[int, int]]:
     return shape, (size[0], size[1])
 
 
-def _whole(side: Any) -> int:
+def _whole(side: object) -> int:
     if not isinstance(side, int | np.integer) or side < 1:
         raise ValueError(side)
     return int(side)

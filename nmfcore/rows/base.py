@@ -5,21 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .._typing import Array, DType, Matrix
+from .._typing import Array, Block, DType, Matrix, Numbers
 from ..backends.operations import Backend
 from .state import RowState
 from .summary import OPENING_SUMS, Summary, count_not_finite, look_through
 from .sums import Named, Shapes
 
+if TYPE_CHECKING:
+    from .disk import Folder
+
 # function(backend, block, rows, arguments, after, sums): reads a block of X and its rows of the row-aligned arrays in
 # `rows`, writes its rows of those in `after`, adds to `sums`. It does nothing else, so that a pass can be made again.
-Function = Callable[[Any, Any, RowState, Any, RowState, Named], None]
+Function = Callable[[Any, Block, RowState, Any, RowState, Named], None]
 # gather(backend, block of Xᵀ, after, arguments, lo, hi, sums): writes rows lo … hi of sums over the rows of X.
-Gather = Callable[[Any, Any, RowState, Any, int, int, Named], None]
+Gather = Callable[[Any, Block, RowState, Any, int, int, Named], None]
 
 Made = tuple[RowState, Named]  # what a pass returns: the arrays that it wrote, and its sums
 
@@ -29,13 +32,21 @@ class Pass(NamedTuple):
 
     function: Function
     rows: RowState | Mapping[str, Array]
-    arguments: Any
+    arguments: object
     width: int
     sums: Shapes
     out: Mapping[str, int] | None = None
     gather: Gather | None = None
     gathered: tuple[str, ...] = ()
     verify: bool = False
+
+
+class _Wide(Protocol):
+    """The orders of a solver, of which only the width is read here."""
+
+    @property
+    def width(self) -> int:
+        """Number of columns of the factors."""
 
 
 LOOK_WIDTH = 8  # the columns by which X is cut for a pass that uses no factor
@@ -86,7 +97,7 @@ class Rows(ABC):
     runs_ahead = False  # whether a pass may be queued before the numbers of the one before it are read
     loaded_from: Callable[[Array], Matrix] | None = None  # makes what X was from row-aligned results
     cut = "of its own"  # what results depend on beside X: how the caller cut X
-    folder: Any = None  # where row-aligned arrays lie that are not kept in memory, see `nmfcore.rows.disk.Folder`
+    folder: Folder | None = None  # where row-aligned arrays lie that are not kept in memory
     _summary: Summary | None = None
     _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
     masked: str | None = None  # how entries are missing, see `nmfcore.rows.masked.MaskedRows`; None: none are
@@ -161,7 +172,7 @@ class Rows(ABC):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,
@@ -205,7 +216,7 @@ class Rows(ABC):
         """
 
     def reduce(
-        self, visit: Function, state: RowState, orders: Any, sums: Shapes, gather: Gather | None = None,
+        self, visit: Function, state: RowState, orders: _Wide, sums: Shapes, gather: Gather | None = None,
         gathered: tuple[str, ...] = (),
     ) -> tuple[RowState, Named]:  # fmt: skip
         """One pass of a fit: `each_block` from a state to its twin, which the caller commits or drops.
@@ -235,7 +246,7 @@ class Rows(ABC):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,
@@ -294,7 +305,7 @@ class Rows(ABC):
         (nan,), (infinite,) = self.read_sums(sums["nan"], sums["infinite"])
         return nan > 0, infinite > 0
 
-    def read_sums(self, *sums: Array) -> list[Any]:
+    def read_sums(self, *sums: Array) -> Numbers:
         """Return sums as lists of Python's numbers; those on a device in one transfer."""
         return list(self.backend.read(*sums))
 

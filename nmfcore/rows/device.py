@@ -11,6 +11,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,8 +149,10 @@ class DeviceRows(Rows):
         self._place.__enter__()
         return self
 
-    def __exit__(self, *failure: Any) -> None:
-        self._place.__exit__(*failure)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._place.__exit__(kind, error, traceback)
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
@@ -261,7 +264,7 @@ class DeviceRows(Rows):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,

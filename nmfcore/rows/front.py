@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 from scipy import sparse
 
 from .._files import machine_memory
-from .._typing import Array, DType, Matrix
+from .._typing import Array, DType, MaskLike, Matrix
 from ..backends import cuda
 from ..backends.operations import STORED_TYPES
 from . import cluster
@@ -19,12 +19,14 @@ from .base import Rows
 from .device import as_device_rows
 from .disk import Source, StoredRows, source_of
 from .masked import MaskedRows
-from .masks import ColumnsOf, Given, InMemory, Marked, Scattered, as_mask, united
-from .memory import BLOCK_BYTES, as_rows
+from .masks import ColumnsOf, Given, InMemory, Marked, Mask, Scattered, as_mask, united
+from .memory import BLOCK_BYTES, MemoryRows, as_rows
 from .weighted import WeightedRows, Weights
 
 # Types of numbers that stay what they are; an X of any other type becomes float64, as in scikit-learn.
 READ_AS_THEY_ARE = list(STORED_TYPES)
+
+Checked = TypeVar("Checked", bound=Rows)
 
 
 class Checks(Protocol):
@@ -36,7 +38,7 @@ class Checks(Protocol):
     masks: bool  # whether X may have missing entries
     who: str  # the estimator, in the error for an X that may not
 
-    def array(self, X: Matrix) -> Any:
+    def array(self, X: Matrix) -> Matrix:
         """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
 
     def place(self, device: bool) -> None:
@@ -87,10 +89,10 @@ def open(
     sparse_on_device: bool = True,
     n_jobs: int | None = None,
     memory: int | str | None = None,
-    components: Any = 0,
+    components: int | str | None = 0,
     fitted: bool = False,
     digested: bool = False,
-    mask: Any = None,
+    mask: MaskLike = None,
     missing_values: float | None = None,
     weights: Weights | None = None,
 ) -> Rows:
@@ -212,8 +214,8 @@ def loaded(X: Matrix) -> Matrix:
 
 
 def _open_weighted(
-    X: Matrix, weights: Weights, checks: Checks, dtype: DType, device: str | None, n_jobs: int | None, memory: Any,
-    digested: bool,
+    X: Matrix, weights: Weights, checks: Checks, dtype: DType, device: str | None, n_jobs: int | None,
+    memory: int | str | None, digested: bool,
 ) -> Rows:  # fmt: skip
     """Return an X whose rows and columns have weights as rows; weights that are all 1 are dropped."""
     if cluster.is_dask(X):
@@ -232,6 +234,7 @@ def _open_weighted(
     else:
         X = checks.array(X)
     of_rows, of_columns = weights.checked(X.shape)
+    rows: MemoryRows
     if isinstance(X, Source):
         rows = _stored(X, checks, dtype, n_jobs, memory, digested)
     else:
@@ -241,19 +244,20 @@ def _open_weighted(
     return _weighted(rows, of_rows, of_columns)
 
 
-def _weighted(rows: Any, of_rows: Array | None, of_columns: Array | None) -> Rows:
+def _weighted(rows: MemoryRows | MaskedRows, of_rows: Array | None, of_columns: Array | None) -> Rows:
     """Return rows with weights of the rows and of the columns of the X of the caller."""
     if of_rows is None and of_columns is None:
-        return rows  # type: ignore[no-any-return]
+        return rows
     mass = None
     if rows.chosen is not None:
         mass = float(len(rows.chosen) if of_columns is None else of_columns.sum())
         of_columns = None if of_columns is None else of_columns[rows.chosen]
-    return WeightedRows(rows, of_rows, of_columns, mass)
+    # With a mask of entries there are no weights, see `_open_masked`.
+    return WeightedRows(rows, of_rows, of_columns, mass)  # type: ignore[arg-type]
 
 
 def _open_masked(
-    X: Matrix, masks: list[Any], missing_values: float | None, checks: Checks, dtype: DType, device: str | None,
+    X: Matrix, masks: list[MaskLike], missing_values: float | None, checks: Checks, dtype: DType, device: str | None,
     n_jobs: int | None, memory: int | str | None, weights: Weights | None,
 ) -> Rows:  # fmt: skip
     """Return an X with missing entries as rows; an X of which nothing is missing as any other."""
@@ -281,7 +285,7 @@ def _open_masked(
     if columns is not None:
         X = _chosen(X, columns)
     if isinstance(X, Source):
-        rows: Any = StoredRows(X, compute_type(given, dtype), n_jobs, memory, checks.whom)
+        rows: MemoryRows = StoredRows(X, compute_type(given, dtype), n_jobs, memory, checks.whom)
     else:
         rows = as_rows(X, compute_type(given, dtype), n_jobs)
     if missing_values is not None and rows.sparse and missing_values == 0:
@@ -297,7 +301,7 @@ def _open_masked(
             mask = united(mask, Marked(float(missing_values)))  # type: ignore[arg-type]
         some = mask is not None
     rows.given_dtype = given
-    made = rows
+    made: MemoryRows | MaskedRows = rows
     if some:
         made = MaskedRows(rows, mask)
         made.summary()
@@ -315,7 +319,7 @@ def _open_masked(
     return _weighted(_examined(made, checks), of_rows, of_columns)
 
 
-def _combined(masks: list[Any], shape: tuple[int, int]) -> tuple[Any, Any]:
+def _combined(masks: list[MaskLike], shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
     """Return what any of these masks hides, as a mask of entries, or else as the columns that are left."""
     pairs = [as_mask(mask, shape) for mask in masks]
     entries = united(*(mask for mask, _ in pairs))
@@ -328,7 +332,7 @@ def _combined(masks: list[Any], shape: tuple[int, int]) -> tuple[Any, Any]:
     return united(entries, Given(np.broadcast_to(~columns, shape))), None
 
 
-def _chosen(X: Matrix, columns: Any) -> Matrix:
+def _chosen(X: Matrix, columns: Array) -> Matrix:
     """Return some columns of X: of a large one in memory, and of one on disk, as they are read block by block."""
     if sparse.issparse(X):
         return X.tocsr()[:, columns]
@@ -340,7 +344,7 @@ def _chosen(X: Matrix, columns: Any) -> Matrix:
     return ColumnsOf(InMemory(X), columns)
 
 
-def _stored_only(rows: Any, mask: Any, n_jobs: int | None) -> Any:
+def _stored_only(rows: MemoryRows, mask: Mask | None, n_jobs: int | None) -> MemoryRows:
     """Return rows of a CSR matrix without stored zeros, and without the stored numbers that a mask hides."""
     X = rows.X
     hidden = X.data == 0
@@ -350,7 +354,7 @@ def _stored_only(rows: Any, mask: Any, n_jobs: int | None) -> Any:
             hi = min(lo + step, X.shape[0])
             first, last = X.indptr[lo], X.indptr[hi]
             of_rows = np.repeat(np.arange(hi - lo), np.diff(X.indptr[lo : hi + 1]))
-            hides = mask.hidden(lo, hi, lambda lo=lo, hi=hi: X[lo:hi])
+            hides = mask.hidden(lo, hi, lambda lo=lo, hi=hi: X[lo:hi])  # type: ignore[misc]
             hidden[first:last] |= hides[of_rows, X.indices[first:last]]
     if not hidden.any():
         return rows
@@ -359,7 +363,7 @@ def _stored_only(rows: Any, mask: Any, n_jobs: int | None) -> Any:
     return as_rows(X, rows.dtype, n_jobs)
 
 
-def _examined(rows: Any, checks: Checks) -> Any:
+def _examined(rows: Checked, checks: Checks) -> Checked:
     """Return rows whose numbers are finite and nonnegative; raise if they are not."""
     try:
         summary = rows.summary()
@@ -376,7 +380,9 @@ def _examined(rows: Any, checks: Checks) -> Any:
     return rows
 
 
-def _stored(X: Source, checks: Checks, dtype: DType, n_jobs: int | None, memory: Any, digested: bool) -> Rows:
+def _stored(
+    X: Source, checks: Checks, dtype: DType, n_jobs: int | None, memory: int | str | None, digested: bool
+) -> StoredRows:
     """Return an X on disk as rows; errors for its numbers name the row and the column."""
     checks.array(stand_in(X))
     rows = StoredRows(X, compute_type(X.dtype, dtype), n_jobs, memory, checks.whom)
@@ -394,7 +400,7 @@ def _on_cluster(X: Matrix, checks: Checks, dtype: DType, n_jobs: int | None) -> 
     return rows
 
 
-def _on_device(X: Matrix, checks: Checks) -> Any:
+def _on_device(X: Matrix, checks: Checks) -> Matrix:
     """Return an X on a device as CuPy's; a stand-in of its shape and type is checked."""
     X = cuda.adopt(X)
     if X.dtype.kind == "c":
@@ -406,7 +412,7 @@ def _on_device(X: Matrix, checks: Checks) -> Any:
     return X
 
 
-def mapped_lazily(X: Matrix, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
+def mapped_lazily(X: Matrix, function: Callable[[Matrix], Array], width: int, dtype: np.dtype) -> Matrix:
     """Return function(rows) of a Dask array as a Dask array, to be computed block by block.
 
     Parameters
@@ -429,5 +435,5 @@ def mapped_lazily(X: Matrix, function: Callable[[Any], Any], width: int, dtype: 
     return X.map_blocks(block, chunks=(X.chunks[0], (width,)), dtype=dtype, meta=meta)
 
 
-def _of_block(block: Any, function: Callable[[Any], Any], width: int, dtype: np.dtype) -> Any:
+def _of_block(block: Matrix, function: Callable[[Matrix], Array], width: int, dtype: np.dtype) -> Array:
     return function(block) if block.shape[0] else np.empty((0, width), dtype)

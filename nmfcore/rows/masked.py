@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._typing import Array, DType, Matrix
+from .._typing import Array, Block, DType, Matrix
 from ..backends import masked as backend
 from ..backends.masked import MaskedBlock
 from .base import LOOK_WIDTH, Function, Gather, Rows, add_products
@@ -22,6 +23,7 @@ from .sums import Named, Shapes
 
 if TYPE_CHECKING:
     from ..backends.operations import Backend
+    from .disk import Folder
 
 
 # Up to this share of missing entries the products (WH)_ij are made one by one, from lists of columns; beyond, all of
@@ -57,7 +59,7 @@ class MaskedRows(Rows):
     def __init__(self, inner: MemoryRows, mask: Mask | None):
         self.inner, self.mask = inner, mask
         self.masked = "stored" if mask is None else "filled"
-        self.backend: Any = backend
+        self.backend = backend  # type: ignore[assignment]  # some operations of a Backend, and its own
         self.means: Array | None = None
         self.lists: dict[tuple[int, int], tuple[Array, Array, Array]] | None = None
         self._keeps_lists = False
@@ -72,12 +74,12 @@ class MaskedRows(Rows):
         return self.inner.threads
 
     @property
-    def folder(self) -> Any:  # type: ignore[override]
+    def folder(self) -> Folder | None:  # type: ignore[override]
         """Where row-aligned arrays lie that are not kept in memory."""
         return self.inner.folder
 
     @folder.setter
-    def folder(self, folder: Any) -> None:
+    def folder(self, folder: Folder | None) -> None:
         self.inner.folder = folder
 
     @property
@@ -97,7 +99,7 @@ class MaskedRows(Rows):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,
@@ -113,7 +115,7 @@ class MaskedRows(Rows):
         extra: Shapes = {"seen": (2,)} if verify else {}
 
         def on_block(
-            cpu: Backend, block: Any, rows: RowState, arguments: Any, after: RowState, sums: Named
+            cpu: Backend, block: Block, rows: RowState, arguments: object, after: RowState, sums: Named
         ) -> None:  # the rows are those of this block, and know the number of the first
             given = MaskedBlock(block, mask, rows.first, means, {} if fresh else lists)
             if verify:
@@ -121,7 +123,7 @@ class MaskedRows(Rows):
             function(backend, given, rows, arguments, after, sums)  # type: ignore[arg-type]
 
         def on_columns(
-            cpu: Backend, block: Any, after: RowState, arguments: Any, lo: int, hi: int, sums: Named
+            cpu: Backend, block: Block, after: RowState, arguments: object, lo: int, hi: int, sums: Named
         ) -> None:
             assert gather is not None
             gather(backend, MaskedBlock(block, None, lo), after, arguments, lo, hi, sums)  # type: ignore[arg-type]
@@ -242,7 +244,7 @@ class MaskedRows(Rows):
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in memory."""
-        inner: Any = self.inner.take(rows, n_jobs)
+        inner = self.inner.take(rows, n_jobs)
         return MaskedRows(inner, None if self.mask is None else self.mask.take(rows))
 
     @property
@@ -251,14 +253,16 @@ class MaskedRows(Rows):
         return MaskedRows(self.inner.T, None if self.mask is None else self.mask.T)
 
 
-def _look(backend: Any, block: MaskedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
+def _look(
+    backend: ModuleType, block: MaskedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
+) -> None:
     seen = backend.look(block, dtype, sums["columns"])
     sums["least"][:] = np.minimum(sums["least"], seen[:1])
     sums["seen"] += seen[1:]
 
 
 def _digest(
-    backend: Any, block: MaskedBlock, rows: RowState, found: dict[int, int], after: RowState, sums: Named
+    backend: ModuleType, block: MaskedBlock, rows: RowState, found: dict[int, int], after: RowState, sums: Named
 ) -> None:
     crc = 0
     if block.mask is None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 import numpy as np
 from scipy import sparse
 
-from .._typing import Array, Matrix
+from .._typing import Array, MaskLike, Matrix
 from ..backends import masked as backend
-from .disk import Source, source_of
+from .disk import Read, Source, source_of
 
 _ADVICE = "give booleans, True where an entry is left out"
 
@@ -252,7 +253,7 @@ def united(*masks: Mask | None) -> Mask | None:
     return None if not given else given[0] if len(given) == 1 else Either(*given)
 
 
-def as_mask(mask: Any, shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
+def as_mask(mask: MaskLike, shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
     """Return a mask of a caller's as one of entries, or as the columns that it leaves.
 
     Parameters
@@ -315,7 +316,7 @@ class ColumnsOf(Source):
         self.source, self.numbers = source, np.flatnonzero(columns)
         self.sequential, self.row_by_row = source.sequential, source.row_by_row
 
-    def opened(self, streams: int = 1) -> Any:
+    def opened(self, streams: int = 1) -> AbstractContextManager[Read]:
         """Open the source, see `Source.opened`."""
         return _Selecting(self, streams)
 
@@ -326,7 +327,7 @@ class _Selecting:
     def __init__(self, of: ColumnsOf, streams: int):
         self.of, self.opened = of, of.source.opened(streams)
 
-    def __enter__(self) -> Callable[[int, int, Array], None]:
+    def __enter__(self) -> Read:
         read, source, columns = self.opened.__enter__(), self.of.source, self.of.numbers
         height = max(1, (4 << 20) // max(1, source.shape[1] * source.dtype.itemsize))
 
@@ -339,8 +340,10 @@ class _Selecting:
 
         return read_columns
 
-    def __exit__(self, *error: Any) -> Any:
-        return self.opened.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self.opened.__exit__(kind, error, traceback)
 
 
 class InMemory(Source):
@@ -352,7 +355,7 @@ class InMemory(Source):
         super().__init__(X.shape, X.dtype, "X")
         self.X = X
 
-    def opened(self, streams: int = 1) -> Any:
+    def opened(self, streams: int = 1) -> AbstractContextManager[Read]:
         """Give a function that copies rows."""
         return _Copying(self.X)
 
@@ -361,17 +364,17 @@ class _Copying:
     def __init__(self, X: Array):
         self.X = X
 
-    def __enter__(self) -> Callable[[int, int, Array], None]:
+    def __enter__(self) -> Read:
         def copy(lo: int, hi: int, out: Array) -> None:
             out[:] = self.X[lo:hi]
 
         return copy
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
 
-def whole_mask(mask: Any, X: Matrix) -> Any:
+def whole_mask(mask: MaskLike, X: Matrix) -> MaskLike:
     """Return a mask of columns as one of the shape of X, which takes no memory; any other mask as it is."""
     if isinstance(mask, list | tuple):
         mask = np.asarray(mask)

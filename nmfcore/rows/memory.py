@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy import sparse
 
-from .._typing import Array, DType, Matrix
+from .._typing import Array, Block, DType, Matrix
 from ..backends import cpu
 from .base import LOOK_WIDTH, Function, Gather, Made, Pass, Rows
 from .state import RowState
@@ -38,11 +38,11 @@ BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are
 
 
 class _Plan(NamedTuple):
-    lanes: list[list[tuple[int, int, Any]]]  # per lane its blocks, in order: first row, last row, block
+    lanes: list[list[tuple[int, int, Block]]]  # per lane its blocks, in order: first row, last row, block
     gathers: bool  # whether sums over rows are made from the transposed matrix
 
 
-Visit = Callable[[int, int, int, Any], None]  # visit(lane, first row, last row, block)
+Visit = Callable[[int, int, int, Block], None]  # visit(lane, first row, last row, block)
 
 
 class _Work:
@@ -117,7 +117,7 @@ class MemoryRows(Rows):
         """Number of stored numbers of X: n·m, of a sparse X fewer."""
         return int(self.X.nnz) if self.sparse else self.shape[0] * self.shape[1]
 
-    def take(self, rows: Array, n_jobs: int | None) -> Rows:
+    def take(self, rows: Array, n_jobs: int | None) -> MemoryRows:
         """Return a copy of some rows (increasing numbers), in the type X is stored in."""
         return MemoryRows(self.X[rows], self.dtype, n_jobs).scaled(self.power)
 
@@ -222,7 +222,7 @@ class MemoryRows(Rows):
             plan = self._plans[width] = _Plan(cuts, gathers)
         return plan
 
-    def _cut(self, lo: int, hi: int, height: int) -> Any:
+    def _cut(self, lo: int, hi: int, height: int) -> Block:
         """Rows lo … hi as a plan has them: the block."""
         return cpu.cut(self.X, (lo, hi), height, self.power)
 
@@ -270,7 +270,7 @@ class MemoryRows(Rows):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from numbers import Number
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_array
 
-from .._typing import Array, DType, Matrix
+from .._typing import Array, Block, DType, Matrix
 from ..backends import weighted as backend
 from ..backends.weighted import WeightedBlock, times
 from .base import LOOK_WIDTH, Function, Gather, Rows
@@ -20,7 +21,10 @@ from .summary import OPENING_SUMS, Summary
 from .sums import Named, Shapes
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from ..backends.operations import Backend
+    from .disk import Folder
 
 # The mean of weights may be this far from 1: products of a few of them, and of numbers of X, stay within float32.
 _FAR = 1e6
@@ -37,7 +41,7 @@ class Weights:
         `feature_weight`.
     """
 
-    def __init__(self, of_rows: Any = None, of_columns: Any = None):
+    def __init__(self, of_rows: ArrayLike | None = None, of_columns: ArrayLike | None = None):
         self.of_rows, self.of_columns = of_rows, of_columns
 
     def __bool__(self) -> bool:
@@ -58,7 +62,7 @@ class Weights:
         )
 
 
-def _checked(given: Any, name: str, length: int, what: str) -> Array | None:
+def _checked(given: ArrayLike | None, name: str, length: int, what: str) -> Array | None:
     if given is None:
         return None
     if isinstance(given, Number):
@@ -106,7 +110,7 @@ class WeightedRows(Rows):
         n, m = inner.shape
         self._of_rows = np.ones(n) if of_rows is None else of_rows
         self._of_columns = np.ones(m) if of_columns is None else of_columns
-        self.backend: Any = backend
+        self.backend = backend  # type: ignore[assignment]  # not all operations of a Backend
         names = (
             "X",
             "shape",
@@ -128,12 +132,12 @@ class WeightedRows(Rows):
         return self.inner.threads
 
     @property
-    def folder(self) -> Any:  # type: ignore[override]
+    def folder(self) -> Folder | None:  # type: ignore[override]
         """Where row-aligned arrays lie that are not kept in memory."""
         return self.inner.folder
 
     @folder.setter
-    def folder(self, folder: Any) -> None:
+    def folder(self, folder: Folder | None) -> None:
         self.inner.folder = folder
 
     @property
@@ -172,7 +176,7 @@ class WeightedRows(Rows):
         self,
         function: Function,
         rows: RowState | Mapping[str, Array],
-        arguments: Any,
+        arguments: object,
         *,
         width: int,
         sums: Shapes,
@@ -185,13 +189,13 @@ class WeightedRows(Rows):
         of_rows, of_columns = self._of_rows, self._of_columns
 
         def on_block(
-            cpu: Backend, block: Any, rows: RowState, arguments: Any, after: RowState, sums: Named
+            cpu: Backend, block: Block, rows: RowState, arguments: object, after: RowState, sums: Named
         ) -> None:  # the rows are those of this block, and know the number of the first
             given = WeightedBlock(block, of_rows[rows.first : rows.first + block.rows], of_columns)
             function(backend, given, rows, arguments, after, sums)  # type: ignore[arg-type]
 
         def on_columns(
-            cpu: Backend, block: Any, after: RowState, arguments: Any, lo: int, hi: int, sums: Named
+            cpu: Backend, block: Block, after: RowState, arguments: object, lo: int, hi: int, sums: Named
         ) -> None:
             assert gather is not None
             given = WeightedBlock(block, of_columns[lo:hi], of_rows)
@@ -283,7 +287,7 @@ class WeightedRows(Rows):
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), in memory, with their weights."""
-        inner: Any = self.inner.take(rows, n_jobs)
+        inner = self.inner.take(rows, n_jobs)
         of_rows = None if self.row_weights is None else self.row_weights[rows]
         return WeightedRows(inner, of_rows, self.column_weights, self._mass)
 
@@ -293,6 +297,8 @@ class WeightedRows(Rows):
         return WeightedRows(self.inner.T, self.column_weights, self.row_weights)
 
 
-def _look(backend: Any, block: WeightedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named) -> None:
+def _look(
+    backend: ModuleType, block: WeightedBlock, rows: RowState, dtype: np.dtype, after: RowState, sums: Named
+) -> None:
     """Add what a block holds to the sums of the opening."""
     sums["rest"] += backend.opening(block, dtype)[1:]

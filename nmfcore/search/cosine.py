@@ -16,13 +16,13 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from .._files import mapped, replacing
+from .._typing import Array, Matrix
 from ..backends import cpu, cuda, cuda_ops
 from ..rows.device import as_device_rows
 from ..rows.memory import MemoryRows, as_rows, without_duplicates
@@ -31,11 +31,7 @@ from ..rows.threads import run_all
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .._typing import Matrix
-
 __all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
-
-Array = NDArray[Any]
 
 PANEL = 480  # most queries that meet the database at once: whole register tiles of the product on every processor
 PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every strip of the database

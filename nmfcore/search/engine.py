@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._files import replacing
 from .._text import printable
+from .._typing import Array
 from ..estimators.progress_bar import fit_shown
 from ..images import InputError, Pictures, picture_and_mask, read_source
 from ..images.pictures import Shape
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Found", "SearchEngine"]
 
-Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 
 _LISTED = 20  # entries that a repr shows

@@ -12,15 +12,16 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._files import npy_header, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from .._typing import Array
 
 __all__ = ["MASK", "MODEL", "PICTURES", "SETTINGS", "append_rows", "held", "replaced_folder"]
 
@@ -120,7 +121,7 @@ def held(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def append_rows(path: Path, blocks: Iterable[NDArray[Any]]) -> int:
+def append_rows(path: Path, blocks: Iterable[Array]) -> int:
     """Put rows at the end of a ``.npy`` file, without writing to those that it has.
 
     The numbers are on the disk before the header counts them. Until then the file is what it was, with bytes after its
@@ -175,7 +176,7 @@ def append_rows(path: Path, blocks: Iterable[NDArray[Any]]) -> int:
     return rows
 
 
-def _counting(start: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> bytes:
+def _counting(start: bytes, dtype: np.dtype, shape: tuple[int, int]) -> bytes:
     """Return the start of a .npy file with another shape in its header, and as long as it was."""
     first = 10 if start[6] == 1 else 12  # magic, version, and the length of the text that follows
     text = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}).encode()

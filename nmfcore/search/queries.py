@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._text import printable
+from .._typing import Array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = ["Term", "answering", "checked_weights", "combined", "one_by_one", "title_of"]
-
-Array = NDArray[Any]
 
 _SHOWN = 10  # labels that a message names
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from .._typing import Array
 from ..models import Model
 from .cosine import CosineIndex, reconstruction_space
 
 __all__ = ["SPACES", "Space", "checked"]
-
-Array = NDArray[Any]
 
 SPACES = ("codes", "reconstruction", "centred")
 # Non-negative codes lie within a quarter of the sphere. Whatever lies at its edge is the least similar to nearly every

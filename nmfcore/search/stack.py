@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ..images import InputError
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from numpy.typing import ArrayLike
+
+    from .._typing import Array
 
 __all__ = ["Stack"]
 
@@ -42,11 +42,11 @@ class Stack:
         return (len(self), *self.blocks[0].shape[1:])
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         """The type that all blocks can be given in."""
         return np.result_type(*self.blocks)
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def take(self, rows: NDArray[np.int64]) -> Array:
         """Return some rows.
 
         Parameters
@@ -108,7 +108,7 @@ class Stack:
             return self
         return Stack(*self.blocks, places=rows if self.places is None else self.places[rows])
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
+    def __getitem__(self, rows: slice) -> Array:
         if len(self.blocks) == 1 and self.places is None:
             return self.blocks[0][rows]
         return self.take(np.arange(len(self))[rows])

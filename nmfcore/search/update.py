@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._text import printable
+from .._typing import Array
 from ..analysis import reconstruction_errors
 from ..images import InputError
 from ..images._listing import Listing, listing
@@ -32,8 +31,6 @@ from .manifest import UNKNOWN, Manifest, Record, digests_of, file_of, sure_time
 from .stack import Stack
 
 __all__ = ["Changes", "follow"]
-
-Array = NDArray[Any]
 
 DRIFT = 1.2  # times the mean error of the former rows, above which new rows are said to be unlike them
 _AT_ONCE = 1 << 26  # bytes of pictures that are decoded at a time

@@ -16,7 +16,7 @@ from ._fixed import Fixed
 if TYPE_CHECKING:
     from typing import TypedDict
 
-    from .._typing import Block
+    from .._typing import Block, Numbers
     from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
@@ -95,7 +95,7 @@ class Foreseen:
     """What follows a pass if it goes as most do, queued before any number of the pass is read."""
 
     following: Small  # what the next pass begins with
-    numbers: Callable[[], list[Any]]  # the numbers that tell how the pass has gone; this waits for them
+    numbers: Callable[[], Numbers]  # the numbers that tell how the pass has gone; this waits for them
     holds: bool = False  # whether it has gone as foreseen, and `following` gives the orders that it gave before
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from ._common import Correction, Foreseen, Incoming, Orders, Report, Small, Sums
 from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
-    from .._typing import Block
+    from .._typing import Block, Numbers
     from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
@@ -375,7 +375,7 @@ class AcceleratedHALS(CoordinateDescent):
         )  # fmt: skip
         return Foreseen(new, numbers)
 
-    def _as_foreseen(self, small: Accelerated, foreseen: Foreseen, report: Report, told: list[Any], data: Rows) -> bool:
+    def _as_foreseen(self, small: Accelerated, foreseen: Foreseen, report: Report, told: Numbers, data: Rows) -> bool:
         """Complete the state that was foreseen after an accepted pass; return False where a component has died."""
         *change, of_H, squares_W, squares_H = told
         new, backend = foreseen.following, data.backend
@@ -404,7 +404,7 @@ class AcceleratedHALS(CoordinateDescent):
             wanted.append(sums["measured"])
         return wanted
 
-    def _report(self, small: Accelerated, numbers: list[Any], backend: Backend) -> tuple[Report, float, float]:
+    def _report(self, small: Accelerated, numbers: Numbers, backend: Backend) -> tuple[Report, float, float]:
         """Report the loss at (W⁺, Ĥ), and W's part of violation and KKT residual.
 
         Parameters

@@ -9,7 +9,7 @@ IEICE Trans. Fundamentals E92-A(3), 2009. The iterates, the order of updates and
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..objective import UNPENALISED, Penalties, kkt_frobenius, trace_loss
 from ._common import Foreseen, Gather, Orders, Report, Small, Solver, Sums
 
 if TYPE_CHECKING:
-    from .._typing import Block
+    from .._typing import Block, Numbers
     from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
@@ -108,7 +108,7 @@ class CoordinateDescent(Solver):
         traces = [np.trace(WtW), np.trace(HHt)] if self.penalised else []
         return Small(new, HHt), [sums["stats"], stats_H, *traces]
 
-    def _told(self, numbers: list[Any], backend: Backend) -> Report:
+    def _told(self, numbers: Numbers, backend: Backend) -> Report:
         of_W, of_H, *squares = numbers
         loss = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:

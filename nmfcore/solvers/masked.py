@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from .coordinate_descent import CoordinateDescent
 from .multiplicative import MultiplicativeUpdate
 
 if TYPE_CHECKING:
-    from .._typing import Block
+    from .._typing import Block, Numbers
     from ..backends.operations import Backend
     from ..rows.base import Rows
     from ..rows.state import RowState
@@ -343,7 +343,7 @@ class MaskedMultiplicative(MultiplicativeUpdate):
     def _updated(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
         return self._update_beta(small, sums, data)
 
-    def _told(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+    def _told(self, numbers: Numbers, small: Small, data: Rows) -> Report:
         return self._told_beta(numbers, small, data)
 
     def denominator(self, D: Array) -> Array:

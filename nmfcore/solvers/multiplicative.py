@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from ._fixed import Fixed
 from .coordinate_descent import gather_XtW
 
 if TYPE_CHECKING:
-    from .._typing import Block
+    from .._typing import Block, Numbers
     from ..backends.operations import Backend, Number
     from ..rows.base import Rows
     from ..rows.state import RowState
@@ -152,7 +152,7 @@ class MultiplicativeUpdate(Solver):
         """Update the columns of H → the new small factor, and the arrays whose numbers a report is made of."""
         return (self._update_frobenius if self.beta == 2 else self._update_beta)(small, sums, data)
 
-    def _told(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+    def _told(self, numbers: Numbers, small: Small, data: Rows) -> Report:
         return (self._told_frobenius if self.beta == 2 else self._told_beta)(numbers, small, data)
 
     def _update_frobenius(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
@@ -171,7 +171,7 @@ class MultiplicativeUpdate(Solver):
         traces = [np.trace(WtW), np.trace(HHt)] if self.penalised else []
         return Small(new, HHt, small.passes + 1), [stats_W, stats_H, *traces]
 
-    def _told_frobenius(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+    def _told_frobenius(self, numbers: Numbers, small: Small, data: Rows) -> Report:
         backend, (of_W, of_H, *squares) = data.backend, numbers
         loss = fit = trace_loss(self.squares_X, of_H[backend.CROSS], of_H[backend.SQUARE])
         if self.penalised:
@@ -228,7 +228,7 @@ class MultiplicativeUpdate(Solver):
         measured = (sums["loss"],) if small.passes % 10 == 0 else ()
         return Small(new, small.HHt, small.passes + 1), [stats, stats_H, *measured]
 
-    def _told_beta(self, numbers: list[Any], small: Small, data: Rows) -> Report:
+    def _told_beta(self, numbers: Numbers, small: Small, data: Rows) -> Report:
         backend, k, S = data.backend, small.Ht.shape[1], data.backend.STATS
         of_W, of_H, *losses = (np.array(each) for each in numbers)
         free = k if self.fixed is None else self.fixed.width

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .sources import Array
+from ..._typing import Array
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

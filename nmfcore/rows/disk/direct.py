@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..._files import machine_memory, reason
-from .sources import SLACK, Array, ReadError
+from ..._typing import Array
+from .sources import SLACK, ReadError
 
 ALIGNMENT = SLACK  # positions, sizes and addresses that are multiples of it suit every disk and file system
 _SPAN = 4 << 20  # bytes of one request: 2.8 GB/s where those of 16 MiB gave 2.4 (pages are pinned before it starts)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..._files import FileFault, check_regular, npy_header
+from ..._typing import Array
 from .direct import aligned, open_bytes, outgrows_cache
-from .sources import SLACK, Array, Read, Source
+from .sources import SLACK, Read, Source
 
 
 class NpyFile(Source):

@@ -7,11 +7,11 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..._typing import Array
 from ...backends.operations import STORED_TYPES
 from ..memory import BLOCK_BYTES
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, DTypeLike
-
-Array = NDArray[Any]
 
 
 class ReadError(OSError):

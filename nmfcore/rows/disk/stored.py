@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from ..._typing import Array
 from ...backends import cpu
 from ..base import Function
 from ..memory import MemoryRows
@@ -17,7 +18,7 @@ from ..state import RowState
 from ..summary import digest_of, look_through
 from ..sums import FewSums, Named
 from ..threads import run_all
-from .sources import SLACK, Array, Read, Source
+from .sources import SLACK, Read, Source
 
 if TYPE_CHECKING:
     from ..._typing import Block, DType

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..._files import reason
+from ..._typing import Array
 from ..memory import BLOCK_BYTES
-from .sources import Array, Read, ReadError, Source
+from .sources import Read, ReadError, Source
 
 if TYPE_CHECKING:
     from typing import Protocol
