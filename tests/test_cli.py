@@ -127,7 +127,7 @@ def test_parts_below_a_thousandth_are_named(run):
 
 
 def test_a_fit_whose_parts_cannot_be_sorted_is_kept(run, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **keywords):
         raise MemoryError("no room")
 
     monkeypatch.setattr("nmfcore.analysis.explained_share", fail)

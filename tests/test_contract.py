@@ -858,19 +858,25 @@ def test_metadata_routing(name):
     mine, other = getattr(ours, name)(), getattr(theirs, name)()
     for method in ("fit", "transform", "inverse_transform", "partial_fit", "score"):
         setter = f"set_{method}_request"
-        masks = name == "NMF" and method in ("fit", "transform", "score")
-        assert hasattr(mine, setter) == (masks or hasattr(other, setter)), setter
-    if name == "NMF":  # takes masks, and nothing else beyond scikit-learn
-        for method in ("fit", "transform", "score"):
-            assert getattr(mine.get_metadata_routing(), method).requests == {"mask": None}
+        more = method == "score" or (name == "NMF" and method in ("fit", "transform"))
+        assert hasattr(mine, setter) == (more or hasattr(other, setter)), setter
+    if name == "NMF":  # takes masks and weights, and nothing else beyond scikit-learn
+        weights = {"mask": None, "sample_weight": None}
+        for method, taken in (("fit", weights), ("transform", {"mask": None}), ("score", weights)):
+            assert getattr(mine.get_metadata_routing(), method).requests == taken
         return
-    assert str(mine.get_metadata_routing()) == str(other.get_metadata_routing())
+    assert mine.get_metadata_routing().score.requests == {"sample_weight": None}
+
+    def those_of_scikit_learn(estimator):
+        routing = estimator.get_metadata_routing()
+        return [str(getattr(routing, method)) for method in ("fit", "transform", "inverse_transform", "partial_fit")]
+
+    assert those_of_scikit_learn(mine) == those_of_scikit_learn(other)
     with sklearn.config_context(enable_metadata_routing=True):
-        assert str(mine.get_metadata_routing()) == str(other.get_metadata_routing())
-        if name == "MiniBatchNMF":
-            mine.set_partial_fit_request(W=True, H=False)
-            other.set_partial_fit_request(W=True, H=False)
-            assert str(mine.get_metadata_routing()) == str(other.get_metadata_routing())
+        assert those_of_scikit_learn(mine) == those_of_scikit_learn(other)
+        mine.set_partial_fit_request(W=True, H=False)
+        other.set_partial_fit_request(W=True, H=False)
+        assert those_of_scikit_learn(mine) == those_of_scikit_learn(other)
 
 
 @pytest.mark.parametrize("name", CLASSES)

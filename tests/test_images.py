@@ -43,8 +43,8 @@ def test_nothing_is_the_digits(digits):
 
 def test_titles():
     matrix = np.zeros((2, 3))
-    assert images.Pictures(matrix, names=("a", "b"), labels=np.array([5, 6])).title(1) == "b"
-    assert images.Pictures(matrix, labels=np.array([5, 6])).title(1) == "6"
+    assert images.Pictures(matrix, names=("a", "b"), labels=np.array([5, 6])).title(1) == "row 1, b (6)"
+    assert images.Pictures(matrix, labels=np.array([5, 6])).title(1) == "row 1 (6)"
     assert images.Pictures(matrix).title(1) == "row 1"
 
 

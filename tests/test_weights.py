@@ -171,8 +171,8 @@ FITS = [
 
 def repeated(rng, n=90, m=31, k=4, positive=False, wide=False):
     """Return X, a start, whole weights, and which rows and columns an X of repetitions has."""
-    n, m = (31, 400) if wide else (n, m)  # wide: so sparse that sums are made from the transposed matrix
-    X = rng.random((n, m)) * (rng.random((n, m)) < (0.03 if wide else 0.5)) + (0.01 if positive else 0)
+    n, m = (31, 400) if wide else (n, m)  # wide: sums of a sparse X are made from the transposed matrix
+    X = rng.random((n, m)) * (rng.random((n, m)) < (0.3 if wide else 0.5)) + (0.01 if positive else 0)
     u, v = rng.integers(0, 4, n), rng.integers(1, 4, m)
     start = rng.random((n, k)) + 0.1, rng.random((k, m)) + 0.1
     return X, start, u, v, np.repeat(np.arange(n), u), np.repeat(np.arange(m), v)
@@ -243,7 +243,10 @@ def test_weights_of_one_have_the_bits_of_none(rng, settings, ones):
     assert_array_equal(model.history_["loss"], other.history_["loss"])
 
 
-@pytest.mark.parametrize("settings", [{"solver": "cd"}, {"solver": "hals"}, {"solver": "mu", "beta_loss": 0.5}])
+# Of hals one pass: the scales that it gives to components are rounded to powers of two, and with them its sweeps end.
+@pytest.mark.parametrize("settings", [
+    {"solver": "cd"}, {"solver": "hals", "max_iter": 1}, {"solver": "mu", "beta_loss": 0.5},
+])  # fmt: skip
 def test_only_ratios_of_weights_matter_to_the_factors(rng, settings):
     X, (W, H), _, _, _, _ = repeated(rng)
     u, v = rng.random(len(X)), rng.random(X.shape[1])
@@ -335,7 +338,8 @@ def test_several_starts_and_samples(rng):
     W = model.fit_transform(X, sample_weight=u)
     losses = model.init_losses_
     best = ref.weighted_divergence(X[::100], W[::100], model.components_, 2, u[::100], np.arange(1, 7))
-    assert losses.min() == model.history_["loss"][-1] and losses.shape == (2,)
+    assert_allclose(losses.min(), model.history_["loss"][-1], rtol=1e-9)
+    assert losses.shape == (2,)
     assert 25 < losses.min() / best < 100  # 6,500 rows count, of which 130 were measured
     assert model.component_stability_.shape == (2,)
 

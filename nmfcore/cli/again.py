@@ -72,12 +72,12 @@ def beginning(
     known = Manifest.of(model)
     if source is None:
         source = known.root if model.files is not None else model.source
-        if not source or not os.path.lexists(Path(source.partition("::")[0]).expanduser()):
+        if not source or not os.path.lexists(Path(os.path.expanduser(source.partition("::")[0]))):
             raise Stop(f"the data that '{begin}' was made of ('{source}') are not there: give SOURCE")
         if model.files is not None:
             how = {**how, "recursive": how["recursive"] or known.recursive, "exclude": how["exclude"] or known.exclude}
     shape = model.shape
-    if shape is not None and Path(source).expanduser().is_dir():
+    if shape is not None and Path(os.path.expanduser(source)).is_dir():
         height, width = shape[:2]
         if size not in (None, (height, width)):
             raise Stop(

@@ -107,7 +107,7 @@ def open_model(folder: str, space: str | None = None) -> "SearchEngine":
 
     if space is not None and space not in SPACES:
         raise Stop(f"--space {space!r} is unknown: expected {', '.join(SPACES[:-1])} or {SPACES[-1]}")
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not os.path.lexists(path):
         raise Stop(f"there is no model '{folder}': give the folder that nmfcore fit wrote")
     if path.is_dir() and not (path / MODEL).exists():

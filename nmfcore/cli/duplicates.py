@@ -55,7 +55,7 @@ def duplicates(
     from ..search.folders import MODEL
 
     notes = Console(stderr=True)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not os.path.lexists(path):
         raise Stop(f"there is neither a folder nor a model '{source}': check the path")
     if not path.is_dir() or (path / MODEL).exists():

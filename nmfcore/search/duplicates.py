@@ -276,7 +276,8 @@ class Duplicates:
                 "there are no files to move: the pictures were read from no folder, or it is not there any more; "
                 "give folder= where it is"
             )
-        return planned_moves(self.groups, self._engine, self._files, self._files.folder, Path(folder).expanduser())
+        target = Path(os.path.expanduser(folder))
+        return planned_moves(self.groups, self._engine, self._files, self._files.folder, target)
 
     def move_to(self, folder: str | os.PathLike[str]) -> tuple[Path | None, list[str]]:
         """Move all pictures but one of each group to a folder. Nothing is deleted, and no file is replaced.
@@ -304,4 +305,4 @@ class Duplicates:
             When the folder cannot be made, or a file cannot be moved. Those that were moved until then are in the file.
         """
         moves, left = self.moves(folder)
-        return (move_files(moves, Path(folder).expanduser()) if moves else None), left
+        return (move_files(moves, Path(os.path.expanduser(folder))) if moves else None), left

@@ -863,12 +863,12 @@ class SearchEngine:
             self._check_masked()
         size = None if shape is None else (shape[0], shape[1])
         if shape is not None and isinstance(source, str | os.PathLike):
-            path = Path(source).expanduser()
+            path = Path(os.path.expanduser(source))
             if path.is_file() and _is_picture_file(path):
                 row, mask = picture_and_mask(path, shape, decoding=self.model.decoding or {})
                 hidden = None if mask is None else mask[None]
                 return Pictures(row[None], shape, (path.name,), None, str(path), mask=hidden)
-        folder = isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir()
+        folder = isinstance(source, str | os.PathLike) and Path(os.path.expanduser(source)).is_dir()
         rgb = shape is not None and len(shape) == 3
         decoding = (self.model.decoding or {}) if folder else None
         pictures = _pictures(source, size if folder else None, rgb, skip_broken, progress, decoding)
@@ -1232,7 +1232,7 @@ class SearchEngine:
             return row, self.title(row), model.W[row], None, None
         title, m = "the query", model.components.shape[1]
         if isinstance(query, str | os.PathLike):
-            path = Path(query).expanduser()
+            path = Path(os.path.expanduser(query))
             if not path.is_file():
                 raise InputError(
                     f"there is no picture '{query}', neither by name nor as a file{hint(str(query), self._numbers)}"

@@ -130,7 +130,7 @@ def _check(engine: SearchEngine, linkage: str, kinds: Sequence[str], max_pairs: 
 def _files_of(engine: SearchEngine, folder: str | os.PathLike[str] | None, notes: list[str]) -> PictureFiles:
     model = engine.model
     if folder is not None:
-        home = Path(folder).expanduser()
+        home = Path(os.path.expanduser(folder))
         if not home.is_dir():
             raise InputError(f"there is no folder '{folder}': give the one that the pictures were read from")
         if model.names is None:

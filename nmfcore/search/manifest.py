@@ -228,7 +228,7 @@ def looked_at(source: object, recursive: bool = False, exclude: str | Sequence[s
     """
     if not isinstance(source, str | os.PathLike):
         return {}
-    root, looked = Path(source).expanduser(), time.time_ns()
+    root, looked = Path(os.path.expanduser(source)), time.time_ns()
     stats = {name: _stat(root / name) for name in (names_in(root, recursive, exclude) if root.is_dir() else ())}
     there = {name: seen for name, seen in stats.items() if seen is not None and stat.S_ISREG(seen.st_mode)}
     return {

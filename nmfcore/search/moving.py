@@ -151,7 +151,7 @@ def undo_moves(file: str | os.PathLike[str]) -> tuple[int, list[str]]:
     (False, (1, []), b'picture')
     """
     back, left = 0, []
-    for source, target in reversed(_read(Path(file).expanduser())):
+    for source, target in reversed(_read(Path(os.path.expanduser(file)))):
         was, now = os.path.lexists(source), os.path.lexists(target)
         if was and now and _same(source, target):  # an interrupted move has left both names of one file
             os.unlink(target)
