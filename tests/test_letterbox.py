@@ -524,6 +524,54 @@ def test_pictures_are_added_with_their_masks(wall, tmp_path):
     assert plain.masks.counts().tolist() == [0] * 10 + [1, 0] and plain.model.masked == 1
 
 
+def test_an_update_is_refused_before_a_folder_is_looked_at(wall, tmp_path, monkeypatch):
+    """It would code new pictures and lose their masks."""
+    engine, folder = wall
+    engine.save(tmp_path / "model")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    loaded = SearchEngine.load(tmp_path / "model")
+    monkeypatch.setattr("nmfcore.search.update.follow", lambda *_, **__: pytest.fail("looked at the folder"))
+    for each in (loaded, engine):
+        with pytest.raises(InputError, match=r"an update does not keep masks: fit"):
+            each.update(folder)
+        with pytest.raises(InputError, match=r"an update does not keep masks: fit"):
+            each.update()
+    np.testing.assert_array_equal(loaded.masks[:], engine.masks[:])
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+
+
+def test_pictures_are_removed_with_their_masks(wall, tmp_path):
+    engine, folder = wall
+    engine.save(tmp_path / "model")
+    fewer = SearchEngine.load(tmp_path / "model")
+    fewer.remove(["1.png", 3])
+    kept = [0, 2, 4, 5, 6, 7]
+    hidden = engine.masks[:][kept]
+    fewer.save(tmp_path / "model", overwrite=True)  # where it lives
+    fewer.save(tmp_path / "elsewhere")
+    for each in (fewer, SearchEngine.load(tmp_path / "model"), SearchEngine.load(tmp_path / "elsewhere")):
+        np.testing.assert_array_equal(each.masks[:], hidden)
+        assert each.model.masked == hidden.sum() == each.masks.counts().sum()
+        np.testing.assert_array_equal(each.matrix(), engine.matrix()[kept])
+        np.testing.assert_array_equal(each.search(folder / "2.png").code, engine.search(folder / "2.png").code)
+    fewer.remove([row for row, some in enumerate(hidden.any(axis=1)) if some])
+    assert fewer.model.masked == 0 and not fewer.masks[:].any()
+    fewer.save(tmp_path / "plain")
+    assert SearchEngine.load(tmp_path / "plain").model.masked == 0
+
+
+def test_duplicates_of_masked_pictures_are_found(tmp_path):
+    folder = mixed(tmp_path / "in")
+    shutil.copy(folder / "1.png", folder / "1-copy.png")
+    with Image.open(folder / "2.png") as image:
+        image.resize((27, 54)).save(folder / "2-large.png")  # the same proportions, and the same bars
+    engine = SearchEngine(3, max_iter=50).fit(load_images(folder, (9, 9), fit="letterbox"))
+    assert engine.model.masked
+    found = {(each.kind, *sorted(engine.model.names[row] for row in each.rows)) for each in engine.duplicates()}
+    assert ("file", "1-copy.png", "1.png") in found and ("near", "2-large.png", "2.png") in found
+
+
 def test_masked_arrays_are_fitted_by_what_they_leave(rng):
     X = rng.random((20, 6, 5)) + 1
     mask = rng.random(X.shape) < 0.2
@@ -555,6 +603,13 @@ def test_estimators_that_take_no_masks_refuse_before_pictures_are_read(tmp_path,
 # --- pictures of it -------------------------------------------------------------------------------
 
 
+def tile_repeat(shape):
+    """Return how many times as large figures draw the pixels of a small picture."""
+    from nmfcore.plots._shared import Grid
+
+    return Grid(shape, 1, 1, 1.0).repeat
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_inpainting_of_pictures(tmp_path, mode):
     pytest.importorskip("matplotlib", reason="plots need the extra 'app'")
@@ -569,7 +624,7 @@ def test_inpainting_of_pictures(tmp_path, mode):
     tiles = np.asarray(axes.images[0].get_array())
     blue = np.abs(tiles[..., :3] - np.array([0, 114, 178]) / (255 if np.nanmax(tiles) <= 1 else 1)).max(axis=2) < 0.01
     per_pixel = pictures.mask.reshape(8, 9, 9, -1).any(axis=3).sum()
-    assert blue.sum() == per_pixel
+    assert blue.sum() == per_pixel * tile_repeat(pictures.shape) ** 2
     assert not [text.get_text() for text in axes.texts if "%" in text.get_text()]  # nothing is known beneath the bars
 
 
@@ -683,6 +738,31 @@ def test_a_fit_with_a_budget_of_memory_has_the_same_bits(here, capsys):
         assert other.masked == first.masked > 0
 
 
+def test_how_many_parts_by_what_is_observed(here, capsys):
+    """The same entries are left out as by select_rank of the pixels with their mask, and k does not depend on the bars."""
+    from nmfcore import select_rank
+
+    pictures = load_images(here, fit="letterbox")
+    settings = ("--letterbox", "--max-iter", 20, "--repeats", 2)
+    code, _, err = run(capsys, "rank", "in", "-k", "1,2,3", *settings, "--holdout", "0.1", "--out", "r.csv")
+    assert code == 0, err
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = select_rank(
+            np.ma.MaskedArray(pictures.matrix, pictures.mask), [1, 2, 3], method="holdout", holdout=0.1, repeats=2,
+            tiles=pictures.shape, random_state=0, estimator=NMF(solver="hals", max_iter=20, tol=3e-4),
+        )  # fmt: skip
+    table = np.genfromtxt("r.csv", delimiter=",", names=True)
+    for k, test in zip(expected.k, expected.test, strict=True):
+        assert table["test"][table["k"] == k].mean() == pytest.approx(test, rel=1e-3)
+    code, _, err = run(capsys, "fit", "in", "-k", "auto", "--letterbox", "--max-iter", "20", "--out", "m")
+    assert code == 0 and "k = " in err and "tried" in err, err
+    model = load("m")
+    assert model.masked == pictures.mask.sum() and model.rank_selection.best == len(model.components)
+    code, out, err = run(capsys, "rank", "in", "-k", "1,2", "--letterbox", "--method", "bicross")
+    assert code == 2 and "--method bicross does not go with" in err and not out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -690,7 +770,6 @@ def test_a_fit_with_a_budget_of_memory_has_the_same_bits(here, capsys):
         (("--letterbox", "--crop", "--size", "9x9"), "give one of them"),
         (("--letterbox", "--extrapolate"), "--extrapolate does not go with --letterbox"),
         (("--mask-transparent", "--extrapolate"), "--extrapolate does not go with --mask-transparent"),
-        (("--letterbox", "-k", "auto"), "-k auto does not go with --letterbox"),
         (("--letterbox", "--device", "cuda"), "cuda"),
     ],
 )

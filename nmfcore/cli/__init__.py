@@ -505,12 +505,13 @@ def _app() -> Any:
             ),
         ] = "1se",
         method: Annotated[
-            str,
+            str | None,
             Option(
                 help="bicross leaves out blocks of rows and columns; holdout single entries, or tiles of a picture.",
+                show_default="bicross; holdout where pixels are masked",
                 rich_help_panel="Validation",
             ),
-        ] = "bicross",
+        ] = None,
         holdout: Annotated[
             float,
             Option(
@@ -567,6 +568,23 @@ def _app() -> Any:
         ] = False,
         crop: Annotated[
             bool, Option("--crop", help="Cut off the edges of pictures of other proportions.", rich_help_panel="Input")
+        ] = False,
+        letterbox: Annotated[
+            bool,
+            Option(
+                "--letterbox",
+                help="Keep the proportions of a folder's pictures: each as large as fits, between bars that are left "
+                "out.",
+                rich_help_panel="Input",
+            ),
+        ] = False,
+        mask_transparent: Annotated[
+            bool,
+            Option(
+                "--mask-transparent",
+                help="Leave transparent pixels out, instead of laying pictures on a background.",
+                rich_help_panel="Input",
+            ),
         ] = False,
         background: Annotated[
             str,
@@ -628,7 +646,7 @@ def _app() -> Any:
         with errors_as_sentences():
             if rule not in ("1se", "min"):
                 raise Stop(f"--rule {rule!r} is unknown: expected 1se or min")
-            if method not in ("bicross", "holdout"):
+            if method not in (None, "bicross", "holdout"):
                 raise Stop(f"--method {method!r} is unknown: expected bicross or holdout")
             if not 0 < holdout < 1:
                 raise Stop(f"--holdout {holdout:g}: give a share above 0 and below 1")
@@ -655,6 +673,11 @@ def _app() -> Any:
                 "max_time": max_time,
             }
             reading = {"crop": crop, "background": background, "recursive": recursive}
+            reading |= {"fit": "letterbox" if letterbox else "stretch", "mask_transparent": mask_transparent}
+            if method == "bicross" and (letterbox or mask_transparent):
+                raise Stop(
+                    "--method bicross does not go with masked pixels, which blocks cannot do without: give holdout"
+                )
             code = command.rank(
                 source, k, settings, how, size_option(size), skip_broken, rgb, out or [], force, reading
             )

@@ -97,7 +97,7 @@ def fit(
         start = beginning(begin, source, k, settings, size, scheduler, how or {})
         source, k, size, how, rgb = start.source, start.k, start.size, start.how, start.rgb or rgb
     check_scheduler(scheduler, **{name: settings[name] for name in ("device", "memory")})
-    _check_masking(how or {}, k, settings, scheduler)
+    check_masking(how or {}, settings, scheduler)
     target = _target(source, out)
     _check_target(target, force)
     _check_source(source)
@@ -213,8 +213,23 @@ def _check_runs(settings: "Settings") -> None:
         raise Stop(f"--checkpoint keeps a single run, and --n-init {runs} makes several: leave one of them out")
 
 
-def _check_masking(how: "Settings", k: int | str | None, settings: "Settings", scheduler: str | None) -> None:
-    """Refuse what cannot be done with masked pixels before any picture is read."""
+def check_masking(how: "Settings", settings: "Settings", scheduler: str | None = None) -> None:
+    """Refuse what cannot be done with masked pixels before any picture is read.
+
+    Parameters
+    ----------
+    how : dict
+        How pictures are read: "fit", "mask_transparent" and "crop" are looked at.
+    settings : dict
+        Of the fit: "device" and "extrapolate" are looked at.
+    scheduler : str or None
+        The cluster to compute on. None, the default, is this machine.
+
+    Raises
+    ------
+    Stop
+        When options do not go together.
+    """
     from ..images.folders import check_fit
 
     with refusals():
@@ -226,7 +241,6 @@ def _check_masking(how: "Settings", k: int | str | None, settings: "Settings", s
         f"--device {settings['device']}": settings["device"] not in (None, "cpu", "auto"),
         "--scheduler": scheduler is not None,
         "--extrapolate": settings["extrapolate"],
-        "-k auto": isinstance(k, str),
     }
     for option, given in refused.items():
         if given:

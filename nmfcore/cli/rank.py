@@ -106,10 +106,11 @@ def rank(
     from rich.console import Console
 
     from ..rows.disk import ReadError
-    from .fit import _about_memory, _check_device, _check_source, _with_defaults
+    from .fit import _about_memory, _check_device, _check_source, _with_defaults, check_masking
 
     notes = Console(stderr=True)
     targets = [_target(out, force) for out in outs]
+    check_masking(reading, settings)
     _check_source(source)
     _check_device(settings["device"])
     try:
@@ -131,7 +132,12 @@ def rank(
 
 
 def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Console", **how: Any) -> "RankSelection":
-    """Find k for pictures, under a bar; columns of pictures are cut by tiles."""
+    """Find k for pictures, under a bar; columns of pictures are cut by tiles.
+
+    Where pixels are masked, single tiles are left out unless another method is given, as blocks cannot be predicted.
+    """
+    import numpy as np
+
     from ..estimators import NMF
     from ..ranks import select_rank
     from ..ranks.splits import tile_labels
@@ -144,11 +150,16 @@ def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Consol
         note(notes, f"pixels are left out by tiles of {high}×{wide}, as neighbouring pixels share their noise")
     elif tiles is not None:
         raise Stop("--tiles is for pictures, and the rows have no height and width: give --size HxW, or leave it out")
+    X, mask = pictures.matrix, pictures.mask
+    if how.get("method") is None:
+        how["method"] = "bicross" if mask is None else "holdout"
+    if mask is not None:
+        X = np.ma.MaskedArray(X, mask, copy=False)
     estimator = NMF(memory=settings["memory"], **{name: settings[name] for name in _OF_FIT})
     with warnings_as_notes(notes), ranking_bar(notes) as show:
         try:
             return select_rank(
-                pictures.matrix, k, estimator=estimator, tiles=tiles, random_state=settings["random_state"],
+                X, k, estimator=estimator, tiles=tiles, random_state=settings["random_state"],
                 callback=show, **how,
             )  # fmt: skip
         except (ValueError, TypeError, RuntimeError) as error:

@@ -280,7 +280,8 @@ class SearchEngine:
         ----------
         source : path-like, Pictures, or array-like of shape (n, n_features), (n, height, width) or (…, 3)
             A folder of pictures, a file as `nmfcore.images.read_source` takes it, "digits" for scikit-learn's digits,
-            or the pictures themselves; a fit leaves out what `Pictures.mask`, or a masked array, masks.
+            or the pictures themselves; a fit leaves out what `Pictures.mask`, or a masked array, masks. Pictures of a
+            folder that are to keep their proportions are those of ``load_images(folder, fit="letterbox")``.
         size : tuple of (height, width) or None
             Size that a folder's pictures are resized to; for a matrix, how a row folds to a picture.
         rgb : bool
