@@ -675,7 +675,9 @@ def _app() -> Any:
             reading = {"crop": crop, "background": background, "recursive": recursive}
             reading |= {"fit": "letterbox" if letterbox else "stretch", "mask_transparent": mask_transparent}
             if method == "bicross" and (letterbox or mask_transparent):
-                raise Stop("--method bicross does not go with masked pixels, which blocks cannot do without: give holdout")
+                raise Stop(
+                    "--method bicross does not go with masked pixels, which blocks cannot do without: give holdout"
+                )
             code = command.rank(
                 source, k, settings, how, size_option(size), skip_broken, rgb, out or [], force, reading
             )
