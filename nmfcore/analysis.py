@@ -316,11 +316,11 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike, *, mask: Masked | Non
 
 
 def held_by_evidence(H: ArrayLike, W: ArrayLike, mask: Masked, least: float = 0.1) -> Floats:
-    """Lower what components hold where hardly any sample with them was observed, for drawings.
+    """Set components to 0 where hardly any sample with them was observed, for drawings.
 
     Entry (t, j) of H is decided by the samples that use component t and are observed in feature j. Where their share
     of Σ_i w_it² is below `least`, the entry may be anything, and often so large that the rest of the component is
-    drawn black. Such an entry is lowered to the largest one of the component for which the share is higher.
+    drawn black.
 
     Parameters
     ----------
@@ -350,7 +350,7 @@ def held_by_evidence(H: ArrayLike, W: ArrayLike, mask: Masked, least: float = 0.
     >>> mask = np.zeros((20, 3), bool)
     >>> mask[1:, 2] = True  # the last feature is observed in one sample of twenty
     >>> held_by_evidence([[1.0, 2.0, 90.0]], np.ones((20, 1)), mask).tolist()
-    [[1.0, 2.0, 2.0]]
+    [[1.0, 2.0, 0.0]]
     """
     W, H = _factors(W, H)
     rows: RowsOfBool = mask if hasattr(mask, "dtype") else np.asarray(mask)  # type: ignore[assignment]
@@ -365,8 +365,7 @@ def held_by_evidence(H: ArrayLike, W: ArrayLike, mask: Masked, least: float = 0.
         hidden += squares[lo : lo + height].T @ np.asarray(rows[lo : lo + height], np.float64)
     total = squares.sum(axis=0)[:, None]
     enough = total - hidden >= least * total
-    top = H.max(axis=1, keepdims=True, initial=0, where=enough)
-    return np.where(enough | ~enough.any(axis=1, keepdims=True), H, np.minimum(H, top))
+    return np.where(enough | ~enough.any(axis=1, keepdims=True), H, 0.0)
 
 
 def shared_parts(a: ArrayLike, b: ArrayLike, H: ArrayLike | None = None, n: int | None = 5) -> tuple[Numbers, Floats]:

@@ -396,7 +396,7 @@ def test_drawn_parts_are_held_by_what_was_observed(rng):
     for hidden in (mask, PictureMasks.of(mask)):
         held = held_by_evidence(H, W, hidden)
         np.testing.assert_array_equal(held[:, some], H[:, some])
-        assert (held <= H[:, some].max(axis=1, keepdims=True)).all()
+        assert not held[:, [5, 9, 11]].any()
     np.testing.assert_array_equal(held_by_evidence(H, W, np.zeros_like(mask)), H)
     np.testing.assert_array_equal(held_by_evidence(H, 0 * W, mask), H)  # parts that no picture uses
     with pytest.raises(ValueError, match="mask holds bool of shape"):
@@ -694,6 +694,28 @@ def test_a_report_says_what_was_masked(wall, tmp_path):
     assert "masked as a whole" not in section
     plain = report(SearchEngine(2, max_iter=5).fit(load_images(folder, (9, 9))))
     assert "masked" not in plain
+
+
+def test_a_report_fills_in_only_what_some_picture_decides(wall):
+    pytest.importorskip("jinja2", reason="reports need the extra 'app'")
+    import base64
+
+    from nmfcore.pages.report import _Drawing
+
+    engine, _ = wall
+    drawing, mask = _Drawing(engine, None), engine.masks[:]
+    drawing.drawn = drawing.components.copy()
+    column = int(mask.any(axis=0).argmax())
+    drawing.drawn[:, column] = 0  # as if hardly any picture had been observed there
+    rows = np.flatnonzero(mask.any(axis=1))
+    blue = np.array([0, 114, 178])
+    for row, tile in zip(rows, drawing.filled()["tiles"], strict=True):
+        kinds = {}
+        for kind in ("observed", "filled"):
+            file = io.BytesIO(base64.b64decode(tile[kind].partition(",")[2]))
+            kinds[kind] = (np.asarray(Image.open(file).convert("RGB")) == blue).all(axis=2).ravel()
+        np.testing.assert_array_equal(kinds["observed"], mask[row])
+        np.testing.assert_array_equal(np.flatnonzero(kinds["filled"]), [column] * int(mask[row, column]))
 
 
 def test_a_report_counts_pixels_of_pictures_in_colour(tmp_path):

@@ -50,6 +50,7 @@ Array = NDArray[Any]
 
 _LONGEST = 128  # pixels of a picture's longer side
 _EXAMPLES, _RANKED, _FILLED = 12, 8, 9  # pictures shown
+_GUESSED = 0.5  # share of a pixel by entries of parts that hardly any picture decides, above which it is not shown
 _MASKED = tuple(int(BLUE[at : at + 2], 16) / 255 for at in (1, 3, 5))  # the colour of masked pixels
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLUSTERS, _MEMBERS = 8, 9  # groups of pictures, and how many of each are shown
@@ -344,11 +345,13 @@ class _Drawing:
             rows.tolist(), self.engine.originals(rows), self.engine.reconstructions(rows), strict=True
         ):
             mask = self.masks[np.array([row])][0]
+            guessed = np.asarray(self.model.W[row], np.float64) @ (self.components - self.drawn)
+            unknown = mask & (guessed > _GUESSED * made)
             tiles.append(
                 {
                     "title": self.engine.title(row),
                     "observed": self.masked_picture(original, mask),
-                    "filled": self.picture(np.where(mask, made, original)),
+                    "filled": self.masked_picture(np.where(mask, made, original), unknown),
                     "share": _percent(counts[row] / self.masks.shape[1]),
                 }
             )
