@@ -29,6 +29,7 @@ __all__ = [
     "clusters",
     "components_for_share",
     "explained_share",
+    "held_by_evidence",
     "map_of_codes",
     "rank",
     "rebuild",
@@ -312,6 +313,59 @@ def explained_share(X: Matrix, W: ArrayLike, H: ArrayLike, *, mask: Masked | Non
         squares += float(stored @ stored)
         cross += np.einsum("it,it->t", W[lo:hi], block @ Ht)
     return explained_shares(cross, W.T @ W, H @ Ht, squares)
+
+
+def held_by_evidence(H: ArrayLike, W: ArrayLike, mask: Masked, least: float = 0.1) -> Floats:
+    """Set components to 0 where hardly any sample with them was observed, for drawings.
+
+    Entry (t, j) of H is decided by the samples that use component t and are observed in feature j. Where their share
+    of Σ_i w_it² is below `least`, the entry may be anything, and often so large that the rest of the component is
+    drawn black.
+
+    Parameters
+    ----------
+    H : array-like of shape (k, m), any real type
+        The components.
+    W : array-like of shape (n, k), any real type
+        The codes of the samples that they were learned from.
+    mask : array-like of shape (n, m), bool
+        True where an entry was left out; it is read a block at a time.
+    least : float, default=0.1
+        The share that is enough.
+
+    Returns
+    -------
+    ndarray of shape (k, m), float64
+        H as it is where every share is high enough, or none is.
+
+    Raises
+    ------
+    ValueError
+        When H, W and the mask do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nmfcore.analysis import held_by_evidence
+    >>> mask = np.zeros((20, 3), bool)
+    >>> mask[1:, 2] = True  # the last feature is observed in one sample of twenty
+    >>> held_by_evidence([[1.0, 2.0, 90.0]], np.ones((20, 1)), mask).tolist()
+    [[1.0, 2.0, 0.0]]
+    """
+    W, H = _factors(W, H)
+    rows: RowsOfBool = mask if hasattr(mask, "dtype") else np.asarray(mask)  # type: ignore[assignment]
+    if rows.dtype != bool or tuple(rows.shape) != (len(W), H.shape[1]):
+        raise ValueError(
+            f"mask holds {rows.dtype} of shape {tuple(rows.shape)}: give booleans of the shape {(len(W), H.shape[1])}"
+        )
+    squares = W * W
+    height = max(1, (1 << 20) // max(1, H.shape[1]))
+    hidden = np.zeros_like(H)
+    for lo in range(0, len(W), height):
+        hidden += squares[lo : lo + height].T @ np.asarray(rows[lo : lo + height], np.float64)
+    total = squares.sum(axis=0)[:, None]
+    enough = total - hidden >= least * total
+    return np.where(enough | ~enough.any(axis=1, keepdims=True), H, 0.0)
 
 
 def shared_parts(a: ArrayLike, b: ArrayLike, H: ArrayLike | None = None, n: int | None = 5) -> tuple[Numbers, Floats]:

@@ -16,7 +16,7 @@ PIL = pytest.importorskip("PIL", reason="pictures need the extra 'app'")
 from PIL import Image, ImageOps  # noqa: E402
 
 from nmfcore import NMF, MiniBatchNMF, load  # noqa: E402
-from nmfcore.analysis import explained_share, reconstruction_errors  # noqa: E402
+from nmfcore.analysis import explained_share, held_by_evidence, reconstruction_errors  # noqa: E402
 from nmfcore.images import (  # noqa: E402
     InputError,
     Pictures,
@@ -387,6 +387,52 @@ def test_numbers_of_analysis_over_what_is_observed(rng):
         explained_share(Z, W, H, mask=mask[:3])
 
 
+def test_drawn_parts_are_held_by_what_was_observed(rng):
+    W, H = rng.random((60, 4)), rng.random((4, 17))
+    mask = rng.random((60, 17)) < 0.3
+    mask[2:, 5] = mask[1:, 9] = mask[:, 11] = True
+    H[:, [5, 9, 11]] *= 1e6
+    some = np.delete(np.arange(17), [5, 9, 11])
+    for hidden in (mask, PictureMasks.of(mask)):
+        held = held_by_evidence(H, W, hidden)
+        np.testing.assert_array_equal(held[:, some], H[:, some])
+        assert not held[:, [5, 9, 11]].any()
+    np.testing.assert_array_equal(held_by_evidence(H, W, np.zeros_like(mask)), H)
+    np.testing.assert_array_equal(held_by_evidence(H, 0 * W, mask), H)  # parts that no picture uses
+    with pytest.raises(ValueError, match="mask holds bool of shape"):
+        held_by_evidence(H, W, mask[1:])
+
+
+def test_reconstructions_are_drawn_where_there_is_a_picture(rng):
+    pytest.importorskip("matplotlib", reason="plots need the extra 'app'")
+    from nmfcore.plots import reconstructions
+
+    for shape in ((6, 5), (6, 5, 3)):
+        X, mask = rng.random((3, int(np.prod(shape)))) + 0.5, np.zeros((3, 6, 5), bool)
+        mask[:, :2] = True
+        hidden = np.repeat(mask.reshape(3, -1), X.shape[1] // 30, axis=1)
+        axes = reconstructions(X, np.where(hidden, 1e6, 0.9 * X), shape, mask=hidden)
+        assert [text.get_text() for text in axes.texts if "%" in text.get_text()] == ["10 %"] * 3
+        image = axes.images[0].get_array()
+        shown = np.asarray(image)[..., 3] > 0 if len(shape) == 3 else ~np.ma.getmaskarray(image)
+        assert shown.sum() == 2 * 3 * (4 * 5) * tile_repeat(shape) ** 2
+        with pytest.raises(ValueError, match="mask holds bool of shape"):
+            reconstructions(X, X, shape, mask=hidden[:2])
+
+
+def test_masked_pixels_of_thumbnails_are_transparent(rng):
+    from nmfcore.images.thumbnails import picture_png
+
+    for shape in ((6, 5), (6, 5, 3)):
+        pixels = rng.integers(0, 256, int(np.prod(shape))).astype(np.uint8)
+        mask = rng.random((6, 5)) < 0.5
+        hidden = np.repeat(mask.ravel(), len(pixels) // 30)
+        drawn = np.asarray(Image.open(io.BytesIO(picture_png(pixels, shape, 255, 128, mask=hidden))))
+        np.testing.assert_array_equal(drawn[..., -1], np.where(mask, 0, 255))
+        np.testing.assert_array_equal(drawn[..., :-1], pixels.reshape(6, 5, -1))
+        assert picture_png(pixels, shape, 255, mask=0 * hidden > 0) == picture_png(pixels, shape, 255)
+
+
 def test_nothing_masked_is_nothing_changed(rng):
     X, W, H = rng.random((30, 17)), rng.random((30, 4)), rng.random((4, 17))
     none = np.zeros(X.shape, bool)
@@ -650,6 +696,28 @@ def test_a_report_says_what_was_masked(wall, tmp_path):
     assert "masked" not in plain
 
 
+def test_a_report_fills_in_only_what_some_picture_decides(wall):
+    pytest.importorskip("jinja2", reason="reports need the extra 'app'")
+    import base64
+
+    from nmfcore.pages.report import _Drawing
+
+    engine, _ = wall
+    drawing, mask = _Drawing(engine, None), engine.masks[:]
+    drawing.drawn = drawing.components.copy()
+    column = int(mask.any(axis=0).argmax())
+    drawing.drawn[:, column] = 0  # as if hardly any picture had been observed there
+    rows = np.flatnonzero(mask.any(axis=1))
+    blue = np.array([0, 114, 178])
+    for row, tile in zip(rows, drawing.filled()["tiles"], strict=True):
+        kinds = {}
+        for kind in ("observed", "filled"):
+            file = io.BytesIO(base64.b64decode(tile[kind].partition(",")[2]))
+            kinds[kind] = (np.asarray(Image.open(file).convert("RGB")) == blue).all(axis=2).ravel()
+        np.testing.assert_array_equal(kinds["observed"], mask[row])
+        np.testing.assert_array_equal(np.flatnonzero(kinds["filled"]), [column] * int(mask[row, column]))
+
+
 def test_a_report_counts_pixels_of_pictures_in_colour(tmp_path):
     pytest.importorskip("jinja2", reason="reports need the extra 'app'")
     from nmfcore.pages.report import report
@@ -739,7 +807,7 @@ def test_a_fit_with_a_budget_of_memory_has_the_same_bits(here, capsys):
 
 
 def test_how_many_parts_by_what_is_observed(here, capsys):
-    """The same entries are left out as by select_rank of the pixels with their mask, and k does not depend on the bars."""
+    """The losses are those of select_rank for the pixels with their mask."""
     from nmfcore import select_rank
 
     pictures = load_images(here, fit="letterbox")
@@ -758,7 +826,7 @@ def test_how_many_parts_by_what_is_observed(here, capsys):
     code, _, err = run(capsys, "fit", "in", "-k", "auto", "--letterbox", "--max-iter", "20", "--out", "m")
     assert code == 0 and "k = " in err and "tried" in err, err
     model = load("m")
-    assert model.masked == pictures.mask.sum() and model.rank_selection.best == len(model.components)
+    assert model.masked == pictures.mask.sum() and model.rank_selection["best"] == len(model.components)
     code, out, err = run(capsys, "rank", "in", "-k", "1,2", "--letterbox", "--method", "bicross")
     assert code == 2 and "--method bicross does not go with" in err and not out
 

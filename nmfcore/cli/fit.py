@@ -570,17 +570,19 @@ def _add_the_rest(
 def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
     from .. import plots
     from .._files import replacing
+    from ..analysis import held_by_evidence
 
     model = result.model
     if name == "components.png":
-        axes = plots.components_grid(model.components, model.shape, shares=result.shares)
+        parts = model.components
+        if pictures.mask is not None:
+            parts = held_by_evidence(parts, model.W, pictures.mask)
+        axes = plots.components_grid(parts, model.shape, shares=result.shares)
     elif name == "reconstructions.png":
         rows = _examples(pictures)
         titles = [pictures.title(row) for row in rows]
-        made = model.reconstruct(rows)
-        if pictures.mask is not None:  # the picture of the parts, where there was one
-            made[pictures.mask[rows]] = 0
-        axes = plots.reconstructions(pictures.matrix[rows], made, model.shape, titles)
+        mask = None if pictures.mask is None else pictures.mask[rows]
+        axes = plots.reconstructions(pictures.matrix[rows], model.reconstruct(rows), model.shape, titles, mask=mask)
     else:
         relative = math.isfinite(model.relative_error)
         axes = plots.convergence(model.history, norm=result.norm if relative else None, n_iter=model.n_iter)

@@ -63,7 +63,9 @@ def thumbnail_shape(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def picture_png(pixels: ArrayLike, shape: tuple[int, ...], top: float, longest: int | None = None) -> bytes:
+def picture_png(
+    pixels: ArrayLike, shape: tuple[int, ...], top: float, longest: int | None = None, *, mask: Array | None = None
+) -> bytes:
     """Encode one picture.
 
     Parameters
@@ -76,13 +78,20 @@ def picture_png(pixels: ArrayLike, shape: tuple[int, ...], top: float, longest: 
         What to draw as white.
     longest : int or None
         Make it smaller where a side has more pixels.
+    mask : ndarray of shape (n_features,), bool, or None
+        True where the picture is transparent. None, the default, means nowhere.
 
     Returns
     -------
     bytes
         A PNG file.
     """
-    return _encoded(_small(_grey_levels(np.asarray(pixels), top).reshape(shape), longest))
+    levels = _grey_levels(np.asarray(pixels), top).reshape(shape)
+    if mask is not None and mask.any():
+        height, width = shape[:2]
+        opaque = ~mask.reshape(height, width, -1).any(axis=2, keepdims=True)
+        levels = np.concatenate([levels.reshape(height, width, -1), 255 * opaque.astype(np.uint8)], axis=2)
+    return _encoded(_small(levels, longest))
 
 
 def part_png(component: ArrayLike, shape: tuple[int, ...], longest: int | None = None) -> bytes:

@@ -22,6 +22,7 @@ from ..analysis import (
     clusters,
     components_for_share,
     explained_share,
+    held_by_evidence,
     rank,
     rebuild,
     reconstruction_errors,
@@ -47,6 +48,7 @@ __all__ = ["report"]
 
 _LONGEST = 128  # pixels of a picture's longer side
 _EXAMPLES, _RANKED, _FILLED = 12, 8, 9  # pictures shown
+_GUESSED = 0.5  # share of a pixel by entries of parts that hardly any picture decides, above which it is not shown
 _MASKED = tuple(int(BLUE[at : at + 2], 16) / 255 for at in (1, 3, 5))  # the colour of masked pixels
 _QUERIES, _SIMILAR, _DISSIMILAR = 4, 6, 3
 _CLUSTERS, _MEMBERS = 8, 9  # groups of pictures, and how many of each are shown
@@ -121,6 +123,8 @@ def report(engine: SearchEngine, *, labels: ArrayLike | None = None, title: str 
         grey=engine.shape is not None and max(engine.shape[:2]) <= 48,
         charts=drawing.class_charts(),
         space=engine.space,
+        masked=drawing.masks is not None,
+        colour=engine.shape is not None and len(engine.shape) == 3,
         version=__version__,
         **sections,
     )
@@ -177,6 +181,7 @@ class _Drawing:
         self.labels = _checked(self.model.labels if labels is None else labels, len(engine))
         self.missing, self.X, self.top, self.errors = "", None, 1.0, None
         self.components = np.asarray(self.model.components, dtype=np.float64)
+        self.drawn = self.components
         self.shares: Array | None = None
         self.masks: PictureMasks | None = None
         try:
@@ -185,6 +190,8 @@ class _Drawing:
             self.missing = str(error)
             return
         self.X = X
+        if self.masks is not None:
+            self.drawn = held_by_evidence(self.components, self.model.W, self.masks)
         self.top = brightness(X)
         self.errors = reconstruction_errors(X, self.model.W, self.components, mask=self.masks)
         self.shares = explained_share(X, self.model.W, self.components, mask=self.masks)
@@ -237,11 +244,12 @@ class _Drawing:
 
     # --- pictures ---------------------------------------------------------------------------------
 
-    def picture(self, pixels: ArrayLike) -> str | None:
-        return None if self.shape is None else data_uri(picture_png(pixels, self.shape, self.top, _LONGEST))
+    def picture(self, pixels: ArrayLike, mask: Array | None = None) -> str | None:
+        """Draw a picture, transparent where it is masked."""
+        return None if self.shape is None else data_uri(picture_png(pixels, self.shape, self.top, _LONGEST, mask=mask))
 
     def part(self, number: int) -> str | None:
-        return None if self.shape is None else data_uri(part_png(self.components[number], self.shape, _LONGEST))
+        return None if self.shape is None else data_uri(part_png(self.drawn[number], self.shape, _LONGEST))
 
     def parts(self) -> dict[str, object]:
         """Show every part, those first that explain most of ‖X‖², with their shares."""
@@ -311,17 +319,15 @@ class _Drawing:
             return []
         rows = np.asarray(rows, dtype=np.int64)
         originals, made = self.engine.originals(rows), self.engine.reconstructions(rows)
-        if self.masks is not None:  # both are compared where there is a picture
-            hidden = self.masks[rows]
-            originals, made = np.where(hidden, 0, originals), np.where(hidden, 0, made)
+        hidden = [None] * len(rows) if self.masks is None else self.masks[rows]
         return [
             {
                 "title": self.engine.title(int(row)),
-                "original": self.picture(original),
-                "made": self.picture(reconstruction),
+                "original": self.picture(original, mask),  # both are compared where there is a picture
+                "made": self.picture(reconstruction, mask),
                 "error": _percent(self.errors[row]),
             }
-            for row, original, reconstruction in zip(rows, originals, made, strict=True)
+            for row, original, reconstruction, mask in zip(rows, originals, made, hidden, strict=True)
         ]
 
     def filled(self) -> dict[str, object] | None:
@@ -337,11 +343,13 @@ class _Drawing:
             rows.tolist(), self.engine.originals(rows), self.engine.reconstructions(rows), strict=True
         ):
             mask = self.masks[np.array([row])][0]
+            guessed = np.asarray(self.model.W[row], np.float64) @ (self.components - self.drawn)
+            unknown = mask & (guessed > _GUESSED * made)
             tiles.append(
                 {
                     "title": self.engine.title(row),
                     "observed": self.masked_picture(original, mask),
-                    "filled": self.picture(np.where(mask, made, original)),
+                    "filled": self.masked_picture(np.where(mask, made, original), unknown),
                     "share": _percent(counts[row] / self.masks.shape[1]),
                 }
             )

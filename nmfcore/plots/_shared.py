@@ -122,7 +122,7 @@ class Grid:
         marked: Sequence[int] = (),
         cmap: str | Colormap | None = None,
     ) -> None:
-        """Draw tiles, n × shape between 0 and 1, NaN where there is none; a frame around those marked.
+        """Draw tiles, n × shape between 0 and 1, white where they are NaN; a frame around those marked.
 
         The colour map is of matplotlib; grey by default, and without effect on pictures in colour.
         """
@@ -142,8 +142,11 @@ class Grid:
             place = canvas[top : top + height, left : left + width]
             if not self.colour:
                 place[:] = self._scaled(tile)
-            elif not np.isnan(tile).all():
-                place[..., :3], place[..., 3] = np.rint(255 * self._scaled(tile)), 255
+            else:
+                scaled = self._scaled(tile)
+                there = ~np.isnan(scaled).any(axis=2, keepdims=True)
+                place[..., :3] = np.rint(255 * np.where(there, scaled, 0))
+                place[..., 3:] = 255 * there
             middle = left + (width - 1) / 2
             if number < len(captions) and captions[number]:
                 lines = captions[number].split("\n")

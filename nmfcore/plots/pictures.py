@@ -141,6 +141,7 @@ def reconstructions(
     shape: Shape | None = None,
     names: Sequence[str] | None = None,
     *,
+    mask: np.ndarray | None = None,
     cmap: str | Colormap | None = None,
     heading: str | None = None,
     columns: int = 10,
@@ -162,6 +163,9 @@ def reconstructions(
         The picture a row folds to.
     names : sequence of n str or None
         What to write over the originals.
+    mask : array-like of shape (n, n_features), bool, or None
+        True where an entry was left out of the fit: it is white in pictures, 0 in profiles, and does not count in the
+        errors. None, the default, leaves out nothing.
     cmap : str, matplotlib Colormap or None
         Colours of the pictures, from 0 to the brightest; grey by default. Pictures in colour keep their own.
     heading : str or None
@@ -193,6 +197,14 @@ def reconstructions(
     """
     originals = as_matrix(originals, shape, "originals")
     reconstructed = _like(reconstructed, originals, shape)
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != originals.shape:
+            raise ValueError(
+                f"mask holds {mask.dtype} of shape {mask.shape}: give booleans of the shape of originals, "
+                f"{originals.shape}."
+            )
+        originals, reconstructed = np.where(mask, 0, originals), np.where(mask, 0, reconstructed)
     n = len(originals)
     names = as_titles(names, n, [""] * n)
     norms = np.linalg.norm(originals, axis=1)
@@ -202,6 +214,8 @@ def reconstructions(
     if shape is None:
         both = [f"{name}  {note}".strip() for name, note in zip(names, notes, strict=True)]
         return profiles(originals, reconstructed, both, heading, axes)
+    if mask is not None:
+        originals, reconstructed = np.where(mask, np.nan, originals), np.where(mask, np.nan, reconstructed)
     axes = _pairs(originals, reconstructed, shape, names, notes, columns, axes, cmap=cmap)
     write_heading(axes, heading)
     return axes
@@ -753,7 +767,7 @@ def _pairs(
     tiles = np.full((high * pairs * columns, originals.shape[1]), np.nan)
     over, below = [""] * len(tiles), [""] * len(tiles)
     frames = []
-    top = originals.max()
+    top = originals.max(where=~np.isnan(originals), initial=0)
     for pair in range(pairs):
         rows = np.arange(pair * columns, min((pair + 1) * columns, n))
         first = high * pair * columns + rows - rows[0]
