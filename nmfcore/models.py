@@ -142,9 +142,6 @@ class Model:
         ``init_losses_`` of the estimator; None where it has made a single run.
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
-    masked : int
-        How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
-        are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.
     rank_selection : dict or None
         How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
     files : dict or None
@@ -152,6 +149,9 @@ class Model:
         data, or by an nmfcore that did not keep it.
     places : ndarray of shape (n_samples,), int64, or None
         In which row of the ``pictures.npy`` beside the model the original of each row lies; None: in its own.
+    masked : int
+        How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
+        are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.
 
     Examples
     --------

@@ -250,6 +250,13 @@ class _NoneLeft(InputError):
 
 
 def check_fit(fit: str, crop: bool) -> None:
+    """Raise ValueError if there is no such way to fit pictures to a size, or it does not go with `crop`.
+
+    Parameters
+    ----------
+    fit : {"stretch", "letterbox"}
+    crop : bool
+    """
     if fit not in ("stretch", "letterbox"):
         raise ValueError(f'fit must be "stretch" or "letterbox", got {fit!r}')
     if fit == "letterbox" and crop:
