@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .rows.disk import RowBlocks
     from .search.cosine import CosineIndex, cosine_topk
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "NMF",
