@@ -100,7 +100,6 @@ class Cluster:
         self.checkpoint: Any = None  # where the fit is kept, to be named when nothing else is left
         self._empty_since = inf
         self._futures: weakref.WeakSet[Future] = weakref.WeakSet()  # all that were made here
-        self._sending: str | None = None
         self._known: weakref.WeakSet[Values] = weakref.WeakSet()
         self._copied: Node | None = None  # whose copies are on their way
         self._name, self._number = uuid.uuid4().hex[:8], itertools.count()
@@ -121,13 +120,12 @@ class Cluster:
 
     def send(self, value: object, home: str | None = None) -> Future:
         """Put a value on a worker; unlike a task's, Dask cannot make it again, and forgets what depended on it."""
-        self._sending = key = f"nmfcore-order-{self._name}-{next(self._number)}"
+        key = f"nmfcore-order-{self._name}-{next(self._number)}"
         end, attempts = time.monotonic() + FETCH, 0
         while True:
             try:
-                sent = self.client.scatter({key: value}, workers=[home] if home else None, hash=False)[key]
+                sent = self._scattered({key: value}, [home] if home else None)[key]
                 self._futures.add(sent)
-                self._sending = None
                 return sent
             except CANCELLED:
                 raise
@@ -143,6 +141,21 @@ class Cluster:
                         )
                     ) from error
                 time.sleep(POLL / 5)
+
+    def _scattered(self, data: dict[str, object], workers: list[str] | None) -> dict[str, Future]:
+        """Scatter data; if this is interrupted, what Dask goes on sending is released as soon as it has arrived."""
+        loop = self.client.loop.asyncio_loop
+        if not loop.is_running():
+            raise OSError("the connection to the scheduler is closed")
+        sending = self.client.scatter(data, workers=workers, hash=False, asynchronous=True)
+        arrival = asyncio.run_coroutine_threadsafe(sending, loop)
+        try:
+            while not arrival.done() and loop.is_running():
+                concurrent.futures.wait([arrival], timeout=POLL)
+            return arrival.result(timeout=0)
+        except BaseException:
+            arrival.add_done_callback(_released)
+            raise
 
     def workers(self) -> dict[str, int]:
         """Return the workers and their threads."""
@@ -418,10 +431,12 @@ class Cluster:
         for node in _ancestors([values.node for values in self._known]):
             node.cut()
         self._known, self._copied, self.closed = weakref.WeakSet(), None, True
-        if self._sending is not None and self.client.status == "running":  # interrupted on its way
-            import distributed
 
-            distributed.Future(self._sending, self.client).release()
+
+def _released(arrival: concurrent.futures.Future[dict[str, Future]]) -> None:
+    if not arrival.cancelled() and arrival.exception() is None:
+        for future in arrival.result().values():
+            future.release()
 
 
 def _last(states: list[np.random.RandomState]) -> np.random.RandomState:
