@@ -16,7 +16,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--few-cases",
         action="store_true",
-        help="run the first and the last case of each parametrised test only, but for those that are marked in_order",
+        help="run the first case of each parametrised test only, but for those that are marked in_order",
     )
 
 
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(config, items):
     cases = {}
     for item in items:
         every = item.get_closest_marker("in_order") is not None
-        cases.setdefault(item.nodeid if every else item.nodeid.split("[")[0], []).append(item)
-    kept = {id(item) for group in cases.values() for item in (group[0], group[-1])}
+        cases.setdefault(item.nodeid if every else item.nodeid.split("[")[0], item)
+    kept = {id(item) for item in cases.values()}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = [item for item in items if id(item) in kept]
 
