@@ -50,8 +50,8 @@ def command_line() -> str:
                 default = shown
             elif default is None or default is False or callable(default) or parameter.param_type_name == "argument":
                 default = ""
-            text = (getattr(parameter, "help", "") or "").replace("|", "\\|")
-            rows.append(f"| {given} | {text} | {default} |")
+            text = _with_options(getattr(parameter, "help", "") or "")
+            rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in (given, text, default)) + " |")
         if rows:
             parts.append("\n".join(["| option | meaning | default |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
@@ -61,7 +61,13 @@ def _plain(text: str) -> str:
     """Return a command's help with its indented examples as code."""
     text = text.replace("\b", "").strip()
     text = re.sub(r"^Examples\n-+\n", "", text, flags=re.MULTILINE)
+    text = "\n".join(line if line.startswith("    ") else _with_options(line) for line in text.split("\n"))
     return re.sub(r"(?:^ {4}\S.*\n?\n?)+", lambda found: _code(found.group()), text, flags=re.MULTILINE)
+
+
+def _with_options(text: str) -> str:
+    """Return a text whose options are code, so that their dashes stay two."""
+    return re.sub(r"(?<![\w`-])--[a-z][a-z-]*", r"`\g<0>`", text)
 
 
 def _code(block: str) -> str:
