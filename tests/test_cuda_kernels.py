@@ -413,7 +413,7 @@ def test_opening_pass(rng, stored, value, layout):
     if value is not None:
         X[131, 7] = value
     X = sparse.csr_matrix(X) if layout == "csr" else X
-    opening = device_rows.as_device_rows(X, np.float64).opening()
+    opening = device_rows.as_device_rows(X, np.float64).summary()
     D = ref.dense(X)
     assert opening.finite == np.isfinite(D).all()
     if opening.finite:
