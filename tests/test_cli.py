@@ -832,10 +832,15 @@ def odd_folder(tmp_path):
 @pytest.mark.parametrize(
     ("python", "environment"),
     [
-        ((), {"MPLBACKEND": "no_such_backend"}),
-        ((), {"MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there"}),
-        ((), {"PYTHONIOENCODING": "ascii"}),
-        ((), {"PYTHONIOENCODING": "cp1252", "TERM": "dumb"}),
+        ((), {"MPLBACKEND": "no_such_backend", "PYTHONIOENCODING": "ascii"}),
+        (
+            (),
+            {
+                "MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there",
+                "PYTHONIOENCODING": "cp1252",
+                "TERM": "dumb",
+            },
+        ),
         (("-W", "error"), {}),
         (("-X", "dev"), {}),
     ],
