@@ -68,10 +68,16 @@ def test_default_call_ends_where_a_long_run_does(name, init, dtype):
     assert default_call(name, init, dtype)[2] / long_run(name) <= 1.005
 
 
+# Rounding, and with it the SIMD width of a processor, decides which of two minima float32 reaches here: 1.0036 with
+# AVX2 (AMD EPYC, bits of two commits alike), below 1.001 with AVX-512.
+OTHER_MINIMUM = {("china patches", "nndsvd"): 1.005}
+
+
 @every_problem
 @every_init
 def test_float32_ends_where_float64_does(name, init):
-    assert default_call(name, init, "float32")[2] / default_call(name, init, "float64")[2] <= 1.001
+    most = OTHER_MINIMUM.get((name, init), 1.001)
+    assert default_call(name, init, "float32")[2] / default_call(name, init, "float64")[2] <= most
 
 
 @every_problem
