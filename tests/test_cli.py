@@ -832,7 +832,8 @@ def odd_folder(tmp_path):
 @pytest.mark.parametrize(
     ("python", "environment"),
     [
-        ((), {"MPLBACKEND": "no_such_backend", "PYTHONIOENCODING": "ascii"}),
+        ((), {"MPLBACKEND": "no_such_backend"}),
+        ((), {"PYTHONIOENCODING": "ascii"}),
         (
             (),
             {
