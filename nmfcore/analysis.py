@@ -353,11 +353,7 @@ def held_by_evidence(H: ArrayLike, W: ArrayLike, mask: Masked, least: float = 0.
     [[1.0, 2.0, 0.0]]
     """
     W, H = _factors(W, H)
-    rows: RowsOfBool = mask if hasattr(mask, "dtype") else np.asarray(mask)  # type: ignore[assignment]
-    if rows.dtype != bool or tuple(rows.shape) != (len(W), H.shape[1]):
-        raise ValueError(
-            f"mask holds {rows.dtype} of shape {tuple(rows.shape)}: give booleans of the shape {(len(W), H.shape[1])}"
-        )
+    rows = _checked_mask(mask, (len(W), H.shape[1]))
     squares = W * W
     height = max(1, (1 << 20) // max(1, H.shape[1]))
     hidden = np.zeros_like(H)
@@ -714,8 +710,12 @@ def _mask_of(mask: Masked | None, X: Matrix) -> RowsOfBool | None:
         return None
     if sparse.issparse(X):
         raise ValueError("a mask is for a dense X, and this one is sparse: give X.toarray()")
+    return _checked_mask(mask, tuple(X.shape) if hasattr(X, "shape") else np.shape(X))
+
+
+def _checked_mask(mask: Masked, shape: tuple[int, ...]) -> RowsOfBool:
+    """Return a mask that hands out rows; raise ValueError if it has another shape, or holds no booleans."""
     hidden: RowsOfBool = mask if hasattr(mask, "dtype") else np.asarray(mask)  # type: ignore[assignment]
-    shape = tuple(X.shape) if hasattr(X, "shape") else np.shape(X)
     if tuple(hidden.shape) != shape or hidden.dtype != bool:
         raise ValueError(
             f"mask holds {hidden.dtype} of shape {tuple(hidden.shape)}: give booleans of the shape {shape}"

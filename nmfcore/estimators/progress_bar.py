@@ -149,7 +149,7 @@ def _html(line: _Line) -> str:
 
 
 def _opened(stack: ExitStack, max_iter: int, transient: bool) -> Show | None:
-    """Return what shows a report where someone sees it; None where nobody does, or rich is not installed."""
+    """Open a bar on the terminal or below the notebook's cell; None if there is neither, or rich is not installed."""
     try:
         from rich.console import Console
         from rich.errors import LiveError

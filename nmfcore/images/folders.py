@@ -305,7 +305,7 @@ class _Task:
     broken: dict[str, str] = field(default_factory=dict)  # why pages were skipped, by name
 
     def decoded(self, progress: Progress | None) -> Pictures:
-        """Decode everything, after a look through the files where they may have several pages or many grey levels."""
+        """Decode all files; pages and grey levels are counted first where files may have several, or many."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\b")  # remarks on metadata; what matters becomes an error
             warnings.simplefilter("error", pillow().DecompressionBombWarning)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._typing import Array, Block, DType, Matrix
+from .._typing import Array, Block, DType
 from ..backends import masked as backend
 from ..backends.masked import MaskedBlock
 from .base import LOOK_WIDTH, Function, Gather, Rows, add_products
@@ -20,10 +20,10 @@ from .memory import MemoryRows
 from .state import RowState
 from .summary import Summary
 from .sums import Named, Shapes
+from .wrapped import WrappedRows
 
 if TYPE_CHECKING:
     from ..backends.operations import Backend
-    from .disk import Folder
 
 
 # Up to this share of missing entries the products (WH)_ij are made one by one, from lists of columns; beyond, all of
@@ -36,7 +36,7 @@ LISTED = 0.2
 KEPT_BYTES = 256 << 20  # of lists that are kept between passes
 
 
-class MaskedRows(Rows):
+class MaskedRows(WrappedRows):
     """X with missing entries as blocks of rows.
 
     Parameters
@@ -57,35 +57,14 @@ class MaskedRows(Rows):
     """
 
     def __init__(self, inner: MemoryRows, mask: Mask | None):
-        self.inner, self.mask = inner, mask
+        super().__init__(inner, backend)
+        self.mask = mask
         self.masked = "stored" if mask is None else "filled"
-        self.backend = backend  # type: ignore[assignment]  # some operations of a Backend, and its own
         self.means: Array | None = None
         self.lists: dict[tuple[int, int], tuple[Array, Array, Array]] | None = None
         self._keeps_lists = False
         if mask is None:
             inner.gathers = True
-        for name in ("X", "shape", "dtype", "given_dtype", "sparse", "n_jobs", "power", "in_memory"):
-            setattr(self, name, getattr(inner, name))
-
-    @property
-    def threads(self) -> int:  # type: ignore[override]
-        """Number of threads that visit blocks."""
-        return self.inner.threads
-
-    @property
-    def folder(self) -> Folder | None:  # type: ignore[override]
-        """Where row-aligned arrays lie that are not kept in memory."""
-        return self.inner.folder
-
-    @folder.setter
-    def folder(self, folder: Folder | None) -> None:
-        self.inner.folder = folder
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend, which results depend on."""
-        return "cpu"
 
     @property
     def entries(self) -> int:
@@ -184,33 +163,7 @@ class MaskedRows(Rows):
         _, sums = self.each_block(add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={})
         return sums["XtF"]
 
-    # ---- row-aligned arrays, and X in other forms
-
-    def state(self, **arrays: Array) -> RowState:
-        """Return row-aligned arrays as a state that passes go through."""
-        return self.inner.state(**arrays)
-
-    def new_rows(self, width: int) -> Array:
-        """Return zeros of shape (n, width) in the compute type."""
-        return self.inner.new_rows(width)
-
-    def copied(self, W: Array) -> Array:
-        """Return a copy of W, where row-aligned arrays are kept."""
-        return self.inner.copied(W)
-
-    def rows_like(self, F: Array) -> Rows:
-        """Return a row-aligned or small dense matrix as rows, for products with it."""
-        return self.inner.rows_like(F)
-
-    def to_caller(self, A: Array) -> Matrix:
-        """Return an array of results as it is."""
-        return A
-
-    def map_rows(
-        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
-    ) -> list[Array]:
-        """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, see `Rows.map_rows`."""
-        return self.inner.map_rows(visit, rows, work, shapes)
+    # ---- X in other forms
 
     def scaled(self, power: int, dtype: DType = None) -> Rows:
         """Return the same X read as 4^power·X, see `Rows.scaled`."""

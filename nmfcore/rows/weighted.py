@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from numbers import Number
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_array
 
-from .._typing import Array, Block, DType, Matrix
+from .._typing import Array, Block, DType
 from ..backends import weighted as backend
 from ..backends.weighted import WeightedBlock, times
 from .base import LOOK_WIDTH, Function, Gather, Rows
@@ -19,12 +19,12 @@ from .memory import MemoryRows
 from .state import RowState
 from .summary import OPENING_SUMS, Summary
 from .sums import Named, Shapes
+from .wrapped import WrappedRows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ..backends.operations import Backend
-    from .disk import Folder
 
 # The mean of weights may be this far from 1: products of a few of them, and of numbers of X, stay within float32.
 _FAR = 1e6
@@ -89,7 +89,7 @@ def _checked(given: ArrayLike | None, name: str, length: int, what: str) -> Arra
     return None if (weights == 1).all() else weights
 
 
-class WeightedRows(Rows):
+class WeightedRows(WrappedRows):
     """X whose rows and columns have weights, as blocks of rows.
 
     Parameters
@@ -105,45 +105,12 @@ class WeightedRows(Rows):
     """
 
     def __init__(self, inner: MemoryRows, of_rows: Array | None, of_columns: Array | None, mass: float | None = None):
-        self.inner, self.row_weights, self.column_weights = inner, of_rows, of_columns
-        self._mass = mass
+        super().__init__(inner, backend)
+        self.chosen, self.loaded_from = inner.chosen, inner.loaded_from
+        self.row_weights, self.column_weights, self._mass = of_rows, of_columns, mass
         n, m = inner.shape
         self._of_rows = np.ones(n) if of_rows is None else of_rows
         self._of_columns = np.ones(m) if of_columns is None else of_columns
-        self.backend = backend  # type: ignore[assignment]  # not all operations of a Backend
-        names = (
-            "X",
-            "shape",
-            "dtype",
-            "given_dtype",
-            "sparse",
-            "n_jobs",
-            "power",
-            "in_memory",
-            "chosen",
-            "loaded_from",
-        )
-        for name in names:
-            setattr(self, name, getattr(inner, name))
-
-    @property
-    def threads(self) -> int:  # type: ignore[override]
-        """Number of threads that visit blocks."""
-        return self.inner.threads
-
-    @property
-    def folder(self) -> Folder | None:  # type: ignore[override]
-        """Where row-aligned arrays lie that are not kept in memory."""
-        return self.inner.folder
-
-    @folder.setter
-    def folder(self, folder: Folder | None) -> None:
-        self.inner.folder = folder
-
-    @property
-    def backend_name(self) -> str:
-        """Name of the backend, which results depend on."""
-        return "cpu"
 
     @property
     def entries(self) -> int:
@@ -165,10 +132,6 @@ class WeightedRows(Rows):
         """The `counts` of the X of the caller, columns that a mask leaves out included."""
         of_rows, of_columns = self.counts
         return of_rows, of_columns if self._mass is None else self._mass
-
-    def free_buffers(self) -> None:
-        """Free the memory that is kept from one pass to the next."""
-        self.inner.free_buffers()
 
     # ---- the primitive
 
@@ -251,33 +214,7 @@ class WeightedRows(Rows):
         """Return F (m × k) times the weights of the columns of X."""
         return times(F, self._of_columns)
 
-    # ---- row-aligned arrays, and X in other forms
-
-    def state(self, **arrays: Array) -> RowState:
-        """Return row-aligned arrays as a state that passes go through."""
-        return self.inner.state(**arrays)
-
-    def new_rows(self, width: int) -> Array:
-        """Return zeros of shape (n, width) in the compute type."""
-        return self.inner.new_rows(width)
-
-    def copied(self, W: Array) -> Array:
-        """Return a copy of W, where row-aligned arrays are kept."""
-        return self.inner.copied(W)
-
-    def rows_like(self, F: Array) -> Rows:
-        """Return a row-aligned or small dense matrix as rows, for products with it."""
-        return self.inner.rows_like(F)
-
-    def to_caller(self, A: Array) -> Matrix:
-        """Return an array of results as it is."""
-        return A
-
-    def map_rows(
-        self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
-    ) -> list[Array]:
-        """Apply visit(lo, hi, *sums) to tiles of a small factor's rows, see `Rows.map_rows`."""
-        return self.inner.map_rows(visit, rows, work, shapes)
+    # ---- X in other forms
 
     def scaled(self, power: int, dtype: DType = None) -> Rows:
         """Return the same X read as 4^power·X, see `Rows.scaled`."""

@@ -1383,7 +1383,7 @@ def _mapped(path: Path, model: Model) -> Array:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What the files of an engine looked like when they were read."""
+    """Number, size and time of the files of an engine when they were read, by which a change is noticed."""
 
     model: tuple[int, int, int] | None  # of model.npz: number of the file, size, and time of the last change
     folder: tuple[int, int] | None  # device and number of the folder
@@ -1391,7 +1391,7 @@ class _Saved:
 
     @classmethod
     def of(cls, home: Path) -> _Saved:
-        """Look at a folder."""
+        """Return the state of a folder as it is now."""
         try:
             seen, folder = os.stat(home / MODEL), os.stat(home)
         except OSError:
@@ -1400,7 +1400,7 @@ class _Saved:
         return cls(model, (folder.st_dev, folder.st_ino), (home / PICTURES).exists())
 
     def at(self, home: Path) -> bool:
-        """Whether a path leads to the folder that was looked at."""
+        """Whether a path leads to the folder whose state this is."""
         return self.folder is not None and _Saved.of(home).folder == self.folder
 
 

@@ -141,7 +141,7 @@ def _files_of(engine: SearchEngine, folder: str | os.PathLike[str] | None, notes
     if model.names is not None and files.missing:
         gone = f"{files.missing:,} of {len(engine):,} pictures have no file"
         where = f"in '{home}'" if model.source or folder else "that is known"
-        notes.append(f"{gone} {where}: equal files are told from others only where they are; give folder=")
+        notes.append(f"{gone} {where}, and are compared by their pixels alone: give folder= to compare files, too")
     return files
 
 

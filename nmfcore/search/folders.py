@@ -124,8 +124,8 @@ def held(home: Path) -> Iterator[None]:
 def append_rows(path: Path, blocks: Iterable[Array]) -> int:
     """Put rows at the end of a ``.npy`` file, without writing to those that it has.
 
-    The numbers are on the disk before the header counts them. Until then the file is what it was, with bytes after its
-    end that no reader looks at and the next call writes over.
+    The numbers are on the disk before the header counts them. Until then the file holds the rows that it had, and bytes
+    behind them, which no reader reads and the next call overwrites.
 
     Parameters
     ----------

@@ -208,9 +208,9 @@ def file_of(name: str) -> str:
 
 
 def looked_at(source: object, recursive: bool = False, exclude: str | Sequence[str] = ()) -> dict[str, Record]:
-    """Look at the picture files of a folder before they are decoded.
+    """Return sizes and dates of the picture files of a folder; to be called before the files are decoded.
 
-    A file that is written later than that has another size or date than its record, or is noticed by its digest.
+    A file that is written after this call has another size or date than its record, or another digest.
 
     Parameters
     ----------
@@ -326,7 +326,7 @@ def sure_time(changed: int, looked: int) -> int:
     changed : int
         In nanoseconds.
     looked : int
-        When it was looked at, in nanoseconds.
+        When the file's date was read, in nanoseconds.
 
     Returns
     -------

@@ -19,7 +19,7 @@ from pathlib import Path
 from .._files import sync_folder
 from .._text import printable
 from ..images import InputError
-from .originals import file_digest
+from .manifest import digest_of
 
 __all__ = ["Move", "move_files", "undo_moves"]
 
@@ -216,7 +216,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, beside)
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
-        if file_digest(beside) != file_digest(source):
+        if digest_of(beside) != digest_of(source):
             msg = "the copy differs from the file"
             raise OSError(errno.EIO, msg, os.fspath(source))
         try:

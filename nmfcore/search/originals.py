@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,35 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from ..images._listing import natural
 from ..images.whole import pixels_digest, pixels_of
+from .manifest import digest_of
 
-__all__ = ["PictureFiles", "file_digest"]
-
-_CHUNK = 1 << 20  # bytes of a file that are read at a time
-
-
-def file_digest(path: Path) -> bytes:
-    """Return the BLAKE2 digest of the bytes of a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    bytes
-        32 of them.
-
-    Raises
-    ------
-    OSError
-        When the file cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=32)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.digest()
+__all__ = ["PictureFiles"]
 
 
 class PictureFiles:
@@ -153,7 +126,7 @@ class PictureFiles:
 
     def _digest(self, row: int) -> bytes | None:
         try:
-            return file_digest(self._at[row][0])
+            return digest_of(self._at[row][0])
         except OSError:  # it went away, or may not be read
             return None
 

@@ -191,7 +191,7 @@ def _close(
 ) -> tuple[Array, Array, Array, Array]:
     """Return the pairs whose pixels are close, and their distances."""
     most = np.maximum(norms[first], norms[second])
-    # ‖x − y‖ is at least the difference of the norms, which tells most of the others without a look at the pixels.
+    # ‖x − y‖ is at least the difference of the norms, so that of most pairs that are not close no pixel is read.
     able = (np.minimum(norms[first], norms[second]) > 0) & (
         np.abs(norms[first] - norms[second]) <= distance * most * (1 + 1e-9)
     )

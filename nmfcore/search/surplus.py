@@ -12,8 +12,9 @@ import numpy as np
 from .._text import printable
 from ..images import InputError, picture_row
 from ..images.whole import pixels_digest
+from .manifest import digest_of
 from .moving import Move
-from .originals import PictureFiles, file_digest
+from .originals import PictureFiles
 
 if TYPE_CHECKING:
     from .duplicates import DuplicateGroup
@@ -91,7 +92,7 @@ def _still_alike(group: DuplicateGroup, row: int, path: Path, keep: Path | None,
         return _unchanged(row, path, engine)
     try:
         if group.kind == "file":
-            return file_digest(path) == file_digest(keep)
+            return digest_of(path) == digest_of(keep)
     except OSError:
         return False
     if group.kind == "pixels":

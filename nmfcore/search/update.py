@@ -216,7 +216,8 @@ class _Work:
         known, looked = self.known.records, time.time_ns()
         plan = _Plan({}, {}, [], {}, [])
         touched: dict[str, tuple[int, int]] = {}
-        root = os.path.join(self.root, "")  # paths as texts: making a Path of each file takes longer than looking at it
+        # Paths as texts: making a Path of a file takes longer than reading its date.
+        root = os.path.join(self.root, "")
         for name in self.found.names:
             try:
                 seen = os.stat(root + name)
