@@ -643,7 +643,7 @@ def test_pictures_are_taken_out(engine, folder):
     for name, row in zip(engine.model.names, engine.originals(range(len(engine))), strict=True):
         np.testing.assert_array_equal(row, pixels(int(name[:-4])).ravel())
     assert engine.search("6.png", 3).row == 4
-    for wrong in (16, -1, "0.png", [1, "none"]):
+    for wrong in (16, -1, "0.png", [1, "none"], 2.7, True, None):
         with pytest.raises(InputError, match="there is no picture"):
             engine.remove(wrong)
     with pytest.raises(InputError, match="no picture would be left"):

@@ -1053,7 +1053,8 @@ class SearchEngine:
         ------
         InputError
             When there is no such folder, no picture in it (it is never taken as one that all pictures were removed
-            from), more than half of the pictures are gone, or the engine was not made of a folder.
+            from), more than half of the pictures are gone, the engine was not made of a folder, or pixels of its
+            pictures may be masked.
         ModelFileError
             When what the model knows of its files is damaged.
 
@@ -1120,12 +1121,12 @@ class SearchEngine:
         )
         model, gone = self.model, set()
         for each in given:
-            row = self._numbers.get(each, -1) if isinstance(each, str) else int(each)
-            if not 0 <= row < len(self):
+            row = self._numbers.get(each, -1) if isinstance(each, str) else each
+            if isinstance(row, bool) or not isinstance(row, int | np.integer) or not 0 <= row < len(self):
                 raise InputError(
                     f"there is no picture {each!r}: give names, or row numbers from 0 to {len(self) - 1:,}"
                 )
-            gone.add(row)
+            gone.add(int(row))
         rows = np.setdiff1d(np.arange(len(self)), np.array(sorted(gone), np.int64))
         if not len(rows):
             raise InputError("no picture would be left: a SearchEngine holds one at least")
