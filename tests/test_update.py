@@ -450,6 +450,7 @@ def test_a_fit_begins_with_the_parts_of_a_model(settled, folder, tmp_path, monke
     assert cosine.min() > 0.98
     settings = {"init": None, "beta_loss": "frobenius", "extrapolate": False, "memory": None, "solver": "mu"}
     reading = {"crop": False, "background": "white", "recursive": False, "exclude": []}
+    reading |= {"fit": "stretch", "mask_transparent": False}
     start = beginning("nmfcore-pictures", None, None, settings, None, None, reading)
     assert (start.k, start.size, start.rgb, settings["init"]) == (3, SIZE, False, "custom")
     H = start.parts(load_images(folder, progress=None))  # mu keeps zeros, so there are none
@@ -460,6 +461,8 @@ def test_a_fit_begins_with_the_parts_of_a_model(settled, folder, tmp_path, monke
         (("-k", 4), "has 3 parts, so -k 4 cannot begin with them"),
         (("--size", 4), "have 8x6 pixels, and --size says otherwise"),
         (("--crop",), "leave out --crop"),
+        (("--letterbox",), "leave out --crop, --background, --letterbox and --mask-transparent"),
+        (("--mask-transparent",), "leave out --crop"),
         (("--memory", "1GB"), "leave out --memory"),
         (("digits.npy",), "has 64 features to the row and the model of --from 48"),
     ):

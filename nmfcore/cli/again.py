@@ -87,8 +87,12 @@ def beginning(
         if settings["memory"] is not None:
             raise Stop("--from reads a folder of pictures into memory: leave out --memory")
         if model.decoding is not None:
-            if how["crop"] or how["background"] != "white":
-                raise Stop(f"pictures are decoded like those of '{begin}': leave out --crop and --background")
+            otherwise = how["crop"], how["background"] != "white", how["fit"] != "stretch", how["mask_transparent"]
+            if any(otherwise):
+                raise Stop(
+                    f"pictures are decoded like those of '{begin}': leave out --crop, --background, --letterbox and "
+                    "--mask-transparent"
+                )
             how = {**how, "decoding": model.decoding}
     settings["init"] = "custom"
     frobenius = settings["beta_loss"] in ("frobenius", 2.0) and not settings["extrapolate"]
