@@ -68,15 +68,16 @@ def test_default_call_ends_where_a_long_run_does(name, init, dtype):
     assert default_call(name, init, dtype)[2] / long_run(name) <= 1.005
 
 
-# Rounding, and with it the SIMD width of a processor, decides which of two minima float32 reaches here: 1.0036 with
-# AVX2 (AMD EPYC, bits of two commits alike), below 1.001 with AVX-512.
-OTHER_MINIMUM = {("china patches", "nndsvd"): 1.005}
+# About pass 90 float64 leaves a saddle of this problem. The gradients there are as small as float32's rounding of the
+# products, so float32 mostly stays until tol stops it, 0.37 to 0.41 % above (in four of five orders of the rows with
+# AVX-512, in the stored order with AVX2); a float32 run of 600 passes at tol 0 leaves it and ends at 1.001.
+LEFT_LATER = {("china patches", "nndsvd"): 1.005}
 
 
 @every_problem
 @every_init
 def test_float32_ends_where_float64_does(name, init):
-    most = OTHER_MINIMUM.get((name, init), 1.001)
+    most = LEFT_LATER.get((name, init), 1.001)
     assert default_call(name, init, "float32")[2] / default_call(name, init, "float64")[2] <= most
 
 
