@@ -13,6 +13,8 @@ by the parts that are in it, and compare the descriptions.
 # We draw 600 faces, so that the tutorial needs no download. Each row of ``faces.matrix`` is a picture of 48 × 48 bytes.
 # With pictures of your own, write ``faces = load_images("folder")``; pictures of any size are brought to one.
 
+import numpy as np
+
 from nmfcore import NMF, plots
 from nmfcore.images import drawn_faces
 from nmfcore.search import SearchEngine
@@ -79,7 +81,9 @@ print(f"{sum(hits) / len(hits):.0%} of the neighbours have the same hair")
 # With more parts the error falls. Where the curve bends, further parts say little that is new.
 
 ks = [2, 5, 10, 15, 20, 30, 40]
-errors = [NMF(k, solver="hals", random_state=0, max_iter=1000).fit(faces.matrix).reconstruction_err_ for k in ks]
+fits = [NMF(k, solver="hals", random_state=0, max_iter=1000).fit(faces.matrix) for k in ks]
+length = np.linalg.norm(faces.matrix.astype(float))  # the error of a reconstruction that is all zeros
+errors = [fit.reconstruction_err_ / length for fit in fits]
 axes = plots.error_against_k(ks, errors, chosen=20)
 
 # %%

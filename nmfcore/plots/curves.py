@@ -176,7 +176,9 @@ def error_against_k(
     if chosen is not None:
         error = errors[list(ks).index(chosen)]
         axes.plot([chosen], [error], "o", color=ORANGE, markersize=9, zorder=4)
-        axes.annotate(f"k = {chosen}", (chosen, error), (-3, -15), textcoords="offset points", ha="right", color=ORANGE)
+        # A high point has room below it; a low one has the axis there, and room above its number.
+        offset, side = ((-3, -15), "right") if error > top / 2 else ((3, 17), "left")
+        axes.annotate(f"k = {chosen}", (chosen, error), offset, textcoords="offset points", ha=side, color=ORANGE)
     write_heading(axes, "Error against the number of components" if heading is None else heading)
     return axes
 
