@@ -143,7 +143,7 @@ def test_neighbours_are_those_of_the_engine(client, folder):
     assert told["query"]["row"] == 17
     assert told["query"]["title"] == "row 17, cat 17.png (2)"
     parts, shares = zip(*told["query"]["parts"], strict=True)
-    made = engine.model.W[17] * engine.model.components.sum(axis=1)  # brightness: the sum of the pixels
+    made = engine.model.W[17].astype(float) * engine.model.components.sum(axis=1, dtype=float)  # of all pixels together
     np.testing.assert_allclose(shares, np.sort(made / made.sum())[::-1][: len(shares)])
     assert list(parts) == np.argsort(-made, kind="stable")[: len(parts)].tolist()
     assert sum(shares) >= 0.5 > sum(shares[:-1])  # as many as make up half
