@@ -100,6 +100,21 @@ def test_one_pass_of_coordinate_descent(rng, shape, layout, dtype):
     assert stats[cpu.TOTAL] == pytest.approx(out.sum(dtype=float), rel=1e-12)
 
 
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pass_over_rows_so_long_that_they_are_read_in_strips(rng, layout, dtype):
+    n, m, k = 70, 60_001, 33  # Ht has more than 8 MB
+    X = np.asarray(rng.integers(0, 256, (n, m), dtype=np.uint8), order=layout)
+    F, Ht = rng.random((n, k)).astype(dtype), rng.random((m, k)).astype(dtype)
+    G, order = cpu.gram(Ht), np.arange(k)
+    D = X.astype(float)
+    expected, _, _, _ = ref.sweep(F, G, D @ Ht, 0.0, 0.0, order)
+    out, XtF, FtF, stats = np.empty_like(F), np.zeros((m, k)), np.zeros((k, k)), np.zeros(cpu.STATS)
+    cpu.descend(cpu.cut(X, (0, n), 64), F, Ht, G, 0.0, 0.0, order, 1, 0.0, out, XtF, FtF, stats)
+    close(out, expected, dtype, 30 * np.abs(expected).max())
+    close(XtF, D.T @ out, dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_step_of_the_small_factor(rng, shape, dtype):

@@ -207,7 +207,8 @@ class MemoryRows(Rows):
                 lanes = min(lanes, 1 + stored // ((1 if gathers else 2) * COLUMN_WORK * max(m, 1)))
             if not outweighed:  # also of a plan that gathers: not every solver does
                 held = stored * self.X.dtype.itemsize
-                lanes = min(lanes, max(1, int(max(64e6, held / 4) / (8 * m * width))))
+                least = 2 if 8 * m * width <= 64e6 else 1  # one alone would keep one core only busy
+                lanes = min(lanes, max(least, int(max(64e6, held / 4) / (8 * m * width))))
             bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
             step = tiles * BLOCK_WORK / max(work, 1.0)
             if self._lane_work is not None:

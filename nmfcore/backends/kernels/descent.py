@@ -20,6 +20,8 @@ from .product import (
     accumulate_products,
     accumulate_weighed,
     add_rows,
+    add_terms,
+    columns_of,
     depth_of,
     held_back,
     lies_well,
@@ -27,6 +29,7 @@ from .product import (
     rows_of_tile,
     sparse_add_products,
     sparse_rows_times,
+    strip_of,
     weigh_rows,
 )
 from .reading import STORED, load_tile, longest_row
@@ -277,14 +280,16 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
     l1, l2 = F.dtype.type(penalty[0]), F.dtype.type(penalty[1])
     sparse, given = x.indptr != 0, Ht.shape[0] == 0
-    kp, ld = round_up(k, lanes), leading(m)
+    kp = round_up(k, lanes)
+    strip = m if sparse or given else strip_of(m, kp, size)
+    ld = leading(strip)
     step = max(4 * lanes, ALIGN)  # rows of a sweep
     height = round_up(min(x.height, n), step)
     hold = held_back(x.code, size, m, not sparse and not given)
     well = hold >= 0 and x.code == 10 and lies_well(x)
     # One piece of memory for all buffers: allocating each on its own took a tenth of the time of a small fit.
     of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
-    of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(m, k), ALIGN) * kp
+    of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(strip, k), ALIGN) * kp
     of_D = 0 if multiply is None and begin is None else of_F
     of_U = 0 if weights is None else of_F
     of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 9) * step
@@ -319,6 +324,12 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
         elif sparse:
             sparse_rows_times(x, i0, rows, Htp, kp, Cp, run, nothing)
             whole = rows
+        elif strip < m:
+            for j0 in range(0, m, strip):
+                columns = min(strip, m - j0)
+                load_tile(columns_of(x, j0, columns), i0, rows, whole, tile, ld, run)
+                of_strip = Htp[j0 * kp :]
+                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0)
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
@@ -362,6 +373,11 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
         elif XtF.shape[0]:
             if sparse:
                 sparse_add_products(x, i0, rows, Up, kp, k, sums, run)
+            elif strip < m:
+                for j0 in range(0, m, strip):
+                    columns = min(strip, m - j0)
+                    load_tile(columns_of(x, j0, columns), i0, rows, whole, tile, ld, run)
+                    accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns])
             else:
                 accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF)
         if FtF.shape[0]:

@@ -36,6 +36,9 @@ from .reading import (
 STRIP1, STRIP2, STRIP3 = STRIP[1], STRIP[2], STRIP[3]
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
+LARGE = 8 << 20  # bytes of an Ht that is not expected to stay in the processor's caches
+STRIP_BYTES = 3072  # of a row of a strip; whole multiples of DEPTH numbers, so that sums are rounded as without strips
+SUMS = 1536  # columns of X whose products with F are formed before they are added to the float64 sums
 DEPTH_ROWS = 64  # terms per partial product of Xᵀ·F, which lie a page apart: the first-level TLB has 64 entries or more
 
 
@@ -46,6 +49,23 @@ def depth_of(m, size):
     They decide how sums are rounded, and so depend on m and the type only, not on whether the tile was copied.
     """
     return m if size == 8 and m <= LONG else np.intp(DEPTH)
+
+
+@inner
+def strip_of(m, kp, size):
+    """Return the columns of a tile: all, unless Ht is so large that every tile fetches it from memory again.
+
+    A strip of such an X is read once for X·Ht and once more for Xᵀ·F, and all that belongs to it stays in cache. With
+    600 × 65,536 and k = 50 an iteration takes 0.4 of the time; while Ht is in the third-level cache it takes longer.
+    """
+    return m if m * kp * size <= LARGE else np.intp(STRIP_BYTES // size)
+
+
+@inner
+def columns_of(x, first, columns):
+    """Return some columns of a dense block."""
+    address = x.address + first * x.column_stride
+    return Block(address, x.code, x.row_stride, x.column_stride, x.indptr, x.indices, x.wide, x.rows, columns, x.height)
 
 
 @inner
@@ -86,11 +106,17 @@ def lies_well(x):
 @inner
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
     """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
+    add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, False)
+
+
+@inner
+def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun):
+    """Write Σ_t x[r·rs + t·ts] · b[t, :columns] to c[r, :columns], or add it to what c holds if it has `begun`."""
     out_of_line()
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
         length = min(depth, terms - first)
-        adding = 1 if first else 0
+        adding = 1 if first or begun else 0
         left, j = columns // lanes, 0
         while left:
             at_b = first * ldb + j
@@ -129,8 +155,10 @@ def add_rows(c, ldc, out):
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     """Add tileᵀ·F to XtF: the product of the tile is of the compute type, the sum of float64."""
     out_of_line()
-    product(tile, np.intp(1), ld, Fp, kp, c, kp, round_up(m, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
-    add_rows(c, kp, XtF)
+    for j0 in range(0, m, SUMS):
+        columns = min(np.intp(SUMS), m - j0)
+        product(tile[j0:], np.intp(1), ld, Fp, kp, c, kp, round_up(columns, GRAIN), rows, kp, np.intp(DEPTH_ROWS))
+        add_rows(c, kp, XtF[j0 : j0 + columns])
 
 
 @inner
