@@ -430,7 +430,8 @@ class SearchEngine:
             The folder; made if it does not exist. The files are written to a folder beside it, which takes its place
             when they are complete: a crash leaves the old engine or the new one, not parts of both. Other files stay.
             (The working directory, and a folder in one that cannot be written to, keep their places: there the files
-            are replaced one after the other.)
+            are replaced one after the other. Where the system cannot exchange two folders in one step, as on Windows,
+            a kill between two renames leaves the old engine under a hidden name beside the folder.)
             To the folder that the engine was loaded from, only what is new is written: new originals are put at the
             end of theirs, and the model takes the place of the former one after that. Killed at any moment, this
             leaves the old engine or the new one.
