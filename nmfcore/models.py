@@ -12,7 +12,7 @@ A model file is a plain numpy archive that any version of numpy opens::
     runs_<name>      init_losses of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
     files_<name>     sizes, dates and digests of the picture files, and the file of each row (absent for other data)
-    places           n_samples, int64: where the row's original lies in pictures.npy (absent where that is its number)
+    places           n_samples, int64: rows of pictures.npy and mask.npy (absent where they are the row's own number)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
 leaves either the old file or the new one. `model_of` makes a `Model` from a fitted estimator, and `estimator_from`
@@ -148,7 +148,8 @@ class Model:
         Which picture files the rows were made of, see `nmfcore.search.manifest`; None where they were made of other
         data, or by an nmfcore that did not keep it.
     places : ndarray of shape (n_samples,), int64, or None
-        In which row of the ``pictures.npy`` beside the model the original of each row lies; None: in its own.
+        In which row of the ``pictures.npy`` beside the model the original of each row lies, and of ``mask.npy`` its
+        mask; None: in its own.
     masked : int
         How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
         are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.

@@ -641,11 +641,15 @@ def killed(arguments, place, moment):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("pictures", [True, False], ids=["with originals", "without"])
-def test_a_kill_of_an_update_leaves_the_old_or_the_new_index(settled, tmp_path, capsys, pictures):
-    folder = folder_of(tmp_path / "pictures", 8)
-    fitted(folder).save(tmp_path / "start", pictures=pictures)
-    draw(folder / "new.png", 100)
+@pytest.mark.parametrize("kept", ["originals", "codes", "masks"])
+def test_a_kill_of_an_update_leaves_the_old_or_the_new_index(settled, tmp_path, capsys, kept):
+    folder, pictures, masks = folder_of(tmp_path / "pictures", 8), kept != "codes", kept == "masks"
+    if masks:
+        Image.fromarray(pixels(50)[:4]).save(folder / "7.png")  # between bars
+    engine = SearchEngine(3, tol=1e-2).fit(load_images(folder, fit="letterbox" if masks else "stretch", progress=None))
+    engine.update(progress=None)
+    engine.save(tmp_path / "start", pictures=pictures)
+    Image.fromarray(pixels(100)[: 4 if masks else 8]).save(folder / "new.png")
     draw(folder / "3.png", 101)
     (folder / "4.png").unlink()
     (folder / "5.png").rename(folder / "moved.png")
@@ -658,8 +662,11 @@ def test_a_kill_of_an_update_leaves_the_old_or_the_new_index(settled, tmp_path, 
     def index():
         engine = SearchEngine.load(home)
         rows = engine.originals(range(len(engine))) if pictures else [()] * len(engine)
+        hidden = [()] * len(engine) if engine.masks is None else engine.masks[:]
+        assert not masks or engine.model.masked == hidden.sum() > 0
         files = {name: record.digest for name, record in manifest.Manifest.of(engine.model).records.items()}
-        return sorted(zip(engine.model.names, map(bytes, engine.model.W), map(bytes, rows), strict=True)), files
+        about = (engine.model.names, *(map(bytes, each) for each in (engine.model.W, rows, hidden)))
+        return sorted(zip(*about, strict=True)), files
 
     begun()
     old = index()
@@ -676,7 +683,12 @@ def test_a_kill_of_an_update_leaves_the_old_or_the_new_index(settled, tmp_path, 
         found.append(index() == new)
         assert run(capsys, "update", home)[0] == 0 and index() == new, f"killed before step {moment}"
         moment += 1
-    assert index() == new and found == sorted(found) and {*found} == {False, True} and len(found) > 5 + 3 * pictures
+    assert (
+        index() == new
+        and found == sorted(found)
+        and {*found} == {False, True}
+        and len(found) > 5 + 3 * pictures + 2 * masks
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from .duplicates import KINDS, Duplicates
 from .finding import MAX_PAIRS, find_duplicates
 from .folders import MASK, MODEL, PICTURES, SETTINGS, append_rows, held, replaced_folder
 from .manifest import Manifest, looked_at, noted
-from .masks import PictureMasks, write_mask
+from .masks import PictureMasks, append_masks, write_mask
 from .names import hint, meant
 from .queries import Term, answering, checked_weights, combined, one_by_one, title_of
 from .spaces import OPPOSITE, SPACES, Space, checked
@@ -43,7 +43,7 @@ from .stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import BinaryIO, Literal, TypeAlias
+    from typing import BinaryIO, TypeAlias
 
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
@@ -414,11 +414,9 @@ class SearchEngine:
         saved = _Saved.of(home)
         model = load_model(path)
         stack = Stack(_mapped(home / PICTURES, model), places=model.places) if saved.pictures else None
-        masks = None
-        if model.masked and (home / MASK).exists():
-            masks = PictureMasks.read(home / MASK, len(model.W), model.components.shape[1])
+        masks = _mapped_masks(home, model) if saved.masks else None
         engine = cls._of(model, stack, home, _saved_space(home) if space is None else space, masks)
-        engine._saved = saved
+        engine._saved = saved.knowing(model)
         return engine
 
     def save(self, folder: str | os.PathLike[str], *, pictures: bool = True, overwrite: bool = False) -> None:
@@ -472,9 +470,11 @@ class SearchEngine:
         saved, stack = self._saved, self._rows
         if saved is None or self._folder is None or saved.pictures != pictures or not saved.at(home):
             return False
-        if self.model.masked:  # whose masks are written as a whole
+        if not pictures:
+            return not saved.masks  # which a fit may leave that was killed before it wrote its pictures
+        if saved.mask == "lost" and self._hidden is not None:  # masks that were found again are written as a whole
             return False
-        return not pictures or (stack is not None and stack.dtype == stack.blocks[0].dtype)
+        return stack is not None and stack.dtype == stack.blocks[0].dtype
 
     def _save_what_is_new(self, home: Path) -> None:
         assert self._saved is not None
@@ -488,13 +488,18 @@ class SearchEngine:
                 places = np.arange(len(stack)) if stack.places is None else stack.places
                 # An update that was killed leaves rows in the file that belong to no model.
                 places = np.where(places < known, places, places + (before - known))
+                if self._hidden is not None and model.masked:
+                    total = before + sum(map(len, stack.blocks[1:]))
+                    new = self._saved.mask == "none"
+                    append_masks(self._hidden, places, before, total, home / MASK, anew=new)
                 model = dataclasses.replace(model, places=None if _is_range(places) else places)
             if _saved_space(home) != self.space:
                 _save_space(home / SETTINGS, self.space)
             save(model, home / MODEL)
-            self._saved = _Saved.of(home)
+            self._saved = _Saved.of(home).knowing(model)
         if self._saved.pictures:
             self._rows = Stack(_mapped(home / PICTURES, model), places=model.places)
+            self._hidden = _mapped_masks(home, model)
 
     @classmethod
     def _of(
@@ -1054,8 +1059,8 @@ class SearchEngine:
         ------
         InputError
             When there is no such folder, no picture in it (it is never taken as one that all pictures were removed
-            from), more than half of the pictures are gone, the engine was not made of a folder, or pixels of its
-            pictures may be masked.
+            from), more than half of the pictures are gone, or the engine was not made of a folder. When pictures were
+            changed or are gone whose masks the engine should know and does not, as it was saved without them.
         ModelFileError
             When what the model knows of its files is damaged.
 
@@ -1085,13 +1090,12 @@ class SearchEngine:
         from .update import follow
 
         if may_be_masked(self.model.decoding):
-            raise InputError(
-                "pixels of the pictures are masked (letterbox, or transparent), and an update does not keep masks: fit "
-                "the folder anew, or add pictures"
-            )
-        model, stack, changes = follow(self.model, self._rows, folder, self._coded, yes=yes, progress=progress)
+            self._check_masked()
+        model, stack, masks, changes = follow(
+            self.model, self._rows, self._hidden, folder, self._coded, yes=yes, progress=progress
+        )
         if model is not self.model:
-            self._set(model, stack, self._folder)
+            self._set(model, stack, self._folder, masks)
         return changes
 
     def remove(self, pictures: int | str | Sequence[int | str]) -> None:
@@ -1363,6 +1367,13 @@ def _from_source(model: Model, folder: Path | None, lacking: str = PICTURES) -> 
     return pictures
 
 
+def _mapped_masks(home: Path, model: Model) -> PictureMasks | None:
+    """Memory-map the masks beside a model; None where it has none, or its file of masks is lost."""
+    if not model.masked or not (home / MASK).exists():
+        return None
+    return PictureMasks.read(home / MASK, len(model.W), model.components.shape[1], model.places)
+
+
 def _mapped(path: Path, model: Model) -> Array:
     """Memory-map the originals beside a model."""
     n, m = len(model.W), model.components.shape[1]
@@ -1390,6 +1401,8 @@ class _Saved:
     model: tuple[int, int, int] | None  # of model.npz: number of the file, size, and time of the last change
     folder: tuple[int, int] | None  # device and number of the folder
     pictures: bool  # whether there are originals
+    masks: bool = False  # whether there is a file of masks, which may be that of an earlier model
+    mask: Literal["none", "kept", "lost"] = field(default="none", compare=False)  # where the model's masks are
 
     @classmethod
     def of(cls, home: Path) -> _Saved:
@@ -1399,7 +1412,12 @@ class _Saved:
         except OSError:
             return cls(None, None, False)
         model = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
-        return cls(model, (folder.st_dev, folder.st_ino), (home / PICTURES).exists())
+        pictures, masks = ((home / name).exists() for name in (PICTURES, MASK))
+        return cls(model, (folder.st_dev, folder.st_ino), pictures, masks)
+
+    def knowing(self, model: Model) -> _Saved:
+        """Return the same with what the model says: whether pixels are masked."""
+        return dataclasses.replace(self, mask="none" if not model.masked else "kept" if self.masks else "lost")
 
     def at(self, home: Path) -> bool:
         """Whether a path leads to the folder whose state this is."""
