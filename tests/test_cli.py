@@ -677,7 +677,7 @@ def test_ctrl_c_while_drawing_keeps_the_model(run, monkeypatch):
 
 
 FAILURES = {
-    "nmfcore.search.engine.write_rows": "pictures.npy",
+    "nmfcore.search.blocks.write_rows": "pictures.npy",
     "nmfcore.plots.components_grid": "components.png",
     "nmfcore.plots.reconstructions": "reconstructions.png",
     "nmfcore.plots.convergence": "convergence.png",

@@ -29,7 +29,8 @@ from nmfcore.images import (  # noqa: E402
 )
 from nmfcore.images._decoding import Decoding  # noqa: E402
 from nmfcore.models import ModelFileError  # noqa: E402
-from nmfcore.search.engine import SearchEngine, frobenius_norm  # noqa: E402
+from nmfcore.search.blocks import frobenius_norm  # noqa: E402
+from nmfcore.search.engine import SearchEngine  # noqa: E402
 from nmfcore.search.masks import PictureMasks, write_mask  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -728,7 +729,7 @@ def test_estimators_that_take_no_masks_refuse_before_pictures_are_read(tmp_path,
     with pytest.raises(ValueError, match="MiniBatchNMF takes no mask"):
         estimator.fit(pictures.matrix, mask=pictures.mask)
     engine = SearchEngine.from_model(model_of(estimator, estimator.fit_transform(pictures.matrix), pictures))
-    monkeypatch.setattr("nmfcore.search.engine.read_source", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("nmfcore.search.given.read_source", lambda *_, **__: pytest.fail("read"))
     for use in (engine.transform, engine.add):
         for source in (folder, folder / "1.png"):
             with pytest.raises(InputError, match="made by MiniBatchNMF, which takes no masks"):

@@ -552,7 +552,7 @@ def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path, monkey
     (folder / "4.png").unlink()
     old = state(SearchEngine.load(start))
     new = None
-    watched = ("models.py", "_files.py", "folders.py", "engine.py", "manifest.py", "_npyio_impl.py", "zipfile")
+    watched = ("models.py", "_files.py", "folders.py", "saving.py", "manifest.py", "_npyio_impl.py", "zipfile")
     home, found = tmp_path / "home", set()
 
     def saved(lines):

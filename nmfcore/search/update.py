@@ -26,10 +26,9 @@ from ..images import InputError
 from ..images._listing import Listing, listing
 from ..images._progress import Progress, showing
 from ..images.folders import decode_files
-from ..models import Model
+from .contents import Contents
 from .manifest import UNKNOWN, Manifest, Record, digests_of, file_of, sure_time
 from .masks import PictureMasks
-from .stack import Stack
 
 __all__ = ["Changes", "follow"]
 
@@ -125,25 +124,19 @@ class _Plan:
 
 
 def follow(
-    model: Model,
-    rows: Stack | None,
-    masks: PictureMasks | None,
+    contents: Contents,
     folder: str | os.PathLike[str] | None,
     coded: Callable[[Array, Array | None], Array],
     *,
     yes: bool = False,
     progress: Progress | bool | None = None,
-) -> tuple[Model, Stack | None, PictureMasks | None, Changes]:
+) -> tuple[Contents, Changes]:
     """Bring the rows of a model up to date with a folder.
 
     Parameters
     ----------
-    model : Model
+    contents : Contents
         Made of a folder of pictures.
-    rows : Stack or None
-        Its originals; None where they are not kept.
-    masks : PictureMasks or None
-        Where they are masked; None where they are not, or where the model says that some are and nobody kept where.
     folder : path-like or None
         The folder; None: the one that the model was made of.
     coded : callable(matrix, mask) -> codes
@@ -155,12 +148,8 @@ def follow(
 
     Returns
     -------
-    model : Model
+    contents : Contents
         The same object if there is nothing to be kept.
-    rows : Stack or None
-        Its originals.
-    masks : PictureMasks or None
-        Where they are masked.
     changes : Changes
 
     Raises
@@ -171,6 +160,7 @@ def follow(
     ModelFileError
         When what the model knows of its files is damaged.
     """
+    model = contents.model
     if model.shape is None or model.names is None:
         raise InputError(
             "the model was made of a matrix or a file, not of a folder of pictures, so it cannot follow one: "
@@ -181,7 +171,7 @@ def follow(
     if folder is None and not known.root:
         raise InputError("the model does not say which folder it was made of: give the folder")
     found = listing(root, known.recursive, known.exclude)
-    work = _Work(model, rows, masks, known, root, found)
+    work = _Work(contents, known, root, found)
     work.check(yes)
     work.check_masks()
     with showing(progress) as show:
@@ -193,24 +183,17 @@ def follow(
 class _Work:
     """An update that is under way."""
 
-    def __init__(
-        self,
-        model: Model,
-        rows: Stack | None,
-        masks: PictureMasks | None,
-        known: Manifest,
-        root: Path,
-        found: Listing,
-    ):
-        self.model, self.rows, self.masks, self.known, self.root, self.found = model, rows, masks, known, root, found
+    def __init__(self, contents: Contents, known: Manifest, root: Path, found: Listing):
+        self.contents, self.model, self.rows, self.masks = contents, contents.model, contents.rows, contents.masks
+        self.known, self.root, self.found = known, root, found
         self.rows_of: dict[str, list[int]] = {}  # of each file, as the model has them
         for row, owner in enumerate(known.owners):
             if owner:
                 self.rows_of.setdefault(owner, []).append(row)
         self.plan = self._plan()
         self.owner: list[str] = list(known.owners)  # after the update
-        self.name: list[str] = list(model.names or ())
-        self.kept = np.ones(len(model.W), np.bool_)
+        self.name: list[str] = list(self.model.names or ())
+        self.kept = np.ones(len(self.model.W), np.bool_)
         for name in self.plan.gone:
             self._drop(name)
         for new, old in self.plan.former.items():
@@ -390,8 +373,8 @@ class _Work:
 
     # --- what comes out -----------------------------------------------------------------------------
 
-    def result(self) -> tuple[Model, Stack | None, PictureMasks | None, Changes]:
-        """Return the model, its originals with their masks, and what has changed."""
+    def result(self) -> tuple[Contents, Changes]:
+        """Return the contents after the update, and what has changed."""
         model, rows, n = self.model, self.rows, len(self.model.W)
         masks, masked = self._masks(), model.masked
         W, error, former = model.W, math.nan, math.nan
@@ -427,7 +410,7 @@ class _Work:
             good - moved - len(self.added) - len(self.changed), error, former,
         )  # fmt: skip
         if known == self.known and not self.places and model.files is not None:
-            return model, self.rows, self.masks, changes
+            return self.contents, changes
         changed = replace(
             model,
             W=W if len(chosen) == len(W) else W[chosen],
@@ -436,7 +419,7 @@ class _Work:
             files=known.plain(),
             masked=masked,
         )
-        return changed, None if rows is None else rows.chosen(chosen), masks, changes
+        return Contents(changed, None if rows is None else rows.chosen(chosen), masks), changes
 
     def _masks(self) -> PictureMasks | None:
         """Return the masks of the former rows; None where nothing is and was masked, or where nobody kept them."""
