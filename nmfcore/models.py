@@ -143,7 +143,8 @@ class Model:
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
     rank_selection : dict or None
-        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
+        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), "best", the k that was chosen, and "method", what was
+        left out ("bicross" or "holdout"; absent where an earlier version has chosen).
     files : dict or None
         Which picture files the rows were made of, see `nmfcore.search.manifest`; None where they were made of other
         data, or by an nmfcore that did not keep it.
@@ -322,6 +323,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     if model.rank_selection is not None:
         curve = dict(model.rank_selection)
         meta["rank_best"] = int(curve.pop("best"))
+        if "method" in curve:
+            meta["rank_method"] = str(curve.pop("method"))
         arrays |= {_RANK + name: np.asarray(values, np.float64) for name, values in curve.items()}
     for name in _OF_RUNS:
         if getattr(model, name) is not None:
@@ -405,6 +408,8 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     if "rank_best" in meta:
         rank = {name[len(_RANK) :]: archive.array(name) for name in names if name.startswith(_RANK)}
         rank["best"] = _whole(meta["rank_best"])
+        if "rank_method" in meta:
+            rank["method"] = str(meta["rank_method"])
     nan = math.nan
     return Model(
         W=archive.array("W"),
@@ -679,7 +684,8 @@ def model_of(
         curve = {name: np.asarray(getattr(rank, name), np.float64) for name in ("k", "test")}
         spread = getattr(rank, "spread", None)  # None after a single repeat
         curve["spread"] = np.full(len(curve["k"]), math.nan) if spread is None else np.asarray(spread, np.float64)
-        known["rank_selection"] = curve | {"best": int(rank.best)}
+        how = getattr(rank, "method", None)  # unknown to pickles of earlier versions
+        known["rank_selection"] = curve | {"best": int(rank.best)} | ({} if how is None else {"method": str(how)})
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)

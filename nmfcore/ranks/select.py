@@ -230,7 +230,7 @@ def select_rank(
         if run.nothing:
             raise
         reason = "interrupted"
-    return _result(run, rule, reason, shape[0], max_time, most)
+    return _result(run, method, rule, reason, shape[0], max_time, most)
 
 
 # ---- what is given -------------------------------------------------------------------------------
@@ -620,7 +620,9 @@ def _count(ks: Sequence[int]) -> str:
 # ---- the result ----------------------------------------------------------------------------------
 
 
-def _result(run: _Run, rule: str, reason: str, n_rows: int, max_time: float | None, most: int) -> RankSelection:
+def _result(
+    run: _Run, method: str, rule: str, reason: str, n_rows: int, max_time: float | None, most: int
+) -> RankSelection:
     ks, repeats, train, test, all_made = run.losses()
     if not ks:
         limit = (
@@ -650,7 +652,7 @@ def _result(run: _Run, rule: str, reason: str, n_rows: int, max_time: float | No
         spread = test.std(axis=0, ddof=1) / math.sqrt(len(repeats))
     return RankSelection(
         k=np.array(ks), train=train.mean(axis=0), test=test.mean(axis=0), spread=spread, table=run.table(), best=ks[at],
-        at_edge=bool(edge), stop_reason=reason, rule=rule, repeats=len(repeats), n_rows=n_rows,
+        at_edge=bool(edge), stop_reason=reason, rule=rule, repeats=len(repeats), n_rows=n_rows, method=method,
     )  # fmt: skip
 
 
