@@ -12,7 +12,7 @@ A model file is a plain numpy archive that any version of numpy opens::
     runs_<name>      init_losses of a fit of several runs (absent for a single one)
     state_<name>     what a `MiniBatchNMF` remembers of its batches (absent for `NMF`)
     files_<name>     sizes, dates and digests of the picture files, and the file of each row (absent for other data)
-    places           n_samples, int64: where the row's original lies in pictures.npy (absent where that is its number)
+    places           n_samples, int64: rows of pictures.npy and mask.npy (absent where they are the row's own number)
 
 A file is written beside its target, synced, and renamed over it: a crash, a full disk or a kill
 leaves either the old file or the new one. `model_of` makes a `Model` from a fitted estimator, and `estimator_from`
@@ -143,12 +143,14 @@ class Model:
     component_stability : ndarray of shape (k,), float64, or None
         ``component_stability_`` of the estimator; None where it has made a single run.
     rank_selection : dict or None
-        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), and "best", the k that was chosen.
+        How k was chosen: "k" (n_k,), "test" and "spread" (n_k,), "best", the k that was chosen, and "method", what was
+        left out ("bicross" or "holdout"; absent where an earlier version has chosen).
     files : dict or None
         Which picture files the rows were made of, see `nmfcore.search.manifest`; None where they were made of other
         data, or by an nmfcore that did not keep it.
     places : ndarray of shape (n_samples,), int64, or None
-        In which row of the ``pictures.npy`` beside the model the original of each row lies; None: in its own.
+        In which row of the ``pictures.npy`` beside the model the original of each row lies, and of ``mask.npy`` its
+        mask; None: in its own.
     masked : int
         How many entries of X the fit left out, in pictures on the bars of a letterbox and where they
         are transparent: True entries of ``mask`` of `nmfcore.images.Pictures`. 0 by default.
@@ -321,6 +323,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     if model.rank_selection is not None:
         curve = dict(model.rank_selection)
         meta["rank_best"] = int(curve.pop("best"))
+        if "method" in curve:
+            meta["rank_method"] = str(curve.pop("method"))
         arrays |= {_RANK + name: np.asarray(values, np.float64) for name, values in curve.items()}
     for name in _OF_RUNS:
         if getattr(model, name) is not None:
@@ -404,6 +408,8 @@ def _from_meta(meta: dict[str, Any], archive: Archive) -> Model:
     if "rank_best" in meta:
         rank = {name[len(_RANK) :]: archive.array(name) for name in names if name.startswith(_RANK)}
         rank["best"] = _whole(meta["rank_best"])
+        if "rank_method" in meta:
+            rank["method"] = str(meta["rank_method"])
     nan = math.nan
     return Model(
         W=archive.array("W"),
@@ -678,7 +684,8 @@ def model_of(
         curve = {name: np.asarray(getattr(rank, name), np.float64) for name in ("k", "test")}
         spread = getattr(rank, "spread", None)  # None after a single repeat
         curve["spread"] = np.full(len(curve["k"]), math.nan) if spread is None else np.asarray(spread, np.float64)
-        known["rank_selection"] = curve | {"best": int(rank.best)}
+        how = getattr(rank, "method", None)  # unknown to pickles of earlier versions
+        known["rank_selection"] = curve | {"best": int(rank.best)} | ({} if how is None else {"method": str(how)})
     if pictures is not None:
         known |= {field: getattr(pictures, field) for field in ("shape", "names", "labels", "source")}
         known["decoding"] = getattr(pictures, "decoding", None)

@@ -364,3 +364,19 @@ def test_a_fit_on_a_device_goes_on_from_its_checkpoint(settings, cupy, tmp_path)
 def test_zeros_leave_no_checkpoint(tmp_path):
     fitted(np.zeros((10, 8)), checkpoint=tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_does_not_put_the_history_together(tmp_path, monkeypatch):
+    """A checkpoint holds all of it, so that this is done when it is written, and not in each pass."""
+    from nmfcore.loop import solve
+
+    made, columns = [], solve.columns
+    monkeypatch.setattr(solve, "columns", lambda history: made.append(1) or columns(history))
+    expected = told(*fitted(matrix(), solver="hals"))
+    kept = tmp_path / "fit.npz"
+    for passes in (PASSES // 2, PASSES):
+        estimator, W = fitted(matrix(), solver="hals", checkpoint=kept, max_iter=passes)
+    assert len(made) == 2  # once for each fit, at its end
+    found = told(estimator, W)
+    for name, value in expected.items():
+        np.testing.assert_equal(found[name], value, err_msg=name)

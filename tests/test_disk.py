@@ -481,6 +481,36 @@ def test_where_memory_cannot_be_asked_for_the_cache_is_used(tmp_path, monkeypatc
 # ---- W outside of memory ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "model",
+    [NMF(K, solver="hals"), NMF(K, solver="mu", init="random", n_init=2), MiniBatchNMF(K, batch_size=50)],
+    ids=["one", "several", "batches"],
+)
+def test_an_interrupted_fit_fills_an_array_and_makes_no_file(model, tmp_path):
+    X = matrix("float64", 200)
+    seen = []
+
+    def press(report):
+        seen.append(report.iteration)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+
+    out = np.full((200, K), np.nan)
+    model.set_params(random_state=0, callback=press, tol=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit_transform(X, out=out)
+    assert np.linalg.norm(X - out @ model.components_) < 0.9 * np.linalg.norm(X)
+    if not isinstance(model, MiniBatchNMF):
+        np.testing.assert_allclose(np.linalg.norm(X - out @ model.components_), model.reconstruction_err_)
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit_transform(X, out=tmp_path / "W.npy")
+    assert not list(tmp_path.iterdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # max_iter is reached
+        model.set_params(callback=None, max_iter=2).fit_transform(X, out=tmp_path / "W.npy")
+
+
 @pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
 @pytest.mark.parametrize("kind", ["npy", "memory"])
 def test_out_has_the_same_bits(solver, kind, tmp_path):

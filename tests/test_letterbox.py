@@ -29,7 +29,8 @@ from nmfcore.images import (  # noqa: E402
 )
 from nmfcore.images._decoding import Decoding  # noqa: E402
 from nmfcore.models import ModelFileError  # noqa: E402
-from nmfcore.search.engine import SearchEngine, frobenius_norm  # noqa: E402
+from nmfcore.search.blocks import frobenius_norm  # noqa: E402
+from nmfcore.search.engine import SearchEngine  # noqa: E402
 from nmfcore.search.masks import PictureMasks, write_mask  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -570,21 +571,113 @@ def test_pictures_are_added_with_their_masks(wall, tmp_path):
     assert plain.masks.counts().tolist() == [0] * 10 + [1, 0] and plain.model.masked == 1
 
 
-def test_an_update_is_refused_before_a_folder_is_looked_at(wall, tmp_path, monkeypatch):
-    """It would code new pictures and lose their masks."""
-    engine, folder = wall
+def half_transparent(path, number, height=9, width=9, half=True):
+    """Draw a picture of which the left half is transparent, or none of it."""
+    grey = pattern(number, height, width)
+    alpha = np.full_like(grey, 255)
+    alpha[:, : width // 2] = 0 if half else 255
+    Image.fromarray(np.dstack([grey, grey, grey, alpha])).save(path)
+
+
+def check_followed(engine, folder, names, first):
+    """The engine holds these pictures with their masks; codes that are not of the fit are those of a transform."""
+    fresh = load_images(folder, engine.shape[:2], fit="letterbox", mask_transparent=True, progress=None)
+    assert set(engine.model.names) == set(names) == set(fresh.names)
+    at = [fresh.names.index(name) for name in engine.model.names]
+    hidden = np.zeros(fresh.matrix.shape, bool) if fresh.mask is None else fresh.mask
+    np.testing.assert_array_equal(engine.matrix(), fresh.matrix[at])
+    masks = np.zeros(hidden.shape, bool) if engine.masks is None else engine.masks[:]
+    np.testing.assert_array_equal(masks, hidden[at])
+    assert engine.model.masked == hidden.sum()
+    codes = engine.transform(folder)
+    for name, code in zip(engine.model.names, engine.model.W, strict=True):
+        np.testing.assert_array_equal(code, first.get(name, codes[fresh.names.index(name)]), err_msg=name)
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Files that tests write count as old."""
+    monkeypatch.setattr("nmfcore.search.manifest._TICK", -(10**18))
+
+
+def test_an_update_keeps_masks(settled, wall, tmp_path):
+    """New, changed, removed and renamed pictures, several updates, each saved where the engine lives or elsewhere."""
+    folder = shutil.copytree(wall[1], tmp_path / "in")
+    pictures = load_images(folder, fit="letterbox", mask_transparent=True)
+    engine = SearchEngine(3, max_iter=50).fit(pictures)
+    assert not engine.update(progress=None).lines()  # now it knows what the files are
     engine.save(tmp_path / "model")
-    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
-    loaded = SearchEngine.load(tmp_path / "model")
-    monkeypatch.setattr("nmfcore.search.update.follow", lambda *_, **__: pytest.fail("looked at the folder"))
-    for each in (loaded, engine):
-        with pytest.raises(InputError, match=r"an update does not keep masks: fit"):
-            each.update(folder)
-        with pytest.raises(InputError, match=r"an update does not keep masks: fit"):
-            each.update()
-    np.testing.assert_array_equal(loaded.masks[:], engine.masks[:])
-    monkeypatch.undo()
-    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+    engine = SearchEngine.load(tmp_path / "model")
+    codes = dict(zip(engine.model.names, engine.model.W.copy(), strict=True))
+    half_transparent(folder / "new.png", 30)
+    Image.fromarray(pattern(31, 18, 6)).save(folder / "1.png")  # it was wide
+    (folder / "2.png").unlink()
+    (folder / "3.png").rename(folder / "moved.png")
+    Image.new("RGBA", (9, 9)).save(folder / "nothing.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a code that is zero
+        changes = engine.update(folder, progress=None)
+        assert (changes.added, changes.changed, changes.removed) == (("new.png", "nothing.png"), ("1.png",), ("2.png",))
+        codes = {name: code for name, code in codes.items() if name not in ("1.png", "2.png")}
+        codes["moved.png"] = codes.pop("3.png")
+        names = [*codes, "1.png", "new.png", "nothing.png"]
+        check_followed(engine, folder, names, codes)
+        assert not engine.model.W[engine.model.names.index("nothing.png")].any()
+        engine.save(tmp_path / "model", overwrite=True)
+        engine.save(tmp_path / "elsewhere")
+        for home in ("model", "elsewhere"):
+            check_followed(SearchEngine.load(tmp_path / home), folder, names, codes)
+        for name in ("nothing.png", "new.png"):
+            (folder / name).unlink()
+        half_transparent(folder / "newer.png", 32)
+        half_transparent(folder / "newest.png", 33, half=False)
+        again = SearchEngine.load(tmp_path / "model")
+        again.remove("0.png")
+        del codes["0.png"]  # an update brings it back
+        again.update(progress=None)
+        names = [*codes, "0.png", "1.png", "newer.png", "newest.png"]
+        again.save(tmp_path / "model", overwrite=True)
+        for each in (again, SearchEngine.load(tmp_path / "model")):
+            check_followed(each, folder, names, codes)
+            assert not each.update(progress=None).lines()
+        with pytest.raises(ModelFileError, match="changed by another process"):
+            engine.save(tmp_path / "model", overwrite=True)
+
+
+def test_an_update_brings_the_first_masks_and_takes_out_the_last(settled, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(pattern(number, 9, 9)).save(folder / f"{number}.png")
+    engine = SearchEngine(3, max_iter=50).fit(load_images(folder, fit="letterbox", mask_transparent=True))
+    engine.save(tmp_path / "model")
+    codes, names = dict(zip(engine.model.names, engine.model.W.copy(), strict=True)), [*engine.model.names]
+    assert engine.masks is None
+    for there in (True, False, True):
+        (half_transparent if there else Path.unlink)(folder / "a.png", *([40] if there else []))
+        engine = SearchEngine.load(tmp_path / "model")
+        engine.update(progress=None)
+        engine.save(tmp_path / "model", overwrite=True)
+        for each in (engine, SearchEngine.load(tmp_path / "model")):
+            check_followed(each, folder, names + ["a.png"] * there, codes)
+
+
+def test_an_update_of_pictures_that_are_not_kept(settled, wall, tmp_path):
+    """New ones are coded and counted; that an old one is gone is refused, as nobody knows what of it was masked."""
+    folder = shutil.copytree(wall[1], tmp_path / "in")
+    engine = SearchEngine(3, max_iter=50).fit(load_images(folder, fit="letterbox", mask_transparent=True))
+    engine.update(progress=None)  # now it knows what the files are
+    engine.save(tmp_path / "model", pictures=False)
+    half_transparent(folder / "new.png", 30)
+    bare = SearchEngine.load(tmp_path / "model")
+    assert bare.update(progress=None).added == ("new.png",)
+    bare.save(tmp_path / "model", pictures=False, overwrite=True)
+    codes = dict(zip(engine.model.names, engine.model.W, strict=True))
+    check_followed(SearchEngine.load(tmp_path / "model"), folder, [*codes, "new.png"], codes)
+    (folder / "2.png").unlink()
+    bare = SearchEngine.load(tmp_path / "model")
+    with pytest.raises(InputError, match=r"keeps neither the pictures nor their masks: fit the folder anew"):
+        bare.update(progress=None)
 
 
 def test_pictures_are_removed_with_their_masks(wall, tmp_path):
@@ -636,7 +729,7 @@ def test_estimators_that_take_no_masks_refuse_before_pictures_are_read(tmp_path,
     with pytest.raises(ValueError, match="MiniBatchNMF takes no mask"):
         estimator.fit(pictures.matrix, mask=pictures.mask)
     engine = SearchEngine.from_model(model_of(estimator, estimator.fit_transform(pictures.matrix), pictures))
-    monkeypatch.setattr("nmfcore.search.engine.read_source", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("nmfcore.search.given.read_source", lambda *_, **__: pytest.fail("read"))
     for use in (engine.transform, engine.add):
         for source in (folder, folder / "1.png"):
             with pytest.raises(InputError, match="made by MiniBatchNMF, which takes no masks"):

@@ -14,8 +14,9 @@ for module in ("jinja2", "matplotlib", "PIL"):
 from browser import Watched, chromium  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from nmfcore import models  # noqa: E402
 from nmfcore.analysis import explained_share  # noqa: E402
-from nmfcore.images import Pictures  # noqa: E402
+from nmfcore.images import Pictures, load_images  # noqa: E402
 from nmfcore.images.thumbnails import brightness, part_png, picture_png, sheet_png, thumbnail_shape  # noqa: E402
 from nmfcore.pages import report as room  # noqa: E402
 from nmfcore.pages.report import report  # noqa: E402
@@ -105,6 +106,23 @@ def test_it_says_how_the_model_was_made(engine, page):
     assert "--seed 0" in page
     assert re.search(r"<dt>seed</dt><dd>0</dd>", page)
     assert re.search(rf"<dt>seconds</dt><dd>{engine.model.history['seconds'][-1]:.3g}</dd>", page)
+
+
+def test_the_command_names_subfolders_and_what_was_left_out(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for number in range(4):
+        Image.fromarray(np.full((6, 5), 40 * number + 9, np.uint8)).save(tmp_path / "in" / "sub" / f"{number}.png")
+
+    def command(**options):
+        engine = SearchEngine(1, max_iter=3).fit(load_images(tmp_path / "in", progress=None, **options))
+        return report(engine), report(SearchEngine.from_model(dataclasses.replace(engine.model, files=None)))
+
+    page, earlier = command(recursive=True, exclude=["*.gif", "my drafts"])
+    assert "--recursive --exclude &#39;*.gif&#39; --exclude &#39;my drafts&#39;" in page
+    assert "--recursive" in earlier and "--exclude" not in earlier  # earlier models know names only
+    (tmp_path / "in" / "sub").rename(tmp_path / "flat")
+    page = report(SearchEngine(1, max_iter=3).fit(tmp_path / "flat", progress=False))
+    assert "nmfcore fit" in page and "--recursive" not in page and "--exclude" not in page
 
 
 @pytest.mark.parametrize("count", range(1, 61))
@@ -289,14 +307,18 @@ def test_parts_that_explain_next_to_nothing_are_named(engine):
     assert "%. 2 parts explain less than 0.1 % each" in page
 
 
-def test_how_many_and_how_stable_where_the_model_knows(engine, page):
+def test_how_many_and_how_stable_where_the_model_knows(engine, page, tmp_path):
     assert "how stable" not in page
     stability = np.linspace(0.5, 1, 12)
     rank = {"k": np.array([4.0, 8, 16]), "test": np.array([0.5, 0.4, 0.45]), "spread": np.array([0.01, np.nan, 0.02])}
     known = dataclasses.replace(engine.model, component_stability=stability, rank_selection=rank | {"best": 8})
     both = report(SearchEngine.from_model(known, engine.matrix()))
     assert Page(both).headings[1] == "How many parts, how stable"
-    assert "Chosen: 8." in both
+    assert "Chosen: 8." in both and "<p>A part of the pictures was left out" in both  # nobody knows which
+    for method, said in (("bicross", "Rows and columns of the pictures were"), ("holdout", "Pixels of the pictures, ")):
+        models.save(dataclasses.replace(known, rank_selection=rank | {"best": 8, "method": method}), tmp_path / "m.npz")
+        again = report(SearchEngine.from_model(models.load(tmp_path / "m.npz"), engine.matrix()))
+        assert f"<p>{said}" in again and "A part of the pictures" not in again
     assert int(re.search(r"(\d+) parts are below 0.8", both)[1]) == (stability < 0.8).sum()
     for number, value in enumerate(stability):
         assert f"<b>part {number}</b> · {value:.2f}" in both

@@ -12,8 +12,9 @@ import pytest
 import nmfcore
 from nmfcore.images import InputError, Pictures
 from nmfcore.models import ModelFileError, estimator_from
-from nmfcore.search import engine as room
-from nmfcore.search.engine import Explanation, SearchEngine, frobenius_norm, write_rows
+from nmfcore.search import saving
+from nmfcore.search.blocks import frobenius_norm, write_rows
+from nmfcore.search.engine import Explanation, SearchEngine
 
 Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")
 
@@ -393,7 +394,7 @@ def test_a_crash_while_saving_leaves_an_engine_that_opens(tmp_path, digits, monk
         raise OSError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "save", crash)
+        patch.setattr(saving, "save", crash)
         with pytest.raises(OSError, match="the power went"):
             engine.save(tmp_path / "m", overwrite=True)
     back = SearchEngine.load(tmp_path / "m")
@@ -530,7 +531,7 @@ def test_it_draws_what_it_found(engine):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_rows_are_written_block_by_block(tmp_path, rng, order, monkeypatch):
-    monkeypatch.setattr(room, "_AT_ONCE", 8 * 7 * 3)  # three rows at a time
+    monkeypatch.setattr("nmfcore.search.blocks.AT_ONCE", 8 * 7 * 3)  # three rows at a time
     blocks = [
         np.asarray(rng.integers(0, 9, (10, 7)), np.uint8, order=order),
         np.asarray(rng.random((4, 7)), np.float32, order=order),

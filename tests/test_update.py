@@ -20,7 +20,7 @@ from nmfcore._files import FileFault  # noqa: E402
 from nmfcore.images import InputError, load_images  # noqa: E402
 from nmfcore.models import ModelFileError  # noqa: E402
 from nmfcore.search import Changes, SearchEngine, manifest, update  # noqa: E402
-from nmfcore.search.folders import append_rows  # noqa: E402
+from nmfcore.search.folders import append_rows, exchanged, replaced_folder  # noqa: E402
 
 SIZE = (8, 6)
 
@@ -552,7 +552,7 @@ def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path, monkey
     (folder / "4.png").unlink()
     old = state(SearchEngine.load(start))
     new = None
-    watched = ("models.py", "_files.py", "folders.py", "engine.py", "manifest.py", "_npyio_impl.py", "zipfile")
+    watched = ("models.py", "_files.py", "folders.py", "saving.py", "manifest.py", "_npyio_impl.py", "zipfile")
     home, found = tmp_path / "home", set()
 
     def saved(lines):
@@ -601,6 +601,152 @@ def test_a_kill_leaves_the_old_or_the_new_state(engine, folder, tmp_path, monkey
             there.save(home, overwrite=True)
             assert state(SearchEngine.load(home)) == new, f"killed after {lines} of {total} lines"
     assert found == {False, True}
+
+
+def killed(arguments, place, moment):
+    """Run a command in a process that is killed before its n-th step that touches files; return how it ended.
+
+    A step opens a file below `place` to write it, renames, removes or makes one, syncs it to the disk, or opens the
+    picture new.png.
+    """
+    process = os.fork()
+    if process:
+        return os.waitpid(process, 0)[1]
+    steps = 0
+
+    def step():
+        nonlocal steps
+        if steps == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+
+    def watch(event, given):
+        changing = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
+        if changing or event == "open":
+            path = os.path.abspath(os.fsdecode(given[0])) if isinstance(given[0], str | bytes | os.PathLike) else ""
+            writes = changing or (isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR))
+            if path.startswith(str(place)) and (writes or path.endswith("new.png")):
+                step()
+
+    code = 99
+    try:
+        from nmfcore.cli import main
+
+        os.fsync = lambda handle: step()  # what is written outlives a process without it
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.addaudithook(watch)
+        code = main([*map(str, arguments)])
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kept", ["originals", "codes", "masks"])
+def test_a_kill_of_an_update_leaves_the_old_or_the_new_index(settled, tmp_path, capsys, kept):
+    folder, pictures, masks = folder_of(tmp_path / "pictures", 8), kept != "codes", kept == "masks"
+    if masks:
+        Image.fromarray(pixels(50)[:4]).save(folder / "7.png")  # between bars
+    engine = SearchEngine(3, tol=1e-2).fit(load_images(folder, fit="letterbox" if masks else "stretch", progress=None))
+    engine.update(progress=None)
+    engine.save(tmp_path / "start", pictures=pictures)
+    Image.fromarray(pixels(100)[: 4 if masks else 8]).save(folder / "new.png")
+    draw(folder / "3.png", 101)
+    (folder / "4.png").unlink()
+    (folder / "5.png").rename(folder / "moved.png")
+    home = tmp_path / "home"
+
+    def begun():
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(tmp_path / "start", home)
+
+    def index():
+        engine = SearchEngine.load(home)
+        rows = engine.originals(range(len(engine))) if pictures else [()] * len(engine)
+        hidden = [()] * len(engine) if engine.masks is None else engine.masks[:]
+        assert not masks or engine.model.masked == hidden.sum() > 0
+        files = {name: record.digest for name, record in manifest.Manifest.of(engine.model).records.items()}
+        about = (engine.model.names, *(map(bytes, each) for each in (engine.model.W, rows, hidden)))
+        return sorted(zip(*about, strict=True)), files
+
+    begun()
+    old = index()
+    assert run(capsys, "update", home)[0] == 0
+    new, found, moment = index(), [], 0
+    assert new != old
+    while True:
+        begun()
+        status = killed(["update", home], tmp_path, moment)
+        if not status:
+            break
+        assert status == signal.SIGKILL
+        assert index() in (old, new), f"killed before step {moment}"
+        found.append(index() == new)
+        assert run(capsys, "update", home)[0] == 0 and index() == new, f"killed before step {moment}"
+        moment += 1
+    assert (
+        index() == new
+        and found == sorted(found)
+        and {*found} == {False, True}
+        and len(found) > 5 + 3 * pictures + 2 * masks
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_of_a_fit_leaves_a_whole_model_or_none(settled, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nmfcore.cli.fit._draw", lambda path, *_: path.write_text("a drawing"))
+    folder = folder_of(tmp_path / "pictures", 6)
+    home, arguments = tmp_path / "home", ("-k", 2, "--max-iter", 3, "--pictures")
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    for former in (False, True):
+        if former:
+            if not exchanged(tmp_path / "a", tmp_path / "b"):
+                pytest.skip("this system cannot exchange two folders in one step")
+            assert run(capsys, "fit", folder, "--out", tmp_path / "start", *arguments)[0] == 0
+            (tmp_path / "start" / "report.html").write_text("of the former model")
+            draw(folder / "new.png", 100)
+        found, moment = [], 0
+        while True:
+            shutil.rmtree(home, ignore_errors=True)
+            if former:
+                shutil.copytree(tmp_path / "start", home)
+            status = killed(["fit", folder, "--out", home, "--force", *arguments], tmp_path, moment)
+            if not status:
+                break
+            assert status == signal.SIGKILL
+            rows = len(SearchEngine.load(home)) if (home / "model.npz").exists() else 0
+            if rows == 6 + former and (home / "pictures.npy").exists():
+                np.testing.assert_array_equal(np.load(home / "pictures.npy"), load_images(folder, progress=None).matrix)
+            assert rows in ((6, 7) if former else (0, 6)), f"killed before step {moment}"
+            assert former == (rows == 6) or not (home / "report.html").exists()
+            found.append(rows)
+            moment += 1
+        assert found == sorted(found) and len({*found}) == 2 and len(SearchEngine.load(home)) == 6 + former
+        assert len(SearchEngine.load(home).originals([0])) == 1
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_other_files_of_a_replaced_folder_stay(tmp_path, monkeypatch, able):
+    if not able:
+        monkeypatch.setattr("nmfcore.search.folders.exchanged", lambda a, b: False)
+    home = tmp_path / "home"
+    (home / "mine").mkdir(parents=True)
+    for name in ("model.npz", "mask.npy", "notes.txt", "mine/1.txt"):
+        (home / name).write_text(f"former {name}")
+
+    def everything():
+        return {path.relative_to(home).as_posix(): path.read_text() for path in home.rglob("*.*")}
+
+    before = everything()
+    with pytest.raises(KeyboardInterrupt), replaced_folder(home) as new:
+        (new / "model.npz").write_text("half")
+        raise KeyboardInterrupt
+    assert everything() == before
+    with replaced_folder(home) as new:
+        (new / "model.npz").write_text("new")
+        (home / "late.txt").write_text("came meanwhile")
+    del before["mask.npy"]
+    assert everything() == before | {"model.npz": "new", "late.txt": "came meanwhile"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_bytes_after_the_end_are_written_over(tmp_path):

@@ -294,7 +294,7 @@ def _factorise(
 ) -> _Result:  # fmt: skip
     from ..estimators import NMF
     from ..models import model_of
-    from ..search.engine import frobenius_norm
+    from ..search.blocks import frobenius_norm
 
     settings = _with_defaults(settings)
     frobenius = settings["beta_loss"] in ("frobenius", 2.0)
@@ -540,7 +540,7 @@ def _add_the_rest(
     interrupt: KeyboardInterrupt | None,
 ) -> dict[str, str | KeyboardInterrupt]:
     """Add originals and plots to the folder of the model; return what could not be made, and why."""
-    from ..search.engine import write_rows
+    from ..search.blocks import write_rows
     from ..search.masks import write_mask
 
     missing: dict[str, str | KeyboardInterrupt] = {}

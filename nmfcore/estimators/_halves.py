@@ -18,7 +18,7 @@ from ..objective import beta_of
 from ..rows import Rows
 from .nmf import NMF
 
-__all__ = ["coded_columns", "coded_rows", "of_block", "opened"]
+__all__ = ["check_solver", "check_zeros", "coded_columns", "coded_rows", "of_block", "opened", "opened_whole"]
 
 
 class _Quiet(NMF):
@@ -77,6 +77,44 @@ def opened(X: Matrix, model: NMF, mask: MaskLike = None) -> Rows:
         device=model.device, n_jobs=model.n_jobs, memory=model.memory, components=model.n_components, mask=mask,
         missing_values=model._missing,
     )  # fmt: skip
+
+
+def check_solver(model: NMF) -> None:
+    """Raise ValueError if the parameters of a model do not go together.
+
+    Parameters
+    ----------
+    model : NMF
+    """
+    model._check_solver(warn=False)
+
+
+def check_zeros(model: NMF, data: Rows) -> None:
+    """Raise ValueError if X holds zeros, and the loss of a model takes none.
+
+    Parameters
+    ----------
+    model : NMF
+    data : Rows
+        X.
+    """
+    model._check_zeros(data, beta_of(model.beta_loss))
+
+
+def opened_whole(X: Matrix, model: NMF) -> Rows:
+    """Return X as the rows that a model computes on, checked as its fit checks it.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix, store}
+    model : NMF
+        It learns names and number of the features.
+
+    Returns
+    -------
+    data : Rows
+    """
+    return model._open(X, model._checks("NMF initialization", reset=True))
 
 
 def coded_rows(model: NMF, data: Rows, Ht: Array) -> Coded:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from os.path import realpath
@@ -58,6 +60,16 @@ class Output:
             raise ValueError(f"out holds {self.out.dtype}, which cannot hold W: give an array of {data.dtype}.")
         if self.folder is not None:
             data.folder = Folder(self.folder)
+
+    @contextmanager
+    def held_by(self, W: Callable[[], Matrix]) -> Iterator[None]:
+        """Fill the caller's array, if it is one, with what W returns when the block raises; no file is made then."""
+        try:
+            yield
+        except BaseException:
+            if isinstance(self.out, np.ndarray):
+                self.out[:] = W()
+            raise
 
     def filled(self, W: Matrix) -> Matrix:
         """Write W where it belongs, and return it."""

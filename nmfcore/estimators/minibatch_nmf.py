@@ -398,7 +398,8 @@ class MiniBatchNMF(BaseNMF):
         if arrangement is not None:
             result = result._replace(memory=learner.rearranged(result.memory, arrangement.order, arrangement.scales))
         self._remember(result.memory, result.n_steps)
-        self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
+        with output.held_by(lambda: given.rows_to_caller(result.W)):
+            self._keep(result, result.Ht, n_iter, loss, kkt, data.power)
         codes = output.filled(given.rows_to_caller(result.W))
         self._warn_if_empty(data, result.W, result.Ht)
         if self.solver == "mu" or not result.termination.converged:

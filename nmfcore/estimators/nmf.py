@@ -419,7 +419,10 @@ class NMF(BaseNMF):
             Where W is written instead of into memory. A path is that of a new ``.npy`` file, which is
             written at the end of the fit and returned as a memory map; during the fit, W and the
             other row-aligned arrays of the solver lie in nameless files in its folder. An array is
-            filled and returned; if it is a ``numpy.memmap``, its folder is used in the same way.
+            filled and returned; if it is a ``numpy.memmap``, its folder is used in the same way. When
+            Ctrl-C or the callback ends the fit, an array is filled with the W that belongs to
+            ``components_`` before the exception is raised, and no file is made: the same path can be
+            given again.
 
         Returns
         -------
@@ -445,14 +448,15 @@ class NMF(BaseNMF):
                 output.check(data, self._resolve(data.given_shape[1])[0])
                 tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
                 solution, view, checkpoint = self._factorize(data, W, H, tasks, begun)
-                self._keep(
-                    solution,
-                    data.to_caller(data.spread(solution.Ht)),
-                    solution.n_iter,
-                    solution.divergence,
-                    solution.kkt,
-                    view.power,
-                )
+                with output.held_by(lambda: data.rows_to_caller(solution.W)):
+                    self._keep(
+                        solution,
+                        data.to_caller(data.spread(solution.Ht)),
+                        solution.n_iter,
+                        solution.divergence,
+                        solution.kkt,
+                        view.power,
+                    )
                 codes = output.filled(data.rows_to_caller(solution.W))
                 self._warn(solution, view)  # may raise, and then the checkpoint is all that is left of W
                 tasks.close()

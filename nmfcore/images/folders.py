@@ -231,11 +231,11 @@ def decode_files(
     Returns
     -------
     pictures : Pictures or None
-        Those that can be read; None if there is none.
+        Those that can be read; None if there is none. Every pixel of all of them may be masked.
     broken : dict of str to str
         Why the others cannot be read, by name.
     """
-    task = _Task(root, found, None, size, Decoding.of(decoding, mode), True, None)
+    task = _Task(root, found, None, size, Decoding.of(decoding, mode), True, None, all_masked=True)
     try:
         pictures: Pictures | None = task.decoded(progress)
     except _NoneLeft:
@@ -301,6 +301,7 @@ class _Task:
     how: Decoding
     skip_broken: bool
     out: Path | None
+    all_masked: bool = False  # whether every pixel of all pictures may be masked
     said: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)  # why pages were skipped, by name
 
@@ -379,7 +380,7 @@ class _Task:
                 pool.shutdown(wait=True, cancel_futures=True)
             if not kept:
                 raise _NoneLeft(none_left())
-            if len(hidden) == len(kept):
+            if len(hidden) == len(kept) and not self.all_masked:
                 raise InputError(
                     f"every pixel of all {len(kept):,} pictures of '{self.root}' is transparent, so that all are "
                     "masked: do not mask transparent pixels here"

@@ -18,7 +18,7 @@ import secrets
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -101,7 +101,7 @@ class Checkpoint:
         self.every, self.identity, self.mapped = every, identity, mapped
         self.passes: int | None = None
         self._last = time.perf_counter()
-        self._marked: tuple[int, dict[str, object], dict[str, Array]] | None = None
+        self._marked: tuple[int, dict[str, object], dict[str, Array], Callable[[], list[Any]]] | None = None
         self._found: Kept | None = None
 
     def found(self) -> Kept | None:
@@ -160,9 +160,18 @@ class Checkpoint:
         raise ValueError(msg)
 
     def mark(
-        self, rows: dict[str, Array], small: Small | None, solver: Memory, rule: dict[str, object], loop: list[Any]
+        self,
+        passes: int,
+        rows: dict[str, Array],
+        small: Small | None,
+        solver: Memory,
+        rule: dict[str, object],
+        loop: Callable[[], list[Any]],
     ) -> None:
-        """Note the state of the fit, for `save` to write. Arrays are not copied, as none of them changes any more."""
+        """Note the state of the fit, for `save` to write. Arrays are not copied, as none of them changes any more.
+
+        What `loop` returns is as long as the history of the fit: it is called when it is written, and not in each pass.
+        """
         arrays: dict[str, Array] = {}
         meta = {
             "format": FORMAT,
@@ -172,9 +181,8 @@ class Checkpoint:
             "small": _encode(small, arrays),
             "solver": _encode(solver, arrays),
             "rule": _encode(rule, arrays),
-            "loop": _encode(loop, arrays),
         }
-        self._marked = int(loop[0]), meta, arrays
+        self._marked = passes, meta, arrays, loop
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -187,7 +195,9 @@ class Checkpoint:
         """
         if self._marked is None or any(getattr(A, "lost", False) for A in self._marked[2].values()):
             return
-        passes, meta, arrays = self._marked
+        passes, meta, arrays, loop = self._marked
+        arrays = dict(arrays)  # a writing that fails is tried again
+        meta = {**meta, "loop": _encode(loop(), arrays)}
         try:
             with replacing(self.path, _part(self.path, secrets.token_hex(8))) as file:
                 _write(file, {"meta": np.array(json.dumps(meta)), **arrays})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from math import isnan
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -211,8 +211,11 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def mark(self, checkpoint: Checkpoint, rule: StopRule[Report]) -> None:
         """Note the iterate in a checkpoint, with what solver and rule remember."""
         at = self.at
-        of_loop = [at.passes, at.kkt, at.loss, *columns(at.history)]
-        checkpoint.mark(at.state.arrays, at.small, self.solver.memory(), rule.memory(), of_loop)
+
+        def of_loop() -> list[Any]:
+            return [at.passes, at.kkt, at.loss, *columns(at.history)]
+
+        checkpoint.mark(at.passes, at.state.arrays, at.small, self.solver.memory(), rule.memory(), of_loop)
 
     def final(self, session: Session) -> Passes[tuple[Array, Array, float]]:
         """Return W, Ht and D_β of the last pair, or of an earlier one that is better."""

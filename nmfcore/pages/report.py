@@ -10,7 +10,7 @@ import io
 import math
 import shlex
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -64,6 +64,12 @@ _OPTIONS = {
     "--tol": "tol",
     "--seed": "random_state",
 }
+# What each way of choosing k has left out; models of earlier versions do not know the way.
+_APART = {
+    "bicross": "Rows and columns of the pictures were left out of fits with different numbers of parts",
+    "holdout": "Pixels of the pictures, tiles or single ones, were left out of fits with different numbers of parts",
+}
+_APART_SOMEHOW = "A part of the pictures was left out of fits with different numbers of parts"
 _PREPARED = {"cropped": "--crop", "letterboxed": "--letterbox"}
 
 
@@ -240,6 +246,10 @@ class _Drawing:
             words += [_PREPARED[proportions]] if proportions in _PREPARED else []
             words += ["--mask-transparent"] if how.get("mask_transparent") else []
             words += ["--background", background] if how and background != "#ffffff" else []
+            listed = model.files or {"recursive": any("/" in name for name in model.names)}
+            words += ["--recursive"] if listed.get("recursive") else []
+            for pattern in cast("list[str]", listed.get("exclude", [])):
+                words += ["--exclude", str(pattern)]
         return shlex.join(words)
 
     # --- pictures ---------------------------------------------------------------------------------
@@ -284,7 +294,7 @@ class _Drawing:
         stability, rank = (_known(self.model, name) for name in ("component_stability", "rank_selection"))
         if stability is None and rank is None:
             return None
-        told: dict[str, object] = {"tiles": [], "curve": None, "best": None, "few": 0, "mean": None}
+        told: dict[str, object] = {"tiles": [], "curve": None, "best": None, "few": 0, "mean": None, "apart": None}
         if stability is not None:
             stability = np.asarray(stability, dtype=float)
             told["mean"], told["few"] = f"{stability.mean():.2f}", int((stability < UNSTABLE).sum())
@@ -311,6 +321,7 @@ class _Drawing:
                 axes=_axes(5.6, 3.4),
             )
             told["curve"], told["best"] = _saved(axes), int(best)
+            told["apart"] = _APART.get(str(_known(rank, "method")), _APART_SOMEHOW)
         return told
 
     def pairs(self, rows: ArrayLike) -> list[dict[str, object]]:

@@ -21,6 +21,7 @@ from .. import _compat, scale
 from .._typing import Array, Matrix, Seed
 from ..backends import cuda
 from ..estimators import NMF
+from ..estimators._halves import check_solver, check_zeros, opened_whole
 from ..objective import beta_of
 from ..rows import Rows
 from ..rows.masks import Hashed, Mask
@@ -206,7 +207,7 @@ def select_rank(
         of_columns = None if tiles is None else tile_labels(tiles, m)[0]
         if data.summary().total == 0:
             raise ValueError("Every value of X is 0: any number of components describes it, and none can be chosen.")
-        model._check_zeros(data, beta_of(model.beta_loss))
+        check_zeros(model, data)
         rows_used = None
         if max_rows is not None and n > max_rows:
             drawn = np.random.default_rng(seeds).choice(n, max_rows, replace=False, shuffle=False)
@@ -229,7 +230,7 @@ def select_rank(
         if run.nothing:
             raise
         reason = "interrupted"
-    return _result(run, rule, reason, shape[0], max_time, most)
+    return _result(run, method, rule, reason, shape[0], max_time, most)
 
 
 # ---- what is given -------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def _estimator(estimator: object) -> NMF:
             raise ValueError(f"the estimator has {name} = {getattr(model, name)!r}, which is for one fit: {instead}.")
     if model.init == "custom":
         raise ValueError("the estimator has init='custom', but blocks of X have no start of their own: give another.")
-    model._check_solver(warn=False)
+    check_solver(model)
     return model
 
 
@@ -297,7 +298,7 @@ def _open(X: Matrix, model: NMF, n_jobs: int | None) -> Rows:
     model.n_jobs = model.n_jobs if n_jobs is None else n_jobs
     opening: NMF = clone(model)
     opening.device, opening.n_components = (None if cuda.kind_of(X) is not None else "cpu"), 1
-    return opening._open(X, opening._checks("NMF initialization", reset=True))
+    return opened_whole(X, opening)
 
 
 def _check_folds(shape: tuple[int, int], folds: tuple[int, int], groups: Array | None, tiles: Array | None) -> None:
@@ -619,7 +620,9 @@ def _count(ks: Sequence[int]) -> str:
 # ---- the result ----------------------------------------------------------------------------------
 
 
-def _result(run: _Run, rule: str, reason: str, n_rows: int, max_time: float | None, most: int) -> RankSelection:
+def _result(
+    run: _Run, method: str, rule: str, reason: str, n_rows: int, max_time: float | None, most: int
+) -> RankSelection:
     ks, repeats, train, test, all_made = run.losses()
     if not ks:
         limit = (
@@ -649,7 +652,7 @@ def _result(run: _Run, rule: str, reason: str, n_rows: int, max_time: float | No
         spread = test.std(axis=0, ddof=1) / math.sqrt(len(repeats))
     return RankSelection(
         k=np.array(ks), train=train.mean(axis=0), test=test.mean(axis=0), spread=spread, table=run.table(), best=ks[at],
-        at_edge=bool(edge), stop_reason=reason, rule=rule, repeats=len(repeats), n_rows=n_rows,
+        at_edge=bool(edge), stop_reason=reason, rule=rule, repeats=len(repeats), n_rows=n_rows, method=method,
     )  # fmt: skip
 
 

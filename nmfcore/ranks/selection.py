@@ -192,6 +192,8 @@ class RankSelection:
         Number of splits over which the losses are means.
     n_rows : int
         Number of rows of X that were used.
+    method : {"bicross", "holdout"} or None
+        What was left out: blocks of rows and columns, or single entries. None where an earlier version does not say it.
 
     See Also
     --------
@@ -221,6 +223,7 @@ class RankSelection:
     rule: str
     repeats: int
     n_rows: int
+    method: str | None = None  # as of pickles of earlier versions
 
     @property
     def _at(self) -> int:

@@ -23,7 +23,7 @@ from .surplus import planned_moves
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from .engine import SearchEngine
+    from .collection import Collection
 
 __all__ = ["KINDS", "KIND_NAMES", "DuplicateGroup", "Duplicates"]
 
@@ -132,7 +132,7 @@ class Duplicates:
     linkage: str = "single"
     mirrored: bool = False
     notes: tuple[str, ...] = ()
-    _engine: SearchEngine | None = field(default=None, init=False, repr=False)
+    _engine: Collection | None = field(default=None, init=False, repr=False)
     _files: PictureFiles | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, object]:

@@ -25,7 +25,7 @@ from .originals import PictureFiles
 from .pairs import CANDIDATES, Pixels, near_pairs, norms_of
 
 if TYPE_CHECKING:
-    from .engine import SearchEngine
+    from .collection import Collection
 
 __all__ = ["DISTANCE", "MAX_PAIRS", "NEAR", "find_duplicates"]
 
@@ -40,7 +40,7 @@ _AT_ONCE = 1 << 24  # bytes of pixels that are read at a time
 
 
 def find_duplicates(
-    engine: SearchEngine,
+    engine: Collection,
     near: float | None,
     mirrored: bool,
     distance: float | None,
@@ -53,7 +53,7 @@ def find_duplicates(
 
     Parameters
     ----------
-    engine : SearchEngine
+    engine : Collection
         The pictures and their codes.
     near : float or None
         Least cosine of the codes of a near pair; None means `NEAR`.
@@ -113,7 +113,7 @@ def _share(name: str, given: float | None, default: float, most: float) -> float
     return float(given)
 
 
-def _check(engine: SearchEngine, linkage: str, kinds: Sequence[str], max_pairs: int, mirrored: bool) -> None:
+def _check(engine: Collection, linkage: str, kinds: Sequence[str], max_pairs: int, mirrored: bool) -> None:
     if linkage not in LINKAGES:
         msg = f"linkage={linkage!r} is unknown: expected {LINKAGES[0]!r} or {LINKAGES[1]!r}"
         raise ValueError(msg)
@@ -127,7 +127,7 @@ def _check(engine: SearchEngine, linkage: str, kinds: Sequence[str], max_pairs: 
         raise InputError("mirrored=True needs pictures, but rows of this model fold to none: fit with size=")
 
 
-def _files_of(engine: SearchEngine, folder: str | os.PathLike[str] | None, notes: list[str]) -> PictureFiles:
+def _files_of(engine: Collection, folder: str | os.PathLike[str] | None, notes: list[str]) -> PictureFiles:
     model = engine.model
     if folder is not None:
         home = Path(os.path.expanduser(folder))
@@ -150,7 +150,7 @@ def _leave_out(groups: Iterable[DuplicateGroup], there: Array) -> None:
         there[group.surplus] = False
 
 
-def _names(engine: SearchEngine, rows: Array) -> tuple[str, ...]:
+def _names(engine: Collection, rows: Array) -> tuple[str, ...]:
     names = engine.model.names
     return tuple(f"row {row}" if names is None else names[row] for row in rows.tolist())
 
@@ -160,7 +160,7 @@ def _kept_first(rows: Sequence[int], files: PictureFiles) -> Array:
     return np.array([keep, *sorted(row for row in rows if row != keep)], np.int64)
 
 
-def _equal(kind: str, rows: Sequence[int], engine: SearchEngine, files: PictureFiles) -> DuplicateGroup:
+def _equal(kind: str, rows: Sequence[int], engine: Collection, files: PictureFiles) -> DuplicateGroup:
     order, n = _kept_first(rows, files), len(rows)
     return DuplicateGroup(kind, order, _names(engine, order), np.ones(n), np.zeros(n), np.zeros(n, bool), 1.0)
 
@@ -185,7 +185,7 @@ def _parts(pixels: Pixels, rows: Array) -> Iterator[Array]:
 
 
 def _near_groups(
-    engine: SearchEngine,
+    engine: Collection,
     files: PictureFiles,
     rows: Array,
     near: float,
@@ -234,7 +234,7 @@ def _near_groups(
 
 
 def _near_group(
-    engine: SearchEngine,
+    engine: Collection,
     rows: Array,
     order: Array,
     codes: Array,

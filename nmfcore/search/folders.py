@@ -6,9 +6,11 @@ model, which says which of them belong to it, is replaced after that: a model is
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
     from .._typing import Array
 
-__all__ = ["MASK", "MODEL", "PICTURES", "SETTINGS", "append_rows", "held", "replaced_folder"]
+__all__ = ["MASK", "MODEL", "PICTURES", "SETTINGS", "append_rows", "exchanged", "held", "replaced_folder"]
 
+_HERE, _EXCHANGE, _SWAP = -100, 2, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 MODEL, PICTURES, MASK, SETTINGS = "model.npz", "pictures.npy", "mask.npy", "search.json"
 
 
@@ -32,8 +35,10 @@ MODEL, PICTURES, MASK, SETTINGS = "model.npz", "pictures.npy", "mask.npy", "sear
 def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, MASK, SETTINGS, MODEL)) -> Iterator[Path]:
     """Give a new folder whose files take the place of those in `home`, all of them or none.
 
-    The new folder is made beside `home` and renamed. The working directory, and a folder in one that cannot be
-    written to, keep their places: there the files are replaced one after the other, the model last.
+    The new folder is made beside `home`, and the two exchange their names in one step, where the system can do that;
+    elsewhere (Windows, some network file systems) `home` is away for a moment, between two renames. The working
+    directory, and a folder in one that cannot be written to, keep their places: there the files are replaced one after
+    the other, the model last.
 
     Parameters
     ----------
@@ -58,6 +63,7 @@ def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, MASK, SETTING
     beside = not there or (os.access(real.parent, os.W_OK | os.X_OK) and not os.path.samefile(real, os.curdir))
     staging = (real.parent if beside else real) / f".nmfcore-{token}.part"
     staging.mkdir()
+    made = os.stat(staging)
     try:
         yield staging
         sync_folder(staging)
@@ -74,23 +80,55 @@ def replaced_folder(home: Path, ours: Collection[str] = (PICTURES, MASK, SETTING
             staging.rmdir()
         sync_folder(real if there and not beside else real.parent)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):
+            if os.path.samestat(os.stat(staging), made):  # and not the former folder, which may hold other files
+                shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
 def _swap(staging: Path, real: Path, former: Path, ours: Collection[str]) -> None:
     """Put `staging` in the place of `real`, with the files of `real` that are not ours."""
     shutil.copymode(real, staging)
-    real.rename(former)
-    try:
-        staging.rename(real)
-    except BaseException:
-        former.rename(real)
-        raise
+    for entry in real.iterdir():
+        if entry.name not in ours:
+            with suppress(OSError):  # a folder, or a disk without hard links: it is moved below
+                os.link(entry, staging / entry.name, follow_symlinks=False)
+    if exchanged(staging, real):
+        former = staging
+    else:
+        real.rename(former)
+        try:
+            staging.rename(real)
+        except BaseException:
+            former.rename(real)
+            raise
     for entry in former.iterdir():
         if entry.name not in ours:
-            entry.rename(real / entry.name)
+            entry.replace(real / entry.name)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def exchanged(a: Path, b: Path) -> bool:
+    """Exchange the names of two folders in one step, so that neither name is without a folder for a moment.
+
+    Parameters
+    ----------
+    a, b : Path
+        The folders, in one file system.
+
+    Returns
+    -------
+    bool
+        Whether they were exchanged; False where the system or the file system cannot, and nothing has changed.
+    """
+    first, second = os.fsencode(a), os.fsencode(b)
+    calls = {
+        "linux": ("renameat2", (_HERE, first, _HERE, second, _EXCHANGE)),
+        "darwin": ("renamex_np", (first, second, _SWAP)),
+    }
+    name, arguments = calls.get(sys.platform, ("", ()))
+    call = getattr(ctypes.CDLL(None), name, None) if name else None  # older C libraries have none
+    return call is not None and call(*arguments) == 0
 
 
 @contextmanager

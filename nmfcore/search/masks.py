@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._files import FileFault, map_npy, replacing
 from ..models import ModelFileError
+from .folders import append_rows
+from .stack import Stack
 
-__all__ = ["PictureMasks"]
+if TYPE_CHECKING:
+    from .._typing import Array
+
+__all__ = ["PictureMasks", "append_masks", "write_mask"]
 
 Bits = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
-
-T = TypeVar("T", np.bool_, np.uint8)
 
 _AT_ONCE = 1 << 24  # entries of a mask that are unpacked at a time
 
@@ -28,7 +31,7 @@ class PictureMasks:
 
     Parameters
     ----------
-    bits : ndarray of shape (n, ⌈n_features / 8⌉), uint8
+    bits : ndarray of shape (n, ⌈n_features / 8⌉), uint8, or Stack of such
         As `numpy.packbits` packs the rows of a mask; a memory map as well.
     n_features : int
         Length of a row of the mask.
@@ -49,8 +52,12 @@ class PictureMasks:
     ((3, 10), [True, False], [1, 1, 1])
     """
 
-    def __init__(self, bits: Bits, n_features: int):
-        self.bits, self.shape, self.dtype = bits, (len(bits), n_features), np.dtype(bool)
+    def __init__(self, bits: Bits | Stack, n_features: int):
+        self.bits = bits if isinstance(bits, Stack) else Stack(bits)
+        self.shape, self.dtype = (len(bits), n_features), np.dtype(bool)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["bits"], state["shape"][1])  # type: ignore[misc]  # earlier versions kept an array
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> PictureMasks:
@@ -68,7 +75,7 @@ class PictureMasks:
         return cls(np.concatenate(packed) if packed else np.zeros((0, -(-mask.shape[1] // 8)), np.uint8), mask.shape[1])
 
     @classmethod
-    def read(cls, path: Path, n: int, n_features: int) -> PictureMasks:
+    def read(cls, path: Path, n: int, n_features: int, places: NDArray[np.int64] | None = None) -> PictureMasks:
         """Memory-map a file that `write_mask` wrote.
 
         Parameters
@@ -76,6 +83,8 @@ class PictureMasks:
         path : Path
         n, n_features : int
             Shape of the mask.
+        places : ndarray of shape (n,), int64, or None
+            Where in the file the mask of each row is. None, the default: the first n, in their order.
 
         Returns
         -------
@@ -86,23 +95,22 @@ class PictureMasks:
         ModelFileError
             When the file is damaged, or holds the masks of other pictures.
         """
-        try:
-            bits = map_npy(path)
-        except (FileFault, OSError) as error:
-            raise ModelFileError(f"'{path}' is damaged and cannot be read: fit once more") from error
-        if bits.dtype != np.uint8 or bits.ndim != 2 or len(bits) < n or bits.shape[1] != -(-n_features // 8):
+        bits = _bits_in(path)
+        least = n if places is None else int(places.max(initial=-1)) + 1
+        if bits.dtype != np.uint8 or bits.ndim != 2 or len(bits) < least or bits.shape[1] != -(-n_features // 8):
             raise ModelFileError(
                 f"'{path}' {bits.shape} does not belong to the model beside it, which was made of {n:,} rows of "
                 f"{n_features} features: fit once more"
             )
-        return cls(bits[:n], n_features)
+        return cls(Stack(bits[:n] if places is None else bits, places=places), n_features)
 
     def __len__(self) -> int:
         return len(self.bits)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> Flags:
         """Return the masks of some rows, of shape (n_rows, n_features)."""
-        return np.unpackbits(np.asarray(self.bits[rows]), axis=1, count=self.shape[1]).view(np.bool_)
+        bits = self.bits[rows] if isinstance(rows, slice) else self.bits.take(np.asarray(rows, np.int64))
+        return np.unpackbits(np.asarray(bits), axis=1, count=self.shape[1]).view(np.bool_)
 
     def counts(self) -> NDArray[np.int64]:
         """Count the masked entries of every row.
@@ -126,7 +134,7 @@ class PictureMasks:
         -------
         PictureMasks
         """
-        return PictureMasks(np.concatenate([self.bits, masks.bits]), self.shape[1])
+        return PictureMasks(self.bits.below(masks.bits[:]), self.shape[1])
 
     def chosen(self, rows: NDArray[np.int64]) -> PictureMasks:
         """Return the masks of some rows.
@@ -140,7 +148,7 @@ class PictureMasks:
         -------
         PictureMasks
         """
-        return PictureMasks(np.asarray(self.bits[rows]), self.shape[1])
+        return PictureMasks(self.bits.chosen(rows), self.shape[1])
 
     @classmethod
     def of_none(cls, n: int, n_features: int) -> PictureMasks:
@@ -166,18 +174,72 @@ def write_mask(mask: NDArray[np.bool_] | PictureMasks, path: str | os.PathLike[s
     path : path-like
         The file; an older one is replaced.
     """
+    if isinstance(mask, PictureMasks):
+        _write_bits(mask.bits, path)
+        return
     n, m = mask.shape
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, -(-m // 8))}
     with replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        if isinstance(mask, PictureMasks):
-            for bits in _parts(mask.bits):
-                file.write(np.ascontiguousarray(bits).data)
-        else:
-            for part in _parts(mask):
-                file.write(np.packbits(part, axis=1).data)
+        for part in _parts(mask):
+            file.write(np.packbits(part, axis=1).data)
 
 
-def _parts(rows: NDArray[T]) -> Iterator[NDArray[T]]:
+def append_masks(
+    masks: PictureMasks, places: NDArray[np.int64], known: int, total: int, path: Path, *, anew: bool = False
+) -> None:
+    """Bring a file of masks to the rows of the originals beside it, to which some were appended.
+
+    Rows that the file has stay what they are. So a model that is still the former one finds its masks there.
+
+    Parameters
+    ----------
+    masks : PictureMasks
+        Those of all pictures.
+    places : ndarray of shape (n,), int64
+        Where in the file of originals each picture is.
+    known, total : int
+        How many originals were there before, and are there now; the masks of those that came are written.
+    path : Path
+        The file of masks.
+    anew : bool
+        Nothing was masked before, so that a file that may be there does not matter. Defaults to False.
+
+    Raises
+    ------
+    ModelFileError
+        When the file that is there is damaged.
+    OSError
+        When writing fails.
+    """
+    width = masks.bits.shape[1]
+    new = np.flatnonzero(places >= known)
+    added = np.zeros((total - known, width), np.uint8)
+    added[places[new] - known] = masks.bits.take(new)
+    before = np.zeros((0, width), np.uint8) if anew else _bits_in(path)
+    if not anew and len(before) == known:
+        append_rows(path, [added])
+        return
+    # An update that was killed has added originals without their masks: no model has these rows.
+    lacking = np.zeros((max(0, known - len(before)), width), np.uint8)
+    _write_bits(Stack(before[:known], lacking, added), path)
+
+
+def _bits_in(path: Path) -> Bits:
+    try:
+        return map_npy(path)
+    except (FileFault, OSError) as error:
+        raise ModelFileError(f"'{path}' is damaged and cannot be read: fit once more") from error
+
+
+def _write_bits(bits: Stack, path: str | os.PathLike[str]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": bits.shape}
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in _parts(bits):
+            file.write(np.ascontiguousarray(part).data)
+
+
+def _parts(rows: Array | Stack) -> Iterator[Array]:
     height = max(1, _AT_ONCE // max(1, rows.shape[1]))
     return (rows[start : start + height] for start in range(0, len(rows), height))

@@ -17,14 +17,14 @@ from .moving import Move
 from .originals import PictureFiles
 
 if TYPE_CHECKING:
+    from .collection import Collection
     from .duplicates import DuplicateGroup
-    from .engine import SearchEngine
 
 __all__ = ["planned_moves"]
 
 
 def planned_moves(
-    groups: Iterable[DuplicateGroup], engine: SearchEngine, files: PictureFiles, home: Path, folder: Path
+    groups: Iterable[DuplicateGroup], engine: Collection, files: PictureFiles, home: Path, folder: Path
 ) -> tuple[list[Move], list[str]]:
     """Say which files of surplus pictures can be moved, and where to.
 
@@ -34,7 +34,7 @@ def planned_moves(
     ----------
     groups : iterable of DuplicateGroup
         All but the first row of each are surplus.
-    engine : SearchEngine
+    engine : Collection
         The pictures as they were read.
     files : PictureFiles
         Their files.
@@ -70,7 +70,7 @@ def planned_moves(
 
 
 def _why_it_stays(
-    group: DuplicateGroup, row: int, path: Path | None, engine: SearchEngine, files: PictureFiles, held: set[Path]
+    group: DuplicateGroup, row: int, path: Path | None, engine: Collection, files: PictureFiles, held: set[Path]
 ) -> str:
     """Say why a surplus picture is not moved; the empty string if it is."""
     if path is None:
@@ -87,7 +87,7 @@ def _why_it_stays(
     return ""
 
 
-def _still_alike(group: DuplicateGroup, row: int, path: Path, keep: Path | None, engine: SearchEngine) -> bool:
+def _still_alike(group: DuplicateGroup, row: int, path: Path, keep: Path | None, engine: Collection) -> bool:
     if keep is None:  # a page of a file, which was compared when the groups were made
         return _unchanged(row, path, engine)
     try:
@@ -101,7 +101,7 @@ def _still_alike(group: DuplicateGroup, row: int, path: Path, keep: Path | None,
     return _unchanged(row, path, engine) and _unchanged(group.keep, keep, engine)
 
 
-def _unchanged(row: int, path: Path, engine: SearchEngine) -> bool:
+def _unchanged(row: int, path: Path, engine: Collection) -> bool:
     """Whether a file still gives the pixels that its row has."""
     model = engine.model
     if model.shape is None:

@@ -26,9 +26,9 @@ from ..images import InputError
 from ..images._listing import Listing, listing
 from ..images._progress import Progress, showing
 from ..images.folders import decode_files
-from ..models import Model
+from .contents import Contents
 from .manifest import UNKNOWN, Manifest, Record, digests_of, file_of, sure_time
-from .stack import Stack
+from .masks import PictureMasks
 
 __all__ = ["Changes", "follow"]
 
@@ -124,26 +124,23 @@ class _Plan:
 
 
 def follow(
-    model: Model,
-    rows: Stack | None,
+    contents: Contents,
     folder: str | os.PathLike[str] | None,
-    coded: Callable[[Array], Array],
+    coded: Callable[[Array, Array | None], Array],
     *,
     yes: bool = False,
     progress: Progress | bool | None = None,
-) -> tuple[Model, Stack | None, Changes]:
+) -> tuple[Contents, Changes]:
     """Bring the rows of a model up to date with a folder.
 
     Parameters
     ----------
-    model : Model
+    contents : Contents
         Made of a folder of pictures.
-    rows : Stack or None
-        Its originals; None where they are not kept.
     folder : path-like or None
         The folder; None: the one that the model was made of.
-    coded : callable(matrix) -> codes
-        Codes rows of pixels by the parts of the model.
+    coded : callable(matrix, mask) -> codes
+        Codes rows of pixels by the parts of the model; without what the mask hides, if it is not None.
     yes : bool
         Go on although more than half of the rows would go. Defaults to False.
     progress : callable(done, total), bool or None
@@ -151,20 +148,19 @@ def follow(
 
     Returns
     -------
-    model : Model
+    contents : Contents
         The same object if there is nothing to be kept.
-    rows : Stack or None
-        Its originals.
     changes : Changes
 
     Raises
     ------
     InputError
-        When there is no such folder, no picture in it, the model was made of other data, or more than half of its
-        rows would go.
+        When there is no such folder, no picture in it, the model was made of other data, more than half of its rows
+        would go, or rows would go or change whose masks nobody kept.
     ModelFileError
         When what the model knows of its files is damaged.
     """
+    model = contents.model
     if model.shape is None or model.names is None:
         raise InputError(
             "the model was made of a matrix or a file, not of a folder of pictures, so it cannot follow one: "
@@ -175,8 +171,9 @@ def follow(
     if folder is None and not known.root:
         raise InputError("the model does not say which folder it was made of: give the folder")
     found = listing(root, known.recursive, known.exclude)
-    work = _Work(model, rows, known, root, found)
+    work = _Work(contents, known, root, found)
     work.check(yes)
+    work.check_masks()
     with showing(progress) as show:
         work.decode(coded, show)
     work.check(yes)
@@ -186,16 +183,17 @@ def follow(
 class _Work:
     """An update that is under way."""
 
-    def __init__(self, model: Model, rows: Stack | None, known: Manifest, root: Path, found: Listing):
-        self.model, self.rows, self.known, self.root, self.found = model, rows, known, root, found
+    def __init__(self, contents: Contents, known: Manifest, root: Path, found: Listing):
+        self.contents, self.model, self.rows, self.masks = contents, contents.model, contents.rows, contents.masks
+        self.known, self.root, self.found = known, root, found
         self.rows_of: dict[str, list[int]] = {}  # of each file, as the model has them
         for row, owner in enumerate(known.owners):
             if owner:
                 self.rows_of.setdefault(owner, []).append(row)
         self.plan = self._plan()
         self.owner: list[str] = list(known.owners)  # after the update
-        self.name: list[str] = list(model.names or ())
-        self.kept = np.ones(len(model.W), np.bool_)
+        self.name: list[str] = list(self.model.names or ())
+        self.kept = np.ones(len(self.model.W), np.bool_)
         for name in self.plan.gone:
             self._drop(name)
         for new, old in self.plan.former.items():
@@ -207,6 +205,7 @@ class _Work:
         self.removed = list(self.plan.gone)
         self.codes: list[Array] = []  # new ones, some files at a time
         self.pixels: list[Array] = []  # of these, where originals are kept
+        self.hidden: list[Array | None] = []  # where these are masked; None: nowhere
         self.places: list[int] = []  # rows that new codes replace; -1 for those that come to the end
         self.errors: list[Array] = []  # of new rows
 
@@ -280,6 +279,17 @@ class _Work:
                 "read: if it is the right folder, give --yes (yes=True) to take them out of the model"
             )
 
+    def check_masks(self) -> None:
+        """Refuse to take out or change pictures of which nobody can say how many of their pixels were masked."""
+        if self.masks is not None or not self.model.masked:
+            return
+        changing = [name for name in self.plan.decode if name in self.rows_of]
+        if changing or not self.kept.all():
+            raise InputError(
+                "pictures were changed or taken out, or the model does not know whether they were; it says that pixels "
+                "are masked, and keeps neither the pictures nor their masks: fit the folder anew, with --pictures"
+            )
+
     def _drop(self, name: str) -> None:
         """Leave out the rows of a file, if they are not those of another one now."""
         for row in self.rows_of.get(name, ()):
@@ -288,7 +298,7 @@ class _Work:
 
     # --- what is new --------------------------------------------------------------------------------
 
-    def decode(self, coded: Callable[[Array], Array], progress: Progress | None) -> None:
+    def decode(self, coded: Callable[[Array, Array | None], Array], progress: Progress | None) -> None:
         """Decode and code files, some at a time."""
         shape = self.model.shape
         assert shape is not None
@@ -307,16 +317,19 @@ class _Work:
             )  # fmt: skip
             pages = () if pictures is None else pictures.names or ()
             matrix = np.zeros((0, math.prod(shape)), np.uint8) if pictures is None else pictures.matrix
-            codes = coded(matrix) if len(matrix) else np.zeros((0, len(self.model.components)))
+            mask = None if pictures is None else pictures.mask
+            codes = coded(matrix, mask) if len(matrix) else np.zeros((0, len(self.model.components)))
             for page, why in broken.items():
                 name = file_of(page)
                 self.plan.broken[name] = why
                 self.plan.records[name] = self.plan.records[name]._replace(reason=why)
-            self._place(names, pages, matrix, codes.astype(self.model.W.dtype, copy=False))
+            self._place(names, pages, matrix, mask, codes.astype(self.model.W.dtype, copy=False))
         if not self.kept.any() and not self.places:
             raise InputError(f"none of the {len(self.found.names):,} pictures in '{self.root}' can be read")
 
-    def _place(self, names: Sequence[str], pages: Sequence[str], matrix: Array, codes: Array) -> None:
+    def _place(
+        self, names: Sequence[str], pages: Sequence[str], matrix: Array, mask: Array | None, codes: Array
+    ) -> None:
         """Say where the rows of decoded files belong."""
         new: dict[str, list[int]] = {}
         for row, page in enumerate(pages):
@@ -325,7 +338,7 @@ class _Work:
         for name in names:
             mine = new.get(name, [])
             old = [row for row in self.rows_of.get(name, ()) if self.owner[row] == name and self.kept[row]]
-            if old and self._as_before(name, old, matrix[mine]):
+            if old and self._as_before(name, old, matrix[mine], None if mask is None else mask[mine]):
                 continue
             if old and mine:
                 self.changed.append(name)
@@ -341,25 +354,29 @@ class _Work:
             taken += mine
             self.places += old
         if len(taken) < len(matrix):
-            matrix, codes = matrix[taken], codes[taken]
+            matrix, codes, mask = matrix[taken], codes[taken], None if mask is None else mask[taken]
         if taken:
             self.codes.append(codes)
             if self.rows is not None:
                 self.pixels.append(matrix)
-            self.errors.append(self._errors(matrix, codes))
+            self.hidden.append(mask)
+            self.errors.append(self._errors(matrix, codes, mask))
 
-    def _as_before(self, name: str, rows: list[int], matrix: Array) -> bool:
-        """Whether the rows of a file whose content was not known have the pixels that it has now."""
-        record = self.known.records.get(name)
+    def _as_before(self, name: str, rows: list[int], matrix: Array, mask: Array | None) -> bool:
+        """Whether the rows of a file whose content was not known have the pixels and masks that it has now."""
+        record, at = self.known.records.get(name), np.array(rows)
         if self.rows is None or len(rows) != len(matrix) or (record is not None and record.digest != UNKNOWN):
             return False
-        return bool(np.array_equal(self.rows.take(np.array(rows)), matrix))
+        before = np.zeros((1, 1), np.bool_) if self.masks is None else self.masks[at]
+        masked = before != (np.zeros((1, 1), np.bool_) if mask is None else mask)
+        return not masked.any() and bool(np.array_equal(self.rows.take(at), matrix))
 
     # --- what comes out -----------------------------------------------------------------------------
 
-    def result(self) -> tuple[Model, Stack | None, Changes]:
-        """Return the model, its originals, and what has changed."""
+    def result(self) -> tuple[Contents, Changes]:
+        """Return the contents after the update, and what has changed."""
         model, rows, n = self.model, self.rows, len(self.model.W)
+        masks, masked = self._masks(), model.masked
         W, error, former = model.W, math.nan, math.nan
         if self.places:
             places, codes = np.array(self.places), np.concatenate(self.codes)
@@ -369,13 +386,21 @@ class _Work:
             error, former = self._compared(np.flatnonzero(stay))
             W = np.concatenate([W, codes[ends]])
             W[places[~ends]] = codes[~ends]
+            order = np.arange(len(W))
+            order[places[~ends]] = n + np.flatnonzero(~ends)
+            order[n:] = n + np.flatnonzero(ends)
             if rows is not None:
-                order = np.arange(len(W))
-                order[places[~ends]] = n + np.flatnonzero(~ends)
-                order[n:] = n + np.flatnonzero(ends)
                 rows = rows.below(*self.pixels).chosen(order)
+            new = self._new_masks(len(places))
+            masked += int(new.counts().sum())
+            if masks is not None:
+                masked -= int(masks.chosen(np.sort(places[~ends])).counts().sum())
+                masks = masks.below(new).chosen(order)
         kept = np.concatenate([self.kept, np.ones(len(W) - n, np.bool_)])
         chosen, records = np.flatnonzero(kept), self.plan.records
+        if masks is not None:
+            masked -= int(masks.chosen(np.flatnonzero(~kept)).counts().sum())
+            masks = masks.chosen(chosen)
         known = replace(self.known, root=str(self.root), records=records, owners=tuple(compress(self.owner, kept)))
         good = sum(not record.reason for record in records.values())
         moved = sum(not records[name].reason for name in self.plan.former)
@@ -385,15 +410,31 @@ class _Work:
             good - moved - len(self.added) - len(self.changed), error, former,
         )  # fmt: skip
         if known == self.known and not self.places and model.files is not None:
-            return model, self.rows, changes
-        new = replace(
+            return self.contents, changes
+        changed = replace(
             model,
             W=W if len(chosen) == len(W) else W[chosen],
             names=tuple(compress(self.name, kept)),
             labels=self._labels(kept),
             files=known.plain(),
+            masked=masked,
         )
-        return new, None if rows is None else rows.chosen(chosen), changes
+        return Contents(changed, None if rows is None else rows.chosen(chosen), masks), changes
+
+    def _masks(self) -> PictureMasks | None:
+        """Return the masks of the former rows; None where nothing is and was masked, or where nobody kept them."""
+        if self.masks is None and not self.model.masked and any(mask is not None for mask in self.hidden):
+            return PictureMasks.of_none(len(self.model.W), self.model.components.shape[1])
+        return self.masks
+
+    def _new_masks(self, count: int) -> PictureMasks:
+        """Return the masks of the rows that are new or have changed."""
+        width = self.model.components.shape[1]
+        none = PictureMasks.of_none(0, width)
+        for mask, codes in zip(self.hidden, self.codes, strict=True):
+            none = none.below(PictureMasks.of_none(len(codes), width) if mask is None else PictureMasks.of(mask))
+        assert len(none) == count
+        return none
 
     def _labels(self, kept: Array) -> Array | None:
         """Return the labels of the rows: of those that were moved or came, the first folder of the path."""
@@ -413,12 +454,12 @@ class _Work:
             labels = [_first_folder(owner) if owner else label for owner, label in zip(owners, labels, strict=True)]
         return np.array(list(compress(labels, kept)))
 
-    def _errors(self, pixels: Array, codes: Array) -> Array:
+    def _errors(self, pixels: Array, codes: Array, mask: Array | None) -> Array:
         """Return the error of each new row, or the squares of errors and norms where there are no former originals."""
         H = self.model.components
         if self.rows is not None:
-            return reconstruction_errors(pixels, codes, H)
-        squares = reconstruction_errors(pixels, codes, H, relative=False) ** 2
+            return reconstruction_errors(pixels, codes, H, mask=mask)
+        squares = reconstruction_errors(pixels, codes, H, relative=False, mask=mask) ** 2  # masked pixels are 0
         norms = np.einsum("ij,ij->i", pixels, pixels, dtype=np.float64)
         return np.stack([squares, norms], axis=1)
 
@@ -431,7 +472,8 @@ class _Work:
         if not len(former):
             return float(errors.mean()), math.nan
         sample = former[np.unique(np.linspace(0, len(former) - 1, min(len(former), _SAMPLE)).round().astype(np.int64))]
-        before = reconstruction_errors(self.rows.take(sample), self.model.W[sample], self.model.components)
+        hidden = None if self.masks is None else self.masks[sample]
+        before = reconstruction_errors(self.rows.take(sample), self.model.W[sample], self.model.components, mask=hidden)
         return float(errors.mean()), float(before.mean())
 
 
