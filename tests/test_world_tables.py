@@ -147,7 +147,7 @@ def test_row_names_of_r_are_no_data(tmp_path, separator, quote):
             table = read(tmp_path, written(rows, separator, header))
             assert table.names == tuple(names)
         np.testing.assert_array_equal(table.matrix, X)
-    with pytest.raises(InputError, match="line 2 .* has 10 columns, expected 9"):  # any number may be data
+    with pytest.raises(InputError, match=r"line 2 .* has 10 columns, expected 9"):  # any number may be data
         read(tmp_path, written(np.column_stack([X[:, :1], X]), separator, header))
 
 
@@ -232,7 +232,7 @@ def test_quotes_hold_separators_lines_and_quotes(tmp_path):
         read(tmp_path, 'a,b\n"x,1\n' + "2,3\n" * 5000)
 
 
-@pytest.mark.parametrize("header", ["name,a,b", "name,a 5\",b"])
+@pytest.mark.parametrize("header", ["name,a,b", 'name,a 5",b'])
 def test_quotes_inside_a_cell_are_text(tmp_path, header):
     names = ['pipe 5"' if row in (3, 9) else "x" for row in range(15)]  # two marks of inches, rows apart
     for place in range(3):
@@ -248,7 +248,7 @@ def test_quotes_inside_a_cell_are_text(tmp_path, header):
 
 def test_a_line_of_empty_cells_is_not_passed_over(tmp_path):
     for separator in "\t,;|":
-        with pytest.raises(InputError, match="line 3 .* is empty"):
+        with pytest.raises(InputError, match=r"line 3 .* is empty"):
             read(tmp_path, f"a{separator}b{separator}c\n1{separator}2{separator}3\n{2 * separator}\n")
     assert read(tmp_path, "a,b\n1,2\n\t\n3,4\n").matrix.tolist() == [[1, 2], [3, 4]]
 

@@ -291,15 +291,15 @@ class _Table:
     # --- which columns there are ------------------------------------------------------------------
 
     def _has_row_names(self, first: list[str], lines: list[Line]) -> bool:
-        """Whether each line begins with a name or number of the row, for which the header has no name, as R writes it."""
+        """Whether lines begin with names or numbers of rows, for which the header has no name, as R writes them."""
         if not lines or any(map(self.form.is_number, first)):
             return False
         rows = [self.form.cells(text) for _, text in lines]
         if any(len(row) != len(first) + 1 for row in rows):
             return False
         names = [row[0] for row in rows]
-        counted = len(names) > 2 and any(names == [str(begin + place) for place in range(len(names))] for begin in (0, 1))
-        return counted or not any(map(self.form.is_number, names))
+        counts = ([str(begin + place) for place in range(len(names))] for begin in (0, 1))
+        return (len(names) > 2 and names in counts) or not any(map(self.form.is_number, names))
 
     def _is_header(self, number: int, first: list[str], second: list[str] | None) -> bool:
         numbers = [self.form.is_number(cell) for cell in first]
