@@ -53,6 +53,27 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder for "~"; unlike Path.expanduser, one of an unknown user as it is.
+
+    Parameters
+    ----------
+    path : path-like
+        For instance "~/pictures", or "~draft", the name of a file.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> from nmfcore._files import expanded
+    >>> expanded("~no-such-user/x").name
+    'x'
+    """
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def faults(what: str = "is damaged", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a library raises for a damaged file into a `FileFault`.

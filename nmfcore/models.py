@@ -313,8 +313,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "components": np.asarray(model.components),
     }
     if model.labels is not None:
-        labels = np.asarray(model.labels)
-        arrays["labels"] = labels.astype(str) if labels.dtype == object else labels
+        arrays["labels"] = _labels(model.labels)
     for name, values in model.history.items():
         arrays[_HISTORY + name] = np.asarray(values, dtype=np.float64)
     arrays |= {
@@ -342,6 +341,17 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     arrays["meta"] = np.array(json.dumps(meta))  # ASCII only, so file names that are no valid Unicode survive
     with replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _labels(given: object) -> np.ndarray:
+    """Return labels as a file keeps them: numbers as they are, all else as text."""
+    labels = np.asarray(given)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be one number or text for each row of W, got an array of shape {labels.shape}")
+    if labels.dtype.kind not in "biufU":
+        texts = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in labels]
+        return np.array(texts, dtype=str)
+    return labels
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -44,6 +44,32 @@ def test_a_subclass_with_fewer_parameters_is_fitted_and_cloned(base):
         assert copy.fit_transform(X).shape == copy.transform(X).shape == (40, 2)
 
 
+@pytest.mark.parametrize("base", [NMF, MiniBatchNMF])
+def test_a_subclass_that_passes_parameters_on_has_them(base):
+    class Passes(base):
+        def __init__(self, extra=1, **rest):
+            self.extra = extra
+            super().__init__(**rest)
+
+    class Again(Passes):
+        def __init__(self, more=2, **rest):
+            self.more = more
+            super().__init__(**rest)
+
+    for cls in (Passes, Again):
+        model = cls(n_components=4, max_iter=7, extra=3)
+        assert clone(model).get_params() == model.get_params()
+        assert clone(model).set_params(tol=0.5).get_params() == model.get_params() | {"tol": 0.5}
+        assert (model.get_params()["n_components"], model.get_params()["extra"]) == (4, 3)
+
+
+def test_codes_of_another_width_are_named_with_the_components():
+    model = NMF(4, init="random", random_state=0, max_iter=3, tol=0.5).fit(X)
+    for codes in (X, sparse.csr_matrix(X)):
+        with pytest.raises(ValueError, match="X has 12 columns, but this NMF has 4 components"):
+            model.inverse_transform(codes)
+
+
 def test_a_clone_keeps_the_callback_of_a_subclass_that_has_one():
     def callback(progress):
         return True

@@ -4,6 +4,7 @@ import csv
 import errno
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import re
@@ -869,6 +870,18 @@ def test_a_table_that_cannot_be_printed_loses_nothing(tmp_path):
     assert "Traceback" not in err and "Exception ignored" not in err
     assert err.splitlines()[-1].startswith("nmfcore: ")
     assert set(os.listdir(tmp_path / "m")) == FILES
+
+
+def test_notes_that_cannot_be_printed_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", full := Full())
+    assert cli.main(["fit", "-k", "2", "--max-iter", "2", "--out", "m"]) == 0
+    assert set(os.listdir("m")) == FILES and sys.stderr is full
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,23 @@ def test_labels_come_back(labels, tmp_path):
     np.testing.assert_array_equal(back, labels)
 
 
+def test_labels_of_other_types_are_kept_as_text_or_refused_before_a_file_is_written(tmp_path):
+    model = NMF(2, solver="hals", random_state=0)
+    W = model.fit_transform(X)
+    days = np.datetime64("2024-01-01") + np.arange(300)
+    for labels, first in (
+        (days, "2024-01-01"),
+        (np.array([b"caf\xe9"] * 300), "caf\ufffd"),
+        ([None, "a"] * 150, "None"),
+    ):
+        save(model_of(model, W, labels=labels), tmp_path / "m.npz")
+        assert load(tmp_path / "m.npz").labels[0] == first
+    for labels in (np.eye(300)[:, :2], [("a", 1)] * 300):
+        with pytest.raises(ValueError, match=r"labels must be one number or text for each row of W, got"):
+            save(model_of(model, W, labels=labels), tmp_path / "none.npz")
+    assert not (tmp_path / "none.npz").exists()
+
+
 def test_an_estimator_of_ones_own_is_saved_as_ours(tmp_path):
     class Mine(NMF):
         def __init__(self, n_components=2, *, colour="red", solver="hals", random_state=0):

@@ -259,6 +259,27 @@ def test_negative_pixels_are_refused(tmp_path):
         load_images(tmp_path)
 
 
+def tiff_of_ints(pixels, bits, form):
+    """Return a TIFF file whose samples are `form`: 1 without a sign, 2 with one."""
+    height, width = pixels.shape
+    entries = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 12 * 10 + 4), (277, 1)]
+    entries += [(278, height), (279, pixels.nbytes), (339, form)]
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4) + pixels.tobytes()
+
+
+def test_the_sign_of_a_tiff_is_minded(tmp_path):
+    low = np.arange(-60, 132, dtype=np.int16).reshape(12, 16)
+    for pixels, bits in ((low.astype("i1"), 8), (low.astype("<i2"), 16), (low.astype("<i4"), 32)):
+        (tmp_path / "1.tif").write_bytes(tiff_of_ints(pixels, bits, 2))
+        with pytest.raises(InputError, match=r"1\.tif' holds negative pixels \(down to -"):
+            load_images(tmp_path)
+    levels = np.linspace(0, 2**32 - 1, 192).astype("<u4").reshape(12, 16)
+    for pixels, bits in ((levels, 32), ((levels >> 16).astype("<u2"), 16), ((levels >> 24).astype("u1"), 8)):
+        (tmp_path / "1.tif").write_bytes(tiff_of_ints(pixels, bits, 1))
+        np.testing.assert_array_equal(load_images(tmp_path).matrix[0], (levels >> 24).ravel())
+
+
 # --- stacks ---------------------------------------------------------------------------------------
 
 
@@ -283,6 +304,12 @@ def test_every_page_is_a_row(tmp_path, suffix, options):
     cached = cached_images(tmp_path / "in")
     np.testing.assert_array_equal(cached.matrix, pictures.matrix)
     assert cached.names == pictures.names
+
+
+@pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow has no AVIF")
+def test_pages_of_avif_are_rows(tmp_path):
+    stack(tmp_path / "1.avif", count=3)
+    assert load_images(tmp_path).names == ("1.avif#1", "1.avif#2", "1.avif#3")
 
 
 def test_a_stack_under_the_suffix_of_a_single_picture(tmp_path):
@@ -442,6 +469,15 @@ def test_decodings_that_make_no_sense():
             Decoding.of(plain, "L")
     how = Decoding("RGB", "cropped", (1, 2, 3), 4096)
     assert Decoding.of(how.plain(), "RGB").plain() == how.plain()
+
+
+def test_a_folder_that_begins_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("~draft")
+    Image.fromarray(pattern()).save("~draft/1.png")
+    for read in (load_images, read_source, cached_images):
+        assert len(read("~draft").matrix) == 1
+    assert len(picture_row("~draft/1.png", (4, 4))) == 16
 
 
 def test_pictures_are_shown_in_one_line():

@@ -57,12 +57,25 @@ def test_an_array_is_named_behind_the_file(tmp_path):
 
 
 def test_a_sparse_archive_of_scipy(tmp_path):
-    for form in ("csr", "csc"):
+    for form in ("csr", "csc", "coo", "bsr", "dia"):
         sp.save_npz(tmp_path / "a.npz", A.asformat(form))
         np.testing.assert_array_equal(read_source(tmp_path / "a.npz").matrix, A.toarray())
-    sp.save_npz(tmp_path / "a.npz", A.asformat("coo"))
-    with pytest.raises(InputError):
+        assert source_of(tmp_path / "a.npz").format == (form if form == "csc" else "csr")
+    twice = sp.coo_matrix((np.ones(3), ([0, 0, 1], [2, 2, 0])), shape=(3, 4))
+    sp.save_npz(tmp_path / "a.npz", twice)
+    np.testing.assert_array_equal(source_of(tmp_path / "a.npz").toarray(), twice.toarray())
+    np.savez(tmp_path / "a.npz", format="bsr", shape=(4, 4), data=np.ones((1, 2, 2)), indices=[7], indptr=[0, 1, 1])
+    with pytest.raises(InputError, match="holds a sparse matrix that is damaged"):
         read_source(tmp_path / "a.npz")
+
+
+def test_labels_of_an_archive_are_kept_or_said(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=X, train_labels=np.arange(30)[:, None])  # as MedMNIST has them
+    assert read_source(tmp_path / "a.npz").labels.tolist() == list(range(30))
+    for labels in (np.arange(29), np.eye(30)[:, :3], np.array([object()] * 30)):
+        np.savez(tmp_path / "a.npz", X=X, y=labels)
+        with pytest.warns(UserWarning, match=r"no labels are read from .* of the 30 rows, and 'y' h"):
+            assert read_source(tmp_path / "a.npz").labels is None
 
 
 def test_a_fit_finds_the_array_that_the_command_line_finds(tmp_path):
@@ -191,6 +204,23 @@ def test_a_frame_of_pandas(tmp_path, h5py):
         source_of(f"{tmp_path}/frame.h5::table")
 
 
+def test_a_frame_alone_says_why_it_is_none(tmp_path, h5py):
+    with h5py.File(tmp_path / "frame.h5", "w") as file:
+        file.create_group("df")["table"] = np.zeros(3, [("index", "i8"), ("values", "f8")])
+    with pytest.raises(ValueError, match="format='fixed'"):
+        source_of(tmp_path / "frame.h5")
+
+
+def test_a_square_sparse_group_that_may_be_transposed_is_said(tmp_path, h5py):
+    square = sp.random(12, 12, density=0.3, format="csr", random_state=0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        anndata(file.create_group("X"), square)
+        assert source_of(file).format == "csr"
+        del file["X"].attrs["encoding-type"]
+        with pytest.warns(UserWarning, match="does not say which of them it stores: its rows are taken"):
+            np.testing.assert_array_equal(source_of(file).toarray(), square.toarray())
+
+
 def test_what_is_no_matrix_gets_a_sentence(tmp_path, h5py):
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
@@ -198,6 +228,8 @@ def test_what_is_no_matrix_gets_a_sentence(tmp_path, h5py):
         file["gone"] = h5py.SoftLink("/nowhere")
         file["far"] = h5py.ExternalLink("other.h5", "/x")
         file["kind"] = np.dtype("f8")
+        file["none"], file["records"] = h5py.Empty("f8"), np.zeros((3, 2), [(f"field {n}", "f4") for n in range(90)])
+        file["obs/words"] = np.array([b"x", b"y"])
         bad = file.create_group("bad")
         anndata(bad, A)
         bad["indptr"][5] = 10**6
@@ -209,8 +241,11 @@ def test_what_is_no_matrix_gets_a_sentence(tmp_path, h5py):
         huge["indices"], huge["indptr"] = np.zeros(1), np.zeros(41)
         huge.attrs["shape"] = [40, 3]
     for name, said in (
-        ("a", r"holds a group named 'a', and no matrix: it holds 'b'; name one of them, as in '::a/b'"),
-        ("one", "expected two dimensions"),
+        ("a", r"holds a group named 'a', and no matrix: it holds 'b'; name one of them, as in '::a/b/c'"),
+        ("one", "'.*x.h5::one' has shape .*: expected two dimensions"),
+        ("none", "x.h5::none' is empty, it holds no numbers"),
+        ("records", "x.h5::records' holds records of 90 fields: expected real numbers"),
+        ("obs", "holds a group named 'obs', and no matrix: it holds 'words'; name another"),
         ("words", "expected"),
         ("gone", "a link that leads nowhere"),
         ("far", "a link that leads nowhere"),

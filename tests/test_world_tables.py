@@ -60,6 +60,11 @@ def test_a_first_line_in_equal_steps_is_a_sample_and_said(tmp_path, first):
     np.testing.assert_allclose(table.matrix, [list(first), *X / 8])
 
 
+def test_few_years_above_small_numbers_are_said(tmp_path):
+    with pytest.warns(UserWarning, match="goes up in equal steps .* and is read as a sample like the others"):
+        assert read(tmp_path, "2019,2020,2021\n1,2,3\n4,5,6\n").matrix.tolist()[1:] == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_rows_in_equal_steps_are_samples(tmp_path):
     rows = np.arange(27).reshape(3, 9) + 1
     np.testing.assert_array_equal(read(tmp_path, written(rows)).matrix, rows)
@@ -128,6 +133,27 @@ def test_an_index_of_pandas_is_refused(tmp_path):
     for first in ("", "Unnamed: 0"):
         with pytest.raises(InputError, match="looks like a row number"):
             read(tmp_path, written(np.column_stack([np.arange(12), X]), header=[first, *range(9)]))
+
+
+@pytest.mark.parametrize(("separator", "quote"), [(" ", '"'), (" ", ""), ("\t", ""), (",", '"')])
+def test_row_names_of_r_are_no_data(tmp_path, separator, quote):
+    header = [f"{quote}{name}{quote}" for name in "abcdefghi"]
+    for names in ([f"gene{row}" for row in range(12)], range(1, 13)):
+        rows = [[f"{quote}{name}{quote}", *row] for name, row in zip(names, X, strict=True)]
+        if isinstance(names, range):
+            with pytest.warns(UserWarning, match=r"left out of .* column 1 \('row names'\)"):
+                table = read(tmp_path, written(rows, separator, header))
+        else:
+            table = read(tmp_path, written(rows, separator, header))
+            assert table.names == tuple(names)
+        np.testing.assert_array_equal(table.matrix, X)
+    with pytest.raises(InputError, match=r"line 2 .* has 10 columns, expected 9"):  # any number may be data
+        read(tmp_path, written(np.column_stack([X[:, :1], X]), separator, header))
+
+
+def test_names_with_blanks_between_blanks(tmp_path):
+    table = read(tmp_path, '"my label" "name"\n1 "a b"\n2 "c"\n')
+    assert table.names == ("a b", "c") and table.matrix.tolist() == [[1], [2]]
 
 
 def test_a_second_column_of_labels_is_left_out_and_said(tmp_path):
@@ -204,6 +230,27 @@ def test_quotes_hold_separators_lines_and_quotes(tmp_path):
     assert table.names == ('Smith, "Jo"', "two lines") and table.matrix.tolist() == [[1], [2]]
     with pytest.raises(InputError, match=r"line 2 .* opens a quote that is not closed"):
         read(tmp_path, 'a,b\n"x,1\n' + "2,3\n" * 5000)
+
+
+@pytest.mark.parametrize("header", ["name,a,b", 'name,a 5",b'])
+def test_quotes_inside_a_cell_are_text(tmp_path, header):
+    names = ['pipe 5"' if row in (3, 9) else "x" for row in range(15)]  # two marks of inches, rows apart
+    for place in range(3):
+        rows = [[7, 200 - row] for row in range(15)]
+        for row, name in zip(rows, names, strict=True):
+            row.insert(place, name)
+        cells = header.split(",")[1:]
+        cells.insert(place, "name")
+        table = read(tmp_path, written(rows, header=cells))
+        assert table.names == tuple(names)
+        assert table.matrix.tolist() == [[7, 200 - row] for row in range(15)]
+
+
+def test_a_line_of_empty_cells_is_not_passed_over(tmp_path):
+    for separator in "\t,;|":
+        with pytest.raises(InputError, match=r"line 3 .* is empty"):
+            read(tmp_path, f"a{separator}b{separator}c\n1{separator}2{separator}3\n{2 * separator}\n")
+    assert read(tmp_path, "a,b\n1,2\n\t\n3,4\n").matrix.tolist() == [[1, 2], [3, 4]]
 
 
 # --- lists in cells -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._files import expanded
 from .._text import printable
 from .console import interrupts_answered
 
@@ -219,7 +220,7 @@ def new_file(given: Path | None, default: Path, force: bool) -> Path:
 
     The default lies where nmfcore writes anyway, so that one is replaced without asking.
     """
-    target = default if given is None else given.expanduser()
+    target = default if given is None else expanded(given)
     if target.is_dir():
         raise Stop(f"'{target}' is a folder: give --out the name of a file")
     if given is not None and os.path.lexists(target) and not force:

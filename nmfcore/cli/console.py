@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from io import TextIOWrapper
 
 __all__ = ["any_text_printable", "interrupts_answered", "interrupts_held", "quiet_libraries"]
@@ -30,6 +31,40 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(letter) or ascii(letter)[1:-1] for letter in text), error.end
 
 
+class _Lenient:
+    """A stream for notes: what it cannot take, on a full disk for one, is left out, and the command goes on."""
+
+    def __init__(self, stream: "TextIOWrapper"):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        with self._going_on():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: "Iterable[str]") -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with self._going_on():
+            self._stream.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # what is held would fail once more, when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 @contextmanager
 def any_text_printable() -> Iterator[None]:
     """Let stdout and stderr replace what their encoding lacks, where Python would raise."""
@@ -41,7 +76,10 @@ def any_text_printable() -> Iterator[None]:
             if stream is None:  # the program was started without it
                 opened.callback(setattr, sys, name, None)
                 setattr(sys, name, opened.enter_context(open(os.devnull, "w", encoding="utf-8")))
-            elif hasattr(stream, "reconfigure"):
+            elif name == "stderr":
+                opened.callback(setattr, sys, name, stream)
+                setattr(sys, name, _Lenient(stream))
+            if stream is not None and hasattr(stream, "reconfigure"):
                 former.append((stream, stream.errors))
                 stream.reconfigure(errors=_ERRORS)
         try:

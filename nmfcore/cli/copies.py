@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from .._files import expanded
 from .common import INTERRUPTED, Stop, about_writing, count, one_line, refusals, written
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f/\\\\:*?"<>|\u200e\u200f\u2028-\u202e\u
 
 def check_folder(folder: Path) -> Path:
     """Refuse a folder that cannot take copies, before anything is searched."""
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise Stop(f"'{folder}' is no folder: give {_OPTION} the name of one, or of one to make")
     above = folder if folder.is_dir() else Path(os.path.realpath(folder)).parent

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import shortened
+from .._files import expanded, shortened
 from .._text import masked_text
 from .cluster import as_numpy, check_scheduler, spread
 from .common import (
@@ -154,7 +154,7 @@ def _note_next(notes: "Console", target: Path, source: str, guess: int | None) -
 
 def _target(source: str | None, out: Path | None) -> Path:
     if out is not None:
-        return out.expanduser()
+        return expanded(out)
     if source is None:
         return Path("nmfcore-digits")
     path = Path(os.path.expanduser(source.partition("::")[0]))  # which leaves the homes of unknown users alone

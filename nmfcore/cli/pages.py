@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._files import expanded
 from .common import Stop, count, new_file, note, open_model, print_pairs, refusals, written
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def report(folder: str, labels: Path | None, space: str | None, out: Path | None
     """Run the command."""
     from rich.console import Console
 
-    home = Path(folder).expanduser()
+    home = expanded(folder)
     target = new_file(out, (home if home.is_dir() else home.parent) / "report.html", force)
     engine = open_model(folder, space)
     given = None if labels is None else _labels(labels, len(engine))

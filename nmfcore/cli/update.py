@@ -1,8 +1,8 @@
 """``nmfcore update``: a model follows its folder of pictures."""
 
 import shlex
-from pathlib import Path
 
+from .._files import expanded
 from .common import Stop, about_writing, count, note, open_model, print_pairs, reading_bar, refusals, warnings_as_notes
 from .console import interrupts_held
 
@@ -15,7 +15,7 @@ def update(folder: str, pictures: str | None, yes: bool) -> None:
 
     notes = Console(stderr=True)
     engine = open_model(folder)
-    former, path = engine.model, Path(folder).expanduser()
+    former, path = engine.model, expanded(folder)
     home = path if path.is_dir() else path.parent
     with warnings_as_notes(notes), refusals(), reading_bar(notes) as progress:
         try:

@@ -230,6 +230,21 @@ class BaseNMF(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    @classmethod
+    def _get_param_names(cls):
+        """Return the names of the parameters, with those that an ``__init__`` passes on as ``**kwargs``."""
+        names = set(super()._get_param_names())
+        for each in cls.__mro__:
+            if "__init__" not in vars(each):
+                continue
+            given = [
+                value for name, value in inspect.signature(vars(each)["__init__"]).parameters.items() if name != "self"
+            ]
+            names |= {value.name for value in given if value.kind is not value.VAR_KEYWORD}
+            if not any(value.kind is value.VAR_KEYWORD for value in given):
+                break
+        return sorted(names)
+
     # A callback may hold what cannot be copied or pickled (a window, a lock): it is passed on by
     # reference to copies and clones, and stays behind when the estimator is pickled.
 
@@ -490,6 +505,12 @@ class BaseNMF(
 
     def _times(self, W: Matrix) -> Matrix:
         """Return W · components_, where W lives."""
+        shape: tuple[int, ...] = getattr(W, "shape", ())
+        if len(shape) == 2 and shape[1] != len(self.components_):
+            raise ValueError(
+                f"X has {shape[1]} columns, but this {type(self).__name__} has {len(self.components_)} components: "
+                "inverse_transform takes codes, as transform returns them."
+            )
         return cuda.times(W, self.components_)
 
     def _watch(self, tasks: _compat.FitTasks) -> Callable[[Progress], bool] | None:

@@ -16,7 +16,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import check_non_negative, validate_data
 
 from .. import _compat
-from .._files import replacing
+from .._files import expanded, replacing
 from .._typing import Array, Factor, Matrix
 from ..rows import Rows
 from ..rows.disk import Folder
@@ -29,7 +29,7 @@ class Output:
     def __init__(self, out: str | PathLike[str] | Array | None):
         self.out, self.path, self.folder = out, None, None
         if isinstance(out, str | PathLike):
-            self.path = Path(out).expanduser()
+            self.path = expanded(out)
             if self.path.suffix != ".npy":
                 raise ValueError(f"out = '{self.path}' must be the path of a .npy file, or an array to fill.")
             self.folder = Path(realpath(self.path)).parent

@@ -39,15 +39,17 @@ PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF"
 HEIF_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".hif"})  # read where pillow-heif is installed
 HEIF_FORMATS = ("HEIF", "AVIF")
 # A JPEG may hold more pictures, too (MPO); those are previews of the first one, so it counts as one picture.
-STACKS = frozenset({"GIF", "PNG", "TIFF", "WEBP"})
+STACKS = frozenset({"AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP"})
 # Files of these kinds often hold several pages, or more than 8 bits: they are looked through before they are decoded.
-LOOKED_THROUGH = frozenset({".apng", ".gif", ".jp2", ".pgm", ".pnm", ".tif", ".tiff", ".webp"})
+LOOKED_THROUGH = frozenset({".apng", ".avif", ".gif", ".jp2", ".pgm", ".pnm", ".tif", ".tiff", ".webp"})
 
 # Widths and heights are whole pixels, so two scans of one format differ by rounding: a 133×100
 # picture next to a 64×48 one is the same shape. Beyond 2 % a resize would visibly distort.
 ASPECT_TOLERANCE = 0.02
 ORIENTATION = 0x0112  # EXIF tag
+BITS = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag; 0: white is zero, which Pillow minds with 8 bits only
+SAMPLES = 339  # TIFF tag; 1 or absent: without a sign, 2: with one, which Pillow minds in 16 bits only
 SUBFILE = 254  # TIFF tag; bit 0: the page is a smaller copy of another one
 LEAST_LEVELS, MOST_BITS = 256, 32
 OPAQUE = 128  # of 255: pixels that are less opaque than half count as transparent
@@ -235,7 +237,7 @@ def _looked(picture: Picture) -> Look:
         _seek(picture, page)
         if not picture.mode.startswith("I"):
             continue
-        pixels = np.asarray(picture)
+        pixels = _integers(picture)
         top, bottom = int(pixels.max()), int(pixels.min())
         lowest = bottom if highest is None else min(lowest, bottom)
         highest = max(top, highest or 0)
@@ -532,15 +534,16 @@ def _in_8_bits(picture: Picture, how: Decoding) -> Picture:
         raise Broken("holds floating-point pixels; save it with 8 or 16 bits")
     if picture.mode == "LAB":
         raise Broken("holds colours of the LAB space; save it in RGB")
+    if picture.mode == "L" and _tag(picture, SAMPLES) == 2:
+        _check_sign(np.asarray(picture).view(np.int8))
     if picture.mode.startswith("I"):  # Pillow's own conversion clips at 255
         clear = picture.info.get("transparency")
-        pixels = np.asarray(picture)
-        if pixels.size and int(pixels.min()) < 0:
-            raise Broken(f"holds negative pixels (down to {int(pixels.min()):,}); add an offset and save it again")
+        pixels = _integers(picture)
+        _check_sign(pixels)
         levels = levels_of(int(pixels.max(initial=0))) if how.levels is None else how.levels
         shift = levels.bit_length() - 9  # of levels 2^8 · 2^shift
         narrow = np.minimum(pixels >> shift if shift else pixels, 255).astype(np.uint8)
-        if picture.format == "TIFF" and picture.tag_v2.get(PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+        if _tag(picture, PHOTOMETRIC) == 0:
             narrow = 255 - narrow
         picture = Image.fromarray(narrow)
         if isinstance(clear, int) and how.mask_transparent:
@@ -558,6 +561,24 @@ def _in_8_bits(picture: Picture, how: Decoding) -> Picture:
         shown.alpha_composite(clear)
         picture = shown.convert("RGB")
     return picture.convert(how.mode)
+
+
+def _tag(picture: Picture, number: int) -> object:
+    """Return a tag of a TIFF file, of several values the first; None where there is none, and for other files."""
+    value = picture.tag_v2.get(number) if picture.format == "TIFF" else None  # type: ignore[attr-defined]
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _integers(picture: Picture) -> np.ndarray:
+    """Return pixels of more than 8 bits; those of 32 bits have a sign only if the file says so."""
+    pixels = np.asarray(picture)
+    unsigned = pixels.dtype == np.int32 and _tag(picture, SAMPLES) in (None, 1) and _tag(picture, BITS) == 32
+    return pixels.view(np.uint32) if unsigned and picture.format == "TIFF" else pixels
+
+
+def _check_sign(pixels: np.ndarray) -> None:
+    if pixels.size and int(pixels.min()) < 0:
+        raise Broken(f"holds negative pixels (down to {int(pixels.min()):,}); add an offset and save it again")
 
 
 def _with_transparency(picture: Picture, mode: Mode) -> Picture:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from .._files import Archive, check_memory, check_regular, map_npy, shortened
+from .._files import Archive, FileFault, check_memory, check_regular, map_npy, shortened
 from ..rows.disk.archives import archived_sparse, chosen_name, holds_sparse, labels_of, listed
 from ._shared import filled, folded, sentences
 from .pictures import InputError, Pictures
@@ -103,9 +104,20 @@ def _from_archive(path: Path, name: str, archive: Archive) -> tuple[np.ndarray, 
     elif name not in names:
         raise InputError(f"'{path}' holds nothing named '{shortened(name)}': it holds {listed(names)}")
     array = archive.array(name)
-    for other in labels_of(name):
-        if other in names and archive.header(other).shape == array.shape[:1]:
-            labels = archive.array(other)
-            if labels.dtype.kind in "biufU":
-                return array, labels
+    reasons = []
+    for other in (each for each in labels_of(name) if each in names):
+        try:
+            header = archive.header(other)
+            if header.shape in (array.shape[:1], (*array.shape[:1], 1)) and header.dtype.kind in "biufU":
+                return array, archive.array(other).reshape(-1)  # MedMNIST has a column of them
+            reasons.append(f"'{shortened(other)}' has shape {header.shape} and type {shortened(header.dtype)}")
+        except FileFault as fault:
+            reasons.append(f"'{shortened(other)}' {fault}")
+    if reasons:
+        warnings.warn(
+            f"no labels are read from '{path}', as they are one number or text for each of the {len(array):,} rows, "
+            f"and {reasons[0]}",
+            UserWarning,
+            stacklevel=3,
+        )
     return array, None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._files import FileFault, map_npy, replacing, sync_folder
+from .._files import FileFault, expanded, map_npy, replacing, sync_folder
 from ._decoding import Decoding, Fit, Mode, check_mode, colour
 from ._listing import listing
 from ._progress import Progress
@@ -107,7 +107,7 @@ def cached_images(
     """
     check_mode(mode)
     check_fit(fit, crop)
-    root = Path(os.path.realpath(Path(folder).expanduser()))
+    root = Path(os.path.realpath(expanded(folder)))
     found = listing(root, recursive, exclude)
     matrix, about = (root.with_name(f"{root.name}.nmfcore{suffix}") for suffix in (".npy", ".json"))
     mask = mask_beside(matrix)

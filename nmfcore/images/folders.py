@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from .._files import machine_memory
+from .._files import expanded, machine_memory
 from ._decoding import (
     LEAST_LEVELS,
     LOOKED_THROUGH,
@@ -187,8 +187,8 @@ def load_images(
     how = _decoding(decoding, mode, size is not None, crop, background, fit, mask_transparent)
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1 pixels, got {size_text(size)}")
-    root = Path(folder).expanduser()
-    target = None if out is None else Path(out).expanduser()
+    root = expanded(folder)
+    target = None if out is None else expanded(out)
     if target is not None:
         check_new(target)
         if how.masks:

@@ -6,11 +6,11 @@ import io
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._files import expanded
 from ._decoding import Broken, Decoding, Mode, OddShape, decode_picture, pillow, row_of
 from .pictures import InputError, Shape
 
@@ -125,7 +125,7 @@ def picture_and_mask(
         elif isinstance(picture, bytes | bytearray | memoryview):
             picture = io.BytesIO(picture)
         elif isinstance(picture, str | os.PathLike):
-            picture = Path(picture).expanduser()
+            picture = expanded(picture)
             name = f"'{picture}'"
         how = Decoding.of({"proportions": "stretched"} if decoding is None else decoding, mode)
         pixels, mask = decode_picture(picture, (shape[0], shape[1]), how)

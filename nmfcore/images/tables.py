@@ -24,10 +24,11 @@ __all__ = ["read_csv"]
 logger = logging.getLogger("nmfcore")
 
 LABEL_COLUMNS = frozenset({"label", "labels", "class", "target"})
+_ROW_NAMES = "row names"  # what the column is called that has no name in R's tables
 LIST_LABELS = LABEL_COLUMNS | {"emotion"}  # FER-2013
 IDENTIFIERS = frozenset(
     {"id", "ids", "idx", "index", "imageid", "image_id", "image id", "rowid", "row_id", "row id", "sample_id", "uuid"}
-    | {"file", "filename", "file_name", "file name", "image_name", "name", "path"}
+    | {"file", "filename", "file_name", "file name", "image_name", "name", "path", _ROW_NAMES}
 )
 # Names of columns that count, identify or date the rows: customer_id, PassengerId, ORDER-ID, timestamp.
 _IDENTIFYING = re.compile(r"(?i:.*[_ -](id|ids|uuid|guid)|date|datetime|date_time|timestamp)|.*[a-z]I[dD]")
@@ -39,6 +40,8 @@ _TRIED = 6  # lines that the separator is chosen by
 _COUNTED = 10  # rows from which a column that counts them is said
 _MANY = 8  # numbers of a first line that may be a header by chance, if they are fewer
 _MANGLED = 4  # repeated names from which a header of numbers is taken for pandas'
+_QUOTE = re.compile(r'(?:^|[,;\t|])[ \t]*"')  # at the beginning of a cell; others are text, like inches
+_WORD = re.compile(r'"([^"]*)"|\S+')  # of a line whose cells are separated by blanks
 _INTEGERS = re.compile(r"[0-9+\-,;|\t ]*")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 _LIKE_NUMBERS = re.compile(r"[-+0-9.,eE]*")
@@ -170,24 +173,25 @@ class _Form(NamedTuple):
     separator: str | None
 
     def cells(self, text: str) -> list[str]:
-        """Return the cells of a line, without quotes and blanks around them."""
+        """Return the cells of a line, without quotes and blanks around them; quotes inside a cell are text."""
         if self.separator is None:
-            return text.replace('"', "").split()
+            return [found[1] if found[1] is not None else found[0] for found in _WORD.finditer(text)]
         if '"' not in text:
             return [cell.strip(" \t'") for cell in text.split(self.separator)]
-        cells, cell, parts = [], "", text.split('"')
-        for number, part in enumerate(parts):  # those with an odd number stand in quotes
-            if number % 2:
-                cell += part
-                continue
-            if not part and 0 < number < len(parts) - 1:  # two quotes stand for one
-                cell += '"'
-            first, *rest = part.split(self.separator)
-            cell += first
-            for following in rest:
-                cells.append(cell.strip(" \t'"))
-                cell = following
-        cells.append(cell.strip(" \t'"))
+        cells, place = [], 0
+        while place >= 0:
+            begin = place
+            while text[begin : begin + 1] in (" ", "\t") and text[begin] != self.separator:
+                begin += 1
+            inner = ""
+            if text[begin : begin + 1] == '"':
+                closed = _closing(text, begin + 1)
+                inner = text[begin + 1 : closed - 1 if closed > 0 else None].replace('""', '"')
+                place = closed if closed > 0 else len(text)
+            end = text.find(self.separator, place)
+            rest = text[place:] if end < 0 else text[place:end]
+            cells.append(f"{inner}{rest}".strip(" \t'"))
+            place = end + len(self.separator) if end >= 0 else -1
         return cells
 
     def join(self, cells: Sequence[str]) -> str:
@@ -257,8 +261,13 @@ class _Table:
             self.end = end
             group = self._without_end(group)
             self.groups = map(self._without_end, self.groups)
-        self.form = _form_of([text for _, text in group[:_TRIED]])
+        self.form = _form_of([text for _, text in group[:_TRIED] if text.strip()])
+        if self.form.separator != "\t":
+            group = _without_blank(group)
+            self.groups = map(_without_blank, self.groups)
         first = self.form.cells(group[0][1])
+        if self._has_row_names(first, group[1:_TRIED]):
+            first = [_ROW_NAMES, *first]
         self.columns = len(first)
         second = self.form.cells(group[1][1]) if len(group) > 1 else None
         if comment and len(self.form.cells(comment)) == self.columns:
@@ -280,6 +289,17 @@ class _Table:
         return [(number, text.removesuffix(self.end)) for number, text in group]
 
     # --- which columns there are ------------------------------------------------------------------
+
+    def _has_row_names(self, first: list[str], lines: list[Line]) -> bool:
+        """Whether lines begin with names or numbers of rows, for which the header has no name, as R writes them."""
+        if not lines or any(map(self.form.is_number, first)):
+            return False
+        rows = [self.form.cells(text) for _, text in lines]
+        if any(len(row) != len(first) + 1 for row in rows):
+            return False
+        names = [row[0] for row in rows]
+        counts = ([str(begin + place) for place in range(len(names))] for begin in (0, 1))
+        return (len(names) > 2 and names in counts) or not any(map(self.form.is_number, names))
 
     def _is_header(self, number: int, first: list[str], second: list[str] | None) -> bool:
         numbers = [self.form.is_number(cell) for cell in first]
@@ -326,7 +346,9 @@ class _Table:
                 stacklevel=7,
             )
             return True
-        if len(first) >= _MANY and _in_equal_steps(first) and not _in_equal_steps(second):
+        stands_out = len(first) > 2 and _all_above(first, second)  # years above small numbers
+        long = len(first) >= _MANY and not _in_equal_steps(second)
+        if (stands_out or long) and _in_equal_steps(first):
             warnings.warn(
                 f"the first line of '{self.path}' goes up in equal steps ({shortened(first[0], 20)}, "
                 f"{shortened(first[1], 20)}, …), and is read as a sample like the others: if it is a header, name the "
@@ -491,7 +513,7 @@ class _Table:
         cells = self.form.cells(text)
         separator = self.form.separator
         for place, cell in enumerate(cells):
-            if separator is not None and separator in cell and place < len(data):
+            if (separator or " ") in cell and place < len(data):
                 raise InputError(self._no_number(number, cells, data, place))
         return self.form.join(cells)
 
@@ -571,16 +593,18 @@ def _lines(path: Path, file: TextIO) -> Iterator[list[Line]]:
     while text := file.readline(_CHARACTERS):
         number += 1
         first = number
-        while text.count('"') % 2 and len(text) < _CHARACTERS and (more := file.readline(_CHARACTERS)):
+        opened = _opened(text)
+        while opened >= 0 and len(text) < _CHARACTERS and (more := file.readline(_CHARACTERS)):
             number += 1
             text = f"{text.rstrip()} {more}"
+            opened = _opened(text, opened)
             if number - first > _LINES:
                 raise InputError(f"line {first} of '{path}' opens a quote that is not closed: repair the line")
         if len(text) >= _CHARACTERS:
             raise InputError(f"line {first} of '{path}' is longer than {_CHARACTERS:,} characters: this is no table")
         if "\0" in text:
             raise InputError(f"'{path}' is not a text table in UTF-8, line {first} holds a NUL: save it as CSV UTF-8")
-        text = text.strip()
+        text = text.strip() or text.strip(" \r\n")  # tabs alone are a line of empty cells, if tabs separate them
         if text:
             group.append((first, text))
             size += len(text)
@@ -589,6 +613,29 @@ def _lines(path: Path, file: TextIO) -> Iterator[list[Line]]:
             group, size = [], 0
     if group:
         yield group
+
+
+def _without_blank(group: list[Line]) -> list[Line]:
+    """Leave out lines of blanks, which are lines of empty cells only where tabs separate cells."""
+    return [line for line in group if line[1].strip()]
+
+
+def _closing(text: str, place: int) -> int:
+    """Return where the cell ends whose quote was opened before `place`, behind its last quote; -1: not in this line."""
+    while (found := text.find('"', place)) >= 0:
+        if text[found + 1 : found + 2] != '"':  # two quotes stand for one
+            return found + 1
+        place = found + 2
+    return -1
+
+
+def _opened(text: str, place: int = 0) -> int:
+    """Return where, from `place` on, a cell begins whose quote is not closed; -1: nowhere."""
+    while '"' in text and (found := _QUOTE.search(text, place)):
+        place = _closing(text, found.end())
+        if place < 0:
+            return found.start()
+    return -1
 
 
 def _is_number(text: str) -> bool:
@@ -633,6 +680,12 @@ def _in_equal_steps(cells: Sequence[str]) -> bool:
         return False
     steps = np.diff(numbers)
     return bool(steps.min(initial=np.inf) > 0 and np.ptp(steps) <= 1e-6 * np.abs(numbers).max())
+
+
+def _all_above(cells: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether all numbers of one line are larger than all of another."""
+    numbers, below = ([float(cell.replace(",", ".")) for cell in line if _is_number(cell)] for line in (cells, others))
+    return bool(numbers and below) and min(numbers) > max(below)
 
 
 def _is_mangled(cells: Sequence[str]) -> bool:

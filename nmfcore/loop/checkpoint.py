@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._files import mapped, replacing
+from .._files import expanded, mapped, replacing
 from .._typing import Array
 from ..backends import cuda
 
@@ -97,7 +97,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], every: float, identity: dict[str, str], mapped: bool = False):
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.every, self.identity, self.mapped = every, identity, mapped
         self.passes: int | None = None
         self._last = time.perf_counter()
@@ -234,7 +234,7 @@ def held(path: str | os.PathLike[str] | None) -> Iterator[None]:
         yield
         return
     check_place(path)
-    target = Path(os.path.realpath(Path(path).expanduser()))
+    target = Path(os.path.realpath(expanded(path)))
     lock_path = target.with_name(f".{target.name}.lock")
     handle = _locked(lock_path, path)
     try:
@@ -306,7 +306,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
     PermissionError
         If the folder cannot be written to.
     """
-    folder = Path(os.path.realpath(Path(path).expanduser())).parent
+    folder = Path(os.path.realpath(expanded(path))).parent
     if not folder.is_dir():
         msg = f"checkpoint = '{path}' cannot be written: there is no folder '{folder}'; create it first"
         raise FileNotFoundError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..._files import expanded
 from ...images import InputError, picture_row
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Colours:
     """
 
     def __init__(self, engine: SearchEngine):
-        self.engine, self.folder = engine, Path(engine.model.source or ".").expanduser()
+        self.engine, self.folder = engine, expanded(engine.model.source or ".")
         self.shape = (*(engine.shape or (1, 1))[:2], 3)
         self.there = self.small = False
         self._turns = threading.Semaphore(DECODERS)

@@ -12,6 +12,8 @@ from ..._files import FileFault, faults, shortened
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+
     from ..._files import Archive
 
 logger = logging.getLogger("nmfcore")
@@ -20,6 +22,7 @@ logger = logging.getLogger("nmfcore")
 MATRICES = ("X", "x", "data", "images", "X_train", "x_train", "train_images", "train_x", "arr_0")
 LABELS = ("y", "Y", "labels", "label", "target", "targets", "y_train", "train_labels", "train_y")
 _SPARSE = {"format", "shape", "data"}  # what scipy.sparse.save_npz writes in any case
+_PARTS = {"coo": ("data", "row", "col"), "bsr": ("data", "indices", "indptr"), "dia": ("data", "offsets")}
 _LISTED = 6  # names that a message lists
 
 
@@ -108,7 +111,7 @@ def holds_sparse(archive: Archive) -> bool:
 
 
 def archived_sparse(archive: Archive) -> sparse.csr_matrix | sparse.csc_matrix:
-    """Read the matrix that ``scipy.sparse.save_npz`` wrote, CSR or CSC.
+    """Read the matrix that ``scipy.sparse.save_npz`` wrote, in any format; COO, BSR and DIA become CSR.
 
     Parameters
     ----------
@@ -128,13 +131,28 @@ def archived_sparse(archive: Archive) -> sparse.csr_matrix | sparse.csc_matrix:
         shape = tuple(int(side) for side in archive.array("shape"))
         kind = archive.array("format").item()
         kind = kind.decode() if isinstance(kind, bytes) else kind
-        if kind not in ("csr", "csc") or len(shape) != 2:
-            msg = f"holds a sparse matrix in the format {shortened(kind)!r}: save it as CSR, with X.tocsr()"
+        if kind not in ("csr", "csc", *_PARTS) or len(shape) != 2:
+            msg = f"holds a sparse array of shape {shape} in the format {shortened(kind)!r}: save a matrix as CSR"
             raise FileFault(msg)
+        if kind in _PARTS:
+            parts = [archive.array(name) for name in _PARTS[kind]]
+            return _with_sums(kind, parts, shape)
         data, indices, indptr = (archive.array(each) for each in ("data", "indices", "indptr"))
         X = (sparse.csr_matrix if kind == "csr" else sparse.csc_matrix)((data, indices, indptr), shape)
         X.check_format(full_check=True)  # kernels trust the places that it names
     return X
+
+
+def _with_sums(kind: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> sparse.csr_matrix:
+    """Return a matrix in COO, BSR or DIA as CSR; entries that are stored several times are added."""
+    data, *places = parts
+    if kind == "coo":
+        return sparse.coo_matrix((data, tuple(places)), shape).tocsr()
+    if kind == "dia":
+        return sparse.dia_matrix((data, places[0]), shape).tocsr()
+    blocks = sparse.bsr_matrix((data, *places), shape)
+    blocks.check_format(full_check=True)
+    return blocks.tocsr()
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy import sparse
 from ..._files import FileFault, check_memory, faults, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Protocol, TypeGuard
 
     from .stores import StoredArray
@@ -93,7 +95,7 @@ def sparse_matrix(group: Group) -> sparse.csr_matrix | sparse.csc_matrix:
     with faults("holds a sparse matrix that is damaged"):
         if any(part.ndim != 1 for part in parts) or parts[0].dtype.kind not in "buif":
             raise ValueError("its arrays are not those of a matrix of real numbers")
-        check_memory(sum(part.shape[0] * part.dtype.itemsize for part in parts))
+        check_memory(sum(math.prod(part.shape or ()) * part.dtype.itemsize for part in parts))
         shape, kind = _shape_and_kind(group, parts)
         data, indices, indptr = (np.asarray(part[:]) for part in parts)
         X = (sparse.csr_matrix if kind == "csr" else sparse.csc_matrix)((data, indices, indptr), shape)
@@ -112,11 +114,18 @@ def _shape_and_kind(group: Group, parts: list[StoredArray]) -> tuple[tuple[int, 
     if shape is None:
         raise ValueError("it does not say its shape")
     rows, columns = (int(side) for side in np.asarray(shape).ravel())
-    starts = parts[2].shape[0] - 1
+    starts = math.prod(parts[2].shape or ()) - 1
     if ranger and kind not in ("csr", "csc"):  # columns of genes × cells are the rows of cells × genes
         rows, columns, kind = columns, rows, "csr"
     if kind not in ("csr", "csc"):
         kind = "csr" if starts == rows else "csc"
+        if rows == columns:
+            warnings.warn(
+                f"a sparse matrix of {rows:,} rows and as many columns does not say which of them it stores: its rows "
+                "are taken. If it is transposed, give its attribute 'encoding-type' the value 'csc_matrix'",
+                UserWarning,
+                stacklevel=6,
+            )
     if starts != (rows if kind == "csr" else columns):
         raise ValueError(f"shape {(rows, columns)} does not fit {starts + 1:,} row starts")
     return (rows, columns), kind
@@ -140,7 +149,7 @@ def frame_block(group: Group) -> str:
     return str(blocks[0]) if len(blocks) == 1 and getattr(group[blocks[0]], "ndim", 0) == 2 else ""
 
 
-def no_matrix(group: Group, name: str) -> FileFault:
+def no_matrix(group: Group, name: str, matrices: Sequence[str]) -> FileFault:
     """Return why a group cannot be read as a matrix.
 
     Parameters
@@ -149,6 +158,8 @@ def no_matrix(group: Group, name: str) -> FileFault:
         Of h5py or zarr.
     name : str
         Its name in the file.
+    matrices : sequence of str
+        Names of the matrices in it.
 
     Returns
     -------
@@ -162,5 +173,7 @@ def no_matrix(group: Group, name: str) -> FileFault:
     elif "axis0" in keys:
         advice = "pandas wrote a frame with columns of several types: give all of them one type of numbers"
     else:
-        advice = f"name one of them, as in '::{shortened(name)}/{shortened(keys[0])}'" if keys else "name another"
+        advice = (
+            f"name one of them, as in '::{shortened(name)}/{shortened(matrices[0])}'" if matrices else "name another"
+        )
     return FileFault(f"holds a group named '{shortened(name)}', and no matrix: it holds {held}{more}; {advice}")

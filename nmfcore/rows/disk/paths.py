@@ -170,7 +170,7 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
                 msg = f"holds nothing named '{shortened(name)}', or a link that leads nowhere"
                 raise FileFault(msg)
         else:
-            name = _chosen(_matrices(file, fold), path)
+            name = _chosen(_matrices(file, fold) or _lone_group(file), path)
             node = file[name]
         name, X = _in_group(node, name)
         if X is not None:
@@ -189,7 +189,7 @@ def _from_hdf5(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
     with ExitStack() as opened:
         with faults("cannot be read as HDF5"):
             array = opened.enter_context(hold())
-        return Stored(array, hold, fold)
+        return Stored(array, hold, fold, f"'{path}::{name}'")
 
 
 def _from_zarr(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix | sparse.csc_matrix:
@@ -213,7 +213,7 @@ def _from_zarr(path: Path, name: str, fold: bool) -> Stored | sparse.csr_matrix 
             if X is not None:
                 return X
             node = node[inner.rpartition("/")[2]]
-    return Stored(node, None, fold)
+    return Stored(node, None, fold, f"'{path}{'::' * bool(name)}{name}'")
 
 
 def _in_group(node: Group | StoredArray, name: str) -> tuple[str, sparse.csr_matrix | sparse.csc_matrix | None]:
@@ -227,7 +227,7 @@ def _in_group(node: Group | StoredArray, name: str) -> tuple[str, sparse.csr_mat
         return name, None
     block = frame_block(node)
     if not block:
-        raise no_matrix(node, name)
+        raise no_matrix(node, name, _matrices(node, fold=True))
     return f"{name}/{block}", None
 
 
@@ -246,8 +246,14 @@ def _matrices(group: Group, fold: bool, above: str = "", depth: int = 0) -> list
     return found
 
 
+def _lone_group(file: Group) -> list[str]:
+    """Return the name of the only group of a file without matrices, of which is said why it is none."""
+    names = [str(key) for key in file]
+    return names if len(names) == 1 and is_group(file.get(names[0])) else []
+
+
 def _fits(array: object, fold: bool) -> bool:
-    dimensions = getattr(array, "ndim", 0)
+    dimensions = len(getattr(array, "shape", None) or ())
     return dimensions == 2 or (fold and dimensions > 2)
 
 

@@ -164,6 +164,9 @@ def _checked_shape(shape: tuple[int, ...], what: str) -> tuple[int, int]:
 
 def _checked_type(dtype: DTypeLike, what: str) -> np.dtype:
     dtype = np.dtype(dtype)
+    if dtype.names:
+        msg = f"{what} holds records of {len(dtype.names):,} fields: expected real numbers (bool, integers or floats)."
+        raise ValueError(msg)
     if dtype.kind == "c":
         msg = f"Complex data not supported\n{what} holds {dtype}\n"
         raise ValueError(msg)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         """What a dataset of h5py and an array of zarr have in common."""
 
         @property
-        def shape(self) -> tuple[int, ...]:
+        def shape(self) -> tuple[int, ...] | None:
             """The sides of the array."""
 
         @property
@@ -52,6 +52,8 @@ class Stored(Source):
         hold() gives a context in which the array can be read; None: at any time.
     fold : bool
         Whether an array of more dimensions is taken as one row for each sample.
+    what : str
+        What messages call it. "", the default: by its type.
     """
 
     def __init__(
@@ -59,9 +61,13 @@ class Stored(Source):
         array: StoredArray,
         hold: Callable[[], AbstractContextManager[StoredArray]] | None = None,
         fold: bool = False,
+        what: str = "",
     ):
-        name = type(array).__name__
-        super().__init__(array.shape, array.dtype, f"this {name} of {type(array).__module__.partition('.')[0]}", fold)
+        what = what or f"this {type(array).__name__} of {type(array).__module__.partition('.')[0]}"
+        if array.shape is None:  # HDF5 has datasets without a shape
+            msg = f"{what} is empty, it holds no numbers: name another."
+            raise ValueError(msg)
+        super().__init__(array.shape, array.dtype, what, fold)
         self._hold = hold or (lambda: nullcontext(array))
         chunks = getattr(array, "chunks", None)
         self._slab = int(chunks[0]) if chunks else 0  # rows of a chunk; 0: any rows can be had alone
