@@ -124,6 +124,19 @@ def blend(tile, ld, rows, m, mask, lo, S):
     return total
 
 
+@inner
+def distance(tile, S, ld, rows, m):
+    """Return Σ (x − s)² over two tiles, in float64."""
+    out_of_line()
+    total = 0.0
+    for i in range(rows):
+        x, s = tile[i * ld : i * ld + m], S[i * ld : i * ld + m]
+        for j in range(m):
+            r = np.float64(x[j]) - np.float64(s[j])
+            total += r * r
+    return total
+
+
 @kernel
 def hash_pass(of_rows, of_columns, last, out):
     """Write whether f(of_rows[i] + of_columns[j]) is at most `last` to out[i, j], with f that of SplitMix64."""
@@ -144,12 +157,13 @@ def list_pass(mask, m, found, starts, counts, like):
 
 
 @kernel
-def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares):
+def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares, measured):
     """Work through n rows of X once, with its missing entries filled: descent on F, then the sums over rows.
 
     For each tile: missing entries become (B·H)_ij, B = max(0, F + weight·(F − before)) with begin = (before, weight);
     C = X·Ht; the new F are those of `sweep_rows` from B on (C, G); missing entries become (F·H)_ij of the new F; then
     XtF += Xᵀ·F, FtF += FᵀF, and squares[0] += Σ x² of what was filled in. A row that is hidden as a whole becomes zero.
+    measured[0] += ½ Σ (x − f·h)² of the new F over the observed entries, if `measured` has a number.
 
     lists = (found, starts, counts) of `list_pass`: only the hidden entries of F·H are formed. With none of these, all
     of F·H is formed by tiles, and blended in.
@@ -168,11 +182,12 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, F)
     found, starts, counts = lists
     listed, of_lanes = counts.size > 0, np.empty(lanes)
+    whole_WH = not listed or measured.size > 0
     mp, (address, apart) = round_up(m, ALIGN), mask
-    Hp, S = aligned(0 if listed else round_up(k, ALIGN) * mp, F), aligned(0 if listed else height * ld, F)
+    Hp, S = aligned(round_up(k, ALIGN) * mp if whole_WH else 0, F), aligned(height * ld if whole_WH else 0, F)
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
-    if not listed:
+    if whole_WH:
         pad_transposed(Ht, Hp, mp)
     for t in range(k):
         Gp[t * kp + t] += l2
@@ -208,6 +223,10 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
         else:
             product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             squares[0] += blend(tile, ld, rows, m, mask, i0, S)
+        if measured.size:
+            if listed:
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
+            measured[0] += distance(tile, S, ld, rows, m) / 2  # what was filled in is met, to rounding
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         accumulate_gram(Fp, kp, rows, c, FtF)
@@ -267,13 +286,47 @@ def sweep_alone(f, c, A, kd, k, l1, descent, g, results):
     results[0], results[1] = first, weighed
 
 
+@inner
+def squared_error(x, f, h):
+    """Return (x − f·h)², in float64."""
+    r = np.float64(x)
+    for t in range(h.size):
+        r -= f[t] * h[t]
+    return r * r
+
+
+@inner
+def loss_of_stored(run, indices, wide, first, length, f, Hd, kd):
+    """Return Σ (x − f·h)² over the stored numbers of a row."""
+    out_of_line()
+    total = 0.0
+    for p in range(length):
+        j = at(indices, wide, first + p) * kd
+        total += squared_error(run[p], f, Hd[j : j + kd])
+    return total
+
+
+@inner
+def loss_of_shown(x, found, p, last, f, Hd, kd):
+    """Return Σ (x − f·h)² over a row without its hidden columns, found[p:last]."""
+    out_of_line()
+    total = 0.0
+    for j in range(x.size):
+        if p < last and found[p] == j:
+            p += 1
+        else:
+            total += squared_error(x[j], f, Hd[j * kd : j * kd + kd])
+    return total
+
+
 @kernel
 def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, losses):
     """Solve for each row on its own observed entries, with their exact Gram matrix, and write the rows to out.
 
     A row begins at max(0, F + weight·(F − before)), begin = (before, weight). Its Gram matrix is G = HᵀH less the
     hidden columns, or the sum over the observed ones, whichever are fewer. losses of n numbers get ½ Σ (x − f·h)² over
-    the observed entries. descent = (order, sweeps, tol). A row of which nothing is observed becomes zero.
+    the observed entries, from the residuals. descent = (order, sweeps, tol). A row of which nothing is observed becomes
+    zero.
     """
     x = Block(*block)
     n, m, k, lanes = x.rows, x.columns, Ht.shape[1], lanes_of(Ht)
@@ -304,19 +357,14 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
             put(tile, ld, rows, found, starts, counts, tile.dtype.type(0))
             product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, np.intp(DEPTH))
         for i in range(rows):
-            squares, left = 0.0, m
+            first, left = np.intp(0), m
             if stored:
                 first, left = widen_sparse_row(x, i0 + i, run)
-                for p in range(left):
-                    squares += np.float64(run[p]) * np.float64(run[p])
                 clear(A, np.intp(0), k * kd)
                 for p in range(left):
                     j = at(x.indices, x.wide, first + p) * kd
                     add_outer(A, kd, k, Hd[j : j + kd], 1.0)
             else:
-                row = tile[i * ld : i * ld + m]
-                for j in range(m):
-                    squares += np.float64(row[j]) * np.float64(row[j])
                 left = m - counts[i]
                 if counts[i] <= left:
                     for p in range(k * kd):
@@ -356,15 +404,13 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
                 out[i0 + i, t] = f[t]
                 stats[TOTAL] += out[i0 + i, t]
             if losses.size:
-                loss = squares
                 for t in range(k):
-                    s, row = -2.0 * c[t], A[t * kd : t * kd + kd]
-                    for u in range(k):
-                        s += row[u] * f[u]
-                    loss += f[t] * s
-                    if row[t] > 0:
-                        loss -= l2 * f[t] * f[t]
-                losses[i0 + i] = max(loss, 0.0) / 2
+                    f[t] = out[i0 + i, t]  # as it is kept
+                if stored:
+                    losses[i0 + i] = loss_of_stored(run, x.indices, x.wide, first, left, f, Hd, kd) / 2
+                else:
+                    last = starts[i] + counts[i]
+                    losses[i0 + i] = loss_of_shown(tile[i * ld : i * ld + m], found, starts[i], last, f, Hd, kd) / 2
 
 
 @inner
