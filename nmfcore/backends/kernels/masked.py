@@ -95,14 +95,12 @@ def fill(tile, ld, rows, lo, found, starts, counts, Fp, kp, Htp, squares):
         clear(squares, np.intp(0), lanes)
         for i in range(rows):
             first, count = starts[lo + i], counts[lo + i]
-            whole = first + count // lanes * lanes
-            for p in range(first, whole, lanes):
+            for p in range(first, first + count, lanes):
                 dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld, squares)
-            if whole < first + count:  # the last group repeats a column
-                dots(Fp, i * kp, Htp, kp, found, whole, vectors, tile, i * ld, None)
-                for p in range(whole, first + count):
-                    x = np.float64(tile[i * ld + found[p]])
-                    total += x * x
+            repeated = round_up(count, lanes) - count  # the last group repeats its last column
+            if repeated:
+                x = np.float64(tile[i * ld + found[first + count - 1]])
+                total -= repeated * x * x
         for e in range(lanes):
             total += squares[e]
     return total
