@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 STAGES = ((0, Effort(1), Effort(3)), (20, Effort(4, 0.01), Effort(8, 0.01)))
 SETTLED = 0.01  # share of its first violation at which a row that is solved for alone rests
 ALONE = 8  # sweeps over a row that is solved for alone, at most: its Gram matrix takes longer than all of them
-LAST, RESTED = 200, 1e-3  # the same two of the last pass
+LAST, RESTED = 16, 0.03  # sweeps of the last pass, and that share in it: the loss that it leaves goes with its square
+FARTHER = 100  # sweeps of the last pass of "hals", which finds W as exactly where nothing is missing
 LEVEL = 1e-6  # the loss is measured directly where the bound of the error of the trace form is a larger share of it
 RARELY = 10  # most passes between two measurements
 DOUBTFUL = 4  # the next pass measures if this one has moved the loss by fewer errors of the trace form
@@ -226,8 +227,9 @@ class _Descent(CoordinateDescent):
         """Solve for each row of a block from what it is on its observed entries, and add up the losses."""
         p, W = self.penalties, rows.arrays["W"]
         losses, stats = np.zeros(len(W)), np.zeros(backend.STATS)
+        sweeps = FARTHER if self.accelerated else LAST
         backend.descend_alone(  # type: ignore[attr-defined]
-            block, W, (W, 0.0), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, LAST, RESTED,
+            block, W, (W, 0.0), orders.Ht, orders.HHt, p.l1_W, p.l2_W, orders.order, sweeps, RESTED,
             after.arrays["W"], stats, losses,
         )  # fmt: skip
         sums["D"] += losses.sum()

@@ -231,13 +231,28 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
 
 
 @inner
-def add_outer(A, kd, k, h, sign):
-    """Add sign·hhᵀ to A, k rows of length kd."""
+def add_outers(A, kd, k, Hd, numbers, first, last, sign):
+    """Add sign·Σ h_j h_jᵀ over j in numbers[first:last] to A, k rows of length kd; rows of Hd have that length, too.
+
+    Four at a time: each of them on its own loads and stores all of A.
+    """
     out_of_line()
-    for t in range(k):
-        a, row = sign * h[t], A[t * kd : t * kd + kd]
-        for u in range(kd):
-            row[u] += a * h[u]
+    whole = first + (last - first) // 4 * 4
+    for p in range(first, whole, 4):
+        g = Hd[numbers[p] * kd : numbers[p] * kd + kd]
+        h = Hd[numbers[p + 1] * kd : numbers[p + 1] * kd + kd]
+        i = Hd[numbers[p + 2] * kd : numbers[p + 2] * kd + kd]
+        j = Hd[numbers[p + 3] * kd : numbers[p + 3] * kd + kd]
+        for t in range(k):
+            row, of_g, of_h, of_i, of_j = A[t * kd : t * kd + kd], sign * g[t], sign * h[t], sign * i[t], sign * j[t]
+            for u in range(kd):
+                row[u] += of_g * g[u] + of_h * h[u] + of_i * i[u] + of_j * j[u]
+    for p in range(whole, last):
+        h = Hd[numbers[p] * kd : numbers[p] * kd + kd]
+        for t in range(k):
+            row, of_h = A[t * kd : t * kd + kd], sign * h[t]
+            for u in range(kd):
+                row[u] += of_h * h[u]
 
 
 @inner
@@ -337,7 +352,7 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, Ht)
     found = np.empty(1 if stored else height * round_up(m, lanes) + 1, np.int32)
     starts, counts = np.empty(height, np.intp), np.empty(height, np.intp)
-    hidden = np.empty(m, np.bool_)
+    shown = np.empty(max(m, longest_row(x) if x.indptr else 0), np.int32)  # columns that are observed
     Hd, whole, A = aligned(m * kd, stats), aligned(k * kd, stats), aligned(k * kd, stats)
     f, c, g = aligned(kd, stats), aligned(kd, stats), aligned(kd, stats)
     results, nothing = np.zeros(4), np.zeros((0, 0))
@@ -358,30 +373,28 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
             first, left = np.intp(0), m
             if stored:
                 first, left = widen_sparse_row(x, i0 + i, run)
-                clear(A, np.intp(0), k * kd)
                 for p in range(left):
-                    j = at(x.indices, x.wide, first + p) * kd
-                    add_outer(A, kd, k, Hd[j : j + kd], 1.0)
+                    shown[p] = at(x.indices, x.wide, first + p)
             else:
                 left = m - counts[i]
-                if counts[i] <= left:
-                    for p in range(k * kd):
-                        A[p] = whole[p]
-                    for p in range(starts[i], starts[i] + counts[i]):
-                        j = found[p] * kd
-                        add_outer(A, kd, k, Hd[j : j + kd], -1.0)
-                    for t in range(k):
-                        if A[t * kd + t] <= CANCELLED * whole[t * kd + t]:
-                            A[t * kd + t] = 0.0
-                else:
-                    clear(A, np.intp(0), k * kd)
+            if not stored and counts[i] <= left:
+                for p in range(k * kd):
+                    A[p] = whole[p]
+                add_outers(A, kd, k, Hd, found, starts[i], starts[i] + counts[i], -1.0)
+                for t in range(k):
+                    if A[t * kd + t] <= CANCELLED * whole[t * kd + t]:
+                        A[t * kd + t] = 0.0
+            else:
+                if not stored:
+                    p, at_shown = starts[i], np.intp(0)
                     for j in range(m):
-                        hidden[j] = False
-                    for p in range(starts[i], starts[i] + counts[i]):
-                        hidden[found[p]] = True
-                    for j in range(m):
-                        if not hidden[j]:
-                            add_outer(A, kd, k, Hd[j * kd : j * kd + kd], 1.0)
+                        if p < starts[i] + counts[i] and found[p] == j:
+                            p += 1
+                        else:
+                            shown[at_shown] = j
+                            at_shown += 1
+                clear(A, np.intp(0), k * kd)
+                add_outers(A, kd, k, Hd, shown, np.intp(0), left, 1.0)
             for t in range(kd):
                 f[t], c[t] = 0.0, 0.0
             for t in range(k):
