@@ -357,6 +357,49 @@ def test_order_and_scale_change_nothing_else(solver, beta, norm, form):
         np.testing.assert_allclose(arranged.transform(X) @ K, plain.transform(X) @ H, atol=near)
 
 
+STORED = {
+    "float64": lambda X, folder: X.astype(np.float64),
+    "float32": lambda X, folder: X.astype(np.float32),
+    "uint8": lambda X, folder: X.astype(np.uint8),
+    "csr": lambda X, folder: sp.csr_matrix(X.astype(np.float32)),
+    "csc": lambda X, folder: sp.csc_matrix(X),
+    "memory map": lambda X, folder: np.load(folder / "X.npy", mmap_mode="r"),
+    "path": lambda X, folder: folder / "X.npy",
+}  # Dask arrays: tests/test_distributed.py
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["cd", "hals", "mu", "batches of hals", "batches of mu"])
+def test_fixed_sorted_and_normalised_wherever_x_lies(kind, stored, tmp_path):
+    X = np.floor(9 * data()).clip(0, 255)
+    np.save(tmp_path / "X.npy", X.astype(np.uint8))
+    given_X, solver = STORED[stored](X, tmp_path), kind.split()[-1]
+    batches = kind.startswith("batches")
+    settings = {"init": "custom", "solver": solver, "fixed_components": KEPT, "tol": 0, "max_iter": 15}
+    if stored not in ("float32", "csr"):
+        settings["dtype"] = np.float64
+    if batches:
+        settings |= {"batch_size": 40, "random_state": 0}
+    dtype = np.float32 if stored in ("float32", "csr") else np.float64
+    begin = {name: F.astype(dtype) for name, F in given(X).items()}
+    begin = {"H": begin["H"]} if kind == "batches of hals" else begin
+    make = MiniBatchNMF if batches else NMF
+    plain, arranged = make(5, **settings), make(5, sort_components=True, normalize="l1", **settings)
+    W, V = (np.asarray(each.fit_transform(given_X, **begin), np.float64) for each in (plain, arranged))
+    H, K = (each.components_.astype(np.float64) for each in (plain, arranged))
+    exact = 1e-4 if dtype == np.float32 else 1e-9
+    assert bits(arranged.components_[KEPT]) == bits(begin["H"][KEPT])
+    np.testing.assert_allclose(V @ K, W @ H, rtol=exact, atol=exact * (W @ H).max())
+    free = [0, 2, 4]
+    np.testing.assert_allclose(K[free].sum(axis=1), 1, rtol=exact)
+    assert (arranged.scales_[KEPT] == 1).all()
+    np.testing.assert_allclose(np.sort(arranged.scales_[free]), np.sort(H[free].sum(axis=1)), rtol=exact)
+    assert (np.diff(explained_share(X, V, K)[free]) <= (1e-2 if batches else exact)).all()
+    if not batches:
+        codes = arranged.set_params(tol=1e-6, max_iter=2000).transform(given_X)
+        assert np.linalg.norm(X - codes @ K) <= (1 + 1e-3) * np.linalg.norm(X - V @ K)
+
+
 def test_norms_of_zeros_and_of_the_smallest_and_largest_numbers():
     H = np.array([[3e-200, 4e-200], [3e200, 4e200], [0, 0], [np.inf, 1]])
     for norm, of_34 in (("l1", 7), ("l2", 5), ("max", 4)):

@@ -208,6 +208,39 @@ def test_whole_weights_are_repetitions(rng, settings, kind):
     assert_allclose(model.score(made(X), sample_weight=u), other.score(made(many)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("init", ["nndsvd", None, "auto"])
+@pytest.mark.parametrize("kind", ["dense", "csr", "uint8"])
+def test_a_start_is_that_of_repetitions(rng, init, kind):
+    X, _, u, v, rows, columns = repeated(rng)
+    X, k = np.floor(200 * X), 4
+    if kind == "csr":  # what a randomised SVD begins with is as long as X is wide
+        v, columns = np.ones(31), np.arange(31)
+    else:  # of so low a rank it is exact, whatever it begins with
+        X = np.floor(9 * rng.random((90, 7))) @ np.floor(4 * rng.random((7, 31)))
+    made = sparse.csr_matrix if kind == "csr" else np.uint8 if kind == "uint8" else np.asarray
+    solver = "hals" if init == "auto" else "cd"
+    settings = {"solver": solver, "init": init, "max_iter": 8, "tol": 0, "random_state": 0, "dtype": np.float64}
+    model, other = (NMF(k, feature_weight=weights, **settings) for weights in (v, None))
+    found = model.fit_transform(made(X), sample_weight=u)
+    expected = other.fit_transform(made(X[rows][:, columns]))
+    assert_allclose(found[rows], expected, rtol=1e-6, atol=1e-7 * expected.max())
+    assert_allclose(model.components_[:, columns], other.components_, rtol=1e-6, atol=1e-7 * other.components_.max())
+
+
+def test_a_start_gives_rows_and_columns_that_do_not_count_what_fits_them(rng):
+    X = rng.random((40, 3)) @ rng.random((3, 20))
+    u, v = np.ones(40), np.ones(20)
+    u[7] = v[5] = 0
+    for init in ("nndsvd", "auto"):
+        solver = "hals" if init == "auto" else "cd"
+        model = NMF(3, solver=solver, init=init, random_state=0, max_iter=1, feature_weight=v, tol=0)
+        W = model.fit_transform(X, sample_weight=u)
+        assert np.isfinite(W).all()
+        assert np.isfinite(model.components_).all()
+        assert W[7].any()
+        assert model.components_[:, 5].any()
+
+
 @pytest.mark.parametrize("settings", [{"solver": "cd"}, {"solver": "hals"}, {"solver": "mu", "beta_loss": 1}])
 def test_the_objective_is_that_of_the_documentation(rng, settings):
     X, (W, H), _, _, _, _ = repeated(rng)

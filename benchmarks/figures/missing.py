@@ -1,4 +1,4 @@
-"""Missing entries: what a pass costs with a mask, and how near the filled-in entries are to those left out."""
+"""Missing entries and weights: what a pass costs with them, and how near filled-in entries are to those left out."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ ABOUT = (
     "imputation, 50 rounds); all of them of the same k. *ratings*: counts of which one in 22 is stored and the others "
     "are missing, about as many of a row or column as in MovieLens 1M, made of ten parts with Poisson noise; a tenth "
     "of the stored ones is hidden; `NMF(missing_values=0)` on the CSR matrix, against the means of the columns and "
-    "alternating ridge regressions without signs (ALS-WR, 20 rounds, in numpy, one after the other)."
+    "alternating ridge regressions without signs (ALS-WR, 20 rounds, in numpy, one after the other). *weighted*: the "
+    "same of a pass with `sample_weight` and `feature_weight`, over that of a pass without."
 )
 SHARES = (0.05, 0.2, 0.5)
 TARGET = 1.3  # of a pass at 5 %
+WEIGHTED = 1.2  # the same of a pass with weights
 HELD_OUT = 0.2
 # name, rows, k
 CASES = (("cbcl", None, 49), ("mnist", 10_000, 15))
@@ -54,6 +56,9 @@ def run(context: Context) -> Iterator[list[Row]]:
             continue
         for solver in ("cd", "hals"):
             yield _passes(context, {**row, "solver": solver}, X.astype(np.float32), k, solver)
+            if name == "mnist":
+                for stored in ("uint8", "float32", "csr"):
+                    yield _weighted(context, {**row, "solver": solver}, X, k, solver, stored)
         yield _held_out(context, row, np.asarray(X, np.float64), k)
     if contender is not None and not contender.unavailable() and context.only in "ratings":
         yield _ratings(context)
@@ -75,35 +80,56 @@ def _seconds(make: Callable[[int], Any], short: int, long: int) -> float:
 
 
 def _passes(context: Context, row: Row, X: np.ndarray, k: int, solver: str) -> list[Row]:
+    masks = [None, *(_mask(X.shape, share) for share in SHARES)]
+    ways = [({}, {} if mask is None else {"mask": mask}) for mask in masks]
+    cases = [f"{solver}: pass, {100 * share:g} % missing, over none" for share in (0.0, *SHARES)]
+    return _ratios(context, row, X, k, solver, ways, cases, {cases[1]: TARGET})
+
+
+def _weighted(context: Context, row: Row, X: np.ndarray, k: int, solver: str, stored: str) -> list[Row]:
+    rng = np.random.default_rng(0)
+    u, v = (rng.random(size) + 0.5 for size in X.shape)
+    given = sparse.csr_matrix(X.astype(np.float32)) if stored == "csr" else X.astype(stored)
+    case = f"{solver}: pass, weighted, {stored}, over none"
+    ways = [({}, {}), ({"feature_weight": v}, {"sample_weight": u})]
+    return _ratios(context, row, given, k, solver, ways, ["", case], {case: WEIGHTED})[1:]
+
+
+def _ratios(
+    context: Context, row: Row, X: Any, k: int, solver: str, ways: list[tuple[dict[str, Any], dict[str, Any]]],
+    cases: list[str], targets: dict[str, float],
+) -> list[Row]:  # fmt: skip
+    """Return rows with the time of a pass in each way, (parameters, arguments of `fit`), over that in the first."""
     from nmfcore import NMF
 
     short, long = (2, 6) if context.smoke else (22, 62)  # "hals" makes more sweeps from pass 20 on
-    masks = [None, *(_mask(X.shape, share) for share in SHARES)]
 
-    def fit(mask: np.ndarray | None) -> Callable[[int], Any]:
+    def fit(parameters: dict[str, Any], arguments: dict[str, Any]) -> Callable[[int], Any]:
         settings = {"solver": solver, "init": "random", "random_state": 0, "tol": 0, "n_jobs": context.threads}
-        return lambda passes: NMF(k, max_iter=passes, **settings).fit(X, **({} if mask is None else {"mask": mask}))
+        settings |= {"dtype": np.float32, **parameters}
+        return lambda passes: NMF(k, max_iter=passes, **settings).fit(X, **arguments)
 
     rows = []
-    values: list[list[float]] = [[] for _ in masks]
+    values: list[list[float]] = [[] for _ in ways]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for mask in masks:  # compile
-                fit(mask)(1)
+            for way in ways:  # compile
+                fit(*way)(1)
             for _ in range(min(context.repeats, 3)):
-                for mask, measured in zip(masks, values, strict=True):
-                    measured.append(_seconds(fit(mask), short, long))
+                for way, measured in zip(ways, values, strict=True):
+                    measured.append(_seconds(fit(*way), short, long))
     except Exception as error:
         traceback.print_exc()
-        return [{**row, "case": f"{solver}: pass", "status": "FAILED", "why": f"{type(error).__name__}: {error}"}]
-    for share, measured in zip((0.0, *SHARES), values, strict=True):
+        failed = {"status": "FAILED", "why": f"{type(error).__name__}: {error}"}
+        return [{**row, "case": case, **failed} for case in cases]
+    for case, measured in zip(cases, values, strict=True):
         ratios = [one / none for one, none in zip(measured, values[0], strict=True)]
-        each = {**row, "case": f"{solver}: pass, {100 * share:g} % missing, over none", "unit": "×", "status": "ok"}
+        each = {**row, "case": case, "unit": "×", "status": "ok"}
         each.update(check={"ok": True, "why": ""}, **summary(ratios))
         each["note"] = f"{1e3 * float(np.median(measured)):.2f} ms"
-        if share == SHARES[0] and context.real_size:
-            each["target"] = {"value": TARGET}
+        if case in targets and context.real_size:
+            each["target"] = {"value": targets[case]}
         rows.append(each)
     return rows
 

@@ -491,12 +491,18 @@ def addressed(address: int, dtype: np.dtype, shape: tuple[int, ...], strides: tu
     return np.asarray(type("Memory", (), {"__array_interface__": interface})())
 
 
-def add_gram(block: Block, dtype: np.dtype, XtX: Array) -> None:
-    """Add XᵀX of a dense block to XtX (m × m, float64), from a few rows at a time in the compute type."""
+def add_gram(block: Block, dtype: np.dtype, XtX: Array, weights: RowWeights = None) -> None:
+    """Add XᵀX of a dense block to XtX (m × m, float64), from a few rows at a time in the compute type.
+
+    With weights of its rows, Xᵀ·diag(weights)·X.
+    """
     X, power, few = numbers(block), block.code >> 8, 256
     for first in range(0, block.rows, few):
         part = X[first : first + few]
         if power:
             part = np.asarray(part, np.float64) * 4.0**power
         address = block.address + first * block.row_stride
-        add_products(block._replace(address=address, rows=len(part)), asarray(np.asarray(part, dtype)), XtX)
+        F = asarray(np.asarray(part, dtype))
+        if weights is not None:
+            F = F * weights[first : first + few].astype(dtype)[:, None]
+        add_products(block._replace(address=address, rows=len(part)), F, XtX)

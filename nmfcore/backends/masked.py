@@ -283,18 +283,20 @@ def descend_filled(
     FtF: Array,
     stats: Array,
     squares: Array,
+    measured: Array,
 ) -> None:
     """Write F after sweeps on X with its missing entries filled in to out, and add up the sums of a newly filled X.
 
     Missing entries are (B·H)_ij for the sweeps, which begin at B = max(0, F + weight·(F − before)), begin = (before,
-    weight), and (out·H)_ij for XtF += Xᵀ·out. squares[0] += the squares of the latter. FtF += outᵀ·out.
+    weight), and (out·H)_ij for XtF += Xᵀ·out. squares[0] += the squares of the latter. FtF += outᵀ·out. measured[0] +=
+    ½ Σ (x − out·h)² over the observed entries, if it has a number.
     """
     before, weight = begin
     descent = (order, sweeps, 0.0, delta)
     for part, mask, a, b in _parts(given, known=given.lists or ()):
         kernels().filled_pass(
             tuple(part), _address(mask), _listed(given, mask, a, b, F.dtype), F[a:b], (before[a:b], float(weight)),
-            Ht, G, (float(l1), float(l2)), descent, out[a:b], XtF, FtF, stats, squares,
+            Ht, G, (float(l1), float(l2)), descent, out[a:b], XtF, FtF, stats, squares, measured,
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from .operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIO
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Weighed",
-    "WeightedBlock",
+    "WeightedBlock", "add_gram",
     "add_products", "asarray", "changes", "code", "column_sums", "descend", "divergence", "gram", "inner", "kept",
     "kl_numerators", "multiply", "multiply_beta", "multiply_given", "opening", "products", "read", "scale", "send",
     "stored_as_is", "sweep", "to_numpy", "weighted", "worst_rows", "xp",
@@ -76,6 +76,11 @@ def products(given: WeightedBlock, Ht: Array, out: Array) -> None:
 def add_products(given: WeightedBlock, F: Array, XtF: Array) -> None:
     """Add Xᵀ·diag(u)·F to XtF (m × k, float64)."""
     cpu.add_products(given.block, times(F, given.rows), XtF)
+
+
+def add_gram(given: WeightedBlock, dtype: np.dtype, XtX: Array) -> None:
+    """Add Xᵀ·diag(u)·X to XtX (m × m, float64)."""
+    cpu.add_gram(given.block, dtype, XtX, given.rows)
 
 
 def descend(

@@ -455,7 +455,7 @@ class BaseNMF(
         if self._auto:
             return self._warm_start(data, k, begun)
         unit = scale.unit_of(data) if self.solver == "hals" else 2.0**data.power
-        W, Ht = initialize(data.unweighted, k, self.init, self.random_state, unit)
+        W, Ht = initialize(data, k, self.init, self.random_state, unit)
         if self.solver != "hals" and self.init != "random" and k <= min(n, m):
             self._warn_of_filled(Ht, data, scale.unit_of(data) / unit)
         return W, Ht
@@ -610,7 +610,7 @@ class BaseNMF(
 
     def _warn_of_filled(self, Ht: Array, data: Rows, size: float) -> None:
         """Warn if an NNDSVD is out of proportion to what fills its zeros; `size`: of its numbers, in the unit of X."""
-        mean = data.unweighted.summary().mean * 2.0**-data.power
+        mean = data.summary().mean * 2.0**-data.power
         rescale = _RESCALE if self._beta_loss == 2 else "Divide X by its mean."
         if size > _LARGE and self.solver == "mu" and self.init in (None, "nndsvda"):  # cd says so at the end
             warnings.warn(

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._typing import Array
 from ..scale import times
-from ..solvers._common import Report
+from ..solvers._common import Correction, Report
 from .checkpoint import Checkpoint
 from .stopping import R, StopReason, StopRule, Termination, corrected
 
@@ -180,6 +180,12 @@ def corrected_by(report: Report, history: History) -> History:
                 losses[i] += moved
         history = history_of(losses, violations, seconds, accepted)
     return history
+
+
+def with_final_loss(history: History, loss: float) -> History:
+    """Return a history with this loss of the last accepted pass, and no lower one of a pass before it."""
+    lifted = corrected_by(Report(loss=loss, correction=Correction(loss, 0)), history)
+    return with_last_loss(lifted, loss)
 
 
 def arrays(history: History) -> dict[str, Array]:

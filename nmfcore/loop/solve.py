@@ -31,6 +31,7 @@ from .session import (
     columns,
     corrected_by,
     history_of,
+    with_final_loss,
     with_last_loss,
 )
 from .stopping import RULES, StopRule, Termination
@@ -220,7 +221,17 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def final(self, session: Session) -> Passes[tuple[Array, Array, float]]:
         """Return W, Ht and D_β of the last pair, or of an earlier one that is better."""
         self._queued = None
-        at, solver, data, (W, Ht) = self.at, self.solver, self.data, self.pair
+        at, solver, data = self.at, self.solver, self.data
+        orders = None if at.small is None or session.interruption is not None else solver.closing(at.small)
+        if orders is not None:
+            last = data.pass_over(solver.close, at.state, orders, width=orders.width, sums={"D": (1,)}, verify=True)
+            made = yield from self._made(last, session)
+            if made is not None:
+                state, distance = made
+                loss = distance + penalty(solver.penalties, state["W"], self.pair[1], data)
+                self.at = at._replace(state=state, loss=loss, history=with_final_loss(at.history, loss))
+                return *self.pair, distance
+        W, Ht = self.pair
         distance = yield from self._divergence(at.loss, W, Ht, session)
         earlier = None if at.small is None else solver.best(at.state, at.small)
         if earlier is not None and distance + penalty(solver.penalties, W, Ht, data) > earlier[0]:
@@ -232,16 +243,24 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         data, solver = self.data, self.solver
         # After an interruption there is no further pass over a disk, and what could not be read is not read again.
         if session.interruption is None or data.in_memory:
-            try:
-                return measured(data, (yield measuring(data, W, Ht, solver.beta)))
-            except GeneratorExit:
-                raise
-            except BaseException as exception:  # the factors are not lost because they could not be measured
-                by_user = session.interruption is None and isinstance(exception, KeyboardInterrupt)
-                session.interrupt(exception)
-                if by_user:
-                    session.save()
+            made = yield from self._made(measuring(data, W, Ht, solver.beta), session)
+            if made is not None:
+                return made[1]
         return loss - penalty(solver.penalties, W, Ht, data)
+
+    def _made(self, last: Pass, session: Session) -> Passes[tuple[RowState, float] | None]:
+        """Return the rows and D_β that a pass after the fit has made; None if it failed: the factors are kept."""
+        try:
+            made = yield last
+            return made[0], measured(self.data, made)
+        except GeneratorExit:
+            raise
+        except BaseException as exception:
+            by_user = session.interruption is None and isinstance(exception, KeyboardInterrupt)
+            session.interrupt(exception)
+            if by_user:
+                session.save()
+        return None
 
 
 def factorize(
@@ -427,12 +446,13 @@ def _solved(session: Session, passes: _Passes, rule: StopRule[Report], measure: 
     """Yield the passes over X that a fit needs, and return what it leads to."""
     solver, data = passes.solver, passes.data
     yield from session.run(passes, rule)
+    losses = accepted_losses(passes.at.history)  # without what a last pass for W does
     W, Ht, distance = (yield from passes.final(session)) if measure else (*passes.pair, np.nan)
     at = passes.at
     loss = distance + penalty(solver.penalties, W, Ht, data) if measure else np.nan
     error = np.sqrt(2 * max(0.0, distance)) if measure else np.nan
     termination = session.end(rule, at.passes, error, at.unfinished)
-    history, losses = at.history, accepted_losses(at.history)
+    history = at.history
     if losses and isnan(losses[-1]) and at.passes % 10 == 0:  # no further pass will measure it
         losses[-1] = loss
         history = with_last_loss(history, loss)

@@ -143,6 +143,15 @@ class Rows(ABC):
         """The same X, of which every row and every column counts as much."""
         return self
 
+    @property
+    def rooted(self) -> Rows:
+        """X times the roots of the weights of its rows and columns, which can be multiplied with; X without weights."""
+        return self
+
+    def unrooted(self, U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
+        """Return singular vectors of `rooted` (n × k, and k × m) over these roots."""
+        return U, Vt
+
     def picked(self, H: Array) -> Array:
         """Return the columns of H (k × m) that these rows have; H itself if they have all."""
         return H if self.chosen is None else H[:, self.chosen]

@@ -123,6 +123,38 @@ class WeightedRows(WrappedRows):
         return self.inner
 
     @property
+    def rooted(self) -> Rows:
+        """diag(√u)·X·diag(√v) as rows: its singular triplets are those of the X with repeated rows and columns."""
+        return RootedRows(self.inner, self._of_rows, self._of_columns)
+
+    def unrooted(self, U: Array, S: Array, Vt: Array) -> tuple[Array, Array]:
+        """Return singular vectors of `rooted` as those of the X with repetitions are: U/√u and Vᵀ/√v.
+
+        Where a weight is 0, they are those that belong to the rest: X·diag(v)·V/S, and Xᵀ·diag(u)·U/S.
+
+        Parameters
+        ----------
+        U : ndarray of shape (n, k)
+        S : ndarray of shape (k,)
+        Vt : ndarray of shape (k, m)
+
+        Returns
+        -------
+        U : ndarray of shape (n, k)
+        Vt : ndarray of shape (k, m)
+        """
+        inverse = np.divide(1, S, out=np.zeros_like(S), where=S > 0)
+        U, V = _over_root(U, self._of_rows), _over_root(Vt.T, self._of_columns)
+        given_U, given_V = U, V
+        if not self._of_rows.all():
+            of_others = self.inner.products(times(given_V, self._of_columns))
+            U = np.where(self._of_rows[:, None] > 0, U, of_others * inverse)
+        if not self._of_columns.all():
+            of_others = self.inner.transposed_products(times(given_U, self._of_rows)).astype(V.dtype)
+            V = np.where(self._of_columns[:, None] > 0, V, of_others * inverse)
+        return U, np.ascontiguousarray(V.T)
+
+    @property
     def counts(self) -> tuple[float, float]:
         """Sums of the weights of the rows and of the columns."""
         return float(self._of_rows.sum()), float(self._of_columns.sum())
@@ -232,6 +264,42 @@ class WeightedRows(WrappedRows):
     def T(self) -> Rows:
         """Xᵀ as rows, whose weights are those of the columns of X."""
         return WeightedRows(self.inner.T, self.column_weights, self.row_weights)
+
+
+class RootedRows(WeightedRows):
+    """B = diag(√u)·X·diag(√v) as rows, for the singular triplets of a start: it is multiplied with, and no more.
+
+    Parameters
+    ----------
+    inner : MemoryRows
+        X.
+    of_rows : ndarray of shape (n,), float64
+        u.
+    of_columns : ndarray of shape (m,), float64
+        v.
+    """
+
+    def __init__(self, inner: MemoryRows, of_rows: Array, of_columns: Array):
+        super().__init__(inner, np.sqrt(of_rows), np.sqrt(of_columns))
+
+    def products(self, Ht: Array) -> Array:
+        """Return B·Ht of shape (n, k), in the compute type."""
+        XHt = super().products(Ht)
+        return np.multiply(XHt, self._of_rows.astype(XHt.dtype)[:, None], out=XHt)
+
+    def transposed_products(self, F: Array) -> Array:
+        """Return Bᵀ·F of shape (m, k), float64."""
+        return super().transposed_products(F) * self._of_columns[:, None]
+
+    def gram(self) -> Array:
+        """Return BᵀB of shape (m, m), float64."""
+        return WeightedRows(self.inner, self._of_rows**2, None).gram() * np.outer(self._of_columns, self._of_columns)
+
+
+def _over_root(F: Array, weights: Array) -> Array:
+    """Return the rows of F over the roots of their weights, zeros where these are 0."""
+    inverse = np.divide(1, np.sqrt(weights), out=np.zeros_like(weights), where=weights > 0)
+    return times(F, inverse)
 
 
 def _look(

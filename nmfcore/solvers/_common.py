@@ -202,6 +202,19 @@ class Solver(ABC):
         """Return objective, W and Ht of an earlier pair that may be better than the last one; None if there is none."""
         return None
 
+    def closing(self, small: Small) -> Orders | None:
+        """Return the instructions of a last pass that makes rows of W with `close`; None: W is that of the last pass.
+
+        It is for a solver whose passes leave W farther from its best for the H that it ends with than others do.
+        """
+        return None
+
+    def close(
+        self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
+    ) -> None:
+        """Write the last rows of one block into `after`, none of them worse, and add D_β(X | WH) to sums["D"]."""
+        raise NotImplementedError
+
     @abstractmethod
     def code(
         self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,

@@ -64,7 +64,7 @@ def initialize(
         H = _half_normal(rng, n_components, m, scale, data.dtype)  # before W
         W = data.drawn(_half_normal, rng, n_components, scale, data.dtype, width=n_components)
         return W, np.ascontiguousarray(H.T)
-    U, S, Vt = randomized_svd(data, n_components, random_state)
+    U, S, Vt = randomized_svd(data.rooted, n_components, random_state)
     mean /= unit
     W, H = nndsvd(data, U, S, Vt, CUT_OFF * unit, fill=mean if init == "nndsvda" else 0.0)
     if init == "nndsvdar":
@@ -95,6 +95,8 @@ def nndsvd(
     """Return W and H from the nonnegative parts of singular triplets.
 
     Of each pair of vectors the positive or the negative parts are taken, whichever have the larger product of norms.
+    Where rows and columns have weights, the triplets are those of diag(√u)·X·diag(√v), and W and H are the NNDSVD of an
+    X in which row i is repeated u_i times, and column j v_j times.
 
     Parameters
     ----------
@@ -115,22 +117,23 @@ def nndsvd(
     """
     dtype = S.dtype.type
     squares = data.summed(_squares_of_parts, U)  # of the positive and of the negative parts of each column
+    U, of_H = data.unrooted(U, S, Vt)
     signs, norms, factors = np.ones_like(S), np.ones_like(S), np.zeros_like(S)
     H = np.zeros_like(Vt)
     # The leading triplet of a nonnegative matrix has one sign.
     factors[0] = np.sqrt(S[0])
-    H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
+    H[0] = np.sqrt(S[0]) * np.abs(of_H[0])
     for j in range(1, S.size):
         parts = []
         for sign, square in zip((1, -1), squares[:, j], strict=True):
             vp = np.maximum(sign * Vt[j], 0)
             nu, nv = np.sqrt(dtype(square)), np.sqrt(np.dot(vp, vp))
-            parts.append((nu * nv, sign, nu, vp, nv))
-        weight, sign, nu, vp, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
+            parts.append((nu * nv, sign, nu, nv))
+        weight, sign, nu, nv = parts[0] if parts[0][0] > parts[1][0] else parts[1]
         if weight == 0:  # a singular value of zero with one-signed vectors: nothing to begin with
             continue
         signs[j], norms[j], factors[j] = sign, nu, np.sqrt(S[j] * weight)
-        H[j] = factors[j] * (vp / nv)
+        H[j] = factors[j] * (np.maximum(sign * of_H[j], 0) / nv)
     W = data.mapped(_signed_parts, U, signs, norms, factors, cut_off, fill, width=S.size)
     H[np.less(H, cut_off)] = 0
     if fill:
@@ -183,8 +186,8 @@ def spectral_start(data: Rows, k: int, random_state: Seed = None) -> tuple[Array
     """
     n, m = data.shape
     if not data.sparse and m < 5 * (k + OVERSAMPLES) and m <= n:
-        U, S, Vt = gram_svd(data, k)
+        U, S, Vt = gram_svd(data.rooted, k)
     else:
-        U, S, Vt = subspace_svd(data, k, random_state)
+        U, S, Vt = subspace_svd(data.rooted, k, random_state)
     W, H = nndsvd(data, U, S, Vt, CUT_OFF * 2.0 ** data.summary().level)  # free of the unit of X
     return W, np.ascontiguousarray(H.T)

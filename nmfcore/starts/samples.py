@@ -73,10 +73,10 @@ def warm_start(
     n, m = data.shape
     rng = check_random_state(random_state)
     if k > min(n, m):
-        return initialize(data.unweighted, k, "random", rng)
+        return initialize(data, k, "random", rng)
     rows = sample_rows(n, m, k)
     if not rows:
-        return spectral_start(data.unweighted, k, rng)
+        return spectral_start(data, k, rng)
     counting: int | Array = n
     if data.row_weights is not None:
         counting = np.flatnonzero(data.row_weights)
@@ -96,7 +96,7 @@ def warm_start(
         if number and over():  # the first one is fitted in any case, if only for a pass
             return
         sample = source.take(chosen[number], n_jobs=1)
-        W, Ht = spectral_start(sample.unweighted, k, seeds[number])
+        W, Ht = spectral_start(sample, k, seeds[number])
         limits = Limits(TOL, PASSES, max_time, begun)
         found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, limits, measure=False)).Ht
 

@@ -95,14 +95,12 @@ def fill(tile, ld, rows, lo, found, starts, counts, Fp, kp, Htp, squares):
         clear(squares, np.intp(0), lanes)
         for i in range(rows):
             first, count = starts[lo + i], counts[lo + i]
-            whole = first + count // lanes * lanes
-            for p in range(first, whole, lanes):
+            for p in range(first, first + count, lanes):
                 dots(Fp, i * kp, Htp, kp, found, p, vectors, tile, i * ld, squares)
-            if whole < first + count:  # the last group repeats a column
-                dots(Fp, i * kp, Htp, kp, found, whole, vectors, tile, i * ld, None)
-                for p in range(whole, first + count):
-                    x = np.float64(tile[i * ld + found[p]])
-                    total += x * x
+            repeated = round_up(count, lanes) - count  # the last group repeats its last column
+            if repeated:
+                x = np.float64(tile[i * ld + found[first + count - 1]])
+                total -= repeated * x * x
         for e in range(lanes):
             total += squares[e]
     return total
@@ -121,6 +119,19 @@ def blend(tile, ld, rows, m, mask, lo, S):
             x[j] = s[j] if hides else x[j]
             square = np.float64(s[j]) if hides else 0.0
             total += square * square
+    return total
+
+
+@inner
+def distance(tile, S, ld, rows, m):
+    """Return Σ (x − s)² over two tiles, in float64."""
+    out_of_line()
+    total = 0.0
+    for i in range(rows):
+        x, s = tile[i * ld : i * ld + m], S[i * ld : i * ld + m]
+        for j in range(m):
+            r = np.float64(x[j]) - np.float64(s[j])
+            total += r * r
     return total
 
 
@@ -144,12 +155,13 @@ def list_pass(mask, m, found, starts, counts, like):
 
 
 @kernel
-def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares):
+def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF, FtF, stats, squares, measured):
     """Work through n rows of X once, with its missing entries filled: descent on F, then the sums over rows.
 
     For each tile: missing entries become (B·H)_ij, B = max(0, F + weight·(F − before)) with begin = (before, weight);
     C = X·Ht; the new F are those of `sweep_rows` from B on (C, G); missing entries become (F·H)_ij of the new F; then
     XtF += Xᵀ·F, FtF += FᵀF, and squares[0] += Σ x² of what was filled in. A row that is hidden as a whole becomes zero.
+    measured[0] += ½ Σ (x − f·h)² of the new F over the observed entries, if `measured` has a number.
 
     lists = (found, starts, counts) of `list_pass`: only the hidden entries of F·H are formed. With none of these, all
     of F·H is formed by tiles, and blended in.
@@ -168,11 +180,12 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, F)
     found, starts, counts = lists
     listed, of_lanes = counts.size > 0, np.empty(lanes)
+    whole_WH = not listed or measured.size > 0
     mp, (address, apart) = round_up(m, ALIGN), mask
-    Hp, S = aligned(0 if listed else round_up(k, ALIGN) * mp, F), aligned(0 if listed else height * ld, F)
+    Hp, S = aligned(round_up(k, ALIGN) * mp if whole_WH else 0, F), aligned(height * ld if whole_WH else 0, F)
     pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
-    if not listed:
+    if whole_WH:
         pad_transposed(Ht, Hp, mp)
     for t in range(k):
         Gp[t * kp + t] += l2
@@ -208,19 +221,38 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
         else:
             product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             squares[0] += blend(tile, ld, rows, m, mask, i0, S)
+        if measured.size:
+            if listed:
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
+            measured[0] += distance(tile, S, ld, rows, m) / 2  # what was filled in is met, to rounding
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
         accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF)
         accumulate_gram(Fp, kp, rows, c, FtF)
 
 
 @inner
-def add_outer(A, kd, k, h, sign):
-    """Add sign·hhᵀ to A, k rows of length kd."""
+def add_outers(A, kd, k, Hd, numbers, first, last, sign):
+    """Add sign·Σ h_j h_jᵀ over j in numbers[first:last] to A, k rows of length kd; rows of Hd have that length, too.
+
+    Four at a time: each of them on its own loads and stores all of A.
+    """
     out_of_line()
-    for t in range(k):
-        a, row = sign * h[t], A[t * kd : t * kd + kd]
-        for u in range(kd):
-            row[u] += a * h[u]
+    whole = first + (last - first) // 4 * 4
+    for p in range(first, whole, 4):
+        g = Hd[numbers[p] * kd : numbers[p] * kd + kd]
+        h = Hd[numbers[p + 1] * kd : numbers[p + 1] * kd + kd]
+        i = Hd[numbers[p + 2] * kd : numbers[p + 2] * kd + kd]
+        j = Hd[numbers[p + 3] * kd : numbers[p + 3] * kd + kd]
+        for t in range(k):
+            row, of_g, of_h, of_i, of_j = A[t * kd : t * kd + kd], sign * g[t], sign * h[t], sign * i[t], sign * j[t]
+            for u in range(kd):
+                row[u] += of_g * g[u] + of_h * h[u] + of_i * i[u] + of_j * j[u]
+    for p in range(whole, last):
+        h = Hd[numbers[p] * kd : numbers[p] * kd + kd]
+        for t in range(k):
+            row, of_h = A[t * kd : t * kd + kd], sign * h[t]
+            for u in range(kd):
+                row[u] += of_h * h[u]
 
 
 @inner
@@ -267,13 +299,47 @@ def sweep_alone(f, c, A, kd, k, l1, descent, g, results):
     results[0], results[1] = first, weighed
 
 
+@inner
+def squared_error(x, f, h):
+    """Return (x − f·h)², in float64."""
+    r = np.float64(x)
+    for t in range(h.size):
+        r -= f[t] * h[t]
+    return r * r
+
+
+@inner
+def loss_of_stored(run, indices, wide, first, length, f, Hd, kd):
+    """Return Σ (x − f·h)² over the stored numbers of a row."""
+    out_of_line()
+    total = 0.0
+    for p in range(length):
+        j = at(indices, wide, first + p) * kd
+        total += squared_error(run[p], f, Hd[j : j + kd])
+    return total
+
+
+@inner
+def loss_of_shown(x, found, p, last, f, Hd, kd):
+    """Return Σ (x − f·h)² over a row without its hidden columns, found[p:last]."""
+    out_of_line()
+    total = 0.0
+    for j in range(x.size):
+        if p < last and found[p] == j:
+            p += 1
+        else:
+            total += squared_error(x[j], f, Hd[j * kd : j * kd + kd])
+    return total
+
+
 @kernel
 def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, losses):
     """Solve for each row on its own observed entries, with their exact Gram matrix, and write the rows to out.
 
     A row begins at max(0, F + weight·(F − before)), begin = (before, weight). Its Gram matrix is G = HᵀH less the
     hidden columns, or the sum over the observed ones, whichever are fewer. losses of n numbers get ½ Σ (x − f·h)² over
-    the observed entries. descent = (order, sweeps, tol). A row of which nothing is observed becomes zero.
+    the observed entries, from the residuals. descent = (order, sweeps, tol). A row of which nothing is observed becomes
+    zero.
     """
     x = Block(*block)
     n, m, k, lanes = x.rows, x.columns, Ht.shape[1], lanes_of(Ht)
@@ -286,7 +352,7 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, Ht)
     found = np.empty(1 if stored else height * round_up(m, lanes) + 1, np.int32)
     starts, counts = np.empty(height, np.intp), np.empty(height, np.intp)
-    hidden = np.empty(m, np.bool_)
+    shown = np.empty(max(m, longest_row(x) if x.indptr else 0), np.int32)  # columns that are observed
     Hd, whole, A = aligned(m * kd, stats), aligned(k * kd, stats), aligned(k * kd, stats)
     f, c, g = aligned(kd, stats), aligned(kd, stats), aligned(kd, stats)
     results, nothing = np.zeros(4), np.zeros((0, 0))
@@ -304,38 +370,31 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
             put(tile, ld, rows, found, starts, counts, tile.dtype.type(0))
             product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, np.intp(DEPTH))
         for i in range(rows):
-            squares, left = 0.0, m
+            first, left = np.intp(0), m
             if stored:
                 first, left = widen_sparse_row(x, i0 + i, run)
                 for p in range(left):
-                    squares += np.float64(run[p]) * np.float64(run[p])
-                clear(A, np.intp(0), k * kd)
-                for p in range(left):
-                    j = at(x.indices, x.wide, first + p) * kd
-                    add_outer(A, kd, k, Hd[j : j + kd], 1.0)
+                    shown[p] = at(x.indices, x.wide, first + p)
             else:
-                row = tile[i * ld : i * ld + m]
-                for j in range(m):
-                    squares += np.float64(row[j]) * np.float64(row[j])
                 left = m - counts[i]
-                if counts[i] <= left:
-                    for p in range(k * kd):
-                        A[p] = whole[p]
-                    for p in range(starts[i], starts[i] + counts[i]):
-                        j = found[p] * kd
-                        add_outer(A, kd, k, Hd[j : j + kd], -1.0)
-                    for t in range(k):
-                        if A[t * kd + t] <= CANCELLED * whole[t * kd + t]:
-                            A[t * kd + t] = 0.0
-                else:
-                    clear(A, np.intp(0), k * kd)
+            if not stored and counts[i] <= left:
+                for p in range(k * kd):
+                    A[p] = whole[p]
+                add_outers(A, kd, k, Hd, found, starts[i], starts[i] + counts[i], -1.0)
+                for t in range(k):
+                    if A[t * kd + t] <= CANCELLED * whole[t * kd + t]:
+                        A[t * kd + t] = 0.0
+            else:
+                if not stored:
+                    p, at_shown = starts[i], np.intp(0)
                     for j in range(m):
-                        hidden[j] = False
-                    for p in range(starts[i], starts[i] + counts[i]):
-                        hidden[found[p]] = True
-                    for j in range(m):
-                        if not hidden[j]:
-                            add_outer(A, kd, k, Hd[j * kd : j * kd + kd], 1.0)
+                        if p < starts[i] + counts[i] and found[p] == j:
+                            p += 1
+                        else:
+                            shown[at_shown] = j
+                            at_shown += 1
+                clear(A, np.intp(0), k * kd)
+                add_outers(A, kd, k, Hd, shown, np.intp(0), left, 1.0)
             for t in range(kd):
                 f[t], c[t] = 0.0, 0.0
             for t in range(k):
@@ -356,15 +415,13 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
                 out[i0 + i, t] = f[t]
                 stats[TOTAL] += out[i0 + i, t]
             if losses.size:
-                loss = squares
                 for t in range(k):
-                    s, row = -2.0 * c[t], A[t * kd : t * kd + kd]
-                    for u in range(k):
-                        s += row[u] * f[u]
-                    loss += f[t] * s
-                    if row[t] > 0:
-                        loss -= l2 * f[t] * f[t]
-                losses[i0 + i] = max(loss, 0.0) / 2
+                    f[t] = out[i0 + i, t]  # as it is kept
+                if stored:
+                    losses[i0 + i] = loss_of_stored(run, x.indices, x.wide, first, left, f, Hd, kd) / 2
+                else:
+                    last = starts[i] + counts[i]
+                    losses[i0 + i] = loss_of_shown(tile[i * ld : i * ld + m], found, starts[i], last, f, Hd, kd) / 2
 
 
 @inner
