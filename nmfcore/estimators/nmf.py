@@ -24,12 +24,12 @@ from ..loop.solve import Coded, Solution, factorize
 from ..loop.stopping import StopReason
 from ..objective import beta_of, divergence, penalty
 from ..rows import Rows
-from ..solvers import SOLVERS, Fixed, Solver
+from ..solvers import SOLVERS, Fixed, Solver, handles, reads_columns
 from ..starts.samples import sample_rows
 from . import _arrangement, _restarts
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._missing import check_masked, impute, warn_of_unobserved, without_unobserved
-from ._validation import Output, not_of_dask
+from ._validation import Checks, Output, not_of_dask
 from .progress_bar import shown
 
 __all__ = ["NMF"]
@@ -443,7 +443,7 @@ class NMF(BaseNMF):
         begun = time.perf_counter()
         with held(self.checkpoint), shown(self.callback, self.max_iter), np.errstate(under="ignore"):
             output = Output(out)
-            checks = self._checks("NMF initialization", reset=True)
+            checks = self._fit_checks()
             with self._open(X, checks, mask=mask, sample_weight=sample_weight) as data:
                 output.check(data, self._resolve(data.given_shape[1])[0])
                 tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
@@ -523,15 +523,23 @@ class NMF(BaseNMF):
             coded, Ht = self._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
 
+    def _fit_checks(self, named: bool = True) -> Checks:
+        """Return what is checked of the X of a fit."""
+        checks = self._checks("NMF initialization", reset=True, named=named)
+        if reads_columns(self.solver, beta_of(self.beta_loss)):
+            checks.read_by_columns = self.solver, self.beta_loss
+        return checks
+
     def _check_solver(self, warn: bool) -> None:
-        if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
+        if not handles(self.solver, beta_of(self.beta_loss)):
             raise ValueError(
                 f"Invalid beta_loss parameter: solver {self.solver!r} does not handle beta_loss = {self.beta_loss!r}"
             )
-        if self.init == "auto" and self.solver != "hals":
+        if self.init == "auto" and not self._auto:
+            of_loss = "" if self.solver != "hals" else f" with beta_loss={self.beta_loss!r}"
             raise ValueError(
-                f"init='auto' is for solver='hals'; solver={self.solver!r} takes None, 'random', 'nndsvd', 'nndsvda', "
-                "'nndsvdar' or 'custom'."
+                f"init='auto' is for solver='hals'{' and the Frobenius norm' if of_loss else ''}; solver="
+                f"{self.solver!r}{of_loss} takes None, 'random', 'nndsvd', 'nndsvda', 'nndsvdar' or 'custom'."
             )
         if self.extrapolate and not (self.solver == "mu" and 1 <= beta_of(self.beta_loss) <= 2):
             raise ValueError(
@@ -585,7 +593,7 @@ class NMF(BaseNMF):
             W,
             Ht,
             Limits(self.tol, self.max_iter, self.max_time, begun),
-            callback=scale.watched(self._watch(tasks), data.power),
+            callback=scale.watched(self._watch(tasks), data.power, self._beta_loss),
             verbose=self.verbose,
             checkpoint=checkpoint,
             overwrite_W=self.init != "custom",
@@ -598,7 +606,7 @@ class NMF(BaseNMF):
         if found is not None and self.n_init > 1:
             self.component_stability_ = self.component_stability_[found.order]
         Ht = self._with_fixed(solution.Ht, view, fixed, H)
-        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power))
+        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power, self._beta_loss))
 
     def _all_fixed(
         self, data: Rows, fixed: Fixed, W: Factor, H: Factor, begun: float
@@ -653,8 +661,9 @@ class NMF(BaseNMF):
             W, Ht = self._start(data, W, H, begun)
             self.init_losses_, self.component_stability_ = np.zeros(self.n_init), np.zeros(Ht.shape[1])
             return zero_solution(W, Ht, self.solver, begun)
-        runs = _restarts.restarted(self, data, W, H, scale.watched(self._watch(tasks), data.power), begun)
-        self.init_losses_ = scale.times(runs.losses, -4 * data.power)
+        watch = scale.watched(self._watch(tasks), data.power, self._beta_loss)
+        runs = _restarts.restarted(self, data, W, H, watch, begun)
+        self.init_losses_ = scale.times(runs.losses, -scale.of_loss(data.power, self._beta_loss))
         self.component_stability_ = runs.stability(data.backend)
         self._runs_ended(runs)
         return runs.best
