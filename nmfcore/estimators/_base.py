@@ -304,7 +304,8 @@ class BaseNMF(
 
     def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
-        return Checks(self if named else None, whom, reset)
+        columns = reads_columns(self.solver, beta_of(self.beta_loss))  # for which there is no kernel on a GPU
+        return Checks(self if named else None, whom, reset, devices=not columns)
 
     def _open(
         self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None,

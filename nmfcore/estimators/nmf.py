@@ -81,19 +81,22 @@ class NMF(BaseNMF):
         leading singular vectors of X [5]_; "nndsvda" replaces their zeros by the mean of X,
         "nndsvdar" by small random numbers. "custom" uses the W and H that are passed to the fit,
         and solves for the one that is missing. "auto", for "hals" only, begins with fits of samples
-        of the rows where X is tall, and with "nndsvd" elsewhere. None means "auto" for "hals"; for
-        "cd" and "mu" it means "nndsvda" where k ≤ min(n_samples, n_features), else "random".
+        of the rows where X is tall, and with "nndsvd" elsewhere; it is for the Frobenius norm. None
+        means "auto" for "hals" with that norm; for other solvers and losses it means "nndsvda" where
+        k ≤ min(n_samples, n_features), else "random".
     solver : {"cd", "hals", "mu"}, default="cd"
-        Algorithm. "cd" is the coordinate descent of scikit-learn [1]_, and "hals" is accelerated and
-        extrapolated coordinate descent [3]_, [4]_; both minimise the Frobenius norm only. "mu" makes
+        Algorithm. "cd" is the coordinate descent of scikit-learn [1]_, for the Frobenius norm only.
+        "hals" is accelerated and extrapolated coordinate descent [3]_, [4]_, for the Frobenius norm and
+        the Kullback-Leibler divergence; for the latter [7]_, [8]_ it takes an X in the memory of the CPU,
+        without weights and without missing entries, and reads it by rows and by columns. "mu" makes
         multiplicative updates [2]_, for any loss.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The loss :math:`D_\beta`: its name, or β, which is 2, 1 and 0 for the three names. For β ≤ 0
-        X must not contain zeros.
+        X must not contain zeros. "cd" takes "frobenius" only, "hals" also "kullback-leibler".
     tol : float, default=1e-4
         Tolerance of the stop rule. "cd" stops when the sum of the projected gradients is at most
         `tol` times that of the first iteration; "mu" when √(2 D_β) has fallen by less than `tol`
-        times its first value in 10 iterations; "hals" when the relative error √(2 loss) / ‖X‖ has
+        times its first value in 10 iterations; "hals" when the error √(2 loss), in proportion to X, has
         fallen by less than `tol` times itself in 10 passes, when `kkt_residual_` is at most
         ``tol / 10``, or when steps in the compute type lower the loss no further. With 0, "mu" and
         "hals" make all iterations.
@@ -243,6 +246,10 @@ class NMF(BaseNMF):
        matrix factorization", Pattern Recognition 41(4), 2008.
     .. [6] L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extrapolation
        and application to β-NMF", arXiv 2401.06646, 2024.
+    .. [7] C.-J. Hsieh, I. Dhillon, "Fast coordinate descent methods with variable selection for
+       non-negative matrix factorization", KDD 2011.
+    .. [8] P. Carbonetto, A. Sarkar, Z. Wang, M. Stephens, "Non-negative matrix factorization algorithms
+       greatly improve topic model fits", arXiv 2105.13440, 2021.
 
     Examples
     --------

@@ -149,6 +149,7 @@ class MemoryRows(Rows):
         new.gathers, new.power, new.given_dtype, new._summary = (
             self.gathers, self.power, self.given_dtype, self._summary
         )  # fmt: skip
+        new.intensity = self.intensity
         return new
 
     def rows_like(self, F: Array) -> MemoryRows:
