@@ -6,6 +6,7 @@ import reference as ref
 import scipy.sparse as sp
 
 from nmfcore import NMF, non_negative_factorization
+from nmfcore.cli.fit import _with_defaults
 from nmfcore.objective import UNPENALISED
 from nmfcore.solvers import handles, make_solver, reads_columns
 from nmfcore.solvers.kullback_leibler import KullbackLeiblerDescent
@@ -171,3 +172,9 @@ def test_the_registry_makes_it():
         assert reads_columns("hals", beta)
     assert not reads_columns("hals", 2)
     assert not handles("cd", 1)
+
+
+@pytest.mark.parametrize(("n_init", "init"), [(1, "nndsvda"), (3, "random")])
+def test_the_command_line_chooses_a_start_that_it_takes(n_init, init):
+    settings = {"solver": "hals", "init": None, "beta_loss": KL, "extrapolate": False, "n_init": n_init}
+    assert _with_defaults(settings)["init"] == init
