@@ -12,14 +12,15 @@ from scipy import sparse
 from . import rows
 from ._typing import Array, DType, Matrix
 from .estimators import NMF
+from .estimators._validation import check_columns
 from .loop.session import Limits
 from .loop.solve import factorize
 from .objective import beta_of
-from .rows.disk import MEMORY, parse_bytes
+from .rows.disk import MEMORY, StoredRows, parse_bytes
 from .rows.front import READ_AS_THEY_ARE, stand_in
 from .rows.memory import MemoryRows, as_rows
 from .rows.threads import effective_threads
-from .solvers import Solver, make_solver
+from .solvers import Solver, make_solver, reads_columns
 from .starts.samples import SAMPLES, sample_rows
 from .starts.svd import OVERSAMPLES
 
@@ -114,6 +115,8 @@ def estimate(
     given = given if given in READ_AS_THEY_ARE else np.dtype(np.float64)
     model = NMF(k, solver=solver, beta_loss=beta_loss, init=init, dtype=compute, n_jobs=n_jobs)
     model._check_solver(warn=False)
+    if on_disk and reads_columns(solver, beta_of(beta_loss)):
+        check_columns(solver, beta_loss, StoredRows.by_rows_only)
     if min(n, m, k) < 1 or (stored is not None and not 0 <= stored <= n * m):
         raise ValueError(f"shape = {shape}, k = {k} and stored = {stored} are those of no factorisation.")
     auto = model._auto and sample_rows(n, m, k) > 0
@@ -141,10 +144,14 @@ def _bytes(
         lanes = min(lanes, 2 * threads + 7)  # see `FewSums`
     of_H = k * m * 8
     sums = 0 if transposed else lanes * (of_H + 3 * k * k * 8)
-    if transposed:
+    if transposed or (solver.by_columns and stored is not None):
         held += X if not on_disk else 0
     # The small factor and its sums, in the scale before and after a step.
     small = m * k * ((5 * 8 + 7 * item) if model.solver == "hals" else (8 + 3 * item))
+    if solver.by_columns:  # sums by column, Ht of two passes, and tiles with two panels of a factor for each thread
+        tile = max(8 * max(n, m) * item, 800 << 10) if stored is None else 0
+        sums = of_H + m * (2 * k + 8) * 8 + threads * (tile + 2 * k * max(n, m) * item)
+        small = 5 * m * k * item
     names = len(solver.rows(np.zeros((0, k), work_type)))
     others = len({*solver.rows(np.zeros((0, k), work_type))} - {"before"})
     of_W = n * k * item
@@ -191,6 +198,8 @@ def _seconds(
     for some in (min(height, 128), height):  # the first one compiles, or loads, the kernels
         X = _like((some, m), k, given, None if stored is None else max(1, stored * some // n))
         data = as_rows(X, work_type, n_jobs)
+        if solver.by_columns:
+            data = data.by_columns()
         rng = np.random.RandomState(0)
         W, Ht = (rng.random_sample((side, k)).astype(work_type) for side in (some, m))
         solution = factorize(data, solver, W, Ht, Limits(0.0, PASSES), measure=False)

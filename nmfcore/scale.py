@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     class Rescalable(Protocol):
         """What `watched` needs of a `Progress`."""
 
-        def rescale(self, power: int) -> None:
+        def rescale(self, power: int, beta: float) -> None:
             """Bring the numbers of a fit of 4^power·X into the unit of X."""
 
     P = TypeVar("P", bound=Rescalable)
@@ -33,17 +33,20 @@ Numbers = TypeVar("Numbers")  # an array, or a number
 # Powers of two that the root mean square of X may be away from 1 and be read as it is, by the bytes of the compute
 # type: products of a few such numbers and their squares stay well within it.
 COMFORT = {4: 20, 8: 100}
+FLOORED = 8  # and where β < 2: what a loss leaves out of X, and the floor under WH, are absolute numbers
 # A larger penalty makes a factor zero whose numbers are about 1; the square of this one is still finite.
 _MOST = {4: 1e18, 8: 1e150}
 
 
-def comfortable(data: Rows) -> Rows:
+def comfortable(data: Rows, beta: float = 2.0) -> Rows:
     """Return X in the unit in which it is best read: the same rows, or `scaled` ones.
 
     Parameters
     ----------
     data : Rows
         X, looked through and finite.
+    beta : float, default=2.0
+        β of the loss of all that is done with these rows.
 
     Returns
     -------
@@ -52,20 +55,20 @@ def comfortable(data: Rows) -> Rows:
     """
     if data._view is not None:
         return data._view
-    view = _comfortable(data)
+    view = _comfortable(data, COMFORT[data.dtype.itemsize] if beta == 2 else FLOORED)
     if view is not data:  # an object that holds itself would stay until the garbage collector runs
         data._view = view
     return view
 
 
-def _comfortable(data: Rows) -> Rows:
+def _comfortable(data: Rows, reach: int) -> Rows:
     view, power = data, 0
     if not data.summary().total and data.dtype == np.float32 and data.X.dtype == np.float64:
         power = -data.scaled(0, np.float64).summary().level  # may be too small for float32, all of it
         view = data.scaled(power)
     for _ in range(4):  # what is known of the level may be rough until the numbers can be squared
         level = view.summary().level
-        if not power and abs(2 * level) <= COMFORT[data.dtype.itemsize]:
+        if not power and abs(2 * level) <= reach:
             break
         nearer = max(-500, min(500, power - level))
         if nearer == power:
@@ -91,7 +94,12 @@ def times(A: Numbers, power: int) -> Numbers:
     return made
 
 
-def squeezed(penalties: Penalties, power: int, power_H: int, dtype: DType) -> Penalties:
+def of_loss(power: int, beta: float) -> int:
+    """Return the power of two by which D_β of 4^power·X and of its factors is larger than that of X."""
+    return int(2 * beta * power)
+
+
+def squeezed(penalties: Penalties, power: int, power_H: int, dtype: DType, beta: float = 2.0) -> Penalties:
     """Return the penalties of 4^power·X = W'H' with H' = 2^power_H·H that mean the same as these of X = WH.
 
     Parameters
@@ -101,13 +109,15 @@ def squeezed(penalties: Penalties, power: int, power_H: int, dtype: DType) -> Pe
     power_H : int
     dtype : numpy.dtype
         Compute type.
+    beta : float, default=2.0
+        β of the loss.
 
     Returns
     -------
     penalties : Penalties
     """
-    power_W, most = 2 * power - power_H, _MOST[np.dtype(dtype).itemsize]
-    powers = (2 * power + power_H, 2 * power + power_W, 2 * power_H, 2 * power_W)
+    power_W, most, loss = 2 * power - power_H, _MOST[np.dtype(dtype).itemsize], of_loss(power, beta)
+    powers = (loss - power_W, loss - power_H, loss - 2 * power_W, loss - 2 * power_H)
     return Penalties(*(min(times(float(p), by), most) if by else p for p, by in zip(penalties, powers, strict=True)))
 
 
@@ -137,21 +147,24 @@ def within_reach(F: Array | None, power: int, dtype: DType) -> bool:
     return F is None or math.frexp(float(np.max(F)))[1] + power <= COMFORT[np.dtype(dtype).itemsize]
 
 
-def watched(callback: Callable[[P], object] | None, power: int) -> Callable[[P], object] | None:
+def watched(
+    callback: Callable[[P], object] | None, power: int, beta: float = 2.0
+) -> Callable[[P], object] | None:  # fmt: skip
     """Return a callback whose `Progress` is in the unit of X, of a fit of 4^power·X."""
     if callback is None or power == 0:
         return callback
 
     def look(progress: P) -> object:
-        progress.rescale(power)
+        progress.rescale(power, beta)
         return callback(progress)
 
     return look
 
 
-def history(given: dict[str, Array], power: int) -> dict[str, Array]:
+def history(given: dict[str, Array], power: int, beta: float = 2.0) -> dict[str, Array]:
     """Return the history of a fit of 4^power·X in the unit of X."""
-    return given | {"loss": times(given["loss"], -4 * power), "violation": times(given["violation"], -3 * power)}
+    loss = of_loss(power, beta)
+    return given | {"loss": times(given["loss"], -loss), "violation": times(given["violation"], power - loss)}
 
 
 def share_left(view: Rows, W: Array, Ht: Array) -> float:

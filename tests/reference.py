@@ -336,6 +336,80 @@ def mu_extrapolated(X, W, H, beta, iterations, penalty=(0, 0, 0, 0)):
     return W, H
 
 
+# --- coordinate descent for the Kullback-Leibler divergence ----------------------------------------
+
+
+def _never_rises(slope, step, curvature, l2, tau):
+    """Whether −slope·step + step²·(curvature·B(τ) + l2/2) ≤ 0, with B(τ) = (−log(1 − τ) − τ) / τ²."""
+    if tau >= 1:
+        return False
+    bound = (-math.log1p(-tau) - tau) / tau**2 if tau > 1e-4 else 0.5 + tau / 3
+    return slope >= step * (curvature * bound + 0.5 * l2)
+
+
+def kl_step(f, N, H, linear, l2, ratios):
+    """The step of one coordinate: the root d of linear + l2·d = N / (1 + d·H/N), made shorter where it may overshoot.
+
+    linear = A + l1 + l2·f; ratios = h_j / s_j over x_j > 0.
+    """
+    slope = linear - N
+    if slope >= 0 and f == 0:
+        return 0.0
+    if N <= 0 or H <= 0:
+        return -f if linear > 0 else 0.0
+    b = linear * H / N + l2
+    d = -2 * slope / (b + math.sqrt(max(b * b - 4 * l2 * H / N * slope, 0.0)))
+    if d >= 0:
+        return d
+    step, rho = min(-d, f), max(ratios)
+    if _never_rises(slope, step, H, l2, step / f) or _never_rises(slope, step, H, l2, step * rho):
+        return -step
+    newton = slope / (H + l2)
+    return -min(newton / (1 + newton * rho), f)
+
+
+def kl_sweeps(X, F, Ht, l1=0.0, l2=0.0, sweeps=1, order=None):
+    """Sweeps over the coordinates of each row of F for D_1(X | F·Htᵀ) + l1 ΣF + ½ l2 ‖F‖².
+
+    Numbers of X up to EPSILON count as zero, and s is at least EPSILON under x. Returns (new rows, violation of the
+    first sweep, [Σ|f·∇| + Σ over f = 0 of (mean of f's column)·max(0, −∇), Σ f·N] as the first sweep met them).
+    """
+    X, F, Ht = dense(X), dense(F).copy(), dense(Ht)
+    X = np.where(X > EPSILON, X, 0)
+    (n, k), totals = F.shape, Ht.sum(axis=0)
+    order = range(k) if order is None else order
+    violation, products_, bottom, pulls, met = [], [], [], np.zeros(k), np.zeros(k)
+    for i in range(n):
+        s = np.array([math.fsum(F[i] * h) for h in Ht])
+        for sweep_ in range(sweeps):
+            for t in order:
+                f, ratios = F[i, t], Ht[:, t] / np.maximum(s, EPSILON)
+                N, H = math.fsum(X[i] * ratios), math.fsum(X[i] * ratios**2)
+                linear = totals[t] + l1 + l2 * f
+                if sweep_ == 0:
+                    pull = max(0.0, N - linear) if f == 0 else abs(linear - N)
+                    violation.append(pull)
+                    products_.append(f * pull)
+                    bottom.append(f * N)
+                    met[t] += f
+                    pulls[t] += pull if f == 0 else 0
+                here = ratios[X[i] > 0] if (X[i] > 0).any() else [0.0]
+                F[i, t] = max(0.0, f + kl_step(f, N, H, linear, l2, here))
+                s = s + (F[i, t] - f) * Ht[:, t]
+    return F, math.fsum(violation), (math.fsum(products_) + (met * pulls).sum() / max(n, 1), math.fsum(bottom))
+
+
+def kl_descent(X, W, H, passes, penalty=(0, 0, 0, 0)):
+    """Alternating sweeps over W and over Hᵀ, without extrapolation. Returns (W, H, objectives)."""
+    l1_W, l1_H, l2_W, l2_H = penalty
+    losses = []
+    for _ in range(passes):
+        W = kl_sweeps(X, W, dense(H).T, l1_W, l2_W)[0]
+        H = kl_sweeps(dense(X).T, dense(H).T, W, l1_H, l2_H)[0].T
+        losses.append(objective(X, W, H, 1, l1_W, l1_H, l2_W, l2_H))
+    return W, H, losses
+
+
 # --- stationarity -------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ CASES = {
     "hals, to its end": {"solver": "hals", "tol": 3e-4, "max_iter": 500},
     "mu, to its end": {"solver": "mu", "tol": 3e-3, "max_iter": 500},
     "mu, Kullback-Leibler": {"solver": "mu", "beta_loss": 1},
+    "hals, Kullback-Leibler": {"solver": "hals", "beta_loss": 1, "shuffle": True, "alpha_W": 0.01},
     "mu, 0.5": {"solver": "mu", "beta_loss": 0.5},
     "mu, extrapolated": {"solver": "mu", "extrapolate": True},
     "mu, 1.5, extrapolated": {"solver": "mu", "beta_loss": 1.5, "extrapolate": True, "alpha_H": 0.01},

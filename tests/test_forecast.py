@@ -29,6 +29,18 @@ def test_memory_is_that_of_a_fit(solver, dtype, shape, k, init):
     ) + X.nbytes == pytest.approx(told.bytes, rel=0.15)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_memory_of_a_fit_that_reads_columns(stored):
+    settings = {"solver": "hals", "beta_loss": 1, "init": "random", "n_jobs": 1}
+    X = sp.random(3_000, 2_000, 0.02, format="csr", random_state=0, dtype=np.float32)
+    X = X if stored else X.toarray()
+    held = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if stored else X.nbytes
+    told = estimate(X.shape, 10, X.dtype, stored=X.nnz if stored else None, **settings)
+    assert peak_of(NMF(10, random_state=0, max_iter=3, **settings), X) + held == pytest.approx(told.bytes, rel=0.25)
+    with pytest.raises(ValueError, match="but X is on disk"):
+        estimate(X.shape, 10, on_disk=True, **settings)
+
+
 def test_memory_of_a_sparse_fit():
     X = sp.random(4_000, 6_000, 0.01, format="csr", random_state=0)
     told = estimate(X.shape, 20, X.dtype, solver="hals", stored=X.nnz, n_jobs=2)

@@ -172,6 +172,48 @@ def test_one_pass_of_multiplicative_updates(rng, beta, layout, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["C", "F", "csr", "full"])  # "full": few zeros, which are not left out
+@pytest.mark.parametrize("penalty", [(0.0, 0.0), (0.3, 0.2)])
+def test_coordinate_descent_of_the_kullback_leibler_divergence(rng, layout, penalty, dtype):
+    n, m, k = 21, 19, 5
+    X, F, Ht = problem(rng, n, m, k, dtype, layout="C" if layout == "full" else layout)
+    if layout == "full":
+        X = (X + (rng.random(X.shape) < 0.9)).astype(dtype)
+    F[3], F[5], F[7, 2], Ht[4, 1] = 0, 100, 0, 0  # far below and above the minimum, and zeros
+    order = np.array([3, 0, 4, 2], np.intp)  # the second coordinate is left alone
+    out, stats, losses = np.empty_like(F), np.zeros(cpu.STATS + 2 * k), np.zeros(n)
+    totals = Ht.sum(axis=0, dtype=np.float64)
+    for lo, hi, block in blocks(X, 64, cuts=2):
+        cpu.descend_kl(
+            block, F[lo:hi], (F[lo:hi], 0.0), Ht, totals, *penalty, order, 2, 0.0, out[lo:hi], stats, losses[lo:hi]
+        )
+    expected, violation, (top, bottom) = ref.kl_sweeps(X, F, Ht, *penalty, 2, order)
+    close(out, expected, dtype, 10 * np.abs(expected).max())
+    by_row = [ref.beta_divergence(ref.dense(X)[[i]], expected[[i]], Ht.T, 1) for i in range(n)]
+    np.testing.assert_allclose(losses, by_row, rtol=50 * tolerance(dtype))
+    pulls = (stats[cpu.STATS : cpu.STATS + k] * stats[cpu.STATS + k :]).sum() / n
+    assert stats[cpu.VIOLATION] == pytest.approx(violation, rel=20 * tolerance(dtype))
+    assert stats[cpu.CROSS] + pulls == pytest.approx(top, rel=20 * tolerance(dtype))
+    assert stats[cpu.KKT] == pytest.approx(bottom, rel=20 * tolerance(dtype))
+    assert stats[cpu.TOTAL] == pytest.approx(out.sum(dtype=float), rel=1e-12)
+    assert stats[cpu.SQUARE] == pytest.approx((out.astype(float) ** 2).sum(), rel=1e-12)
+
+
+def test_no_step_of_a_coordinate_raises_the_kullback_leibler_divergence(rng):
+    m, k = 7, 3
+    for _ in range(300):
+        X = rng.gamma(0.3, 1.0, (1, m)) * 10.0 ** rng.integers(-3, 4, (1, m)) * (rng.random((1, m)) < 0.7)
+        F, Ht = rng.gamma(0.3, 1.0, (1, k)) * 10.0 ** rng.integers(-3, 4, (1, k)), rng.gamma(0.2, 1.0, (m, k))
+        l1, l2 = rng.random(2) * (rng.random(2) < 0.5)
+        out, stats, losses = np.empty_like(F), np.zeros(cpu.STATS + 2 * k), np.zeros(0)
+        order = rng.integers(0, k, 1)
+        totals = Ht.sum(axis=0)
+        cpu.descend_kl(blocks(X, 64)[0][2], F, (F, 0.0), Ht, totals, l1, l2, order, 1, 0.0, out, stats, losses)
+        before, after = (ref.objective(X, f, Ht.T, 1, l1_W=l1, l2_W=l2) for f in (F, out))
+        assert after <= before + 1e-12 * (abs(before) + X.sum())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("beta", [-1.2, 0, 0.5, 1, 1.2, 1.5, 2, 3])
 @pytest.mark.parametrize("layout", ["C", "F", "csr"])
 @pytest.mark.parametrize("n", [37, 301])  # one tile, and several

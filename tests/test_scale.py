@@ -375,6 +375,7 @@ SOLVERS = [
     (NMF, {"solver": "cd"}),
     (NMF, {"solver": "hals"}),
     (NMF, {"solver": "hals", "alpha_W": 1e-4, "l1_ratio": 0.5}),
+    (NMF, {"solver": "hals", "beta_loss": 1}),
     (NMF, {"solver": "mu"}),
     (NMF, {"solver": "mu", "beta_loss": 1}),
     (NMF, {"solver": "mu", "beta_loss": 0.5}),

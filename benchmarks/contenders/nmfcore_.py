@@ -17,6 +17,8 @@ class Nmfcore(ScikitLearnAPI):
     package = "nmfcore"
     solvers = ("cd", "hals", "mu", "mu+", "minibatch")  # mu+: with extrapolate=True
 
+    other_losses = frozenset({("hals", 1.0)})
+
     def skip(self, task: Task) -> str | None:
         import nmfcore
         from nmfcore.solvers import SOLVERS

@@ -16,11 +16,12 @@ class ScikitLearnAPI(Contender):
 
     entry = "NMF"
     solvers = ("cd", "mu", "minibatch")
+    other_losses: frozenset[tuple[str, float]] = frozenset()  # beside the Frobenius norm, of solvers other than "mu"
     drop_in = True
 
     def skip(self, task: Task) -> str | None:
-        if task.solver in ("cd", "hals") and task.beta != 2:
-            return f"solver {task.solver!r} minimises the Frobenius norm only"
+        if task.solver in ("cd", "hals") and task.beta != 2 and (task.solver, task.beta) not in self.other_losses:
+            return f"solver {task.solver!r} does not minimise the loss of beta = {task.beta:g}"
         if task.init == "auto" and task.solver != "hals":
             return 'init="auto" is of solver "hals"'
         return super().skip(task)

@@ -17,6 +17,7 @@ NAMES = (
     "cats",
     "kernels",
     "mu",
+    "kullback_leibler",
     "sparse",
     "fit_transform",
     "memory",

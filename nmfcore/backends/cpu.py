@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
     "Weighed",
-    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
-    "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers",
+    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "descend_kl",
+    "divergence", "gram", "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given",
+    "nearest", "numbers",
     "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",
     "tile_height", "to_numpy", "topk_kernels", "weighted", "worst_rows", "xp",
 ]  # fmt: skip
@@ -413,6 +414,36 @@ def multiply_given(
     """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
     c = F.dtype.type
     kernels().multiply_pass(F, N, D, (c(l1), c(l2)), float(gamma), float(floor), out, stats, weights)
+
+
+def descend_kl(
+    block: Block,
+    F: Array,
+    begin: tuple[Array, float],
+    Ht: Array,
+    totals: Array,
+    l1: float,
+    l2: float,
+    order: Array,
+    sweeps: int,
+    tol: float,
+    out: Array,
+    stats: Array,
+    losses: Array,
+) -> None:
+    """Write F after up to `sweeps` sweeps of coordinate descent on the Kullback-Leibler divergence to out.
+
+    The sweeps begin at max(0, F + weight·(F − before)), begin = (before, weight); an F of no rows stands for rows that
+    begin with equal numbers. `totals` are the column sums of Ht. Coordinates that `order` does not name stay as they
+    are. A row rests once its violation is at most tol × that of its first sweep. losses, if it has rows, gets the
+    divergence of each. Entries of stats: see the kernel `newton_pass`.
+    """
+    before, weight = begin
+    height = int(np.clip((800 << 10) // (max(block.columns, 1) * Ht.dtype.itemsize), 8, 64))
+    kernels().newton_pass(
+        (*block[:-1], height), F, (before, float(weight)), Ht, totals, (float(l1), float(l2)),
+        (order, sweeps, float(tol)), out, stats, losses,
+    )  # fmt: skip
 
 
 def kl_numerators(block: Block, F: Array, Ht: Array, out: Array, weights: RowWeights = None) -> None:

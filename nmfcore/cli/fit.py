@@ -426,14 +426,15 @@ def _settle(estimator: "NMF", last: "Progress") -> "np.ndarray":
 
 def _with_defaults(settings: "Settings") -> "Settings":
     solver, init = settings["solver"], settings["init"]
+    frobenius = settings["beta_loss"] in ("frobenius", 2.0)
     if not solver and settings["extrapolate"]:
         solver = "mu"  # the only one that does
     elif not solver:
-        solver = default_solver(settings["beta_loss"] in ("frobenius", 2.0))
+        solver = default_solver(frobenius)
     if not init and settings.get("n_init", 1) > 1:
-        init = "auto" if solver == "hals" else "random"
+        init = "auto" if solver == "hals" and frobenius else "random"
     elif not init:
-        init = {"cd": "nndsvd", "hals": "auto", "mu": "nndsvda"}.get(solver)
+        init = {"cd": "nndsvd", "hals": "auto" if frobenius else "nndsvda", "mu": "nndsvda"}.get(solver)
     return {**settings, "solver": solver, "init": init}
 
 

@@ -32,12 +32,12 @@ from ..loop.stopping import StopReason, Termination
 from ..minibatch import remembered
 from ..objective import EPSILON, Penalties, beta_of, divergence, shares_of
 from ..rows import Rows
-from ..solvers import Fixed, Solver, make_solver
+from ..solvers import Fixed, Solver, make_solver, reads_columns
 from ..starts.nndsvd import CUT_OFF, initialize
 from ..starts.samples import warm_start
 from ._arrangement import NORMS, Arrangement, arrangement
 from ._missing import masked_start, missing_value, warn_of_unobserved
-from ._validation import Checks, Output, check_factor, not_of_dask
+from ._validation import Checks, Output, check_columns, check_factor, not_of_dask
 
 _EMPTY = 1e-6  # share of ΣX in ΣWH below which nothing is left
 # Sizes of a factor's numbers: below, a cut-off at 1e-6 may remove all of an NNDSVD; above, the mean of X drowns them.
@@ -211,7 +211,7 @@ class BaseNMF(
             beta = beta_of(self.beta_loss)
             view, power_H = self._seen_by(data, Ht, beta)
             W, Ht = scale.times(W, 2 * view.power - power_H), scale.times(Ht, power_H)
-            return scale.times(-divergence(view, W, Ht, beta) / data.counts[0], -4 * view.power)
+            return scale.times(-divergence(view, W, Ht, beta) / data.counts[0], -scale.of_loss(view.power, beta))
 
     @property
     def _missing(self) -> float | None:
@@ -304,7 +304,8 @@ class BaseNMF(
 
     def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
-        return Checks(self if named else None, whom, reset)
+        columns = reads_columns(self.solver, beta_of(self.beta_loss))  # for which there is no kernel on a GPU
+        return Checks(self if named else None, whom, reset, devices=not columns)
 
     def _open(
         self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None,
@@ -355,10 +356,12 @@ class BaseNMF(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
                 "Please add small values to X, or use a positive beta_loss."
             )
+        if reads_columns(self.solver, beta) and not hasattr(data.backend, "descend_kl"):
+            check_columns(self.solver, self.beta_loss, data.by_rows_only)
         opening, what = data.unweighted.summary(), ""
         if beta <= 0 and opening.minimum < EPSILON:
             what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"
-        elif beta < 2 and 0 < opening.total < EPSILON * data.entries:
+        elif self.solver == "mu" and beta < 2 and 0 < opening.total < EPSILON * data.entries:
             what = f"values that are mostly below {EPSILON:.2g}"
         if what:
             warnings.warn(
@@ -371,20 +374,23 @@ class BaseNMF(
 
     def _seen(self, data: Rows, beta: float, *given: Factor) -> Rows:
         """Return X in the unit in which a fit reads it; `given` are the factors of a custom start."""
-        if beta != 2:  # the floors of these losses are absolute numbers
+        by_columns = reads_columns(self.solver, beta)
+        if by_columns:
+            check_columns(self.solver, self.beta_loss, data.by_rows_only)
+        if beta != 2 and self.solver == "mu":  # the floors of these losses are absolute numbers
             return data
-        view = scale.comfortable(data)
+        view = scale.comfortable(data, beta)
         if view.power and self.init == "custom":
             factors = [None if F is None else cuda.to_host(F) for F in given]
             if not all(scale.within_reach(F, view.power, data.dtype) for F in factors):
-                return data
-        return view
+                view = data
+        return view.by_columns() if by_columns else view
 
     def _seen_by(self, data: Rows, Ht: Array, beta: float) -> tuple[Rows, int]:
         """Return X in the unit that suits it and a given H, and the power of two by which H is multiplied."""
-        if beta != 2:
+        if beta != 2 and self.solver == "mu":
             return data, 0
-        view = scale.comfortable(data)
+        view = scale.comfortable(data, beta)
         if self.solver == "mu" and not scale.within_reach(Ht, view.power, data.dtype):
             return data, 0
         return view, scale.power_of_H(view, Ht, free=self.solver != "mu")
@@ -392,7 +398,7 @@ class BaseNMF(
     def _coded(self, data: Rows, Ht: Array, beta: float, tol: float, **limits: Any) -> Coded:
         """Solve for W with H fixed, in the unit that suits X and H."""
         view, power_H = self._seen_by(data, Ht, beta)
-        penalties = scale.squeezed(self._penalties(data.given_counts), view.power, power_H, data.dtype)
+        penalties = scale.squeezed(self._penalties(data.given_counts), view.power, power_H, data.dtype, beta)
         coded = code(
             view, self._solver(penalties, beta, masked=data.masked), scale.times(Ht, power_H), tol=tol, **limits
         )
@@ -405,14 +411,16 @@ class BaseNMF(
         alpha_H = alpha_W if isinstance(self.alpha_H, str) else float(self.alpha_H)
         l1, l2 = float(self.l1_ratio), 1.0 - float(self.l1_ratio)
         given = Penalties(m * alpha_W * l1, n * alpha_H * l1, m * alpha_W * l2, n * alpha_H * l2)
-        return given if view is None else scale.squeezed(given, view.power, view.power, view.dtype)
+        if view is None:
+            return given
+        return scale.squeezed(given, view.power, view.power, view.dtype, beta_of(self.beta_loss))
 
     def _solver(self, penalties: Penalties, beta: float, **options: Any) -> Solver:
         return make_solver(self.solver, penalties, beta, **options)
 
     @property
     def _auto(self) -> bool:
-        return self.solver == "hals" and self.init in (None, "auto")
+        return self.solver == "hals" and self.init in (None, "auto") and beta_of(self.beta_loss) == 2
 
     def _factor(self, F: Factor, shape: tuple[int | str, int | str], name: str) -> tuple[Array, np.dtype | None]:
         """Return a factor of the caller as a checked array, and its type if it had one."""
@@ -539,7 +547,8 @@ class BaseNMF(
         self.n_components_ = Ht.shape[1]
         self.components_ = Ht.T
         self.n_iter_ = n_iter
-        self.reconstruction_err_ = np.float64(scale.times(np.sqrt(np.float64(2 * max(loss, 0.0))), -2 * power))
+        power_of_error = scale.of_loss(power, self._beta_loss) // 2
+        self.reconstruction_err_ = np.float64(scale.times(np.sqrt(np.float64(2 * max(loss, 0.0))), -power_of_error))
         self.converged_ = result.termination.converged
         self.stop_reason_ = result.termination.sentence
         self.history_ = result.history

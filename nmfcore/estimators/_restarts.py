@@ -151,7 +151,13 @@ def restarted(
             return
         losses[number], found[number] = solution.loss, solution.Ht
         if estimator.verbose:
-            say_run(number, n_init, scale.times(solution.loss, -4 * data.power), solution.n_iter, solution.termination)
+            say_run(
+                number,
+                n_init,
+                scale.times(solution.loss, -scale.of_loss(data.power, estimator._beta_loss)),
+                solution.n_iter,
+                solution.termination,
+            )
         if interruption is None:
             interruption = solution.interruption
         elif solution.interruption not in (None, interruption):

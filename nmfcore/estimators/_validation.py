@@ -107,6 +107,23 @@ def not_of_dask(**given: object) -> None:
             )
 
 
+def check_columns(solver: str, beta_loss: str | float, why_not: str) -> None:
+    """Raise ValueError if an X of which the columns are solved for alone cannot be read by columns.
+
+    Parameters
+    ----------
+    solver, beta_loss
+        Parameters of the estimator, of which the solver reads X by columns, too.
+    why_not : str
+        See `nmfcore.rows.base.Rows.by_rows_only`; empty if it can be read.
+    """
+    if why_not:
+        raise ValueError(
+            f"solver={solver!r} with beta_loss={beta_loss!r} takes an array or a sparse matrix in the memory of the "
+            f"CPU, without weights and without missing entries, but {why_not}: give such an X, or use solver='mu'."
+        )
+
+
 class Checks:
     """What `nmfcore.rows.open` checks of an X for an estimator.
 
@@ -124,6 +141,7 @@ class Checks:
     """
 
     masks = True
+    read_by_columns: tuple[str, str | float] | None = None  # solver and loss of a fit that reads X by columns, too
 
     def __init__(self, estimator: Any, whom: str, reset: bool, spreads: bool = True, devices: bool = True):
         self.estimator, self.whom, self.reset = estimator, whom, reset
@@ -146,6 +164,11 @@ class Checks:
 
     def place(self, device: bool) -> None:
         """Raise if X cannot be computed on where it is: NMF computes anywhere."""
+
+    def by_columns(self, why_not: str) -> None:
+        """Raise if X has to be read by columns, too, and cannot be."""
+        if self.read_by_columns is not None:
+            check_columns(*self.read_by_columns, why_not)
 
     def not_finite(self, nan: bool, dtype: np.dtype) -> None:
         """Raise scikit-learn's error for an X with NaN or infinity, which it words for an array that has some.

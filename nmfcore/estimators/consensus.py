@@ -307,7 +307,7 @@ def _refitted(model: NMF, data: Rows, C: Array) -> tuple[Array, Array, float]:
     """Return W for given components C, Ht for that W, and √(2 D_β) of the two; W in the unit of X."""
     beta = beta_of(model.beta_loss)
     view = model._seen(data, beta)
-    p = scale.squeezed(model._penalties(data.shape), view.power, 0, view.dtype)
+    p = scale.squeezed(model._penalties(data.shape), view.power, 0, view.dtype, beta)
     Ct = np.ascontiguousarray(C.T, data.dtype)
     W = code(view, model._solver(p, beta), Ct, tol=model.tol, max_iter=model.max_iter).W
     if beta == 2:
@@ -316,7 +316,7 @@ def _refitted(model: NMF, data: Rows, C: Array) -> tuple[Array, Array, float]:
         swapped = Penalties(p.l1_H, p.l1_W, p.l2_H, p.l2_W)
         Ht = code(view.T, model._solver(swapped, beta), W, tol=model.tol, max_iter=model.max_iter).W
     error = np.sqrt(2 * max(0.0, divergence(view, W, Ht, beta)))
-    return scale.times(W, -2 * view.power), Ht, float(scale.times(error, -2 * view.power))
+    return scale.times(W, -2 * view.power), Ht, float(scale.times(error, -(scale.of_loss(view.power, beta) // 2)))
 
 
 def _columns(data: Rows, W: Array, p: Penalties, tol: float, max_iter: int) -> Array:

@@ -218,7 +218,9 @@ def non_negative_factorization(
         if n_init > 1:
             raise ValueError(f"n_init = {n_init} has no meaning with update_H=False, which starts from no factors.")
     _restarts.check(estimator)
-    checks = estimator._checks("NMF initialization", reset=True, named=False)
+    checks = estimator._fit_checks(named=False)
+    if not update_H:
+        checks.read_by_columns = None
     with (
         held(checkpoint),
         np.errstate(under="ignore"),

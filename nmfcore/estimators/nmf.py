@@ -24,12 +24,12 @@ from ..loop.solve import Coded, Solution, factorize
 from ..loop.stopping import StopReason
 from ..objective import beta_of, divergence, penalty
 from ..rows import Rows
-from ..solvers import SOLVERS, Fixed, Solver
+from ..solvers import SOLVERS, Fixed, Solver, handles, reads_columns
 from ..starts.samples import sample_rows
 from . import _arrangement, _restarts
 from ._base import BaseNMF, maximum_reached, zero_solution
 from ._missing import check_masked, impute, warn_of_unobserved, without_unobserved
-from ._validation import Output, not_of_dask
+from ._validation import Checks, Output, not_of_dask
 from .progress_bar import shown
 
 __all__ = ["NMF"]
@@ -81,19 +81,22 @@ class NMF(BaseNMF):
         leading singular vectors of X [5]_; "nndsvda" replaces their zeros by the mean of X,
         "nndsvdar" by small random numbers. "custom" uses the W and H that are passed to the fit,
         and solves for the one that is missing. "auto", for "hals" only, begins with fits of samples
-        of the rows where X is tall, and with "nndsvd" elsewhere. None means "auto" for "hals"; for
-        "cd" and "mu" it means "nndsvda" where k ≤ min(n_samples, n_features), else "random".
+        of the rows where X is tall, and with "nndsvd" elsewhere; it is for the Frobenius norm. None
+        means "auto" for "hals" with that norm; for other solvers and losses it means "nndsvda" where
+        k ≤ min(n_samples, n_features), else "random".
     solver : {"cd", "hals", "mu"}, default="cd"
-        Algorithm. "cd" is the coordinate descent of scikit-learn [1]_, and "hals" is accelerated and
-        extrapolated coordinate descent [3]_, [4]_; both minimise the Frobenius norm only. "mu" makes
+        Algorithm. "cd" is the coordinate descent of scikit-learn [1]_, for the Frobenius norm only.
+        "hals" is accelerated and extrapolated coordinate descent [3]_, [4]_, for the Frobenius norm and
+        the Kullback-Leibler divergence; for the latter [7]_, [8]_ it takes an X in the memory of the CPU,
+        without weights and without missing entries, and reads it by rows and by columns. "mu" makes
         multiplicative updates [2]_, for any loss.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The loss :math:`D_\beta`: its name, or β, which is 2, 1 and 0 for the three names. For β ≤ 0
-        X must not contain zeros.
+        X must not contain zeros. "cd" takes "frobenius" only, "hals" also "kullback-leibler".
     tol : float, default=1e-4
         Tolerance of the stop rule. "cd" stops when the sum of the projected gradients is at most
         `tol` times that of the first iteration; "mu" when √(2 D_β) has fallen by less than `tol`
-        times its first value in 10 iterations; "hals" when the relative error √(2 loss) / ‖X‖ has
+        times its first value in 10 iterations; "hals" when the error √(2 loss), in proportion to X, has
         fallen by less than `tol` times itself in 10 passes, when `kkt_residual_` is at most
         ``tol / 10``, or when steps in the compute type lower the loss no further. With 0, "mu" and
         "hals" make all iterations.
@@ -243,6 +246,10 @@ class NMF(BaseNMF):
        matrix factorization", Pattern Recognition 41(4), 2008.
     .. [6] L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extrapolation
        and application to β-NMF", arXiv 2401.06646, 2024.
+    .. [7] C.-J. Hsieh, I. Dhillon, "Fast coordinate descent methods with variable selection for
+       non-negative matrix factorization", KDD 2011.
+    .. [8] P. Carbonetto, A. Sarkar, Z. Wang, M. Stephens, "Non-negative matrix factorization algorithms
+       greatly improve topic model fits", arXiv 2105.13440, 2021.
 
     Examples
     --------
@@ -443,7 +450,7 @@ class NMF(BaseNMF):
         begun = time.perf_counter()
         with held(self.checkpoint), shown(self.callback, self.max_iter), np.errstate(under="ignore"):
             output = Output(out)
-            checks = self._checks("NMF initialization", reset=True)
+            checks = self._fit_checks()
             with self._open(X, checks, mask=mask, sample_weight=sample_weight) as data:
                 output.check(data, self._resolve(data.given_shape[1])[0])
                 tasks = _compat.FitTasks(self, X, self.max_iter * self.n_init)
@@ -523,15 +530,23 @@ class NMF(BaseNMF):
             coded, Ht = self._code(data, H, given=True)
             return data.rows_to_caller(coded.W), data.to_caller(Ht).T, coded.n_iter
 
+    def _fit_checks(self, named: bool = True) -> Checks:
+        """Return what is checked of the X of a fit."""
+        checks = self._checks("NMF initialization", reset=True, named=named)
+        if reads_columns(self.solver, beta_of(self.beta_loss)):
+            checks.read_by_columns = self.solver, self.beta_loss
+        return checks
+
     def _check_solver(self, warn: bool) -> None:
-        if self.solver != "mu" and self.beta_loss not in (2, "frobenius"):
+        if not handles(self.solver, beta_of(self.beta_loss)):
             raise ValueError(
                 f"Invalid beta_loss parameter: solver {self.solver!r} does not handle beta_loss = {self.beta_loss!r}"
             )
-        if self.init == "auto" and self.solver != "hals":
+        if self.init == "auto" and not self._auto:
+            of_loss = "" if self.solver != "hals" else f" with beta_loss={self.beta_loss!r}"
             raise ValueError(
-                f"init='auto' is for solver='hals'; solver={self.solver!r} takes None, 'random', 'nndsvd', 'nndsvda', "
-                "'nndsvdar' or 'custom'."
+                f"init='auto' is for solver='hals'{' and the Frobenius norm' if of_loss else ''}; solver="
+                f"{self.solver!r}{of_loss} takes None, 'random', 'nndsvd', 'nndsvda', 'nndsvdar' or 'custom'."
             )
         if self.extrapolate and not (self.solver == "mu" and 1 <= beta_of(self.beta_loss) <= 2):
             raise ValueError(
@@ -585,7 +600,7 @@ class NMF(BaseNMF):
             W,
             Ht,
             Limits(self.tol, self.max_iter, self.max_time, begun),
-            callback=scale.watched(self._watch(tasks), data.power),
+            callback=scale.watched(self._watch(tasks), data.power, self._beta_loss),
             verbose=self.verbose,
             checkpoint=checkpoint,
             overwrite_W=self.init != "custom",
@@ -598,7 +613,7 @@ class NMF(BaseNMF):
         if found is not None and self.n_init > 1:
             self.component_stability_ = self.component_stability_[found.order]
         Ht = self._with_fixed(solution.Ht, view, fixed, H)
-        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power))
+        return solution._replace(Ht=Ht, history=scale.history(solution.history, view.power, self._beta_loss))
 
     def _all_fixed(
         self, data: Rows, fixed: Fixed, W: Factor, H: Factor, begun: float
@@ -653,8 +668,9 @@ class NMF(BaseNMF):
             W, Ht = self._start(data, W, H, begun)
             self.init_losses_, self.component_stability_ = np.zeros(self.n_init), np.zeros(Ht.shape[1])
             return zero_solution(W, Ht, self.solver, begun)
-        runs = _restarts.restarted(self, data, W, H, scale.watched(self._watch(tasks), data.power), begun)
-        self.init_losses_ = scale.times(runs.losses, -4 * data.power)
+        watch = scale.watched(self._watch(tasks), data.power, self._beta_loss)
+        runs = _restarts.restarted(self, data, W, H, watch, begun)
+        self.init_losses_ = scale.times(runs.losses, -scale.of_loss(data.power, self._beta_loss))
         self.component_stability_ = runs.stability(data.backend)
         self._runs_ended(runs)
         return runs.best

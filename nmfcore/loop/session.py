@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from .._typing import Array
-from ..scale import times
+from ..scale import of_loss, times
 from ..solvers._common import Correction, Report
 from .checkpoint import Checkpoint
 from .stopping import R, StopReason, StopRule, Termination, corrected
@@ -110,9 +110,10 @@ class Progress:
         W, Ht = times(W.copy(), -self._power), times(Ht.T.copy(), -self._power)
         return self._to_caller(W), self._to_caller(Ht)
 
-    def rescale(self, power: int) -> None:
+    def rescale(self, power: int, beta: float = 2.0) -> None:
         """Bring the numbers of a fit of 4^power·X into the unit of X."""
-        self.loss, self.violation = times(self.loss, -4 * power), times(self.violation, -3 * power)
+        loss = of_loss(power, beta)
+        self.loss, self.violation = times(self.loss, -loss), times(self.violation, power - loss)
         self._power += power
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from .._typing import Array
 from ..objective import measured, measuring, penalty
 from ..rows.base import Pass
+from ..scale import of_loss
 from ..solvers._common import Report, Small, Solver
 from .checkpoint import Checkpoint, Kept
 from .session import (
@@ -355,7 +356,7 @@ class Fit:
     ):
         self.session = Session(limits, callback, checkpoint)
         passes = _Passes(data, solver, W, Ht, limits.max_iter, checkpoint, overwrite_W, alone)
-        rule = RULES[solver.rule](limits.tol, verbose, data.power)
+        rule = RULES[solver.rule](limits.tol, verbose, of_loss(data.power, solver.beta))
         self._work = _solved(self.session, passes, rule, measure)
         self.wanted: Pass | None = None
         self.solution: Solution | None = None

@@ -109,7 +109,7 @@ class StopRule(Generic[R]):
     verbose : int
         Whether to print progress, in scikit-learn's lines where scikit-learn has the rule.
     power : int
-        The fit is one of 4^power·X; printed numbers are brought back into the unit of X. Defaults to 0.
+        Losses are 2^power times those of X, in the unit of which they are printed. Defaults to 0.
     """
 
     remembered: ClassVar[tuple[str, ...]] = ()  # attributes that change from pass to pass
@@ -214,7 +214,7 @@ class ErrorRule(StopRule[Report]):
             return None
         self.compared = done
         if self.verbose:
-            of_X = times(error, -2 * self.power)
+            of_X = times(error, -(self.power // 2))
             print(f"Epoch {done:02d} reached after {time.time() - self.started:.3f} seconds, error: {of_X:f}")
         fall = self.last - error
         self.last = error
@@ -251,7 +251,7 @@ class FallRule(StopRule[Report]):
         """Compare the loss with that of `WINDOW` accepted passes ago, and the KKT residual with tol / 10."""
         self.losses.append(min(report.loss, self.losses[-1]) if self.losses else report.loss)
         if self.verbose:
-            print(f"pass {done}: loss {times(report.loss, -4 * self.power):.9g}, KKT residual {report.kkt:.3g}")
+            print(f"pass {done}: loss {times(report.loss, -self.power):.9g}, KKT residual {report.kkt:.3g}")
         if report.unfinished:
             return None
         if report.kkt <= self.tol / 10:

@@ -92,6 +92,8 @@ class Rows(ABC):
     threads: int
     shares = False  # whether `passes` reads each block once for all of them
     power = 0
+    gathers = False  # whether sums over rows are always made from the transpose, where a pass can
+    by_rows_only = ""  # why X cannot be read by columns, too, as the end of a sentence; "": it can
     in_memory = True
     local = True
     runs_ahead = False  # whether a pass may be queued before the numbers of the one before it are read
@@ -327,9 +329,9 @@ class Rows(ABC):
     def transposed_products(self, F: Array) -> Array:
         """Return Xᵀ·F of shape (m, k), float64; F C-contiguous of shape (n, k)."""
         m, k = self.shape[1], F.shape[1]
+        gathered = {"gather": _gather_products, "gathered": ("XtF",)} if self.sparse else {}
         _, sums = self.each_block(
-            add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={}, gather=_gather_products,
-            gathered=("XtF",),
+            add_products, {"F": F}, None, width=k, sums={"XtF": (m, k)}, out={}, **gathered  # type: ignore[arg-type]
         )  # fmt: skip
         return sums["XtF"]
 
@@ -454,6 +456,10 @@ class Rows(ABC):
     @abstractmethod
     def digest(self) -> str:
         """Return a digest of all stored numbers at their places, "" where there is none."""
+
+    def by_columns(self) -> Rows:
+        """Return the same X for passes that read it by rows and by columns; where it cannot be, see `by_rows_only`."""
+        raise NotImplementedError(self.by_rows_only)
 
     def check_loss(self, beta: float) -> None:  # noqa: B027
         """Raise ValueError if the backend has no kernels for this X and β."""

@@ -92,6 +92,7 @@ class DeviceRows(Rows):
     threads = 1
     n_jobs = None
     number = 0  # of the device
+    by_rows_only = "X is on a GPU"
 
     def __init__(
         self,

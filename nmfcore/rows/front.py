@@ -38,6 +38,9 @@ class Checks(Protocol):
     masks: bool  # whether X may have missing entries
     who: str  # the estimator, in the error for an X that may not
 
+    def by_columns(self, why_not: str) -> None:
+        """Raise if X has to be read by columns, too, and cannot be: `why_not` is not empty."""
+
     def array(self, X: Matrix) -> Matrix:
         """Return an X in host memory as an array or a sparse matrix of two dimensions; raise if it is none."""
 
@@ -152,6 +155,8 @@ def open(
         masks += [X.mask] if np.ma.is_masked(X) else []
         X = X.data
     X, loaded_from = source_of(X), None
+    if isinstance(X, Source):  # before it is read
+        checks.by_columns(StoredRows.by_rows_only)
     if masks or missing_values is not None:
         return _open_masked(X, masks, missing_values, checks, dtype, device, n_jobs, memory, weights)
     if weights:

@@ -56,6 +56,8 @@ class MaskedRows(WrappedRows):
         The columns of which nothing is observed.
     """
 
+    by_rows_only = "entries of X are missing"
+
     def __init__(self, inner: MemoryRows, mask: Mask | None):
         super().__init__(inner, backend)
         self.mask = mask

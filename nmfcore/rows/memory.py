@@ -32,6 +32,7 @@ LANE_WORK = 2e8  # flops that make a lane worth an accumulator and a visit (a fe
 # takes 19 and 18 ms.
 GATHER_ROWS, GATHER_BYTES = 4, 32 << 10
 ROW_WORK = 1e4  # cost of a row of a sparse X in addition to that of its numbers, in flops of a dense X
+ALONE = 10.0  # the `intensity` of a sweep over the Kullback-Leibler divergence, which divides where "cd" multiplies
 COLUMN_WORK = 8  # stored numbers per column that make a lane of a sparse X, which pads Ht; twice that if it has sums
 BLOCK_WORK = 2e9  # flops per visit, which Ctrl-C may have to wait for
 BLOCK_BYTES = 16 << 20  # of dense X per visit: of an X on disk a few blocks are in memory, whatever the width
@@ -86,7 +87,7 @@ class MemoryRows(Rows):
     """
 
     shares = True
-    gathers = False  # whether sums over the rows of a sparse X are always made from its transpose
+    intensity = 1.0  # how much longer a pass takes than one of "cd", which decides into how many parts X is cut
 
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
@@ -132,6 +133,14 @@ class MemoryRows(Rows):
         view._transpose_of = _none
         return view
 
+    def by_columns(self) -> Self:
+        """Return the same X for passes that read it by rows and by columns, and solve for each row and column alone."""
+        view = copy.copy(self)
+        view.gathers, view.intensity = True, ALONE
+        view._plans, view._transposed, view._view = {}, None, None
+        view._transpose_of = _none
+        return view
+
     def beside(self, n_jobs: int | None) -> MemoryRows:
         """Return rows of the same X for a fit that runs beside others, which shares no memory with theirs."""
         return self._unvisited(MemoryRows(self.X, self.dtype, n_jobs, self._lane_work))
@@ -140,6 +149,7 @@ class MemoryRows(Rows):
         new.gathers, new.power, new.given_dtype, new._summary = (
             self.gathers, self.power, self.given_dtype, self._summary
         )  # fmt: skip
+        new.intensity = self.intensity
         return new
 
     def rows_like(self, F: Array) -> MemoryRows:
@@ -184,6 +194,7 @@ class MemoryRows(Rows):
         if self._transposed is None:
             Xt = self.X.T.tocsr() if self.sparse else self.X.T
             self._transposed = MemoryRows(Xt, self.dtype, self.n_jobs).scaled(self.power)
+            self._transposed.intensity = self.intensity
             self._transposed._transpose_of = weakref.ref(self)  # two that hold each other would stay in memory
         return self._transposed
 
@@ -202,6 +213,7 @@ class MemoryRows(Rows):
             work = 4.0 * stored * width + 4.0 * n * width**2
             if self.sparse:  # in time: a number is found twice, 4 ns and 0.4 ns per component, and a row takes 0.1 µs
                 work = (400.0 + 40.0 * width) * stored + (ROW_WORK + 16.0 * width**2) * n
+            work *= self.intensity
             lanes = min(LANES, tiles, int(work / (self._lane_work or LANE_WORK)) + 1)
             if self.sparse:
                 lanes = min(lanes, 1 + stored // ((1 if gathers else 2) * COLUMN_WORK * max(m, 1)))

@@ -104,6 +104,8 @@ class WeightedRows(WrappedRows):
         Sum of the weights of the columns of the X of the caller; None if `inner` has all of them.
     """
 
+    by_rows_only = "rows or columns of X have weights"
+
     def __init__(self, inner: MemoryRows, of_rows: Array | None, of_columns: Array | None, mass: float | None = None):
         super().__init__(inner, backend)
         self.chosen, self.loaded_from = inner.chosen, inner.loaded_from

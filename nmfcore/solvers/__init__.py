@@ -31,18 +31,31 @@ from ._common import Solver
 from ._fixed import Fixed
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
+from .kullback_leibler import KullbackLeiblerDescent
 from .masked import FilledDescent, MaskedMultiplicative, ObservedDescent
 from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EXTRAPOLATED", "MASKED", "SOLVERS", "Fixed", "Solver", "make_solver"]
+__all__ = ["EXTRAPOLATED", "MASKED", "OF_LOSS", "SOLVERS", "Fixed", "Solver", "handles", "make_solver", "reads_columns"]
 
 SOLVERS: dict[str, type[Solver]] = {"cd": CoordinateDescent, "hals": AcceleratedHALS, "mu": MultiplicativeUpdate}
+# For losses other than β = 2, which all solvers minimise, and "mu", which minimises all.
+OF_LOSS: dict[tuple[str, float], type[Solver]] = {("hals", 1.0): KullbackLeiblerDescent}
 EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
 # For an X with missing entries, by how they are missing, see `nmfcore.rows.base.Rows.masked`.
 MASKED: dict[str, type[Solver]] = {"filled": FilledDescent, "stored": ObservedDescent}
+
+
+def handles(name: str, beta: float) -> bool:
+    """Return whether a solver of the registry minimises D_β."""
+    return beta == 2 or name == "mu" or (name, beta) in OF_LOSS
+
+
+def reads_columns(name: str, beta: float) -> bool:
+    """Return whether a pass of a solver reads X by columns, too."""
+    return (name, beta) in OF_LOSS and OF_LOSS[name, beta].by_columns
 
 
 def make_solver(
@@ -59,7 +72,7 @@ def make_solver(
     penalties : Penalties
         Scaled with the shape of X.
     beta : float
-        β of the loss, which "mu" takes; the other solvers minimise the squared Frobenius norm. Defaults to 2.
+        β of the loss, one that the solver `handles`. Defaults to 2, the squared Frobenius norm.
     extrapolate : bool
         Whether to take the variant that extrapolates, which `EXTRAPOLATED` lists. Defaults to False.
     fixed : Fixed or None
@@ -79,6 +92,10 @@ def make_solver(
     if masked is not None:
         shuffle: Any = options.get("shuffle")
         return MASKED[masked](penalties, shuffle, accelerated=name == "hals")  # type: ignore[call-arg]
+    if beta != 2 and name != "mu":
+        solver = OF_LOSS[name, float(beta)](penalties, options.get("shuffle"))  # type: ignore[call-arg]
+        solver.fixed = fixed
+        return solver
     registry: Mapping[str, Callable[..., Solver]] = EXTRAPOLATED if extrapolate else SOLVERS
     solver = registry[name](penalties, beta=float(beta)) if name == "mu" else registry[name](penalties, **options)
     solver.fixed = fixed

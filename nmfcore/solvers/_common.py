@@ -130,6 +130,8 @@ class Solver(ABC):
     column_weights : ndarray of shape (m,), float64, or None
         How much each column of X counts in the loss; None is all as much. Set by `start`. The step of a column of H
         does not depend on it, but all that is summed over the columns does.
+    by_columns : bool
+        Whether a pass solves for columns of H from columns of X, see `nmfcore.rows.base.Rows.by_columns`.
     measures_start : bool
         Whether the stop rule needs √(2 D_β) of the start before the first pass.
     """
@@ -142,6 +144,7 @@ class Solver(ABC):
     gather: Gather
     shuffle: np.random.RandomState | None = None
     fixed: Fixed | None = None
+    by_columns: ClassVar[bool] = False
     measures_start: bool = False
     column_weights: Array | None = None
 

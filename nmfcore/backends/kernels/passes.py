@@ -5,6 +5,7 @@ from .beta import beta_pass, sparse_residual_pass
 from .coding import code_pass
 from .descent import frobenius_pass
 from .multiplicative import multiply_pass
+from .newton import newton_pass
 from .product import product_pass
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "code_pass",
     "frobenius_pass",
     "multiply_pass",
+    "newton_pass",
     "product_pass",
     "sparse_residual_pass",
 ]

@@ -234,6 +234,7 @@ class DaskRows(Rows):
 
     in_memory = False
     local = False
+    by_rows_only = "X is a Dask array on a cluster"
 
     def __init__(self, X: Spread, dtype: DType, n_jobs: int | None = None, sparse: bool = False):
         self.X, self.dtype, self.n_jobs, self.sparse = X, np.dtype(dtype), n_jobs, sparse

@@ -79,6 +79,7 @@ class StoredRows(MemoryRows):
     """
 
     in_memory = False
+    by_rows_only = "X is on disk"
     digested = False  # whether the opening pass also computes the digests of the blocks, see `digest`
 
     def __init__(
