@@ -378,6 +378,12 @@ def digits(folder: Path) -> np.ndarray:
     return load_digits().data
 
 
+@problem("random-20x10")
+def random_20x10(folder: Path) -> np.ndarray:
+    """Uniform random numbers, as many as an example has: 20×10 float64."""
+    return np.random.default_rng(0).random((20, 10))
+
+
 @problem("random-100x50")
 def random_small(folder: Path) -> np.ndarray:
     """Uniform random numbers, 100×50 float64: nothing but overhead."""

@@ -3,10 +3,12 @@
 import inspect
 import warnings
 
+import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_checks
+from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 from sklearn.utils._test_common import instance_generator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -110,3 +112,12 @@ def test_parameters_are_those_of_scikit_learn():
         defaults = {name: p.default for name, p in signature.parameters.items()}
         changed = {k: v for k, v in estimator.get_params().items() if v != defaults[k]}
         assert "max_iter" in changed
+
+
+@pytest.mark.parametrize("cls", [NMF, MiniBatchNMF])
+def test_defaults_need_no_check_at_each_fit(cls):
+    """Parameters that have their defaults are not validated; all others are, whenever they were set."""
+    validate_parameter_constraints(cls._parameter_constraints, cls().get_params(deep=False), cls.__name__)
+    for wrong in (cls(tol=-1.0), cls().set_params(tol=-1.0)):
+        with pytest.raises(InvalidParameterError, match="'tol' parameter"):
+            wrong.fit(np.ones((3, 2)))

@@ -257,7 +257,8 @@ def private_faults(package, inherited=frozenset()):
 def test_private_names_of_scikit_learn_and_joblib_stay_in_one_file():
     from nmfcore.estimators._base import BaseNMF
 
-    ours = {name for cls in BaseNMF.__mro__ if cls.__module__.startswith("nmfcore") for name in vars(cls)}
+    files = [cls for cls in BaseNMF.__mro__ if cls.__module__ != "nmfcore._compat"]  # where theirs are overridden
+    ours = {name for cls in files if cls.__module__.startswith("nmfcore") for name in vars(cls)}
     theirs = {name for cls in BaseNMF.__mro__ if cls.__module__.startswith("sklearn") for name in vars(cls)}
     inherited = {name for name in theirs - ours if is_private(name)}
     assert "_validate_params" in inherited

@@ -9,7 +9,7 @@ from benchmarks.evaluate import check_iterates, check_quality
 from benchmarks.harness import Context, Row, averaged, compare, per_iteration
 
 ABOUT = (
-    "Whole fits of small data in a warm process: never slower than scikit-learn. Each value is the "
+    "Whole fits of small data in a warm process: a tenth faster than scikit-learn. Each value is the "
     "mean of a few calls in a row; the losses must agree to 1e-6."
 )
 
@@ -21,6 +21,7 @@ def run(context: Context) -> Iterator[list[Row]]:
         ("digits", 10, 1, {"init": None, "tol": 1e-4}),
         ("random-100x50", 5, 10, {"init": None, "tol": 1e-4}),
         ("random-100x50", 5, 10, {"init": "custom", "tol": 1e-4}),
+        ("random-20x10", 3, 10, {"init": None, "tol": 1e-4}),
     )
     for name, k, calls, settings in context.cases(fits):
         yield compare(
@@ -30,7 +31,7 @@ def run(context: Context) -> Iterator[list[Row]]:
             partial(check_quality, limit=1e-6),
             case=f"whole fit, init={settings['init']}",
             repeats=repeats,
-            target={"ratio": 1.0},
+            target={"ratio": 1.1},
         )
     for name, k in context.cases((("random-100x50", 5), ("digits", 10)), smoke=1):
         yield compare(

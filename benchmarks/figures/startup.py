@@ -1,4 +1,4 @@
-"""What a user waits for before the first iteration: import, compilation, a whole short process."""
+"""What a user waits for before the first iteration: import, compilation, a whole short process, the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from benchmarks.harness import Context, Row, child, describe_case, pairwise, sum
 ABOUT = (
     "Fresh processes, taking turns. Import: seconds of the import statement. Warm process: wall "
     "time of a whole process that imports, fits the digits with k=10 and exits, kernels in the "
-    "on-disk cache. Cold: the first fit of a process with an empty kernel cache. "
+    "on-disk cache. Cold: the first fit of a process with an empty kernel cache. Command: the wall time of "
+    "`nmfcore fit` without arguments, with an empty kernel cache and with the one that it has filled. "
     "Ratios below 1 mean slower than scikit-learn."
 )
 IMPORT = """
@@ -32,9 +33,18 @@ model = NMF(10, random_state=0{settings}).fit(X)
 seconds = time.perf_counter() - start
 print(json.dumps({{"fit_s": seconds, "error": float(model.reconstruction_err_)}}))
 """
+COMMAND = """
+import json, sys, tempfile, time
+from pathlib import Path
+from nmfcore.cli import main
+with tempfile.TemporaryDirectory() as folder:
+    code = main(["fit", "--out", str(Path(folder) / "digits")])
+print(json.dumps({{"code": code}}))
+"""
 IMPORT_RATIO = 1 / 1.2  # nmfcore may take 1.2 × the time
 PROCESS_RATIO = 1 / 1.5
 COLD_SECONDS = 10.0
+COMMAND_SECONDS = {"cold": 4.0, "warm": 1.5}
 ERROR_MAY_DIFFER = 1e-6
 
 
@@ -48,6 +58,8 @@ def run(context: Context) -> Iterator[list[Row]]:
         # the cache that the first cold fit has filled
         warm = {"NUMBA_CACHE_DIR": str(Path(caches) / "cd-0")}
         yield _turns(context, "warm process, digits", FIT, warm, PROCESS_RATIO)
+        if not context.smoke:
+            yield _command(context, Path(caches))
 
 
 def _turns(context: Context, case: str, code: str, environment: dict[str, str], ratio: float) -> list[Row]:
@@ -109,6 +121,21 @@ def _cold(context: Context, caches: Path) -> Iterator[list[Row]]:
             if REFERENCE in able:
                 _judge(row, row["error"], rows[REFERENCE]["error"])
         yield list(rows.values())
+
+
+def _command(context: Context, caches: Path) -> list[Row]:
+    """Time the README's command in fresh processes, which use as many processors as there are."""
+    made: list[Row] = []
+    cold, warm = [], []
+    for number in range(3):
+        kept = {"NUMBA_CACHE_DIR": str(caches / f"command-{number}")}
+        cold.append(child(COMMAND.format(), threads=context.threads, environment=kept)[0])
+        warm += [child(COMMAND.format(), threads=context.threads, environment=kept)[0] for _ in range(3)]
+    for name, values in (("cold", cold), ("warm", warm)):
+        rows, _ = _rows(context, f"nmfcore fit, {name}")
+        rows["nmfcore"].update(status="ok", **summary(values), target={"value": COMMAND_SECONDS[name]})
+        made.append(rows["nmfcore"])
+    return made
 
 
 def _rows(context: Context, case: str, **settings: Any) -> tuple[dict[str, Row], dict[str, Contender]]:

@@ -184,7 +184,7 @@ def _run(
     block: Block, F: Array, Ht: Array, rule: int, out: Array, XtF: Array, FtF: Array, stats: Array,
     weights: Weights = None,
 ) -> None:  # fmt: skip
-    kernels().product_pass(tuple(block), F, Ht, rule, out, XtF, FtF, stats, weights)
+    kernels().product_pass(tuple(block), 1 if block.indptr else None, F, Ht, rule, out, XtF, FtF, stats, weights)
 
 
 def _without_columns(rows: int) -> tuple[int, ...]:
@@ -225,7 +225,7 @@ def gram(F: Array, B: Array | None = None) -> Array:
     if B is not None:
         add_products(cut(F, (0, len(F)), 256), B, FtF)
         return FtF
-    kernels().product_pass(_without_columns(F.shape[0]), F, none, ACCUMULATE, none, empty, FtF, stats, None)
+    kernels().product_pass(_without_columns(F.shape[0]), None, F, none, ACCUMULATE, none, empty, FtF, stats, None)
     return FtF
 
 
@@ -256,7 +256,10 @@ def descend(
     """
     beginning = tuple(begin) if begin is not None else _at_F(F.dtype) if delta else None
     penalty, descent = (float(l1), float(l2)), (order, sweeps, tol, delta)
-    kernels().frobenius_pass(tuple(block), F, beginning, Ht, G, penalty, descent, None, out, XtF, FtF, stats, weights)
+    sparse = 1 if block.indptr else None
+    kernels().frobenius_pass(
+        tuple(block), sparse, F, beginning, Ht, G, penalty, descent, None, out, XtF, FtF, stats, weights
+    )
 
 
 def multiply(
@@ -268,7 +271,8 @@ def multiply(
     XtF += Xᵀ·out and FtF += outᵀ·out; those of no rows are left out.
     """
     penalty = (float(l1), float(l2))
-    kernels().frobenius_pass(tuple(block), F, None, Ht, G, penalty, None, 1, out, XtF, FtF, stats, weights)
+    sparse = 1 if block.indptr else None
+    kernels().frobenius_pass(tuple(block), sparse, F, None, Ht, G, penalty, None, 1, out, XtF, FtF, stats, weights)
 
 
 def sweep(
@@ -295,7 +299,7 @@ def sweep(
     penalty, descent = (float(l1), float(l2)), (order, sweeps, 0.0, delta)
     none = _constants(F.dtype)[0]
     block = _without_columns(len(F))
-    kernels().frobenius_pass(block, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats, weights)
+    kernels().frobenius_pass(block, None, F, beginning, none, G, penalty, descent, None, out, C, FtF, stats, weights)
 
 
 def step_ahead(
@@ -321,7 +325,7 @@ def scale(
     """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
     block, none = _without_columns(len(F)), _constants(F.dtype)[0]
     penalty = (float(l1), float(l2))
-    kernels().frobenius_pass(block, F, None, none, G, penalty, None, 1, out, C, FtF, stats, weights)
+    kernels().frobenius_pass(block, None, F, None, none, G, penalty, None, 1, out, C, FtF, stats, weights)
 
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float, weights: Weights = None) -> float:

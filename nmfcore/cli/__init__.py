@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # No "from __future__ import annotations" here: typer evaluates the annotations of the callback.
@@ -47,6 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+# Options with which a fit may need another kernel than that of the default solver, or none; and data whose type of
+# numbers is not known before they are read. Pictures are bytes, which are computed with in float32.
+_OTHERS = ("--solver", "--beta-loss", "--extrapolate", "--device", "--scheduler", "--help", "-h", "--letterbox")
+_TYPED = (".csv", ".tsv", ".npy", ".npz", ".h5", ".hdf5", ".zarr")
+
+
+@contextlib.contextmanager
+def _compiled_ahead(arguments: Sequence[str]) -> Iterator[None]:
+    """Have the kernel of a fit of pictures compiled on a second processor, where this machine has not done so yet."""
+
+    def known(option: str) -> bool:
+        name = option.partition("::")[0].removesuffix(".gz")
+        return not option.startswith((*_OTHERS, "--mask")) and not name.endswith(_TYPED)
+
+    if list(arguments[:1]) != ["fit"] or not all(map(known, arguments)):
+        yield
+        return
+    from ..backends import compiling
+
+    try:
+        compiling.begin("float32")
+        yield
+    finally:
+        compiling.end()
+
+
 def _main(arguments: Sequence[str]) -> int:
     from .console import any_text_printable, quiet_libraries
 
@@ -54,7 +80,7 @@ def _main(arguments: Sequence[str]) -> int:
     if missing:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
-    with any_text_printable(), quiet_libraries():
+    with _compiled_ahead(arguments), any_text_printable(), quiet_libraries():
         code = _run(list(arguments))
         try:
             sys.stdout.flush()

@@ -46,6 +46,7 @@ _RESCALE = 'Divide X by its mean, or use solver="hals", which does not depend on
 
 
 class BaseNMF(
+    _compat.ParametersMixin,
     _compat.InverseTransformMixin,
     _compat.CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,

@@ -293,13 +293,17 @@ class MemoryRows(Rows):
         verify: bool = False,
     ) -> tuple[RowState, Named]:
         """Apply a function to every block of rows, see `Rows.each_block`."""
-        plan, accumulator = self.plan(width), self._sums if out is None else type(self._sums)()
+        return self._made(Pass(function, rows, arguments, width, sums, out, gather, gathered, verify))
+
+    def _made(self, wanted: Pass) -> Made:
+        function, rows, arguments, width, sums, out, gather, _, _ = wanted
+        plan = self._plans.get(width) or self.plan(width)
+        accumulator = self._sums if out is None else type(self._sums)()
         if self._is_small(plan) and not (gather and plan.gathers):  # no pool, no slices
             before, after = self.before_and_after(rows, out)
             total = accumulator.cleared(sums, 1)[0]
             function(self.backend, plan.lanes[0][0][2], before, arguments, after, total)
             return after, total
-        wanted = Pass(function, rows, arguments, width, sums, out, gather, gathered, verify)
         (made,) = self._visited([wanted], [accumulator])
         return made
 
@@ -314,7 +318,7 @@ class MemoryRows(Rows):
         return rows, RowState(**{name: self.new_rows(k) for name, k in out.items()}) if out else rows
 
     def _is_small(self, plan: _Plan) -> bool:
-        return self.in_memory and len(plan.lanes) == 1 and len(plan.lanes[0]) == 1
+        return len(plan.lanes) == 1 and len(plan.lanes[0]) == 1 and self.in_memory
 
     def passes(self, wanted: Sequence[Pass]) -> Iterator[Made]:
         """Make several passes over X, which share each visit of a block, see `Rows.passes`."""

@@ -130,8 +130,11 @@ class CoordinateDescent(Solver):
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             old, of_C, out = (F, C, new) if hi - lo == m else (F[lo:hi], C[lo:hi], new[lo:hi])
-            weights = self.weights_of(lo, hi)
-            backend.sweep(old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate, **weights)
+            step = (old, G, of_C, p.l1_H, p.l2_H, order, out, HHt, stats, sweeps, settled, conjugate)
+            if self.column_weights is None:
+                backend.sweep(*step)
+            else:
+                backend.sweep(*step, **self.weights_of(lo, hi))
 
         if k:
             stats, HHt = data.map_rows(sweep, m, 2.0 * sweeps * m * k * k, self.sums_H)

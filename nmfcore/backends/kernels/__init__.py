@@ -20,7 +20,7 @@ whole vectors; flat buffers whose names end in p have rows of that length, with 
 `coding`                  rows of W alone, H fixed
 `topk`                    the exact cosine search
 `_simd`                   register tiles and other building blocks in LLVM's language
-`_decorators`             how all of this is compiled; `_caching`, `_pipeline`: and kept between processes
+`_decorators`             how all of this is compiled; `_caching`, `_pipeline`, `_digest`: and kept between processes
 ========================  ==========================================================================================
 
 Importing a chapter imports Numba; importing this package does not.

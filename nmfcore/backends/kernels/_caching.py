@@ -4,7 +4,8 @@ Numba keeps them beside the source file, or in the user's cache folder when that
 written (a system service without a home), a private folder below the temporary one serves; without even that, kernels
 are compiled anew in each process.
 
-`_decorators` compiles with what is decided here: `KernelCompiler`, `PartCompiler` and `CACHE`.
+`_decorators` compiles with what is decided here: `KernelCompiler`, `PartCompiler`, `OnceCompiler`, `KernelCache` and
+`CACHE`.
 """
 
 import contextlib
@@ -60,10 +61,12 @@ CACHE = _numba_keeps()  # whether Numba's own cache serves
 
 KernelCompiler: Any
 PartCompiler: Any
+OnceCompiler: Any
+KernelCache: Any
 try:
-    from ._pipeline import KernelCompiler, PartCompiler
+    from ._pipeline import KernelCache, KernelCompiler, OnceCompiler, PartCompiler
 except (ImportError, AttributeError) as error:
-    KernelCompiler = PartCompiler = None  # Numba's own
+    KernelCache = KernelCompiler = PartCompiler = OnceCompiler = None  # Numba's own
     logger.warning(
         "nmfcore leaves its kernels to the stock compiler of Numba %s (with llvmlite %s), in which it misses a name "
         "(%s): results are right to rounding, but a kernel that was compiled in this process may differ in the last "

@@ -3,39 +3,38 @@
 A function that Python calls is a `kernel`; all others are compiled into the kernels that call them.
 """
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
 
-from ._caching import CACHE, KernelCompiler, PartCompiler
+from ._caching import CACHE, KernelCache, KernelCompiler, OnceCompiler, PartCompiler
+from ._digest import DIGEST
 
 # No nnan, no ninf: a NaN or an infinity must stay one. The only place that names fast-math flags.
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 COMMON = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Literal arguments of these functions are wrapped (np.intp(1)): Numba would compile a copy for each value.
 INNER = COMMON | {"fastmath": set(FASTMATH), "no_cpython_wrapper": True, "pipeline_class": PartCompiler}
+ONCE = INNER | {"pipeline_class": OnceCompiler}
 INLINED = INNER | {"forceinline": True}
 # For arithmetic on bits, where (x + c) − c is not x: LLVM may fuse, but not reorder.
 EXACT = INLINED | {"fastmath": {"contract"}}
 ENTRY = COMMON | {"fastmath": set(FASTMATH), "cache": CACHE, "pipeline_class": KernelCompiler}
 
 
-def _digest() -> str:
-    """Return a digest of the source files of which kernels consist."""
-    here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), *here.parent.glob("operations.py")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-DIGEST = _digest()
-
-
 def inner(function: Callable[..., object]) -> Any:
-    """Compile a function for the kernels that call it."""
+    """Compile a function for the kernels that call it; LLVM optimises it before, and again as a part of these."""
     return numba.njit(function, **INNER)
+
+
+def once(function: Callable[..., object]) -> Any:
+    """Compile a function for the kernels that call it, in which alone LLVM optimises it.
+
+    That takes less time to compile. It is for functions whose results have the same bits either way: some loops over
+    vectors (sweeps, multiplicative steps, sums) have other multiply-adds fused when they are optimised once more.
+    """
+    return numba.njit(function, **ONCE)
 
 
 def inlined(function: Callable[..., object]) -> Any:
@@ -55,4 +54,7 @@ def kernel(function: Callable[..., object]) -> Any:
     under which the code is kept therefore ends in a digest of all of these files.
     """
     function.__qualname__ += f"_{DIGEST}"
-    return numba.njit(function, **ENTRY)
+    made = numba.njit(function, **ENTRY)
+    if CACHE and KernelCache is not None:
+        made._cache = KernelCache(function)
+    return made

@@ -16,7 +16,10 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, PassManager, register_pass
+from numba.core.dispatcher import Dispatcher
 from numba.core.typed_passes import AnnotateTypes
+
+from .. import compiling
 
 logger = logging.getLogger("nmfcore")
 
@@ -25,10 +28,11 @@ _NEEDED = (
     llvm.Linkage.linkonce_odr, llvm.Linkage.internal,
     JITCodeLibrary._finalize_final_module, JITCodeLibrary.enable_object_caching,
     JITCodeLibrary._finalize_dynamic_globals, JITCodeLibrary._verify_declare_only_symbols,
-    JITCodeLibrary.get_pointer_to_function, JITCodeLibrary.codegen,
+    JITCodeLibrary._optimize_final_module, JITCodeLibrary.get_pointer_to_function, JITCodeLibrary.codegen,
     CompilerBase.compile_extra, DefaultPassBuilder.define_nopython_pipeline, PassManager.add_pass_after,
     CompileResultCacheImpl._locator_classes, FunctionCache._impl_class,
-    FunctionCache.load_overload, FunctionCache.save_overload, _CacheLocator.get_suitable_cache_subpath,
+    FunctionCache.load_overload, FunctionCache.save_overload, Dispatcher.enable_caching,
+    _CacheLocator.get_suitable_cache_subpath,
 )  # fmt: skip
 
 
@@ -74,6 +78,16 @@ class _Part(JITCodeLibrary):
         return _NoEnvironment
 
 
+class _OncePart(_Part):
+    """LLVM's code of a part that is optimised as a part of its kernels only.
+
+    To optimise all parts before, each with the parts that it calls, took a fifth of the time of compiling a kernel.
+    """
+
+    def _optimize_final_module(self) -> None:
+        """Do nothing."""
+
+
 class _LibraryPass(LoweringPass):
     library: type[JITCodeLibrary]
 
@@ -98,6 +112,12 @@ class _PartPass(_LibraryPass):
     library = _Part
 
 
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OncePartPass(_LibraryPass):
+    _name = "nmfcore_once_part_library"
+    library = _OncePart
+
+
 def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[PassManager]:
     """Return Numba's passes with one more before the code is made."""
     passes = DefaultPassBuilder.define_nopython_pipeline(state)
@@ -112,6 +132,14 @@ class PartCompiler(CompilerBase):
     def define_pipelines(self) -> list[PassManager]:
         """Return Numba's passes with ours."""
         return _pipeline_with(_PartPass, self.state)
+
+
+class OnceCompiler(CompilerBase):
+    """Numba's compiler, for functions that only kernels call and that LLVM optimises with these only."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        """Return Numba's passes with ours."""
+        return _pipeline_with(_OncePartPass, self.state)
 
 
 class _InFolder(_SourceFileBackedLocatorMixin, _CacheLocator):
@@ -129,31 +157,43 @@ class _FolderImpl(CompileResultCacheImpl):
     _locator_classes = [_InFolder]
 
 
-class _FolderCache(FunctionCache):
-    _impl_class = _FolderImpl
+# What is waited for, by the names of the kernels that a first fit needs.
+_WORK = {
+    "product_pass": "products with X",
+    "frobenius_pass": "descent",
+    "beta_pass": "multiplicative steps",
+    "code_pass": "codes",
+    "filled_pass": "descent on what is observed",
+}
 
 
 class _Notice:
-    """One log line that explains the wait, once compiling kernels takes longer than a second."""
+    """Log lines that explain the wait, once compiling kernels takes longer than a second: one for each kind of work."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.timer: threading.Timer | None = None
         self.lock = threading.Lock()
-        self.said = False
+        self.said: set[str] = set()
 
-    def _say(self) -> None:
-        self.said = True
+    def _say(self, work: str) -> None:
+        if work in self.said:
+            return
+        self.said.add(work)
+        if len(self.said) > 1:
+            logger.warning("... now those for: %s", work)
+            return
         kept = "later processes load them" if KernelCompiler.kept else "no folder to keep them in can be written"
-        logger.warning("nmfcore compiles its kernels for this processor, once (%s) ...", kept)
+        logger.warning("nmfcore compiles its kernels for this processor, once (%s); first those for: %s", kept, work)
 
     @contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Hold this while a kernel is compiled; kernels that it calls may be compiled meanwhile."""
+    def compiling(self, func: Any) -> Iterator[None]:
+        """Hold this while a kernel is compiled or waited for; kernels that it calls may be compiled meanwhile."""
+        name = func.__name__
         with self.lock:
             self.depth += 1
-            if self.depth == 1 and not self.said:
-                self.timer = threading.Timer(1.0, self._say)
+            if self.depth == 1:
+                self.timer = threading.Timer(1.0, self._say, [_WORK.get(name, name.replace("_", " "))])
                 self.timer.daemon = True
                 self.timer.start()
         try:
@@ -168,6 +208,23 @@ class _Notice:
 _notice = _Notice()
 
 
+class KernelCache(FunctionCache):
+    """Numba's cache of one kernel, which waits for a second process that is compiling it."""
+
+    def load_overload(self, sig: object, target_context: object) -> Any:
+        """Return what the cache holds for these types, maybe after waiting; None if it holds nothing."""
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            with _notice.compiling(self._py_func):
+                made = compiling.awaited(self._py_func.__qualname__)
+            found = super().load_overload(sig, target_context) if made else None
+        return found
+
+
+class _FolderCache(KernelCache):
+    _impl_class = _FolderImpl
+
+
 class KernelCompiler(CompilerBase):
     """Numba's compiler, for functions whose machine code is the same whether it was compiled here or loaded."""
 
@@ -178,10 +235,10 @@ class KernelCompiler(CompilerBase):
         super().__init__(typingctx, targetctx, *rest)
         self._target = targetctx  # the base has one of these options only
 
-    def compile_extra(self, func: object) -> object:
+    def compile_extra(self, func: Any) -> object:
         """Return what the function compiles to, or what was compiled before and lies in the folder."""
         if self.folder is None:
-            with _notice.compiling():
+            with _notice.compiling(func):
                 return super().compile_extra(func)
         cache = _FolderCache(func)
         signature = self.state.args
@@ -189,7 +246,7 @@ class KernelCompiler(CompilerBase):
         if found is not None:
             self._target.insert_user_function(found.entry_point, found.fndesc, [found.library])
             return found
-        with _notice.compiling():
+        with _notice.compiling(func):
             compiled = super().compile_extra(func)
         cache.save_overload(signature, compiled)
         return compiled

@@ -363,7 +363,7 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
                     sparse_scatter(run, x.indices, x.wide, begin, length, Up[i * kp : i * kp + kp], kp, k, Ns)
         else:
             if not stored or measure:
-                load_tile(x, i0, rows, padded, X, ld, run)
+                load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
             if measure or (update and not fused):
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:

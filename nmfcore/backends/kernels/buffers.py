@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._decorators import inner
+from ._decorators import once
 from ._simd import (
     VECTOR_BYTES,
     out_of_line,
@@ -14,7 +14,7 @@ from ._simd import (
 ALIGN = 16  # a multiple of every register tile's height: tiles and columns are padded to multiples of it
 
 
-@inner
+@once
 def aligned(size, like):
     """Return an uninitialised flat buffer of like's type that begins on a cache line: a split load costs twice."""
     out_of_line()
@@ -24,7 +24,7 @@ def aligned(size, like):
     return buffer[first : first + size + spare]
 
 
-@inner
+@once
 def clear(buffer, first, last):
     """Set buffer[first:last] to 0. Numba's own assignment to a slice takes longer to compile than all loops here."""
     out_of_line()
@@ -32,7 +32,7 @@ def clear(buffer, first, last):
         buffer[i] = 0
 
 
-@inner
+@once
 def zeros(size, like):
     """Return a flat buffer of zeros that begins on a cache line."""
     buffer = aligned(size, like)
@@ -40,26 +40,26 @@ def zeros(size, like):
     return buffer
 
 
-@inner
+@once
 def round_up(n, step):
     """Return the least multiple of step that is at least n."""
     return (n + step - 1) // step * step
 
 
-@inner
+@once
 def lanes_of(like):
     """Return how many numbers of this type a vector holds."""
     return VECTOR_BYTES // like.itemsize
 
 
-@inner
+@once
 def leading(m):
     """Return the row length of a tile of m columns: an odd number of lines, so that rows share no cache set."""
     ld = round_up(m, ALIGN)
     return ld + ALIGN if ld // ALIGN % 2 == 0 else ld
 
 
-@inner
+@once
 def pad_rows(F, lo, rows, out, ld):
     """Copy rows lo … lo+rows of F to `out`, each with zeros up to row length ld."""
     out_of_line()
@@ -67,7 +67,7 @@ def pad_rows(F, lo, rows, out, ld):
         pad_row(F, lo + i, out, i * ld, ld)
 
 
-@inner
+@once
 def copy_rows(Fp, ld, rows, out, first):
     """Copy rows of length ld, zero beyond out's columns, to rows first … of `out`. Returns the sum of their numbers."""
     out_of_line()
@@ -85,7 +85,7 @@ def copy_rows(Fp, ld, rows, out, first):
     return total
 
 
-@inner
+@once
 def pad_transposed(F, out, ld):
     """Copy Fᵀ to a flat k × ld buffer, with zeros beyond F's rows."""
     out_of_line()

@@ -68,7 +68,7 @@ def code_pass(block, Ht, rule, penalty, stop, out, stats, weights):
         rows = min(height, n - i0)
         padded = round_up(rows, step)
         if not sparse:
-            load_tile(x, i0, rows, padded, X, ld, run)
+            load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
         for i in range(rows):
             total, squared = 0.0, 0.0
             if sparse:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION
-from ._decorators import inner, kernel
+from ._decorators import inner, kernel, once
 from ._simd import (
     GRAIN,
     line4,
@@ -224,7 +224,7 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats, 
     stats[UNSETTLED] += unsettled
 
 
-@inner
+@once
 def extrapolate(Fp, before, lo, rows, scale, weight, Bp, kp):
     """F ← max(0, B + weight·(B − before·scale)) in place, B = F·scale into Bp."""
     out_of_line()
@@ -243,7 +243,7 @@ def extrapolate(Fp, before, lo, rows, scale, weight, Bp, kp):
                 f[t] = max(b[t] + w * (b[t] - old[t] * scale[k + t]), zero)
 
 
-@inner
+@once
 def subtract_from(Fp, Bp, Cp, l1, size):
     """B ← D = F − B in place. Returns ⟨C − l1, D⟩ in float64; padding adds nothing, as D is 0 there."""
     out_of_line()
@@ -256,7 +256,7 @@ def subtract_from(Fp, Bp, Cp, l1, size):
 
 
 @kernel
-def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats, weights):
+def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, out, XtF, FtF, stats, weights):
     """Work through n rows of X once: C = X·Ht, new rows of F from (C, G), then XtF += Xᵀ·F and FtF += FᵀF.
 
     The new rows are those of `sweep_rows` with descent = (order, sweeps, tol, delta), or, with multiply = 1,
@@ -270,25 +270,28 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     from these without cancellation. With a scale of no numbers, of the beginning only `conjugate` counts, for which
     see `sweep_rows`; this spares small fits a kernel of its own.
 
+    sparse: None if X is dense, 1 if it is CSR: a kernel for one has no code for the other.
+
     weights: None, or u_i ≥ 0 by which row i counts in all sums: XtF += XᵀUF, FtF += FᵀUF, FtD += [FᵀUD; DᵀUD], and
     stats. The new rows do not depend on them.
 
-    `begin`, `descent`, `multiply` and `weights` are tested for None one by one: Numba leaves out the code behind such
-    a test where the argument is None, and only there.
+    `sparse`, `begin`, `descent`, `multiply` and `weights` are tested for None one by one: Numba leaves out the code
+    behind such a test where the argument is None, and only there.
     """
     x = Block(*block)
     n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
     l1, l2 = F.dtype.type(penalty[0]), F.dtype.type(penalty[1])
-    sparse, given = x.indptr != 0, Ht.shape[0] == 0
-    kp = round_up(k, lanes)
-    strip = m if sparse or given else strip_of(m, kp, size)
+    given, kp = Ht.shape[0] == 0, round_up(k, lanes)
+    strip = m
+    if sparse is None:
+        strip = m if given else strip_of(m, kp, size)
     ld = leading(strip)
     step = max(4 * lanes, ALIGN)  # rows of a sweep
     height = round_up(min(x.height, n), step)
-    hold = held_back(x.code, size, m, not sparse and not given)
+    hold = held_back(x.code, size, m, sparse is None and not given)
     well = hold >= 0 and x.code == 10 and lies_well(x)
     # One piece of memory for all buffers: allocating each on its own took a tenth of the time of a small fit.
-    of_tile, of_F, of_G = 0 if sparse else height * ld, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
+    of_tile, of_F, of_G = height * ld if sparse is None else 0, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(strip, k), ALIGN) * kp
     of_D = 0 if multiply is None and begin is None else of_F
     of_U = 0 if weights is None else of_F
@@ -303,8 +306,10 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
     Dp = Bp = scratch[of_sweep:]
     Up = Dp[of_D:]  # the rows of F as they are weighed
     of_row = np.zeros(STATS if weights is not None and multiply is not None else 0)
-    run = aligned(max(STORED, longest_row(x)) if sparse else 0, F)
-    sums, nothing = zeros(m * kp if sparse and XtF.shape[0] else 0, stats), np.zeros((0, 0))
+    longest, of_sums = np.intp(0), np.intp(0)
+    if sparse is not None:
+        longest, of_sums = max(STORED, longest_row(x)), m * kp if XtF.shape[0] else np.intp(0)
+    run, sums = aligned(longest, F), zeros(of_sums, stats)
     if not given:
         pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
@@ -321,20 +326,20 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
             whole = rows
-        elif sparse:
-            sparse_rows_times(x, i0, rows, Htp, kp, Cp, run, nothing)
+        elif sparse is not None:
+            sparse_rows_times(x, i0, rows, Htp, kp, Cp, run, np.zeros((0, 0)))
             whole = rows
         elif strip < m:
             for j0 in range(0, m, strip):
                 columns = min(strip, m - j0)
-                load_tile(columns_of(x, j0, columns), i0, rows, whole, tile, ld, run)
+                load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                 of_strip = Htp[j0 * kp :]
                 add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0)
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
             else:
-                load_tile(x, i0, rows, whole, tile, ld, run)
+                load_tile(x, None, i0, rows, whole, tile, ld, run)
             product(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size))
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
@@ -371,12 +376,12 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
                     cross += c_i[t] * f_i[t]
             stats[CROSS] += cross
         elif XtF.shape[0]:
-            if sparse:
+            if sparse is not None:
                 sparse_add_products(x, i0, rows, Up, kp, k, sums, run)
             elif strip < m:
                 for j0 in range(0, m, strip):
                     columns = min(strip, m - j0)
-                    load_tile(columns_of(x, j0, columns), i0, rows, whole, tile, ld, run)
+                    load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                     accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns])
             else:
                 accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF)
@@ -403,8 +408,9 @@ def frobenius_pass(block, F, begin, Ht, G, penalty, descent, multiply, out, XtF,
                 product(Bp, np.intp(1), kp, Up, kp, c, kp, round_up(k, GRAIN), rows, kp, np.intp(DEPTH))
                 add_rows(c, kp, FtD[k:])
         i0 += rows
-    if sparse and XtF.shape[0]:
-        add_rows(sums, kp, XtF)
+    if sparse is not None:  # noqa: SIM102
+        if XtF.shape[0]:
+            add_rows(sums, kp, XtF)
     if given and FtF.shape[0]:
         for t in range(k):
             for u in range(k):

@@ -192,7 +192,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
-        load_tile(x, i0, rows, whole, tile, ld, run)
+        load_tile(x, x.indptr, i0, rows, whole, tile, ld, run)
         pad_rows(F, i0, rows, Fp, kp)
         clear(Fp, rows * kp, padded * kp)
         for i in range(rows):
@@ -365,7 +365,7 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
             sparse_rows_times(x, i0, rows, Htp, kp, Cp, run, nothing)
         else:
             padded = round_up(rows, GRAIN)
-            load_tile(x, i0, rows, padded, tile, ld, run)
+            load_tile(x, x.indptr, i0, rows, padded, tile, ld, run)
             hidden_of_tile(mask, i0, rows, m, found, starts, counts, lanes)
             put(tile, ld, rows, found, starts, counts, tile.dtype.type(0))
             product(tile, ld, np.intp(1), Htp, kp, Cp, kp, padded, m, kp, np.intp(DEPTH))
@@ -551,7 +551,7 @@ def masked_beta_pass(block, mask, F, Ht, rule, penalty, update, measure, out, N,
                     sparse_scatter(run, x.indices, x.wide, begin, length, f, kp, k, Ns)
                     sparse_scatter(values, x.indices, x.wide, begin, length, f, kp, k, Ds)
         else:
-            load_tile(x, i0, rows, padded, X, ld, run)
+            load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
             hidden_of_tile(mask, i0, rows, m, found, starts, counts, lanes)
             put(X, ld, rows, found, starts, counts, X.dtype.type(1))
             clear(S, rows * ld, padded * ld)
@@ -611,7 +611,7 @@ def masked_code_pass(block, mask, Ht, rule, penalty, stop, out, stats):
         rows = min(height, n - i0)
         padded = round_up(rows, ALIGN)
         if not stored:
-            load_tile(x, i0, rows, padded, X, ld, run)
+            load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
             hidden_of_tile(mask, i0, rows, m, found, starts, counts, lanes)
             put(X, ld, rows, found, starts, counts, X.dtype.type(0))
         for i in range(rows):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..operations import KKT, STATS, VIOLATION
-from ._decorators import inner, kernel
+from ._decorators import inner, kernel, once
 from ._simd import out_of_line
 from .buffers import aligned, copy_rows, lanes_of, pad_rows, round_up
 from .powers import power
@@ -52,7 +52,7 @@ def multiply_rows(Fp, Np, Dp, kp, first, rows, k, penalty, gamma, floor, hess, s
     stats[KKT] += scale
 
 
-@inner
+@once
 def add_weighed(of_row, weight, stats):
     """Add the numbers that `multiply_rows` has left for a row to stats, weight times, and set them to 0."""
     out_of_line()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._decorators import inlined, inner, kernel
+from ._decorators import inlined, inner, kernel, once
 from ._simd import (
     GRAIN,
     STRIP,
@@ -42,7 +42,7 @@ SUMS = 1536  # columns of X whose products with F are formed before they are add
 DEPTH_ROWS = 64  # terms per partial product of Xᵀ·F, which lie a page apart: the first-level TLB has 64 entries or more
 
 
-@inner
+@once
 def depth_of(m, size):
     """Return the terms per partial product of X·Ht: for long rows a strip of Ht then stays in the first-level cache.
 
@@ -51,7 +51,7 @@ def depth_of(m, size):
     return m if size == 8 and m <= LONG else np.intp(DEPTH)
 
 
-@inner
+@once
 def strip_of(m, kp, size):
     """Return the columns of a tile: all, unless Ht is so large that every tile fetches it from memory again.
 
@@ -61,14 +61,14 @@ def strip_of(m, kp, size):
     return m if m * kp * size <= LARGE else np.intp(STRIP_BYTES // size)
 
 
-@inner
+@once
 def columns_of(x, first, columns):
     """Return some columns of a dense block."""
     address = x.address + first * x.column_stride
     return Block(address, x.code, x.row_stride, x.column_stride, x.indptr, x.indices, x.wide, x.rows, columns, x.height)
 
 
-@inner
+@once
 def rows_of_tile(i0, n, height, hold):
     """Return how many rows the tile that begins at row i0 has.
 
@@ -83,7 +83,7 @@ def rows_of_tile(i0, n, height, hold):
     return rows
 
 
-@inner
+@once
 def held_back(code, size, m, dense):
     """Return how many rows must follow those that are multiplied in place; −1 where X is always copied.
 
@@ -96,20 +96,20 @@ def held_back(code, size, m, dense):
     return -1
 
 
-@inner
+@once
 def lies_well(x):
     """Return whether register tiles can read the float64 rows of a block in place."""
     apart = x.row_stride
     return x.column_stride == 8 and apart >= 8 * x.columns and apart % 8 == 0 and x.address % 8 == 0
 
 
-@inner
+@once
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
     """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
     add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, False)
 
 
-@inner
+@once
 def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun):
     """Write Σ_t x[r·rs + t·ts] · b[t, :columns] to c[r, :columns], or add it to what c holds if it has `begun`."""
     out_of_line()
@@ -140,7 +140,7 @@ def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun):
                 j += 3 * lanes
 
 
-@inner
+@once
 def add_rows(c, ldc, out):
     """Add the padded rows of c to out (float64, not padded)."""
     out_of_line()
@@ -151,7 +151,7 @@ def add_rows(c, ldc, out):
             to[t] += of[t]
 
 
-@inner
+@once
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
     """Add tileᵀ·F to XtF: the product of the tile is of the compute type, the sum of float64."""
     out_of_line()
@@ -161,7 +161,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF):
         add_rows(c, kp, XtF[j0 : j0 + columns])
 
 
-@inner
+@once
 def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
     """Add tileᵀ·F to a flat padded buffer of float64, which the kernel adds to its output at the end."""
     out_of_line()
@@ -171,7 +171,7 @@ def sum_products(tile, ld, m, Fp, kp, rows, c, sums):
         sums[i] += c[i]
 
 
-@inner
+@once
 def accumulate_gram(Fp, kp, rows, c, FtF):
     """Add FᵀF to FtF."""
     out_of_line()
@@ -179,7 +179,7 @@ def accumulate_gram(Fp, kp, rows, c, FtF):
     add_rows(c, kp, FtF)
 
 
-@inner
+@once
 def gram(Ht, out):
     """Write HtᵀHt to out, in float64."""
     m, k = Ht.shape
@@ -206,7 +206,7 @@ def weigh_rows(Fp, kp, rows, weights, first, Up):
     return total
 
 
-@inner
+@once
 def accumulate_weighed(Fp, Up, kp, rows, c, FtF):
     """Add FᵀUF to FtF, from F and UF."""
     out_of_line()
@@ -214,7 +214,7 @@ def accumulate_weighed(Fp, Up, kp, rows, c, FtF):
     add_rows(c, kp, FtF)
 
 
-@inner
+@once
 def weighed_gram(F, Up, kp, out):
     """Write FᵀUF to out, in float64, from F and the padded rows of UF."""
     out_of_line()
@@ -265,21 +265,21 @@ def scatter_row(x, x0, indices, wide, begin, length, Fp, first, kp, k, sums):
         t += done * lanes
 
 
-@inner
+@once
 def sparse_sum(x, indices, wide, begin, length, Htp, kp, out):
     """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of one row to out."""
     out_of_line()
     gather_row(x, np.intp(0), indices, wide, begin, length, Htp, kp, out, np.intp(0))
 
 
-@inner
+@once
 def sparse_scatter(x, indices, wide, begin, length, f, kp, k, sums):
     """Add x_p · f to sums[column_p, :k], for the stored numbers x_p of one row."""
     out_of_line()
     scatter_row(x, np.intp(0), indices, wide, begin, length, f, np.intp(0), kp, k, sums)
 
 
-@inner
+@once
 def sparse_rows_times(x, lo, rows, Htp, kp, C, run, exact):
     """Write Σ_p x_p · Ht[column_p, :] over the stored numbers of row lo + i to row i of C.
 
@@ -311,7 +311,7 @@ def sparse_rows_times(x, lo, rows, Htp, kp, C, run, exact):
                 break
 
 
-@inner
+@once
 def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
     """Add x_p · F[i, :] to sums[column_p, :k], for the stored numbers x_p of each row lo + i; float64 throughout."""
     out_of_line()
@@ -323,7 +323,7 @@ def sparse_add_products(x, lo, rows, Fp, kp, k, sums, run):
         scatter_row(run, begin - first, x.indices, x.wide, begin, length, Fp, i * kp, kp, k, sums)
 
 
-@inner
+@once
 def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first, weights):
     """Return Σ (x − f·Ht)² over a tile; half of it goes to out[first:] by row, if out has rows. WH is formed in S.
 
@@ -349,7 +349,7 @@ def residual(tile, ld, m, Fp, kp, k, rows, Hp, mp, S, out, first, weights):
 
 
 @kernel
-def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
+def product_pass(block, sparse, F, Ht, rule, out, XtF, FtF, stats, weights):
     """Work through n rows of X once and leave F as it is; the rule says what is computed.
 
     OPENING: stats = [minimum, count of non-finite values, Σx, Σx²] of the stored numbers.
@@ -357,26 +357,30 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
     ACCUMULATE: XtF += Xᵀ·F and FtF += FᵀF; those of no rows are left out.
     RESIDUAL (dense X): stats[0] += Σ (x − f·Ht)², and half of it goes to out by row, if it has rows.
 
+    sparse: None if X is dense, 1 if it is CSR: a kernel for one has no code for the other.
+
     weights: None, or (u, v), by which rows and columns count in Σx, Σx² and Σ (x − f·Ht)². F is weighed already.
 
-    These are one kernel because each further kernel adds the better part of a second to the first fit after an
+    All rules are one kernel because each further kernel adds the better part of a second to the first fit after an
     installation.
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, F.shape[1]
-    sparse, size, kp = x.indptr != 0, F.itemsize, round_up(k, lanes_of(F))
+    size, kp = F.itemsize, round_up(k, lanes_of(F))
     ld, mp = leading(m), round_up(m, ALIGN)
     height = round_up(min(x.height, n), ALIGN)
-    hold = held_back(x.code, size, m, not sparse and rule != OPENING)
+    hold = held_back(x.code, size, m, sparse is None and rule != OPENING)
     well = hold >= 0 and x.code == 10 and lies_well(x)
-    of_tile, of_F, of_H = 0 if sparse else height * ld, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
+    of_tile, of_F, of_H = height * ld if sparse is None else 0, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
     of_c = height * mp if rule == RESIDUAL else max(round_up(max(m, k), ALIGN), height) * kp
     memory = aligned(of_tile + of_F + of_H + of_c + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Hp = Fp[of_F:]
     c = Hp[of_H:]
-    run = aligned(max(STORED, longest_row(x)) if sparse else 0, F)
-    sums = zeros(m * kp if sparse and rule == ACCUMULATE and XtF.shape[0] else 0, stats)
+    longest, of_sums = np.intp(0), np.intp(0)
+    if sparse is not None:
+        longest, of_sums = max(STORED, longest_row(x)), m * kp if rule == ACCUMULATE and XtF.shape[0] else np.intp(0)
+    run, sums = aligned(longest, F), zeros(of_sums, stats)
     if rule == RESIDUAL:
         pad_transposed(Ht, Hp, mp)
     elif rule == PRODUCT:
@@ -389,7 +393,7 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         tile, at_x = copied, ld
-        if sparse:
+        if sparse is not None:
             if rule == PRODUCT:
                 sparse_rows_times(x, i0, rows, Hp, kp, c, run, XtF)
             elif rule == OPENING:
@@ -400,15 +404,16 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
         elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
             tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
         else:
-            load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
+            load_tile(x, None, i0, rows, round_up(rows, GRAIN), tile, ld, run)
         if rule == OPENING:
-            for i in range(0 if sparse else rows):
-                if weights is None:
-                    opening_row(tile, i * ld, m, stats)
-                else:
-                    weighed_opening_row(tile, i * ld, m, weights[0][i0 + i], weights[1], stats)
+            if sparse is None:
+                for i in range(rows):
+                    if weights is None:
+                        opening_row(tile, i * ld, m, stats)
+                    else:
+                        weighed_opening_row(tile, i * ld, m, weights[0][i0 + i], weights[1], stats)
         elif rule == PRODUCT:
-            if not sparse:
+            if sparse is None:
                 product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
             if out.shape[0]:
                 copy_rows(c, kp, rows, out, i0)
@@ -418,12 +423,13 @@ def product_pass(block, F, Ht, rule, out, XtF, FtF, stats, weights):
                 clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
                 stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0, weights)
             elif XtF.shape[0]:
-                if sparse:
+                if sparse is not None:
                     sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
                 else:
                     accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF)
             if FtF.shape[0]:
                 accumulate_gram(Fp, kp, rows, c, FtF)
         i0 += rows
-    if sparse and rule == ACCUMULATE and XtF.shape[0]:
-        add_rows(sums, kp, XtF)
+    if sparse is not None:  # noqa: SIM102
+        if rule == ACCUMULATE and XtF.shape[0]:
+            add_rows(sums, kp, XtF)

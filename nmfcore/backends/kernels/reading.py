@@ -6,7 +6,7 @@ a loop with that check.
 
 import numpy as np
 
-from ._decorators import inner
+from ._decorators import once
 from ._simd import (
     clear_vector,
     double_of_bits,
@@ -29,7 +29,7 @@ from .buffers import ALIGN, clear, lanes_of, round_up
 STORED = 2048  # numbers of short CSR rows that are widened in one go
 
 
-@inner
+@once
 def half(address):
     """Widen a float16 by its bits: LLVM calls a library function where the processor has no conversion."""
     bits = np.uint32(read_u16(address, 0))
@@ -40,7 +40,7 @@ def half(address):
     return -value if bits & np.uint32(0x8000) else value
 
 
-@inner
+@once
 def number(address, code):
     """Return one number of X, of the storage type with this code (without a power), in float64."""
     if code == 0:
@@ -66,7 +66,7 @@ def number(address, code):
     return read_f64(address, 0)
 
 
-@inner
+@once
 def size_of(code):
     """Return the bytes of a number of this storage type."""
     code = code & 255
@@ -77,7 +77,7 @@ def size_of(code):
     return 4 if code <= 5 or code == 9 else 8
 
 
-@inner
+@once
 def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
     """Widen rows × n numbers of X, row_stride and stride bytes apart, into out[i·ld + j·step]."""
     out_of_line()
@@ -93,7 +93,7 @@ def widen_rows(address, code, row_stride, stride, rows, n, out, ld, step):
             out[i * ld + j * step] = number(start + j * stride, stored)
 
 
-@inner
+@once
 def widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, step, vectors):
     """Widen numbers of 4^power·X, as `widen_rows` does. They are rounded after the multiplication."""
     out_of_line()
@@ -110,14 +110,14 @@ def widen_scaled(address, stored, power, row_stride, stride, rows, n, out, ld, s
             out[i * ld + j * step] = number(start + j * stride, stored) * factor
 
 
-@inner
+@once
 def widen(address, code, n, out):
     """Widen n numbers of X that lie side by side into `out`."""
     size = size_of(code)
     widen_rows(address, code, np.intp(0), size, np.intp(1), n, out, np.intp(0), np.intp(1))
 
 
-@inner
+@once
 def at(address, wide, i):
     """Read number i of an index array of 32 or (wide) 64 bits."""
     if wide:
@@ -125,14 +125,14 @@ def at(address, wide, i):
     return np.int64(read_i32(address, i))
 
 
-@inner
+@once
 def bounds(indptr, wide, i):
     """Return the number of the first stored number of CSR row i, and how many the row has."""
     begin = at(indptr, wide, i)
     return begin, at(indptr, wide, i + 1) - begin
 
 
-@inner
+@once
 def longest_row(x):
     """Return the largest number of stored numbers that a row of this CSR block has."""
     out_of_line()
@@ -142,7 +142,7 @@ def longest_row(x):
     return longest
 
 
-@inner
+@once
 def widen_sparse_row(x, i, run):
     """Widen the stored numbers of CSR row i into `run`. Returns the number of the first of them, and how many."""
     begin, length = bounds(x.indptr, x.wide, i)
@@ -150,7 +150,7 @@ def widen_sparse_row(x, i, run):
     return begin, length
 
 
-@inner
+@once
 def widen_stored(x, lo, rows, i, run):
     """Widen CSR rows lo + i … of a tile into `run`: as many as it has room for, one at least.
 
@@ -166,18 +166,22 @@ def widen_stored(x, lo, rows, i, run):
     return begin, last
 
 
-@inner
-def load_tile(x, lo, rows, padded, tile, ld, run):
-    """Widen rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns."""
+@once
+def load_tile(x, sparse, lo, rows, padded, tile, ld, run):
+    """Widen rows lo … lo+rows of X into `tile`, with zeros to whole register tiles of rows and columns.
+
+    sparse: None, or whether X is CSR; for None no code for CSR is compiled.
+    """
     out_of_line()
     m = x.columns
-    if x.indptr:
-        clear(tile, np.intp(0), padded * ld)
-        for i in range(rows):
-            begin, length = widen_sparse_row(x, lo + i, run)
-            for p in range(length):  # += : a matrix with duplicate entries means their sum
-                tile[i * ld + at(x.indices, x.wide, begin + p)] += run[p]
-        return
+    if sparse is not None:  # noqa: SIM102 (this test stands alone, see `frobenius_pass`)
+        if sparse:
+            clear(tile, np.intp(0), padded * ld)
+            for i in range(rows):
+                begin, length = widen_sparse_row(x, lo + i, run)
+                for p in range(length):  # += : a matrix with duplicate entries means their sum
+                    tile[i * ld + at(x.indices, x.wide, begin + p)] += run[p]
+            return
     start = x.address + lo * x.row_stride
     beyond = round_up(m, ALIGN) - m  # numbers that register tiles read past the end of a row
     for i in range(rows if beyond else 0):  # cleared first, because the vectors reach into the next row
@@ -190,7 +194,7 @@ def load_tile(x, lo, rows, padded, tile, ld, run):
     clear(tile, rows * ld, padded * ld)
 
 
-@inner
+@once
 def opening_row(x, first, length, out):
     """Update out = [minimum, count of non-finite values, Σx, Σx²] with `length` numbers."""
     out_of_line()
@@ -208,7 +212,7 @@ def opening_row(x, first, length, out):
     out[3] += squares
 
 
-@inner
+@once
 def sparse_opening(x, lo, rows, run, out):
     """Update out = [minimum, count of non-finite values, Σx, Σx²] with the stored numbers of CSR rows."""
     out_of_line()
@@ -217,7 +221,7 @@ def sparse_opening(x, lo, rows, run, out):
         opening_row(run, np.intp(0), length, out)
 
 
-@inner
+@once
 def weighed_opening_row(x, first, length, u, weights, out):
     """Add u Σ_j v_j x_j and u Σ_j v_j x_j² of one row to out[2:], v being the weights of the columns."""
     out_of_line()
@@ -231,7 +235,7 @@ def weighed_opening_row(x, first, length, u, weights, out):
     out[3] += u * squares
 
 
-@inner
+@once
 def weighed_sparse_opening(x, lo, rows, run, weights, out):
     """Add Σ u_i v_j x_ij and Σ u_i v_j x_ij² over the stored numbers of CSR rows to out[2:]."""
     out_of_line()

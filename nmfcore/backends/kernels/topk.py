@@ -237,7 +237,7 @@ def nearest_pass(block, first, Qt, squares, contest):
         if sparse:
             sparse_rows_times(x, i0, rows, Qp, width, scores, run, none)
         else:
-            load_tile(x, i0, rows, round_up(rows, GRAIN), tile, ld, run)
+            load_tile(x, x.indptr, i0, rows, round_up(rows, GRAIN), tile, ld, run)
             product(tile, ld, np.intp(1), Qp, width, scores, width, round_up(rows, GRAIN), m, width, depth_of(m, size))
         for r in range(rows):
             i = i0 + r
