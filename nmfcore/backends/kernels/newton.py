@@ -204,7 +204,7 @@ def newton_pass(block, F, begin, Ht, totals, penalty, descent, out, stats, losse
     for i0 in range(0, n, height):
         rows = min(height, n - i0)
         if not sparse:
-            load_tile(given, i0, rows, rows, X, ld, run)
+            load_tile(given, None, i0, rows, rows, X, ld, run)
         for i in range(i0, i0 + rows):
             row, panel, step = x, Q, lq
             picked = True
