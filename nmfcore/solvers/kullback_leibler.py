@@ -9,9 +9,10 @@ extrapolated Ĥ:
 
     W⁺ = sweeps(max(0, W + β(W − V)); Ĥ),    H⁺ = sweeps(Ĥ; W⁺)
 
-(A. M. S. Ang, N. Gillis, "Accelerating nonnegative matrix factorization algorithms using extrapolation", Neural
-Computation 31(2), 2019, made it of "hals"; P. Carbonetto et al., arXiv 2105.13440, of this descent.) The loss of
-(W⁺, H⁺) is known when H⁺ is. A pass that has raised it is dropped, and the next one begins without momentum.
+This extrapolation is that of A. M. S. Ang and N. Gillis ("Accelerating nonnegative matrix factorization algorithms
+using extrapolation", Neural Computation 31(2), 2019), who apply it to the squared error; P. Carbonetto et al. (arXiv
+2105.13440) accelerate the descent of this module. The loss of (W⁺, H⁺) is known as soon as H⁺ is. A pass that has
+raised it is dropped, and the next one begins without momentum.
 """
 
 from __future__ import annotations
