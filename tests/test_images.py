@@ -756,7 +756,8 @@ def test_npz_labels(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.ones((3, 4)), y=np.array([5, 6, 7]))
     assert read_npy(tmp_path / "x.npz").labels.tolist() == [5, 6, 7]
     np.savez(tmp_path / "x.npz", X=np.ones((3, 4)), y=np.ones((2, 2)))
-    assert read_npy(tmp_path / "x.npz").labels is None
+    with pytest.warns(UserWarning, match=r"no labels are read .* shape \(2, 2\)"):
+        assert read_npy(tmp_path / "x.npz").labels is None
 
 
 @pytest.mark.parametrize(

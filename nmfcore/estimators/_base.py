@@ -515,9 +515,9 @@ class BaseNMF(
     def _times(self, W: Matrix) -> Matrix:
         """Return W · components_, where W lives."""
         shape: tuple[int, ...] = getattr(W, "shape", ())
-        if len(shape) == 2 and shape[1] != len(self.components_):
+        if len(shape) == 2 and shape[1] != self.components_.shape[0]:
             raise ValueError(
-                f"X has {shape[1]} columns, but this {type(self).__name__} has {len(self.components_)} components: "
+                f"X has {shape[1]} columns, but this {type(self).__name__} has {self.components_.shape[0]} components: "
                 "inverse_transform takes codes, as transform returns them."
             )
         return cuda.times(W, self.components_)
