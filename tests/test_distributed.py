@@ -100,8 +100,19 @@ def workers(quiet, tmp_path_factory):
 def client(workers):
     """Give a client; nothing of a test may stay on the cluster."""
     with dd.Client(workers) as client:
-        client.wait_for_workers(3, timeout=180)
+        complete(client, workers)
         yield client
+
+
+def complete(client, workers):
+    """Wait for three workers. A nanny that closes, where it should start its killed worker again, is replaced."""
+    for _ in range(6):
+        with contextlib.suppress(TimeoutError):
+            client.wait_for_workers(3, timeout=30)
+            return
+        workers.scale(0)
+        workers.scale(3)
+    client.wait_for_workers(3, timeout=30)
 
 
 @contextlib.contextmanager
@@ -582,7 +593,7 @@ def test_orders_that_never_arrive_end_a_fit(client, workers, monkeypatch):
 @pytest.fixture(scope="module")
 def undisturbed(workers):
     with dd.Client(workers) as client:
-        client.wait_for_workers(3, timeout=180)
+        complete(client, workers)
         return fitted(model(), in_chunks())
 
 
@@ -668,16 +679,16 @@ def test_what_is_lost_is_in_the_checkpoint(client, workers, tmp_path, undisturbe
     said = r"(after pass \d+ is gone|cannot load them again), and the last checkpoint, '.*fit.ckpt', is of pass [56]: "
     with using(client, copy_every=2), pytest.raises(RuntimeError, match=said):
         model(callback=at(6, act), checkpoint=path, checkpoint_every=0).fit(in_chunks())
-    client.wait_for_workers(3, timeout=180)
+    complete(client, workers)
     # a worker that dies while rows of the file are on their way to it has them sent once more
     again = model(checkpoint=path, callback=at(6, lambda: kill(client)))
     assert same(fitted(again, in_chunks()), undisturbed)
     assert list(tmp_path.iterdir()) == [] and left_on(workers) == []
 
 
-def test_a_lost_w_is_an_error_and_no_wait(client):
+def test_a_lost_w_is_an_error_and_no_wait(client, workers):
     W = model().fit_transform(in_chunks())
-    client.wait_for_workers(3, timeout=180)
+    complete(client, workers)
     for pid in pids(client).values():
         os.kill(pid, signal.SIGKILL)
     time.sleep(1)
