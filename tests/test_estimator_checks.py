@@ -121,3 +121,12 @@ def test_defaults_need_no_check_at_each_fit(cls):
     for wrong in (cls(tol=-1.0), cls().set_params(tol=-1.0)):
         with pytest.raises(InvalidParameterError, match="'tol' parameter"):
             wrong.fit(np.ones((3, 2)))
+
+
+def test_a_default_of_a_subclass_is_checked():
+    class Sub(NMF):
+        def __init__(self, n_components=-3):
+            super().__init__(n_components)
+
+    with pytest.raises(InvalidParameterError, match="'n_components' parameter"):
+        Sub().fit(np.ones((3, 2)))

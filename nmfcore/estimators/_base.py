@@ -231,21 +231,6 @@ class BaseNMF(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    @classmethod
-    def _get_param_names(cls):
-        """Return the names of the parameters, with those that an ``__init__`` passes on as ``**kwargs``."""
-        names = set(super()._get_param_names())
-        for each in cls.__mro__:
-            if "__init__" not in vars(each):
-                continue
-            given = [
-                value for name, value in inspect.signature(vars(each)["__init__"]).parameters.items() if name != "self"
-            ]
-            names |= {value.name for value in given if value.kind is not value.VAR_KEYWORD}
-            if not any(value.kind is value.VAR_KEYWORD for value in given):
-                break
-        return sorted(names)
-
     # A callback may hold what cannot be copied or pickled (a window, a lock): it is passed on by
     # reference to copies and clones, and stays behind when the estimator is pickled.
 

@@ -33,7 +33,7 @@ class Contents:
     rows : Stack or None
         The originals; None where they are not kept.
     masks : PictureMasks or None
-        Where they are masked; None where they are not, or where the model says that some are and nobody kept where.
+        Which pixels are masked. None if none is, or if the model was saved without the masks that it was fitted with.
     """
 
     model: Model

@@ -156,7 +156,7 @@ def follow(
     ------
     InputError
         When there is no such folder, no picture in it, the model was made of other data, more than half of its rows
-        would go, or rows would go or change whose masks nobody kept.
+        would go, or masked rows would go or change although the model was saved without their masks.
     ModelFileError
         When what the model knows of its files is damaged.
     """
@@ -280,7 +280,7 @@ class _Work:
             )
 
     def check_masks(self) -> None:
-        """Refuse to take out or change pictures of which nobody can say how many of their pixels were masked."""
+        """Refuse to take out or change pictures of a masked model that was saved without their masks."""
         if self.masks is not None or not self.model.masked:
             return
         changing = [name for name in self.plan.decode if name in self.rows_of]
@@ -422,7 +422,7 @@ class _Work:
         return Contents(changed, None if rows is None else rows.chosen(chosen), masks), changes
 
     def _masks(self) -> PictureMasks | None:
-        """Return the masks of the former rows; None where nothing is and was masked, or where nobody kept them."""
+        """Return the masks of the former rows. None if no pixel is masked, or if the model was saved without masks."""
         if self.masks is None and not self.model.masked and any(mask is not None for mask in self.hidden):
             return PictureMasks.of_none(len(self.model.W), self.model.components.shape[1])
         return self.masks
