@@ -424,6 +424,10 @@ def test_x_is_checked_as_a_fit_checks_it(X, said):
         ({"method": "holdout", "k": [11]}, "larger than X: with 20 rows and 10 columns the largest k possible is 10"),
         ({"method": "holdout", "estimator": NMF(n_init=2)}, "n_init=2 is for an X without missing entries"),
         ({"method": "holdout", "estimator": NMF(solver="mu", extrapolate=True)}, "extrapolate=True is for"),
+        (
+            {"method": "holdout", "estimator": NMF(solver="hals", beta_loss="kullback-leibler")},
+            "without missing entries, but entries of X are missing",
+        ),
         ({"folds": (1, 2)}, "each at least 2"),
         ({"folds": 2}, "each at least 2"),
         ({"folds": (21, 2)}, "21 folds of rows need 21 rows, but X has 20"),

@@ -1,9 +1,11 @@
 """The search engine: what it finds against plain cosines, what it keeps, and what it says when asked amiss."""
 
+import copy
 import dataclasses
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,14 @@ Image = pytest.importorskip("PIL.Image", reason="pictures need the extra 'app'")
 @pytest.fixture(scope="module")
 def engine():
     return SearchEngine(10).fit("digits")
+
+
+def test_an_engine_that_has_searched_is_pickled_and_copied(engine):
+    expected = engine.search(3, n=4)
+    for again in (pickle.loads(pickle.dumps(engine)), copy.deepcopy(engine)):
+        found = again.search(3, n=4)
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 def cosines(A, b):

@@ -107,6 +107,20 @@ def test_pixels_are_never_left_out_with_the_metadata():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("head", "size"), [(b"P4 9 3\n", 6), (b"P5 4 3 255\n", 12), (b"P5 4 3 99\n", 12), (b"P5 4 3 999\n", 24),
+                       (b"P6 4 3 255\n", 36), (b"P6 4 3 65535\n", 72)],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")  # they hold one grey
+def test_several_pictures_in_a_netpbm_file_are_refused(tmp_path, head, size):
+    one = head + size * b"@"
+    (tmp_path / "1.pgm").write_bytes(one + b"\n")  # a line's end behind the pixels is no picture
+    assert load_images(tmp_path).matrix.shape[0] == 1
+    (tmp_path / "1.pgm").write_bytes(one + one)
+    with pytest.raises(ValueError, match=r"holds several pictures, .*: store each in a file of its own"):
+        load_images(tmp_path)
+
+
 # --- transparency ---------------------------------------------------------------------------------
 
 
@@ -389,8 +403,8 @@ def test_what_is_passed_over_is_counted(tmp_path, caplog):
     load_images(tmp_path)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.endswith("as no pictures: 2 .txt, 1 .json, 1 no suffix")
-    (tmp_path / "photo.HEIC").write_text("x")
-    with pytest.warns(UserWarning, match=r"1 picture .* in formats that are not read is passed over \(1 \.heic\)"):
+    (tmp_path / "photo.CR2").write_text("x")
+    with pytest.warns(UserWarning, match=r"1 picture .* in formats that are not read is passed over \(1 \.cr2\)"):
         load_images(tmp_path)
 
 

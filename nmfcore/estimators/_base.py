@@ -335,7 +335,7 @@ class BaseNMF(
         k = self.n_components
         return (n_features if k is None else k), beta_of(self.beta_loss)
 
-    def _check_zeros(self, data: Rows, beta: float) -> None:
+    def _check_loss(self, data: Rows, beta: float) -> None:
         data.check_loss(beta)
         if beta <= 0 and data.summary().minimum == 0:
             raise ValueError(
@@ -344,6 +344,9 @@ class BaseNMF(
             )
         if reads_columns(self.solver, beta) and not hasattr(data.backend, "descend_kl"):
             check_columns(self.solver, self.beta_loss, data.by_rows_only)
+
+    def _check_zeros(self, data: Rows, beta: float) -> None:
+        self._check_loss(data, beta)
         opening, what = data.unweighted.summary(), ""
         if beta <= 0 and opening.minimum < EPSILON:
             what = f"values below {EPSILON:.2g} (the smallest is {opening.minimum:.2g})"

@@ -18,7 +18,16 @@ from ..objective import beta_of
 from ..rows import Rows
 from .nmf import NMF
 
-__all__ = ["check_solver", "check_zeros", "coded_columns", "coded_rows", "of_block", "opened", "opened_whole"]
+__all__ = [
+    "check_loss",
+    "check_solver",
+    "check_zeros",
+    "coded_columns",
+    "coded_rows",
+    "of_block",
+    "opened",
+    "opened_whole",
+]
 
 
 class _Quiet(NMF):
@@ -89,8 +98,20 @@ def check_solver(model: NMF) -> None:
     model._check_solver(warn=False)
 
 
+def check_loss(model: NMF, data: Rows) -> None:
+    """Raise ValueError if the loss and the solver of a model do not take an X.
+
+    Parameters
+    ----------
+    model : NMF
+    data : Rows
+        X, or the entries of it that are observed.
+    """
+    model._check_loss(data, beta_of(model.beta_loss))
+
+
 def check_zeros(model: NMF, data: Rows) -> None:
-    """Raise ValueError if X holds zeros, and the loss of a model takes none.
+    """Raise ValueError as `check_loss` does, and warn of values that the loss of a model leaves out.
 
     Parameters
     ----------

@@ -408,11 +408,33 @@ def _open_picture(file: Path | BinaryIO) -> Picture:
     picture = Image.open(file, formats=_formats())
     try:
         _check_pixels(picture)
+        _check_single(picture)
         _widen_key(picture)
     except BaseException:
         picture.close()
         raise
     return picture
+
+
+def _check_single(picture: Picture) -> None:
+    """Refuse a binary PBM, PGM or PPM file with further pictures behind the first, which Pillow passes over."""
+    file: BinaryIO | None = getattr(picture, "fp", None)
+    tiles = getattr(picture, "tile", ())
+    if picture.format != "PPM" or file is None or not tiles:
+        return
+    codec, _, offset, how = tiles[0]
+    if codec == "ppm_plain" or picture.mode == "F":
+        return
+    width, height = picture.size
+    if picture.mode == "1":
+        size = (width + 7) // 8 * height
+    else:
+        highest = how[-1] if isinstance(how, tuple) else 65535 if picture.mode.startswith("I") else 255
+        size = width * height * len(picture.getbands()) * (1 if highest <= 255 else 2)
+    file.seek(offset + size)
+    behind = file.read(64).lstrip()
+    if len(behind) >= 2 and behind[:1] == b"P" and behind[1:2] in b"1234567":
+        raise Broken("holds several pictures, of which only the first could be read: store each in a file of its own")
 
 
 def _widen_key(picture: Picture) -> None:

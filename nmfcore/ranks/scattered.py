@@ -19,7 +19,7 @@ import numpy as np
 from .. import scale
 from .._typing import Matrix
 from ..estimators import NMF
-from ..estimators._halves import opened
+from ..estimators._halves import check_loss, opened
 from ..estimators._missing import check_masked
 from ..objective import divergence
 from ..rows import Rows
@@ -81,7 +81,9 @@ class Scattered:
 
     def check(self, task: Task) -> None:
         """Raise ValueError if the estimator does not fit X with entries left out, or if none is."""
-        check_masked(task.estimator, self._open(task).fitted)
+        fitted = self._open(task).fitted
+        check_masked(task.estimator, fitted)
+        check_loss(task.estimator, fitted)
 
     def _opened(self, model: NMF, mask: Mask) -> MaskedRows:
         """Return what of X a mask shows, as rows."""

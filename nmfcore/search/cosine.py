@@ -516,6 +516,13 @@ class _Rows:
         # Products of numbers like these neither overflow nor vanish in float32.
         self.dtype = np.dtype(np.float64 if _extreme(squares, 1e-30, 1e30) else np.float32)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "data"}  # it holds a module
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__ |= state
+        self.data = as_rows(self.X, np.float64, self.n_jobs)
+
     def _squares(self) -> Array:
         out = np.empty(self.shape[0])
         self.data.visit_all(lambda lane, lo, hi, block: self.data.backend.squares(block, out[lo:hi]), 8)
