@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .models import load, save
     from .ranks import RankSelection, select_rank
     from .rows.disk import RowBlocks
-    from .search.cosine import CosineIndex, cosine_topk
+    from .search.cosine import cosine_topk
+    from .search.index import CosineIndex
 
 __version__ = "0.2.0"
 
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CosineIndex": "search.cosine",
+    "CosineIndex": "search.index",
     "NMF": "estimators.nmf",
     "MiniBatchNMF": "estimators.minibatch_nmf",
     "ProgressBar": "estimators.progress_bar",

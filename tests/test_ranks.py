@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import nmfcore
 from nmfcore import NMF, MiniBatchNMF, RankSelection, RowBlocks, select_rank
-from nmfcore.ranks import bicross, select
+from nmfcore.ranks import bicross, given, run
 from nmfcore.ranks.bicross import cut
 from nmfcore.ranks.selection import chosen, is_flat
 from nmfcore.ranks.splits import cut_into, split, tile_labels
@@ -233,7 +233,7 @@ def test_same_bits_for_any_number_of_threads():
 def test_same_bits_where_fits_are_not_side_by_side(monkeypatch):
     X = planted(4, 0, 200, 90)
     found = select_rank(X, [2, 4], random_state=0, n_jobs=2)
-    monkeypatch.setattr(select, "_SIDE_BY_SIDE", 0)
+    monkeypatch.setattr(run, "_SIDE_BY_SIDE", 0)
     assert same(found, select_rank(X, [2, 4], random_state=0, n_jobs=2))
 
 
@@ -574,7 +574,7 @@ def test_entries_have_the_same_bits_for_any_number_of_threads(monkeypatch):
     assert same(found[0], found[1]) and same(found[0], found[2])
     fewer = select_rank(X, [4], rule="min", **options)
     assert fewer.test[0] == found[0].test[1]
-    monkeypatch.setattr(select, "_SIDE_BY_SIDE", 0)
+    monkeypatch.setattr(run, "_SIDE_BY_SIDE", 0)
     assert same(found[0], select_rank(X, [2, 4, 6], n_jobs=2, **options))
 
 
@@ -644,7 +644,7 @@ def test_what_lies_under_a_mask_does_not_matter_to_any_k(max_rows):
         select_rank(np.ma.MaskedArray(np.where(hidden, under, X), hidden), [2, 3, 4], **options) for under in (0, 1e9)
     ]
     gaps = select_rank(
-        np.where(hidden, np.nan, X), [2, 3, 4], estimator=NMF(solver="hals", tol=select.TOL, missing_values=np.nan),
+        np.where(hidden, np.nan, X), [2, 3, 4], estimator=NMF(solver="hals", tol=given.TOL, missing_values=np.nan),
         **options,
     )  # fmt: skip
     assert found[0].best == 3 and same(found[0], found[1]) and same(found[0], gaps)
@@ -778,7 +778,7 @@ def test_out_of_time_returns_what_is_there(monkeypatch):
         return real(*args[:-1], None)
 
     monkeypatch.setattr(bicross, "predict", predict)
-    monkeypatch.setattr(select.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = select_rank(planted(3, 0, 80, 30), [2, 3, 4], random_state=0, max_time=30, n_jobs=1)

@@ -13,7 +13,8 @@ from scipy import sparse
 from nmfcore._files import replacing
 from nmfcore.rows import memory as data
 from nmfcore.search import cosine as similarity
-from nmfcore.search.cosine import CosineIndex, IndexFileError, cosine_topk, reconstruction_space
+from nmfcore.search.cosine import cosine_topk, reconstruction_space
+from nmfcore.search.index import CosineIndex, IndexFileError
 
 STORED = ["uint8", "int64", "float16", "float32", "float64"]
 

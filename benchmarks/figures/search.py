@@ -54,7 +54,7 @@ def _unit(A: np.ndarray) -> np.ndarray:
 
 def _answers(codes: np.ndarray, threads: int) -> dict[str, Answer | str]:
     """Return what finds the best rows, or why it cannot, prepared for one database."""
-    from nmfcore.search.cosine import CosineIndex
+    from nmfcore.search.index import CosineIndex
 
     units, index = _unit(codes), CosineIndex(codes, n_jobs=threads)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._typing import Settings
     from ..images import Pictures
     from ..ranks import RankSelection
-    from ..ranks.select import RankProgress
+    from ..ranks.run import RankProgress
 
 Wanted = int | list[int] | str
 
@@ -170,7 +170,7 @@ def select(pictures: "Pictures", k: Wanted, settings: "Settings", notes: "Consol
 
 def chosen(pictures: "Pictures", settings: "Settings", notes: "Console", max_time: float | None) -> "RankSelection":
     """Return how the k of ``nmfcore fit -k auto`` was found, and say it."""
-    from ..ranks.select import TOL
+    from ..ranks.given import TOL
 
     rough = {"tol": max(TOL, settings["tol"]), "max_iter": min(_PASSES, settings["max_iter"])}  # k needs no more
     found = select(pictures, "auto", settings | rough, notes, max_time=max_time)

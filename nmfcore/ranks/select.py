@@ -1,65 +1,32 @@
-"""`select_rank`: which numbers of components are tried on which blocks, in which order, and until when."""
+"""`select_rank`: its options, what it chooses, and what it says of it."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from .. import _compat, scale
+from .. import scale
 from .._typing import Array, Matrix, Seed
-from ..backends import cuda
 from ..estimators import NMF
-from ..estimators._halves import check_solver, check_zeros, opened_whole
+from ..estimators._halves import check_zeros
 from ..objective import beta_of
-from ..rows import Rows
-from ..rows.masks import Hashed, Mask
-from ..rows.threads import effective_threads, run_all
-from .bicross import Block
-from .fits import Found, Task
-from .scattered import Scattered, check_share
-from .selection import RULES, RankSelection, RankTable, chosen, is_flat
-from .splits import Tiles, group_labels, split, tile_labels
+from .fits import Task
+from .given import Given, blocks, estimator_of, opened_for, scattered
+from .run import Cell, RankProgress, Run
+from .selection import RULES, RankSelection, chosen, is_flat
+from .splits import Tiles, group_labels, tile_labels
 
 __all__ = ["RankProgress", "select_rank"]
 
-# Parameters of an estimator that are about one fit, with the value that they must have and what to do instead.
-_OF_ONE_FIT = {
-    "callback": "give select_rank a callback of its own",
-    "checkpoint": "leave it out",
-    "max_time": "give select_rank a max_time of its own",
-    "feature_weight": "leave it out, as every column of a block counts as much",
-}
-# Of fits of the default estimator. MNIST, k of 20, 40, 60: 50 passes on the average instead of 56 with 1e-4, and test
-# losses of 0.4407, 0.3904, 0.3623 instead of 0.4407, 0.3905, 0.3623.
-TOL = 3e-4
-_SIDE_BY_SIDE = 1 << 29  # bytes of a block that is fitted by all threads together
 METHODS = ("bicross", "holdout")
-_GAIN = 0.01  # share of the train loss by which "auto" wants a doubling of k to lower it
-_SHALLOW = 0.38  # golden section: share of an interval between its end and a point in it
-
-
-class RankProgress(NamedTuple):
-    """What the callback of `select_rank` receives after each fit."""
-
-    done: int  # fits so far
-    total: int  # fits that are planned; "auto" plans more as it goes
-    k: int  # of the last fit
-    repeat: int
-    fold: int
-    seconds: float  # since the call
-    seconds_left: float  # of what is planned, from the time that fits of the same cost have taken; NaN before the first
 
 
 def select_rank(
@@ -198,10 +165,10 @@ def select_rank(
     """
     begun = time.perf_counter()
     _check_options(method, folds, repeats, holdout, max_rows, rule, max_time)
-    wanted, model = _numbers(k), _estimator(estimator)
+    wanted, model = _numbers(k), estimator_of(estimator)
     entropy = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=4)
     seeds = np.random.SeedSequence(entropy.tolist())
-    with np.errstate(under="ignore"), _open(X, model, n_jobs) as data:
+    with np.errstate(under="ignore"), opened_for(X, model, n_jobs) as data:
         n, m = data.shape
         of_rows = None if groups is None else group_labels(groups, n)
         of_columns = None if tiles is None else tile_labels(tiles, m)[0]
@@ -215,15 +182,15 @@ def select_rank(
             of_rows = None if of_rows is None else np.unique(of_rows[rows_used], return_inverse=True)[1]
         shape = (n if rows_used is None else len(rows_used), m)
         power = scale.comfortable(data).power if beta_of(model.beta_loss) == 2 else 0
-        mean, given = data.summary().mean, _Given(data, rows_used, shape, of_rows, of_columns)
-        cells: Sequence[_Cell]
+        mean, given = data.summary().mean, Given(data, rows_used, shape, of_rows, of_columns)
+        cells: Sequence[Cell]
         if method == "bicross":
-            cells, most = _blocks(given, wanted, folds, seeds.spawn(repeats), model)
+            cells, most = blocks(given, wanted, folds, seeds.spawn(repeats), model)
         else:
-            cells, most = entries, _ = _scattered(given, wanted, float(holdout), seeds.spawn(repeats), model)
+            cells, most = entries, _ = scattered(given, wanted, float(holdout), seeds.spawn(repeats), model)
             entries[0].check(Task(model, power, mean, 1))
     fixed = model.random_state if isinstance(model.random_state, Integral) else None
-    run = _Run(cells, Task(model, power, mean, 1), seeds, fixed, begun, max_time, n_jobs, callback)
+    run = Run(cells, Task(model, power, mean, 1), seeds, fixed, begun, max_time, n_jobs, callback)
     try:
         reason = run.search(most) if wanted is None else run.all(wanted)
     except KeyboardInterrupt:
@@ -231,9 +198,6 @@ def select_rank(
             raise
         reason = "interrupted"
     return _result(run, method, rule, reason, shape[0], max_time, most)
-
-
-# ---- what is given -------------------------------------------------------------------------------
 
 
 def _check_options(
@@ -272,356 +236,11 @@ def _numbers(k: Iterable[int] | int | str) -> list[int] | None:
     return sorted({int(each) for each in given})
 
 
-def _estimator(estimator: object) -> NMF:
-    """Return an estimator of our own with the caller's parameters."""
-    if estimator is None:
-        return NMF(solver="hals", tol=TOL)
-    if not isinstance(estimator, NMF):
-        raise ValueError(
-            f"estimator must be an NMF, with the parameters that the fits are to have, not {type(estimator).__name__}: "
-            "whatever it is, the k that an NMF finds can be tried with it."
-        )
-    model: NMF = clone(estimator)
-    _compat.check_parameters(model)
-    for name, instead in _OF_ONE_FIT.items():
-        if getattr(model, name) is not None:
-            raise ValueError(f"the estimator has {name} = {getattr(model, name)!r}, which is for one fit: {instead}.")
-    if model.init == "custom":
-        raise ValueError("the estimator has init='custom', but blocks of X have no start of their own: give another.")
-    check_solver(model)
-    return model
-
-
-def _open(X: Matrix, model: NMF, n_jobs: int | None) -> Rows:
-    """Return X as rows, checked as the estimator checks it."""
-    cuda.resolve(model.device, None)  # raises if it names what does not work
-    model.n_jobs = model.n_jobs if n_jobs is None else n_jobs
-    opening: NMF = clone(model)
-    opening.device, opening.n_components = (None if cuda.kind_of(X) is not None else "cpu"), 1
-    return opened_whole(X, opening)
-
-
-def _check_folds(shape: tuple[int, int], folds: tuple[int, int], groups: Array | None, tiles: Array | None) -> None:
-    """Raise ValueError if there is not a row, group, column or tile for each fold."""
-    names = (("rows", "groups"), ("columns", "tiles"))
-    for count, parts, labels, (single, joint) in zip(shape, folds, (groups, tiles), names, strict=True):
-        what, number = (single, count) if labels is None else (joint, int(labels.max()) + 1)
-        if number < parts:
-            raise ValueError(f"folds = {folds!r}: {parts} folds of {single} need {parts} {what}, but X has {number:,}.")
-
-
-class _Given(NamedTuple):
-    """X, and what of it is used."""
-
-    data: Rows
-    rows_used: Array | None
-    shape: tuple[int, int]  # of what is used
-    of_rows: Array | None  # labels of rows that stay together
-    of_columns: Array | None
-
-
-def _blocks(
-    given: _Given, wanted: Sequence[int] | None, folds: tuple[int, int], seeds: list[np.random.SeedSequence], model: NMF
-) -> tuple[list[Block], int]:
-    """Return the folds of all repeats, and the largest k that they allow."""
-    data, rows_used, shape, of_rows, of_columns = given
-    if data.masked:
-        raise ValueError(
-            "X has missing entries, which blocks of rows and columns cannot be predicted around: use method='holdout'."
-        )
-    _check_folds(shape, folds, of_rows, of_columns)
-    splits = [split(shape, folds, of_rows, of_columns, each) for each in seeds]
-    most = min(each.largest_k for each in splits)
-    if wanted is not None and wanted[-1] > most:
-        raise ValueError(
-            f"k = {wanted[-1]} is larger than a block: with folds = {tuple(folds)!r} the largest k possible is {most}. "
-            "Give smaller numbers, more folds, or more rows."
-        )
-    if data.backend.xp is not np:  # blocks are cut on the host, and computed on where X is
-        model.device = f"cuda:{getattr(data, 'number', 0)}"
-    X, _ = _in_memory(data, rows_used)
-    return [Block(X, r, f, each) for r, each in enumerate(splits) for f in range(len(each.cells))], most
-
-
-def _scattered(
-    given: _Given, wanted: Sequence[int] | None, share: float, seeds: list[np.random.SeedSequence], model: NMF
-) -> tuple[list[Scattered], int]:
-    """Return the entries that the repeats leave out, and the largest k."""
-    data, rows_used, shape, of_rows, of_columns = given
-    most, labels = min(shape), (of_rows, of_columns)
-    if wanted is not None and wanted[-1] > most:
-        raise ValueError(
-            f"k = {wanted[-1]} is larger than X: with {shape[0]:,} rows and {shape[1]:,} columns the largest k possible"
-            f" is {most}. Give smaller numbers, or more rows."
-        )
-    kinds = [count if label is None else int(label.max()) + 1 for count, label in zip(shape, labels, strict=True)]
-    single = of_rows is None and of_columns is None
-    check_share(share, math.prod(kinds), "entries" if single else "tiles of groups of rows")
-    check_share(share, data.entries, "observed entries")
-    rows, columns = (np.arange(count) if label is None else label for count, label in zip(shape, labels, strict=True))
-    if rows_used is None and data.local and data.backend.xp is np:
-        X, known = data.X, getattr(data, "mask", None)  # where it lies
-    else:
-        X, known = _in_memory(data, rows_used)
-    cells = []
-    for repeat, seed in enumerate(seeds):
-        hashed = Hashed(int(seed.generate_state(1, np.uint64)[0]), share, rows, columns)
-        cells.append(Scattered(X, known, repeat, hashed))
-    return cells, most
-
-
-def _in_memory(data: Rows, rows_used: Array | None) -> tuple[Matrix, Mask | None]:
-    """Return the rows that are used as an array or a CSR matrix on the host, and their mask.
-
-    Of an X in memory all rows are no copy.
-    """
-    here = data.local and data.in_memory and data.backend.xp is np
-    if rows_used is None and here and not _is_mapped(data.X):
-        return data.X, getattr(data, "mask", None)
-    rows = data.take(np.arange(data.shape[0]) if rows_used is None else rows_used, None)
-    taken: Matrix = rows.X
-    if isinstance(taken, tuple):  # CSR on a device
-        numbers, indices, indptr, shape = (cuda.to_host(part) if hasattr(part, "dtype") else part for part in taken)
-        return sparse.csr_matrix((numbers, indices, indptr), shape=shape), None
-    return taken if sparse.issparse(taken) else np.asarray(cuda.to_host(taken)), getattr(rows, "mask", None)
-
-
-def _is_mapped(X: Matrix) -> bool:
-    """Return whether an array is a view of a memory map."""
-    while X is not None and not isinstance(X, np.memmap):
-        X = getattr(X, "base", None)
-    return X is not None
-
-
-# ---- the run -------------------------------------------------------------------------------------
-
-
-class _Cell(Protocol):
-    """What one fit leaves out; `select` fits it with every k."""
-
-    repeat: int
-    fold: int
-    left: int  # fits that are still to come
-    X: Matrix
-
-    def predict(
-        self, k: int, seed: int, task: Task, stop: Callable[[object], bool], max_time: float | None
-    ) -> Found | None:
-        """Fit with k components, and measure what is left out; None if the fit was ended."""
-
-    def done(self) -> None:
-        """Take note that a fit is over."""
-
-
-class _Run:
-    """The fits of a selection: what has been done, and what ends it."""
-
-    def __init__(
-        self, cells: Sequence[_Cell], task: Task, seeds: np.random.SeedSequence, fixed: int | None, begun: float,
-        max_time: float | None, n_jobs: int | None, callback: Callable[[RankProgress], object] | None,
-    ):  # fmt: skip
-        self.cells = cells
-        self.task, self.fixed, self.begun, self.max_time, self.callback = task, fixed, begun, max_time, callback
-        self.entropy = [int(word) for word in seeds.generate_state(4)]
-        self.threads = effective_threads(task.estimator.n_jobs if n_jobs is None else n_jobs)
-        self.large = _bytes(cells[0].X) > _SIDE_BY_SIDE or task.estimator.device not in (None, "cpu")
-        self.found: dict[tuple[int, int], Found] = {}  # by k and number of the cell
-        self.planned: dict[tuple[int, int], None] = {}
-        self.told: list[tuple[int, int]] = []  # fits that the callback has not been told of
-        self.caller, self.stop, self.by_callback = threading.get_ident(), threading.Event(), False
-        self.one_by_one = False  # whether k came one after the other, not all at once
-
-    @property
-    def nothing(self) -> bool:
-        """Whether nothing has been found that a result could be made of."""
-        return not self.usable()[0]
-
-    def over(self) -> bool:
-        """Return whether no further fit is to begin."""
-        return self.stop.is_set() or (self.max_time is not None and self.seconds() >= self.max_time)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.begun
-
-    def seed(self, k: int, cell: int) -> int:
-        """Return the seed of a fit, which does not depend on what else is tried."""
-        if self.fixed is not None:
-            return int(self.fixed)
-        return int(np.random.SeedSequence([*self.entropy, k, cell]).generate_state(1)[0] >> 1)
-
-    def evaluate(self, ks: Sequence[int]) -> bool:
-        """Make the fits of these k that have not been made; return whether all could be made."""
-        todo = [(k, number) for number in range(len(self.cells)) for k in ks if (k, number) not in self.found]
-        self.planned.update(dict.fromkeys(todo))
-        for _, number in todo:
-            self.cells[number].left += 1
-        together = self.threads > 1 and not self.large and len(todo) >= self.threads
-        task = self.task._replace(n_jobs=1 if together else self.threads)
-
-        def fit(at: int) -> None:
-            (k, number), cell = todo[at], self.cells[todo[at][1]]
-            try:
-                if self.over():
-                    return
-                left = None if self.max_time is None else max(1e-3, self.max_time - self.seconds())
-                found = cell.predict(k, self.seed(k, number), task, lambda progress: self.stop.is_set(), left)
-                if found is not None:
-                    self.found[k, number] = found
-                    self.told.append((k, number))
-            except BaseException:
-                self.stop.set()  # fits of other threads end after their pass
-                raise
-            finally:
-                cell.done()
-            if threading.get_ident() == self.caller:
-                self.tell()
-
-        run_all(fit, len(todo), self.threads if together else 1)
-        self.tell()
-        return all(each in self.found for each in todo)
-
-    def tell(self) -> None:
-        """Tell the callback, in the calling thread, of the fits that have ended."""
-        while self.told:
-            k, number = self.told.pop(0)
-            if self.callback is None or self.by_callback:
-                continue
-            cell, seconds = self.cells[number], self.seconds()
-            done = list(self.found)  # a copy: other threads add to it
-            work, all_work = (sum(5 + each for each, _ in which) for which in (done, list(self.planned)))
-            left = seconds * (all_work - work) / work if work else math.nan
-            progress = RankProgress(len(done), len(self.planned), k, cell.repeat, cell.fold, seconds, left)
-            if self.callback(progress) is True:
-                self.by_callback = True
-                self.stop.set()
-
-    # -- in which order
-
-    def all(self, ks: list[int]) -> str:
-        """Try these k; return why no more was tried."""
-        return f"{_count(ks)} tried" if self.evaluate(ks) else self.why()
-
-    def why(self) -> str:
-        """Return why fits are missing."""
-        return "the callback returned True" if self.by_callback else "out of time"
-
-    def search(self, most: int) -> str:
-        """Try 2, 4, 8, … and narrow the best one down; return why no more was tried."""
-        rises, k, reason, self.one_by_one = 0, min(2, most), "", True
-        curve: dict[int, tuple[float, float]] = {}  # train and test loss by k
-
-        def known(*ks: int) -> bool:
-            if not self.evaluate([each for each in ks if each not in curve]):
-                return False
-            used, _, train, test, _ = self.losses()
-            curve.update(zip(used, zip(train.mean(axis=0), test.mean(axis=0), strict=True), strict=True))
-            return True
-
-        while not reason:
-            before = max(curve, default=None)
-            if not known(k):
-                return self.why()
-            if before is not None:
-                rises += curve[k][1] > curve[before][1]
-                if rises == 2:
-                    reason = "the test loss rose twice"
-                elif curve[k][0] >= (1 - _GAIN) * curve[before][0]:
-                    reason = f"the train loss fell by less than {_GAIN:.0%} from k = {before} to {k}"
-            capped = not reason and 2 * k >= most  # the largest k describes a block whatever it holds
-            if capped:
-                reason = f"k = {most} is the largest possible"
-            k *= 2
-        tried = sorted(curve)
-        at = tried.index(min(tried, key=lambda each: curve[each][1]))
-        low = tried[at - 1] if at else 1
-        high = [*tried, most if capped else tried[-1]][at + 1]
-        if not at and not known(1):
-            return self.why()
-        while high - low > 2:
-            step = max(1, round(_SHALLOW * (high - low)))
-            first, second = low + step, high - step
-            if first >= second:
-                first = (low + high) // 2
-                second = first + 1
-            if not known(first, second):
-                return self.why()
-            low, high = (low, second) if curve[first][1] <= curve[second][1] else (first, high)
-        if high - low == 2 and not known(low + 1):
-            return self.why()
-        return f"{reason}, and golden section ended between {low} and {high}"
-
-    # -- what came out
-
-    def usable(self) -> tuple[list[int], list[list[int]]]:
-        """Return the k and, for each repeat, the cells that losses are formed of: all k have the same cells.
-
-        Complete repeats if there are any for all k, else the folds of the first repeat that all k have, else the k that
-        have the first fold. Where k came one after the other, the last one is left out if it is not complete.
-        """
-        ks = sorted({k for k, _ in self.found} | {k for k, _ in self.planned})
-        by_repeat: dict[int, list[int]] = {}
-        for number, cell in enumerate(self.cells):
-            by_repeat.setdefault(cell.repeat, []).append(number)
-
-        def complete(which: Iterable[int], numbers: Iterable[int]) -> bool:
-            return all((k, number) in self.found for k in which for number in numbers)
-
-        if self.one_by_one:
-            ks = [k for k in ks if complete([k], range(len(self.cells)))] or ks
-        whole = [numbers for numbers in by_repeat.values() if complete(ks, numbers)]
-        if whole:
-            return ks, whole
-        some = [number for number in by_repeat[0] if complete(ks, [number])]
-        if some:
-            return ks, [some]
-        return [k for k in ks if (k, 0) in self.found], [[0]]
-
-    def losses(self) -> tuple[list[int], list[list[int]], Array, Array, bool]:
-        """Return the k, the cells of each repeat, relative train and test losses (repeats × k), and is that all."""
-        ks, repeats = self.usable()
-        train, test = np.empty((len(repeats), len(ks))), np.empty((len(repeats), len(ks)))
-        for r, numbers in enumerate(repeats):
-            for at, k in enumerate(ks):
-                cells = [self.found[k, number] for number in numbers]
-                train[r, at] = _ratio(sum(c.train for c in cells), sum(c.train_whole for c in cells))
-                test[r, at] = _ratio(sum(c.test for c in cells), sum(c.test_whole for c in cells))
-        return ks, repeats, train, test, len(ks) * sum(map(len, repeats)) == len(self.planned)
-
-    def table(self) -> RankTable:
-        """Return all fits as a table."""
-        each = sorted(self.found, key=lambda at: (at[0], at[1]))
-        cells, found = [self.cells[number] for _, number in each], [self.found[at] for at in each]
-        return RankTable(
-            {
-                "k": np.array([k for k, _ in each]),
-                "repeat": np.array([cell.repeat for cell in cells]),
-                "fold": np.array([cell.fold for cell in cells]),
-                "train": np.array([_ratio(one.train, one.train_whole) for one in found]),
-                "test": np.array([_ratio(one.test, one.test_whole) for one in found]),
-                "n_iter": np.array([one.n_iter for one in found]),
-                "seconds": np.array([one.seconds for one in found]),
-            }
-        )
-
-
-def _bytes(X: Matrix) -> float:
-    """Return how much memory X takes; infinity for one that is not in memory."""
-    return X.data.nbytes + X.indices.nbytes if sparse.issparse(X) else getattr(X, "nbytes", math.inf)
-
-
-def _ratio(loss: float, whole: float) -> float:
-    return loss / whole if whole > 0 else math.nan
-
-
-def _count(ks: Sequence[int]) -> str:
-    return f"all {len(ks)} numbers of components were" if len(ks) > 1 else f"k = {ks[0]} alone was"
-
-
 # ---- the result ----------------------------------------------------------------------------------
 
 
 def _result(
-    run: _Run, method: str, rule: str, reason: str, n_rows: int, max_time: float | None, most: int
+    run: Run, method: str, rule: str, reason: str, n_rows: int, max_time: float | None, most: int
 ) -> RankSelection:
     ks, repeats, train, test, all_made = run.losses()
     if not ks:
@@ -674,7 +293,7 @@ def _edge(ks: list[int], test: Array, least: int, most: int) -> str:
     return ""
 
 
-def _warn_of_limits(run: _Run) -> None:
+def _warn_of_limits(run: Run) -> None:
     short = sum(not each.finished for each in run.found.values())
     unsettled = sum(each.unsettled for each in run.found.values())
     model = run.task.estimator

@@ -11,27 +11,22 @@ Data, 2021.
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import zipfile
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from .._files import mapped, replacing
 from .._typing import Array, Matrix
 from ..backends import cpu, cuda, cuda_ops
 from ..rows.device import as_device_rows
-from ..rows.memory import MemoryRows, as_rows, without_duplicates
+from ..rows.memory import MemoryRows
 from ..rows.threads import run_all
+from .points import Points, safe_type
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["CosineIndex", "IndexFileError", "cosine_topk", "reconstruction_space"]
+__all__ = ["cosine_topk", "reconstruction_space", "searched"]
 
 PANEL = 480  # most queries that meet the database at once: whole register tiles of the product on every processor
 PANEL_BYTES = 2 << 20  # most memory of their factor, which the products read again for every strip of the database
@@ -42,7 +37,6 @@ RUNS = 8  # of the database to share out where queries are few
 RUN_WORK = 2e6  # flops that make a run of the database a task of its own (some tenths of a millisecond)
 SAMPLE = 512  # first rows of a run, whose scores tell what a row must have to be worth a second look
 GROUPS = 64  # of them, of which the best scores count
-_FORMAT, _VERSION = "nmfcore-cosine-index", 1
 
 
 def cosine_topk(
@@ -105,8 +99,8 @@ def cosine_topk(
     """
     if cuda.kind_of(database) or cuda.kind_of(queries):
         return _on_device(queries, database, k, largest, threshold, allow, exclude)
-    found = _Rows(database, n_jobs, "database")
-    return _search(_Rows(queries, n_jobs, "queries"), found, k, largest, threshold, allow, exclude)
+    found = Points(database, n_jobs, "database")
+    return searched(Points(queries, n_jobs, "queries"), found, k, largest, threshold, allow, exclude)
 
 
 def reconstruction_space(W: ArrayLike, H: ArrayLike) -> Array:
@@ -151,471 +145,30 @@ def reconstruction_space(W: ArrayLike, H: ArrayLike) -> Array:
     return np.asarray(W @ root.astype(kind), kind)
 
 
-class IndexFileError(ValueError):
-    """A file that is no cosine index, is damaged, or is newer than this nmfcore.
-
-    Examples
-    --------
-    >>> from nmfcore.search.cosine import IndexFileError
-    >>> issubclass(IndexFileError, ValueError)
-    True
-    """
-
-
-class CosineIndex:
-    """Rows to search by cosine, again and again; their norms are computed once.
-
-    Every row has an identity: its number when it was added. Identities outlive the removal of other rows, and a search
-    gives and takes them, so "not the query itself" is a matter of identity, never of position.
-
-    Parameters
-    ----------
-    codes : array-like, memmap or CSR matrix of shape (n, m), any real type
-        The rows; kept as they are, not copied.
-    names : sequence of n str or None
-        A name for each row.
-    n_jobs : int or None
-        Threads, as for `nmfcore.NMF`.
-
-    Attributes
-    ----------
-    codes : ndarray or CSR matrix of shape (n, m)
-        The rows now in the index.
-    ids : ndarray of shape (n,), int64
-        Their identities, ascending.
-    names : tuple of str or None
-        Their names.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many names as rows, or a number is NaN or infinite.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from nmfcore.search.cosine import CosineIndex
-    >>> index = CosineIndex(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), names=["a", "b", "c"])
-    >>> scores, ids = index.search([[1.0, 0.1]], 2)
-    >>> [index.name(i) for i in ids[0]]
-    ['a', 'b']
-    >>> index.search(index[[0]], 1, exclude=[0])[1].tolist()  # the row most like row 0, itself aside
-    [[1]]
-    """
-
-    __module__ = "nmfcore"  # the name that is imported
-
-    def __init__(self, codes: Matrix, names: Sequence[str] | None = None, n_jobs: int | None = None):
-        self._set(_Rows(codes, n_jobs, "codes"), np.arange(_length(codes)), _names(names, _length(codes)))
-        self._next = len(self)
-
-    def _set(self, rows: _Rows, ids: Array, names: tuple[str, ...] | None) -> None:
-        self._rows, self.ids, self.names = rows, ids, names
-
-    @property
-    def codes(self) -> Array | sparse.csr_matrix:
-        """The rows now in the index."""
-        return self._rows.X
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return f"CosineIndex of {len(self):,} rows × {self._rows.shape[1]} ({self._rows.X.dtype})"
-
-    def __getitem__(self, ids: ArrayLike) -> Array | sparse.csr_matrix:
-        """Return the rows with these identities."""
-        return self._rows.X[self._positions(ids)]
-
-    def name(self, id: int) -> str:
-        """Return the name of the row with this identity; its number where there are no names.
-
-        Parameters
-        ----------
-        id : int
-            Identity.
-
-        Returns
-        -------
-        str
-        """
-        return str(id) if self.names is None else self.names[int(self._positions([id])[0])]
-
-    def _positions(self, ids: ArrayLike) -> Array:
-        """Return where rows lie, −1 for −1."""
-        ids = np.asarray(ids, dtype=np.int64)
-        at = np.searchsorted(self.ids, ids)
-        known = (at < len(self.ids)) & (self.ids[np.minimum(at, len(self.ids) - 1)] == ids) if len(self) else ids < -1
-        if not (known | (ids == -1)).all():
-            unknown = ids[~(known | (ids == -1))].ravel()[0]
-            last = self._next - 1
-            msg = f"no row of the index has the number {unknown}: there are {len(self):,}, numbered up to {last}."
-            raise ValueError(msg)
-        return np.where(ids == -1, -1, at)
-
-    def search(
-        self,
-        queries: Matrix,
-        n: int = 10,
-        *,
-        exclude: ArrayLike | None = None,
-        threshold: float | None = None,
-        allow: ArrayLike | None = None,
-    ) -> tuple[Array, Array]:
-        """Find the rows most similar to each query.
-
-        Parameters
-        ----------
-        queries : array-like or CSR matrix of shape (q, m)
-            Codes to search by.
-        n : int
-            How many rows to find per query.
-        exclude : array-like of int of shape (q,) or (q, e), or None
-            Identities that a query must not find, such as its own; −1 stands for none.
-        threshold : float or None
-            Only rows with a cosine of at least this are found.
-        allow : array-like of int, or of bool of shape (n,), or None
-            The only rows that may be found: identities, or a mask over those now in the index.
-
-        Returns
-        -------
-        scores : ndarray of shape (q, n), float64
-            As `cosine_topk` gives them.
-        ids : ndarray of shape (q, n), int64
-            Identities, −1 where fewer than n rows were to be found.
-        """
-        return self._find(queries, n, True, exclude, threshold, allow)
-
-    def search_dissimilar(
-        self,
-        queries: Matrix,
-        n: int = 10,
-        *,
-        exclude: ArrayLike | None = None,
-        threshold: float | None = None,
-        allow: ArrayLike | None = None,
-    ) -> tuple[Array, Array]:
-        """Find the rows least similar to each query: `search` from the other end.
-
-        Parameters
-        ----------
-        queries : array-like or CSR matrix of shape (q, m)
-            Codes to search by.
-        n : int
-            How many rows to find per query.
-        exclude : array-like of int of shape (q,) or (q, e), or None
-            Identities that a query must not find; −1 stands for none.
-        threshold : float or None
-            Only rows with a cosine of at most this are found.
-        allow : array-like of int, or of bool of shape (n,), or None
-            The only rows that may be found: identities, or a mask over those now in the index.
-
-        Returns
-        -------
-        scores : ndarray of shape (q, n), float64
-            The least first.
-        ids : ndarray of shape (q, n), int64
-        """
-        return self._find(queries, n, False, exclude, threshold, allow)
-
-    def _find(
-        self,
-        queries: Matrix,
-        n: int,
-        largest: bool,
-        exclude: ArrayLike | None,
-        threshold: float | None,
-        allow: ArrayLike | None,
-    ) -> tuple[Array, Array]:
-        exclude = None if exclude is None else self._positions(exclude)
-        if allow is not None and np.asarray(allow).dtype != np.bool_:
-            allow = self._positions(allow)
-        rows = _Rows(queries, self._rows.n_jobs, "queries")
-        scores, at = _search(rows, self._rows, n, largest, threshold, allow, exclude)
-        return scores, np.where(at < 0, -1, self.ids[at]) if len(self) else at
-
-    def add(self, codes: Matrix, names: Sequence[str] | None = None) -> Array:
-        """Add rows.
-
-        Parameters
-        ----------
-        codes : array-like or CSR matrix of shape (a, m)
-            New rows, converted to the type of those there are.
-        names : sequence of a str or None
-            Their names; needed if and only if the index has names.
-
-        Returns
-        -------
-        ids : ndarray of shape (a,), int64
-            The identities they were given.
-
-        Raises
-        ------
-        ValueError
-            If the number of columns, or of names, does not fit. The index is then as it was.
-        """
-        new = _Rows(codes, self._rows.n_jobs, "codes")
-        given = _names(names, new.shape[0])
-        if new.shape[1] != self._rows.shape[1]:
-            msg = f"the new rows have {new.shape[1]} columns, those of the index {self._rows.shape[1]}."
-            raise ValueError(msg)
-        if (given is None) != (self.names is None):
-            there, are = ("has", "needed") if given is None else ("has no", "not allowed")
-            msg = f"the index {there} names: names are {are} for new rows."
-            raise ValueError(msg)
-        old = self._rows.X
-        if sparse.issparse(old):
-            together = sparse.vstack([old, new.X], format="csr", dtype=old.dtype)
-        else:
-            extra = new.X.toarray() if sparse.issparse(new.X) else new.X
-            together = np.concatenate([old, extra.astype(old.dtype, copy=False)])
-        ids = np.arange(self._next, self._next + new.shape[0])
-        names_now = None if given is None else (self.names or ()) + given
-        self._set(_Rows(together, self._rows.n_jobs, "codes"), np.concatenate([self.ids, ids]), names_now)
-        self._next += new.shape[0]
-        return ids
-
-    def remove(self, ids: ArrayLike) -> None:
-        """Remove rows; the others keep their identities.
-
-        Parameters
-        ----------
-        ids : array-like of int
-            Identities of the rows to remove.
-
-        Raises
-        ------
-        ValueError
-            If there is no such row. The index is then as it was.
-        """
-        at = self._positions(np.atleast_1d(ids))
-        if (at < 0).any():
-            msg = "-1 is no row of the index: give the numbers of rows to remove."
-            raise ValueError(msg)
-        keep = np.ones(len(self), bool)
-        keep[at] = False
-        names = None if self.names is None else tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
-        self._set(_Rows(self._rows.X[keep], self._rows.n_jobs, "codes"), self.ids[keep], names)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one file, whole or not at all; no pickle.
-
-        Parameters
-        ----------
-        path : path-like
-            The file, an uncompressed ``.npz`` archive under any name; an older one is replaced.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; an older one is then as it was.
-        """
-        X = self._rows.X
-        meta = {
-            "format": _FORMAT, "version": _VERSION, "next": int(self._next), "shape": list(X.shape),
-            "names": None if self.names is None else list(self.names), "sparse": bool(sparse.issparse(X)),
-        }  # fmt: skip
-        arrays = {"meta": np.array(json.dumps(meta)), "ids": self.ids, "squares": self._rows.squares}
-        if sparse.issparse(X):
-            arrays |= {"data": X.data, "indices": X.indices, "indptr": X.indptr}
-        else:
-            arrays["codes"] = np.ascontiguousarray(X)
-        with replacing(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], n_jobs: int | None = None) -> CosineIndex:
-        """Open an index that `save` wrote; the rows stay in the file, memory-mapped.
-
-        Parameters
-        ----------
-        path : path-like
-            The file.
-        n_jobs : int or None
-            Threads.
-
-        Returns
-        -------
-        CosineIndex
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        IndexFileError
-            If it is no index, is damaged, or was written by a newer format.
-
-        Examples
-        --------
-        >>> import numpy as np, pathlib, tempfile
-        >>> from nmfcore.search.cosine import CosineIndex
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> path = pathlib.Path(folder.name) / "cats.index"
-        >>> CosineIndex(np.eye(3)).save(path)
-        >>> CosineIndex.load(path).search([[0.0, 1.0, 0.0]], 1)[1].tolist()
-        [[1]]
-        >>> folder.cleanup()
-        """
-        if not os.path.exists(path):
-            msg = f"there is no index file '{path}'"
-            raise FileNotFoundError(msg)
-        if not zipfile.is_zipfile(path):
-            msg = f"'{path}' is not a cosine index, or it is damaged"
-            raise IndexFileError(msg)
-        try:
-            arrays = mapped(path)
-            meta = json.loads(str(arrays["meta"][()])) if "meta" in arrays else {}
-            if meta.get("format") != _FORMAT:
-                msg = f"'{path}' is not a cosine index: it is a numpy archive of something else"
-                raise IndexFileError(msg)
-            if meta["version"] > _VERSION:
-                msg = f"'{path}' was written by a newer nmfcore: upgrade with pip install --upgrade nmfcore"
-                raise IndexFileError(msg)
-            if meta["sparse"]:
-                X = sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), meta["shape"], copy=False)
-                X.check_format(full_check=True)  # the kernels trust the columns that it names
-            else:
-                X = arrays["codes"]
-            squares, ids, shape = np.array(arrays["squares"]), np.array(arrays["ids"]), tuple(meta["shape"])
-            names = _names(meta["names"], len(ids))
-            following = int(meta["next"])
-            fits = X.shape == shape and squares.shape == shape[:1] == ids.shape and squares.dtype == np.float64
-            if not fits or (np.diff(ids, prepend=-1, append=following) <= 0).any():
-                msg = "its arrays do not fit each other"
-                raise ValueError(msg)
-        except IndexFileError:
-            raise
-        except (zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            msg = f"'{path}' is damaged and cannot be read as a cosine index ({error})"
-            raise IndexFileError(msg) from error
-        index = cls.__new__(cls)
-        index._set(_Rows(X, n_jobs, "codes", squares), ids, names)
-        index._next = following
-        return index
-
-
-# ---- rows to be compared ---------------------------------------------------------------------------------------------
-
-
-class _Rows:
-    """Rows as they lie, the square of each one's norm, and the compute type that their products are safe in."""
-
-    def __init__(self, X: Matrix, n_jobs: int | None, what: str, squares: Array | None = None):
-        self.n_jobs, self.what = n_jobs, what
-        self.X = _checked(X, what)
-        self.shape: tuple[int, int] = self.X.shape
-        self.data: MemoryRows = as_rows(self.X, np.float64, n_jobs)
-        self.X = self.data.X
-        if squares is None:
-            squares = self._squares()
-            if not np.isfinite(squares).all() or _extreme(squares, 1e-250, 1e250) or self._vanished(squares):
-                self.X = _tamed(self.X, what)
-                self.data = as_rows(self.X, np.float64, n_jobs)
-                squares = self._squares()
-        self.squares = squares
-        # Products of numbers like these neither overflow nor vanish in float32.
-        self.dtype = np.dtype(np.float64 if _extreme(squares, 1e-30, 1e30) else np.float32)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "data"}  # it holds a module
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__ |= state
-        self.data = as_rows(self.X, np.float64, self.n_jobs)
-
-    def _squares(self) -> Array:
-        out = np.empty(self.shape[0])
-        self.data.visit_all(lambda lane, lo, hi, block: self.data.backend.squares(block, out[lo:hi]), 8)
-        return out
-
-    def _vanished(self, squares: Array) -> bool:
-        """Whether the square of a row is 0 but the row is not: only numbers below 1e-154 do that."""
-        if self.X.dtype != np.float64 or squares.all():
-            return False
-        zero = self.X[np.flatnonzero(squares == 0)]
-        return bool(zero.count_nonzero() if sparse.issparse(zero) else zero.any())
-
-    @functools.cached_property
-    def nonnegative(self) -> bool:
-        """Whether no number is below zero."""
-        numbers = self.X.data if sparse.issparse(self.X) else self.X
-        return numbers.dtype.kind in "bu" or bool(numbers.min(initial=0) >= 0)
-
-    def dense(self, lo: int, hi: int) -> Array:
-        """Rows lo … hi in float64."""
-        part = self.X[lo:hi]
-        return np.ascontiguousarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
-
-
-def _length(X: Matrix) -> int:
-    return X.shape[0] if hasattr(X, "shape") else len(X)
-
-
-def _checked(X: Matrix, what: str) -> Matrix:
-    """X as rows of real numbers: an ndarray, or CSR without duplicate entries."""
-    if sparse.issparse(X):
-        X = without_duplicates(X.tocsr(), np.float64)
-    else:
-        X = np.asarray(X)
-        if X.dtype == object:
-            X = X.astype(np.float64)
-    if X.ndim != 2:
-        msg = f"{what} must have two dimensions, a row each, but has shape {X.shape}: reshape(1, -1) makes one row."
-        raise ValueError(msg)
-    if not X.shape[1]:
-        msg = f"{what} has no columns (shape {X.shape}): rows of at least one number can be compared."
-        raise ValueError(msg)
-    if X.dtype.kind not in "biuf":
-        msg = f"{what} must hold real numbers, but its type is {X.dtype}."
-        raise TypeError(msg)
-    return X
-
-
-def _extreme(squares: Array, least: float, most: float) -> bool:
-    return bool(((squares > 0) & ((squares < least) | (squares > most))).any())
-
-
-def _tamed(X: Matrix, what: str) -> Matrix:
-    """X with each row divided by a power of two, so that no square overflows; raises if X is not finite.
-
-    A copy, made only for rows whose squares leave float64's range.
-    """
-    numbers = X.data if sparse.issparse(X) else X
-    if not np.isfinite(numbers).all():
-        rows = np.flatnonzero(~np.isfinite(np.asarray(abs(X).sum(axis=1), dtype=np.float64)).ravel())
-        msg = f"{what} must be finite, but row {rows[0] if len(rows) else '?'} holds NaN or infinity."
-        raise ValueError(msg)
-    largest = abs(X).max(axis=1)
-    largest = np.asarray(largest.todense() if sparse.issparse(largest) else largest, dtype=np.float64).ravel()
-    exponents = np.frexp(largest)[1]
-    if sparse.issparse(X):
-        X = X.astype(np.float64)
-        X.data = np.ldexp(X.data, -np.repeat(exponents, np.diff(X.indptr)))
-        return X
-    return np.ldexp(X.astype(np.float64), -exponents[:, None])
-
-
-def _names(names: Sequence[str] | None, n: int) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if len(names) != n:
-        msg = f"expected a name for each of the {n} rows, but got {len(names)}."
-        raise ValueError(msg)
-    return tuple(str(name) for name in names)
-
-
-# ---- the search ------------------------------------------------------------------------------------------------------
-
-
-def _search(
-    queries: _Rows,
-    database: _Rows,
+def searched(
+    queries: Points,
+    database: Points,
     k: int,
     largest: bool,
     threshold: float | None,
     allow: ArrayLike | None,
     exclude: ArrayLike | None,
 ) -> tuple[Array, Array]:
+    """Find the k rows of a database with the largest (or smallest) cosine to each query, see `cosine_topk`.
+
+    Parameters
+    ----------
+    queries, database : Points
+    k : int
+    largest : bool
+    threshold : float or None
+    allow, exclude : array-like or None
+
+    Returns
+    -------
+    scores : ndarray of shape (q, k), float64
+    indices : ndarray of shape (q, k), int64
+    """
     q, n = queries.shape[0], database.shape[0]
     _check_request(queries.shape, database.shape, k, threshold)
     allowed, excluded = _allowed(allow, n), _excluded(exclude, q, n)
@@ -634,7 +187,7 @@ def _search(
 
 
 def _few(
-    queries: _Rows, database: _Rows, k: int, sign: float, floor: float, allowed: Array, excluded: Array
+    queries: Points, database: Points, k: int, sign: float, floor: float, allowed: Array, excluded: Array
 ) -> tuple[Array, Array]:
     """Heaps of sign·cosine and row numbers, runs × q × k, of runs of the database."""
     (q, m), n, data = queries.shape, database.shape[0], database.data
@@ -655,13 +208,13 @@ def _few(
     return best, found
 
 
-def _most(queries: _Rows, database: _Rows, sign: float) -> float:
+def _most(queries: Points, database: Points, sign: float) -> float:
     """Return what no sign·cosine exceeds: nothing is less similar than orthogonal where all numbers are nonnegative."""
     return 0.0 if sign < 0 and queries.nonnegative and database.nonnegative else 1.0
 
 
 def _panels(
-    queries: _Rows, database: _Rows, k: int, sign: float, floor: float, allowed: Array, excluded: Array
+    queries: Points, database: Points, k: int, sign: float, floor: float, allowed: Array, excluded: Array
 ) -> tuple[Array, Array]:
     """Do the same for many queries: panels of them meet the database, strip by strip."""
     (q, m), n, threads = queries.shape, database.shape[0], database.data.threads
@@ -753,15 +306,13 @@ def _on_device(
             looked_for = backend.asarray(looked_for).astype(np.float64)
             of_queries = xp.empty(q)
             backend.squares(backend.cut(looked_for, (0, q)), of_queries)
-            dtype = (
-                np.float64 if any(_extreme(cuda.to_host(s), 1e-30, 1e30) for s in (of_rows, of_queries)) else np.float32
-            )
+            dtype = safe_type(cuda.to_host(of_rows), cuda.to_host(of_queries))
             for squares, what in ((of_rows, "database"), (of_queries, "queries")):
                 if not bool(xp.isfinite(squares).all()):
                     msg = f"{what} must be finite, but a row holds NaN, infinity, or numbers whose squares overflow."
                     raise ValueError(msg)
             scores, rows = backend.nearest(
-                block, of_rows, looked_for, of_queries, k, sign, floor, _margin(m, np.dtype(dtype)),
+                block, of_rows, looked_for, of_queries, k, sign, floor, _margin(m, dtype),
                 backend.asarray(host_allow) if host_allow.size else None, backend.asarray(host_exclude), dtype,
             )  # fmt: skip
         return cuda.give_back(scores, kind), cuda.give_back(rows, kind)

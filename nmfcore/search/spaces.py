@@ -6,7 +6,8 @@ import numpy as np
 
 from .._typing import Array
 from ..models import Model
-from .cosine import CosineIndex, reconstruction_space
+from .cosine import reconstruction_space
+from .index import CosineIndex
 
 __all__ = ["SPACES", "Space", "checked"]
 
