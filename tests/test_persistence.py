@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nmfcore import models as persistence
 from nmfcore._files import replacing
 from nmfcore.models import Model, ModelFileError, load, save
+from nmfcore.models import file as persistence
 
 
 @pytest.fixture

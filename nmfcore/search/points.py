@@ -14,7 +14,33 @@ __all__ = ["Points", "length", "safe_type"]
 
 
 class Points:
-    """Rows as they lie, the square of each one's norm, and the compute type that their products are safe in."""
+    """Rows as they lie, the square of each one's norm, and the compute type that their products are safe in.
+
+    Parameters
+    ----------
+    X : array-like or sparse matrix of shape (n, m)
+        Real numbers; CSR and CSC are read as they are, and rows whose squares would leave float64's range are copied.
+    n_jobs : int or None
+        Number of threads.
+    what : str
+        The name of X in errors.
+    squares : ndarray of shape (n,), float64, or None
+        Squares of the norms, where they are known. None, the default, computes them.
+
+    Attributes
+    ----------
+    X : ndarray or CSR matrix of shape (n, m)
+    squares : ndarray of shape (n,), float64
+    dtype : dtype
+        float32 or float64, see `safe_type`.
+
+    Raises
+    ------
+    ValueError
+        If X has another number of dimensions than two, no columns, or numbers that are not finite.
+    TypeError
+        If X holds no real numbers.
+    """
 
     def __init__(self, X: Matrix, n_jobs: int | None, what: str, squares: Array | None = None):
         self.n_jobs, self.what = n_jobs, what
@@ -57,7 +83,17 @@ class Points:
         return numbers.dtype.kind in "bu" or bool(numbers.min(initial=0) >= 0)
 
     def dense(self, lo: int, hi: int) -> Array:
-        """Rows lo … hi in float64."""
+        """Return rows in float64.
+
+        Parameters
+        ----------
+        lo, hi : int
+            The first row, and the one behind the last.
+
+        Returns
+        -------
+        ndarray of shape (hi - lo, m), float64
+        """
         part = self.X[lo:hi]
         return np.ascontiguousarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
 
