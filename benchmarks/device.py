@@ -244,19 +244,19 @@ def _compiling(chosen: argparse.Namespace) -> list[Case]:
 def _modules() -> list[dict[str, Any]]:
     modules = json.loads((GOLDENS / "modules.json").read_text(encoding="utf-8"))
     slow = ("FAMILY_BETA", "FAMILY_SWEEP", "FAMILY_NEAREST", "FAMILY_CODE", "FAMILY_TENSOR")
-    return sorted(modules, key=lambda each: not any(name in " ".join(each["options"]) for name in slow))
+    return sorted(modules, key=lambda each: each["macros"][0][0] not in slow)
 
 
 def _name(module: dict[str, Any]) -> str:
-    return " ".join(option.removeprefix("-D") for option in module["options"] if option.startswith("-D"))
+    return " ".join(f"{name}={value}" for name, value in module["macros"])
 
 
 def _compiled(module: dict[str, Any]) -> Row:
     from benchmarks.card import operations
-    from nmfcore.backends import cuda
+    from nmfcore.backends import cuda, cuda_ops
 
-    code = operations.source_texts()[module["source"]]
-    made = cuda.cupy().RawModule(code=code, options=tuple(module["options"]))
+    code = cuda_ops.with_macros(operations.source_texts()[module["source"]], module["macros"])
+    made = cuda.cupy().RawModule(code=code, options=cuda_ops.OPTIONS)
     started = time.perf_counter()
     made.compile()
     seconds, kernels = time.perf_counter() - started, {}

@@ -175,4 +175,4 @@ def kkt_frobenius(weighed_steps: float, squares_X: float) -> float:
 
 def pull_of_zeros(column_sums: Array, pulls: Array, rows: float) -> float:
     """Σ_t f̄_t Σ_{F_it = 0} max(0, −∇_it): what entries at zero would gain, on the scale of their column's mean."""
-    return float(np.sum(column_sums * pulls)) / (rows or 1)
+    return float(np.add.reduce(np.multiply(column_sums, pulls))) / (rows or 1)

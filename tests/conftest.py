@@ -84,8 +84,10 @@ def cupy(request, monkeypatch):
     if module.unavailable():
         pytest.skip(module.unavailable())
     yield fake_cupy.install(monkeypatch)
-    for cached in (cuda._probed, cuda_ops._module, cuda_ops._natural_order):
-        cached.cache_clear()
+    cuda._probed.cache_clear()
+    for cached in vars(cuda_ops).values():  # kernels, plans that hold them, and what lies on the device
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 emulated = pytest.mark.parametrize("cupy", ["emulated"], indirect=True)

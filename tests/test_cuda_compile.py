@@ -40,8 +40,8 @@ BUDGET = {
     "add_products": {8: (112, 168), 16: (144, 208), 32: (168, 240), 64: (216, 255)},
     "add_products_tensor": {32: (128, 0), 64: (168, 0)},  # as their launch bounds say
     "arrange": {8: (24, 24), 16: (24, 24), 32: (24, 24)},
-    "beta_columns": {8: (152, 192), 16: (200, 255), 32: (168, 232), 64: (224, 0)},
-    "beta_rows": {8: (152, 192), 16: (152, 208), 32: (168, 232), 64: (232, 0)},
+    "beta_columns": {8: (144, 168), 16: (192, 232), 32: (168, 216), 64: (216, 0)},
+    "beta_rows": {8: (144, 176), 16: (136, 168), 32: (160, 200), 64: (224, 0)},
     "code_rows": {1: (144, 152)},
     "collect": {1: (40, 40)},
     "column_sums": {1: (48, 48)},
@@ -51,6 +51,7 @@ BUDGET = {
     "multiply": {1: (72, 80)},
     "multiply_given": {1: (72, 80)},
     "nearest": {8: (112, 144), 16: (128, 168), 32: (112, 152), 64: (152, 240)},
+    "opened": {1: (40, 40)},
     "opening": {1: (48, 40)},
     "products": {8: (160, 168), 16: (168, 208), 32: (144, 216), 64: (192, 255)},
     "products_tensor": {32: (128, 0), 64: (168, 0)},
@@ -58,6 +59,7 @@ BUDGET = {
     "sparse_products": {1: (40, 40), 2: (40, 48), 4: (48, 48), 8: (56, 64), 16: (80, 72), 32: (112, 112)},
     "sparse_ratios": {1: (48, 48), 2: (56, 56), 4: (64, 72), 8: (88, 104), 16: (136, 168), 32: (200, 255)},
     "sparse_squares": {1: (40, 40), 2: (40, 40), 4: (40, 40), 8: (40, 40), 16: (40, 40), 32: (40, 40)},
+    "squared_errors": {1: (112, 96)},
     "sweep": {8: (64, 96), 16: (96, 144), 32: (168, 255)},
     "sweep_given": {8: (64, 96), 16: (104, 144), 32: (176, 255)},
 }
@@ -65,13 +67,12 @@ BUDGET = {
 
 def width_of(module):
     """Return the width that a module is compiled for; 1 where there is none."""
-    sizes = re.findall(r"^-D(?:KT|KL|KC)=(\d+)$", "\n".join(module.options), re.MULTILINE)
-    return int(sizes[0]) if sizes else 1
+    return next((int(module.macros[name]) for name in ("KT", "KL", "KC") if name in module.macros), 1)
 
 
 def budget(name, module):
     """Return how many registers a kernel may take; 0 where nobody has said."""
-    return BUDGET.get(name, {}).get(width_of(module), (0, 0))["-DFT=double" in module.options]
+    return BUDGET.get(name, {}).get(width_of(module), (0, 0))[module.macros.get("FT") == "double"]
 
 
 def architectures(module):
@@ -81,13 +82,10 @@ def architectures(module):
     than float32; for both, of the divergences (two seconds each) and the search, types other than the factors', but
     for the narrowest tiles in float32.
     """
-    stored, compute = (
-        found[1] if (found := re.search(pattern, "\n".join(module.options), re.MULTILINE)) else ""
-        for pattern in (r"^-DXT=(.*)$", r"^-DFT=(.*)$")
-    )
+    stored, compute = (module.macros.get(name, "") for name in ("XT", "FT"))
     if ALL:
         return ["sm_80", "sm_90"]
-    if stored != compute and not {"-DFAMILY_BETA", "-DFAMILY_NEAREST"}.isdisjoint(module.options):
+    if stored != compute and not {"FAMILY_BETA", "FAMILY_NEAREST"}.isdisjoint(module.macros):
         return ["sm_90"] if compute == "float" and width_of(module) == 8 else []
     return ["sm_80", "sm_90"] if stored == "float" else ["sm_90"]
 
@@ -102,7 +100,17 @@ class Module(NamedTuple):
     options: tuple[str, ...]
 
     def __str__(self):
-        return " ".join(option.removeprefix("-D") for option in self.options if option.startswith("-D"))
+        return " ".join(f"{name}={value}" for name, value in self.macros.items())
+
+    @property
+    def macros(self):
+        """What stands in front of the source."""
+        return dict(re.findall(r"^#define (\w+) (.*)$", self.code.partition("#line 1\n")[0], re.MULTILINE))
+
+    @property
+    def source(self):
+        """The code without its macros."""
+        return self.code.partition("#line 1\n")[2] or self.code
 
 
 class Launch(NamedTuple):
@@ -247,7 +255,8 @@ def test_the_operations_are_asked_for_every_kernel(launches):
     names = {cuda_ops._source(source.name): source.name for source in SOURCES}
     kernels = {(source.name, name) for source in SOURCES for name in signatures(source)}
     assert len(kernels) > 15
-    assert {(names[each.module.code], each.name) for each in launches} == kernels
+    assert {(names[each.module.source], each.name) for each in launches} == kernels
+    assert {each.module.options for each in launches} == {cuda_ops.OPTIONS}
 
 
 # ---- launches --------------------------------------------------------------------------------------------------------
@@ -272,7 +281,7 @@ def argument_faults(launch, declared):
     if len(launch.arguments) != len(declared):
         yield f"{launch.name}: {len(launch.arguments)} arguments for {len(declared)} parameters"
         return
-    defined = dict(re.findall(r"^-D(XT|FT)=(.*)$", "\n".join(launch.module.options), re.MULTILINE))
+    defined = launch.module.macros
     for parameter, given in zip(declared, launch.arguments, strict=True):
         kind, name = re.fullmatch(r"(?:const )?(.*?\*?) ?(\w+)", parameter).groups()
         pointer, kind = kind.endswith("*"), kind.removesuffix("*").strip()
@@ -281,21 +290,21 @@ def argument_faults(launch, declared):
             continue
         if not (isinstance(given, np.ndarray) if pointer else type(given) is wanted):
             yield f"{launch.name}: {name} is a {type(given).__name__}"
-        elif pointer and given.dtype != wanted and not ("-DX_HALF" in launch.module.options and kind == "XT"):
+        elif pointer and given.dtype != wanted and not ("X_HALF" in defined and kind == "XT"):
             yield f"{launch.name}: {name} points to {given.dtype}, not to {np.dtype(wanted)}"
         elif pointer and "const" not in parameter and not given.flags.c_contiguous:
             yield f"{launch.name}: {name} is not contiguous"
 
 
 def test_arguments_have_the_declared_types(launches):
-    declared = {text: signatures(text) for text in {launch.module.code for launch in launches}}
+    declared = {text: signatures(text) for text in {launch.module.source for launch in launches}}
     assert {
-        fault for each in launches for fault in argument_faults(each, declared[each.module.code][each.name])
+        fault for each in launches for fault in argument_faults(each, declared[each.module.source][each.name])
     } == set()
 
 
 def test_a_wrong_argument_is_caught():
-    module = Module("", ("-DXT=float", "-DFT=float"))
+    module = Module(cuda_ops.with_macros("", (("XT", "float"), ("FT", "float"))), ())
     declared = signatures('extern "C" __global__ void f(const XT* X, i64 n,\n  FT l1, double* out) {')["f"]
     right = (np.zeros(2, np.float32), np.int64(1), np.float32(1), np.zeros(2))
     assert declared == ["const XT* X", "i64 n", "FT l1", "double* out"]
@@ -335,8 +344,7 @@ def build(modules):
 
 def cost(module):
     """Return how long a module may take, roughly."""
-    sizes = [int(size) for size in re.findall(r"-D(?:KT|KL)=(\d+)", " ".join(module.options))]
-    return ("-DFAMILY_SWEEP" in module.options, "-DFAMILY_BETA" in module.options, sizes, module.options)
+    return ("FAMILY_SWEEP" in module.macros, "FAMILY_BETA" in module.macros, width_of(module), str(module))
 
 
 @pytest.fixture(scope="module")
@@ -474,7 +482,7 @@ def table():
     for (module, _), made in build([(m, arch) for m in asked_for() for arch in architectures(m)]).items():
         for name, kernel in getattr(made, "kernels", {}).items():
             of = taken.setdefault(name, {}).setdefault(width_of(module), [0, 0])
-            double = "-DFT=double" in module.options
+            double = module.macros.get("FT") == "double"
             of[double] = max(of[double], kernel.registers)
     for name in sorted(taken):
         widths = {

@@ -369,6 +369,13 @@ def test_divergence(rng, cupy, beta, layout, dtype):
     assert sum(cuda_ops.read(*parts)) == pytest.approx(ref.beta_divergence(X, F, Ht.T, beta), rel=20 * tolerance(dtype))
 
 
+@emulated
+def test_more_losses_than_a_launch_adds_up(rng, cupy, monkeypatch):
+    losses = rng.random(100)
+    monkeypatch.setattr(cuda_ops, "MOST_PARTS", 30)
+    assert float(cuda_ops._total(cupy.asarray(losses))) == pytest.approx(losses.sum(), rel=1e-14)
+
+
 @pytest.mark.parametrize("layout", ["C", "csr"])
 def test_the_worst_rows(rng, cupy, layout):
     X, F, Ht = problem(rng, 70, 39, 4, np.float64, layout=layout)

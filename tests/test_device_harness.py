@@ -109,13 +109,13 @@ def test_every_module_of_a_fit_is_compiled_beforehand(cupy, monkeypatch):
     """By p1: what is not in modules.json is compiled while something is measured."""
     if not operations.Goldens().current:
         pytest.skip("the CUDA sources have changed since: python benchmarks/goldens/make.py")
-    known = {(each["source"], tuple(each["options"])) for each in device._modules()}
-    names = {text: name for name, text in operations.source_texts().items()}
+    known = {(each["source"], tuple(map(tuple, each["macros"]))) for each in device._modules()}
     asked = set()
     plain = cupy.RawModule
 
     def recorded(code, options):
-        asked.add((names[code], tuple(options)))
+        name, macros = operations.taken_apart(code)
+        asked.add((name, tuple(macros)))
         return plain(code=code, options=options)
 
     monkeypatch.setattr(cupy, "RawModule", recorded)

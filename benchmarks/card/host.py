@@ -41,7 +41,7 @@ class Host:
         ops, xp, k = self.ops, self.xp, self.k
         parts, out = xp.zeros((1, k)), xp.zeros((64, k))
         kernel, arguments = self._kept(parts)
-        module = ops._module(("ROWS",), ("-DXT=float", "-DFT=float"), xp.cuda.Device().id)
+        module = ops._module("ROWS", (("XT", "float"), ("FT", "float")), xp.cuda.Device().id)
         f32 = np.dtype(np.float32)
         yield self._of("_kernel: the kept kernel looked up", lambda: ops._kernel("ROWS", "column_sums", f32, f32))
         yield self._of("get_function", lambda: module.get_function("column_sums"))

@@ -352,6 +352,13 @@ def source_texts() -> dict[str, str]:
     return {name: "".join(sign if sign.isascii() else "_" for sign in text) for name, text in found.items()}
 
 
+def taken_apart(code: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return which CUDA source a module is made of, and the macros in front of it."""
+    macros, _, text = code.partition("#line 1\n")
+    name = next(name for name, source in source_texts().items() if source == text)
+    return name, [(name, value) for _, name, value in (line.split(" ", 2) for line in macros.splitlines())]
+
+
 def compared(operation: Operation, goldens: Goldens) -> Row:
     """Run an operation and compare it with its answer, and with the emulator."""
     given, known = operation.made(), goldens.of(operation)

@@ -89,14 +89,14 @@ def _recorded() -> dict[str, dict[str, Any]]:
     """Let every module that is compiled from now on be written down: source, options, kernels."""
     from nmfcore.backends import cuda
 
-    xp, found, names = cuda.cupy(), {}, {text: name for name, text in operations.source_texts().items()}
+    xp, found = cuda.cupy(), {}
     plain = xp.RawModule
 
     class Recorded:
         def __init__(self, code: str, options: tuple[str, ...]):
             self._module = plain(code=code, options=options)
-            name = names[code]
-            self._facts = found.setdefault(f"{name} {options}", {"source": name, "options": options, "kernels": []})
+            name, macros = operations.taken_apart(code)
+            self._facts = found.setdefault(code, {"source": name, "macros": macros, "kernels": []})
 
         def get_function(self, name: str) -> Any:
             if name not in self._facts["kernels"]:

@@ -34,14 +34,23 @@ class DeviceMemoryError(DeviceError, MemoryError):
     """The memory of a GPU is too small for what is to be computed."""
 
 
+_imported = False  # whether the import of CuPy has come to its end
+
+
 def cupy() -> ModuleType:
     """Return the module cupy."""
-    return importlib.import_module("cupy")
+    global _imported
+    if _imported and (found := sys.modules.get("cupy")) is not None:  # importlib takes 1 µs, some thirty times a pass
+        return found
+    module = importlib.import_module("cupy")  # this waits where another thread imports it
+    _imported = True
+    return module
 
 
 def current() -> int:
     """Return the number of the current device."""
-    return int(cupy().cuda.runtime.getDevice())
+    number: int = cupy().cuda.runtime.getDevice()
+    return number
 
 
 def empty_pinned(shape: tuple[int, ...], dtype: DType) -> np.ndarray:

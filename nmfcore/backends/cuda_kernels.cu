@@ -1,7 +1,6 @@
 // The CUDA kernels of nmfcore. cuda_ops.py compiles a family at a time, with these macros:
 //
-//   FAMILY_…   which kernels: PRODUCTS, ROWS, SWEEP, BETA, CODE, SPARSE, NEAREST, SELECT,
-//              MERGE
+//   FAMILY_…   which kernels: OPENING, ROWS, PRODUCTS, SWEEP, BETA, SQUARES, CODE, SPARSE, NEAREST, SELECT, MERGE
 //   XT         type that X is stored in: unsigned char, unsigned short (with X_HALF: the bits of a float16), float, double
 //   FT         compute type: float, double
 //   KT         columns of a product's tile: 8, 16, 32, 64
@@ -75,6 +74,49 @@ __device__ __forceinline__ double sum_block(double value, double* room) {
     for (int w = 0; w < THREADS / 32; ++w) total += room[w];
   return total;
 }
+
+// Thread 0 gets the least number of a block, which must not be read or written through `room` by others meanwhile.
+__device__ __forceinline__ double least_of_block(double least, double* room) {
+#pragma unroll
+  for (int step = 16; step; step >>= 1) {
+    double other = __shfl_xor_sync(EVERY_LANE, least, step);
+    if (other < least) least = other;
+  }
+  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = least;
+  __syncthreads();
+  if (threadIdx.x == 0)
+    for (int w = 0; w < THREADS / 32; ++w)
+      if (room[w] < least) least = room[w];
+  return least;
+}
+
+#ifdef FAMILY_OPENING
+// parts[block] = [min, number of non-finite values, Σx, Σx²] of some rows of X.
+extern "C" __global__ void __launch_bounds__(THREADS) opening(const XT* X, i64 ld, i64 n, i64 m, i64 chunk, double* parts) {
+  __shared__ double room[THREADS / 32];
+  double least = (double)__uint_as_float(0x7f800000u), bad = 0.0, total = 0.0, squares = 0.0;
+  i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
+  for (i64 i = first; i < last; ++i)
+    for (i64 j = threadIdx.x; j < m; j += THREADS) {
+      double x = (double)widen(X[i * ld + j]);
+      if (x < least) least = x;
+      if (x - x != 0.0) bad += 1.0;
+      total += x;
+      squares += x * x;
+    }
+  least = least_of_block(least, room);
+  bad = sum_block(bad, room);
+  total = sum_block(total, room);
+  squares = sum_block(squares, room);
+  if (threadIdx.x == 0) {
+    double* to = parts + 4 * (i64)blockIdx.x;
+    to[0] = least;
+    to[1] = bad;
+    to[2] = total;
+    to[3] = squares;
+  }
+}
+#endif  // FAMILY_OPENING
 
 // ---- sums that come in parts ------------------------------------------------------------------------------------------
 
@@ -200,39 +242,26 @@ mixed(const double* XtW, const double* XtW_before, i64 length, const double* WtW
   if (i < small) ZtZ[i] = (1.0 + beta) * WtW[i] - beta * WtW_before[i] + beta * (1.0 + beta) * DtD[i];
 }
 
-// parts[block] = [min, number of non-finite values, Σx, Σx²] of some rows of X.
-extern "C" __global__ void __launch_bounds__(THREADS) opening(const XT* X, i64 ld, i64 n, i64 m, i64 chunk, double* parts) {
+// seen = [min, number of non-finite values, Σx, Σx²] of X from the `count` parts that `opening` makes. One block.
+extern "C" __global__ void __launch_bounds__(THREADS) opened(const double* parts, i64 count, double* seen) {
   __shared__ double room[THREADS / 32];
   double least = (double)__uint_as_float(0x7f800000u), bad = 0.0, total = 0.0, squares = 0.0;
-  i64 first = (i64)blockIdx.x * chunk, last = first + chunk < n ? first + chunk : n;
-  for (i64 i = first; i < last; ++i)
-    for (i64 j = threadIdx.x; j < m; j += THREADS) {
-      double x = (double)widen(X[i * ld + j]);
-      if (x < least) least = x;
-      if (x - x != 0.0) bad += 1.0;
-      total += x;
-      squares += x * x;
-    }
-#pragma unroll
-  for (int step = 16; step; step >>= 1) {
-    double other = __shfl_xor_sync(EVERY_LANE, least, step);
-    if (other < least) least = other;
+  for (i64 s = threadIdx.x; s < count; s += THREADS) {
+    const double* part = parts + 4 * s;
+    if (part[0] < least) least = part[0];
+    bad += part[1];
+    total += part[2];
+    squares += part[3];
   }
-  if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = least;
-  __syncthreads();
-  if (threadIdx.x == 0)
-    for (int w = 0; w < THREADS / 32; ++w)
-      if (room[w] < least) least = room[w];
+  least = least_of_block(least, room);
   bad = sum_block(bad, room);
   total = sum_block(total, room);
   squares = sum_block(squares, room);
-  if (threadIdx.x == 0) {
-    double* to = parts + 4 * (i64)blockIdx.x;
-    to[0] = least;
-    to[1] = bad;
-    to[2] = total;
-    to[3] = squares;
-  }
+  if (threadIdx.x) return;
+  seen[0] = least;
+  seen[1] = bad;
+  seen[2] = total;
+  seen[3] = squares;
 }
 
 // One multiplicative step: out = F ⊙ (N / (D + l1 + l2·F))^γ, at least `floor` or zero, and the parts of the residual.
@@ -792,59 +821,109 @@ __device__ __forceinline__ double divergence_of(double x, double s, double beta)
 }
 #endif
 
-#ifdef FAMILY_BETA
+#if defined(FAMILY_BETA) || defined(FAMILY_SQUARES)
 #define HEIGHT 32  // rows of a tile of WH
 #define WIDTH 32   // columns
 #define SLAB 32    // components of both factors at a time
-#define OWN (HEIGHT * WIDTH / THREADS)
+#define DOWN 4     // of the tile a thread has DOWN rows and ACROSS columns, side by side
+#define ACROSS 2
+#define PITCH 36   // numbers from one component of a tile to the next in shared memory: each begins at 16 bytes
+#define TOP (DOWN * (threadIdx.x / (WIDTH / ACROSS)))    // this thread's first row
+#define LEFT (ACROSS * (threadIdx.x % (WIDTH / ACROSS)))  // and column
 
-// WH over a tile: this thread's OWN numbers, of rows `above` + 4i and column `column`. Both factors go through shared
-// memory, SLAB components at a time. Every thread must call it.
+// WH over a tile: this thread's numbers, s[ACROSS·i + c] of row TOP + i and column LEFT + c. Both factors go through
+// shared memory, SLAB components at a time, each component's rows side by side: DOWN numbers of F and ACROSS of Ht, read
+// at a time, make DOWN·ACROSS products. Every thread must call it.
 __device__ __forceinline__ void form_tile(const FT* F, const FT* Ht, i64 i0, i64 j0, i64 n, i64 m, int k,
-                                          FT (*of_F)[SLAB + 1], FT (*of_H)[SLAB + 1], FT* s) {
-  const int column = threadIdx.x % WIDTH, above = threadIdx.x / WIDTH;
+                                          FT (*of_F)[PITCH], FT (*of_H)[PITCH], FT* s) {
+  const int top = TOP, left = LEFT;
 #pragma unroll
-  for (int i = 0; i < OWN; ++i) s[i] = 0;
+  for (int i = 0; i < DOWN * ACROSS; ++i) s[i] = 0;
   for (int t0 = 0; t0 < k; t0 += SLAB) {
     __syncthreads();
     for (int at = threadIdx.x; at < HEIGHT * SLAB; at += THREADS) {
       int r = at / SLAB, t = at % SLAB;
-      of_F[r][t] = i0 + r < n && t0 + t < k ? F[(i0 + r) * k + t0 + t] : (FT)0;
-      of_H[r][t] = j0 + r < m && t0 + t < k ? Ht[(j0 + r) * k + t0 + t] : (FT)0;
+      of_F[t][r] = i0 + r < n && t0 + t < k ? F[(i0 + r) * k + t0 + t] : (FT)0;
+      of_H[t][r] = j0 + r < m && t0 + t < k ? Ht[(j0 + r) * k + t0 + t] : (FT)0;
     }
     __syncthreads();
     int depth = k - t0 < SLAB ? k - t0 : SLAB;
 #pragma unroll 4
     for (int t = 0; t < depth; ++t) {
-      FT h = of_H[column][t];
+      FT f[DOWN], h[ACROSS];
 #pragma unroll
-      for (int i = 0; i < OWN; ++i) s[i] += of_F[above + i * (THREADS / WIDTH)][t] * h;
+      for (int i = 0; i < DOWN; ++i) f[i] = of_F[t][top + i];
+#pragma unroll
+      for (int c = 0; c < ACROSS; ++c) h[c] = of_H[t][left + c];
+#pragma unroll
+      for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+        for (int c = 0; c < ACROSS; ++c) s[i * ACROSS + c] += f[i] * h[c];
     }
   }
 }
 
+// losses[r] for the rows of a tile, from what each thread has summed up over its columns.
+__device__ __forceinline__ void write_losses(const double* loss, i64 i0, i64 n, double* losses) {
+  const int top = TOP, left = LEFT;
+#pragma unroll
+  for (int i = 0; i < DOWN; ++i) {  // the lanes of half a warp hold the same rows'
+    double of_row = sum_lanes<WIDTH / ACROSS>(loss[i]);
+    if (left == 0 && i0 + top + i < n) losses[i0 + top + i] = of_row;
+  }
+}
+#endif
+
+#ifdef FAMILY_SQUARES
+// losses[r] = ½‖x_r − (F·Htᵀ)_r‖², as `beta_rows` measures it for β = 2. A family of its own: every fit ends with it, and
+// compiles in a sixth of the time that the kernels for any β take.
+extern "C" __global__ void __launch_bounds__(THREADS)
+squared_errors(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double* losses) {
+  __shared__ __align__(16) FT of_F[SLAB][PITCH], of_H[SLAB][PITCH];
+  const int top = TOP, left = LEFT;
+  const i64 i0 = (i64)blockIdx.x * HEIGHT;
+  FT s[DOWN * ACROSS];
+  double loss[DOWN];
+#pragma unroll
+  for (int i = 0; i < DOWN; ++i) loss[i] = 0.0;
+  for (i64 j0 = 0; j0 < m; j0 += WIDTH) {
+    form_tile(F, Ht, i0, j0, n, m, k, of_F, of_H, s);
+#pragma unroll
+    for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+      for (int c = 0; c < ACROSS; ++c) {
+        i64 r = i0 + top + i, j = j0 + left + c;
+        if (r >= n || j >= m) continue;
+        double rest = (double)widen(X[r * ld + j]) - (double)s[i * ACROSS + c];
+        loss[i] += 0.5 * rest * rest;
+      }
+  }
+  write_losses(loss, i0, n, losses);
+}
+#endif  // FAMILY_SQUARES
+
+#ifdef FAMILY_BETA
 // N[r, :] = Σ_j x·s^(β−2)·Ht[j, :], D[r, :] = Σ_j s^(β−1)·Ht[j, :] (β ≠ 1), for the rows of a block; with `losses`
 // D_β of each row at the incoming pair. For β = 1 D is of one row, Σ_j Ht[j, :]. update = 0: the losses only.
 // grid: rows, columns of the result.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, int update, FT* N, FT* D,
           double* losses) {
-  __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
-  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1], side[WIDTH][KT];
+  __shared__ __align__(16) FT of_F[SLAB][PITCH], of_H[SLAB][PITCH], side[WIDTH][KT];
+  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1];
   constexpr int SHARE = HEIGHT * KT / THREADS;  // numbers of the result per thread: a row's, side by side
-  const int tid = threadIdx.x, column = tid % WIDTH, above = tid / WIDTH;
-  const int row = tid % HEIGHT, part = tid / HEIGHT;
+  const int tid = threadIdx.x, top = TOP, left = LEFT, row = tid % HEIGHT, part = tid / HEIGHT;
   const i64 i0 = (i64)blockIdx.x * HEIGHT;
   const int t0 = blockIdx.y * KT;
-  FT s[OWN], num[SHARE], den[SHARE];
-  double num_aside[SHARE], den_aside[SHARE], loss[OWN];
+  FT s[DOWN * ACROSS], num[SHARE], den[SHARE];
+  double num_aside[SHARE], den_aside[SHARE], loss[DOWN];
 #pragma unroll
   for (int q = 0; q < SHARE; ++q) {
     num[q] = den[q] = 0;
     num_aside[q] = den_aside[q] = 0.0;
   }
 #pragma unroll
-  for (int i = 0; i < OWN; ++i) loss[i] = 0.0;
+  for (int i = 0; i < DOWN; ++i) loss[i] = 0.0;
   int tiles = 0;
   const bool summing = update && beta == 1 && blockIdx.x == 0 && tid < KT;
   double sum_H = 0.0;
@@ -855,18 +934,20 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
       side[j][t] = j0 + j < m && t0 + t < k ? Ht[(j0 + j) * k + t0 + t] : (FT)0;
     }
 #pragma unroll
-    for (int i = 0; i < OWN; ++i) {
-      int r = above + i * (THREADS / WIDTH);
-      bool there = i0 + r < n && j0 + column < m;
-      FT x = there ? widen(X[(i0 + r) * ld + j0 + column]) : (FT)0;
-      FT ratio = 0, below = 0;
-      if (there) {
-        if (update) terms(x, s[i], beta, &ratio, &below);
-        if (losses && blockIdx.y == 0) loss[i] += divergence_of((double)x, (double)s[i], beta);
+    for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+      for (int c = 0; c < ACROSS; ++c) {
+        const int r = top + i, column = left + c;
+        bool there = i0 + r < n && j0 + column < m;
+        FT x = there ? widen(X[(i0 + r) * ld + j0 + column]) : (FT)0, wh = s[i * ACROSS + c];
+        FT ratio = 0, below = 0;
+        if (there) {
+          if (update) terms(x, wh, beta, &ratio, &below);
+          if (losses && blockIdx.y == 0) loss[i] += divergence_of((double)x, (double)wh, beta);
+        }
+        ratios[r][column] = ratio;
+        powers[r][column] = below;
       }
-      ratios[r][column] = ratio;
-      powers[r][column] = below;
-    }
     __syncthreads();
     if (summing)
       for (int j = 0; j < WIDTH; ++j) sum_H += (double)side[j][tid];
@@ -904,14 +985,7 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
       }
     }
   }
-  if (losses && blockIdx.y == 0) {
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) {  // the lanes of a warp hold one row's
-      double of_row = sum_lanes<32>(loss[i]);
-      i64 r = i0 + above + i * (THREADS / WIDTH);
-      if (column == 0 && r < n) losses[r] = of_row;
-    }
-  }
+  if (losses && blockIdx.y == 0) write_losses(loss, i0, n, losses);
 }
 
 // parts[s, j, t] = Σ over the rows of chunk s of x·s^(β−2)·F[r, t]; below them, for β ≠ 1, of s^(β−1)·F[r, t].
@@ -919,14 +993,14 @@ beta_rows(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, d
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 beta_columns(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k, double beta, i64 chunk, double* numerators,
              double* denominators) {
-  __shared__ FT of_F[HEIGHT][SLAB + 1], of_H[WIDTH][SLAB + 1];
-  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1], side[HEIGHT][KT];
+  __shared__ __align__(16) FT of_F[SLAB][PITCH], of_H[SLAB][PITCH], side[HEIGHT][KT];
+  __shared__ FT ratios[HEIGHT][WIDTH + 1], powers[HEIGHT][WIDTH + 1];
   constexpr int SHARE = WIDTH * KT / THREADS;
-  const int tid = threadIdx.x, column = tid % WIDTH, above = tid / WIDTH, part = tid / WIDTH;
+  const int tid = threadIdx.x, top = TOP, left = LEFT, column = tid % WIDTH, part = tid / WIDTH;
   const i64 j0 = (i64)blockIdx.x * WIDTH;
   const int t0 = blockIdx.y * KT;
   const i64 first = (i64)blockIdx.z * chunk, last = first + chunk < n ? first + chunk : n;
-  FT s[OWN], num[SHARE], den[SHARE];
+  FT s[DOWN * ACROSS], num[SHARE], den[SHARE];
   double num_aside[SHARE], den_aside[SHARE];
 #pragma unroll
   for (int q = 0; q < SHARE; ++q) {
@@ -941,14 +1015,15 @@ beta_columns(const XT* X, i64 ld, const FT* F, const FT* Ht, i64 n, i64 m, int k
       side[r][t] = i0 + r < last && t0 + t < k ? F[(i0 + r) * k + t0 + t] : (FT)0;
     }
 #pragma unroll
-    for (int i = 0; i < OWN; ++i) {
-      int r = above + i * (THREADS / WIDTH);
-      bool there = i0 + r < last && j0 + column < m;
-      FT ratio = 0, below = 0;
-      if (there) terms(widen(X[(i0 + r) * ld + j0 + column]), s[i], beta, &ratio, &below);
-      ratios[r][column] = ratio;
-      powers[r][column] = below;
-    }
+    for (int i = 0; i < DOWN; ++i)
+#pragma unroll
+      for (int c = 0; c < ACROSS; ++c) {
+        const int r = top + i, j = left + c;
+        FT ratio = 0, below = 0;
+        if (i0 + r < last && j0 + j < m) terms(widen(X[(i0 + r) * ld + j0 + j]), s[i * ACROSS + c], beta, &ratio, &below);
+        ratios[r][j] = ratio;
+        powers[r][j] = below;
+      }
     __syncthreads();
 #pragma unroll 4
     for (int i = 0; i < HEIGHT; ++i) {

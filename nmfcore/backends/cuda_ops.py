@@ -13,10 +13,8 @@ therefore be accepted, or a fit may stop, at another iteration where two losses 
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -70,6 +68,8 @@ CODERS = 2048  # blocks of `code_rows`
 SHARED = 48 << 10  # shared memory of a block by default
 SHARED_MOST = 98 << 10  # shared memory that a block may have on every processor from sm_80 on
 GRID_X, GRID_YZ = 2**31 - 1, 65535
+OPTIONS = ("-std=c++17",)  # of NVRTC
+MOST_PARTS = 1 << 30  # that one launch adds up: they are counted by an int
 
 xp: ModuleType  # cupy, imported when the first array is made
 
@@ -93,25 +93,21 @@ def to_numpy(A: Array) -> np.ndarray:
     return A if isinstance(A, np.ndarray) else cuda.cupy().asnumpy(A)
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(NamedTuple):
     """⟨A − ½·half, B⟩ of small arrays of float64, which `read` forms where it reads it."""
 
     A: Array
     B: Array
     half: Array | None = None
 
-    shape: ClassVar[tuple[int, ...]] = ()
-    ndim: ClassVar[int] = 0
 
-
-def read(*arrays: Array | Inner | np.generic) -> Numbers:
+def read(*arrays: Array | Inner | np.generic | float) -> Numbers:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers), all in one transfer."""
     row = _row(arrays)
     return _told(arrays, [] if row is None else cuda.cupy().asnumpy(row).tolist())
 
 
-def send(*arrays: Array | Inner | np.generic) -> Callable[[], Numbers]:
+def send(*arrays: Array | Inner | np.generic | float) -> Callable[[], Numbers]:
     """Return a function that returns what `read` does, and waits only for what was queued before this call."""
     return _Sent(arrays)
 
@@ -171,54 +167,65 @@ class _Sent:
 
 def _row(arrays: tuple[Any, ...]) -> Array | None:
     """Queue a row of the numbers of all arrays that lie on the device; None if there are no such."""
-    xp = cuda.cupy()
-    few = [a if isinstance(a, Inner) else _as_float64(xp, a) for a in arrays if not isinstance(a, np.generic)]
-    if not few:
+    slots: list[Any] = []
+    sizes: list[int] = []
+    for a in arrays:
+        if type(a) is Inner:
+            slots += a.A, a.half, a.B, _i64(a.A.size), _ONE
+            sizes.append(1)
+        elif not isinstance(a, _HOST):
+            dimensions = a.ndim
+            if a.dtype != _FLOAT64:
+                a = a.astype(np.float64)
+            if dimensions > 1:
+                a = cuda.cupy().ascontiguousarray(a).reshape(-1)
+            size = a.size
+            slots += a, None, None, _i64(size), _i64(a.strides[0] >> 3) if dimensions and size > 1 else _ONE
+            sizes.append(size)
+    if not sizes:
         return None
-    sizes = [1 if isinstance(a, Inner) else a.size for a in few]
-    row = xp.empty(sum(sizes))
-    _collect(few, sizes, row)
+    row = cuda.cupy().empty(sum(sizes))
+    _collect(slots, sizes, row)
     return row
 
 
 def _told(arrays: tuple[Any, ...], numbers: list[float]) -> Numbers:
     """Return the numbers of a row as `read` returns them; those of the host stay what they are."""
-    out, at = [], 0
+    out: Numbers = []
+    at = 0
     for a in arrays:
-        if isinstance(a, np.generic):
-            out.append(a.item())
-            continue
-        size = math.prod(a.shape)
-        part: Any = numbers[at] if a.ndim == 0 else numbers[at : at + size]
-        out.append(np.reshape(part, a.shape).tolist() if a.ndim > 1 else part)
-        at += size
+        if type(a) is Inner:
+            out.append(numbers[at])
+            at += 1
+        elif isinstance(a, _HOST):
+            out.append(a.item() if isinstance(a, np.generic) else a)
+        elif shape := a.shape:
+            size = a.size
+            part = numbers[at : at + size]
+            out.append(part if len(shape) == 1 else np.reshape(part, shape).tolist())
+            at += size
+        else:
+            out.append(numbers[at])
+            at += 1
     return out
 
 
-def _as_float64(xp: ModuleType, A: Array) -> Array:
-    """Return A in float64, with its numbers a fixed distance apart."""
-    if A.dtype != np.float64:
-        A = A.astype(np.float64)
-    return A if A.ndim < 2 else xp.ascontiguousarray(A).reshape(-1)
-
-
-def _collect(few: list[Array | Inner], sizes: list[int], row: Array) -> None:
-    """Queue what fills a row with the numbers of arrays, one after another."""
-    kernel = _kernel("ROWS", "collect", _FLOAT32, _FLOAT32)
+def _collect(slots: list[Any], sizes: list[int], row: Array) -> None:
+    """Queue what fills a row with numbers: of each array, five arguments of the kernel, and how many they make."""
+    plan = _plan_collect(cuda.current())
+    if len(sizes) <= SLOTS:
+        _run(plan, (len(sizes),), (*slots, *_EMPTY * (SLOTS - len(sizes)), row))
+        return
     at = 0
-    for first in range(0, len(few), SLOTS):
-        slots: list[Any] = []
-        here = sum(sizes[first : first + SLOTS])
-        for a, size in zip(few[first : first + SLOTS], sizes[first : first + SLOTS], strict=True):
-            if isinstance(a, Inner):
-                slots += a.A, a.half, a.B, _i64(a.A.size), _ONE
-            else:
-                step = a.strides[0] // a.itemsize if a.ndim and size > 1 else 1
-                slots += a, None, None, _i64(size), _i64(step)
-        used = len(slots) // 5
-        slots += (None, None, None, _NONE, _ONE) * (SLOTS - used)
-        _launch(kernel, (used,), *slots, row[at : at + here] if len(few) > SLOTS else row)
-        at += here
+    for first in range(0, len(sizes), SLOTS):
+        part, here = sizes[first : first + SLOTS], slots[5 * first : 5 * (first + SLOTS)]
+        _run(plan, (len(part),), (*here, *_EMPTY * (SLOTS - len(part)), row[at : at + sum(part)]))
+        at += sum(part)
+
+
+@functools.cache
+def _plan_collect(device: int) -> Any:
+    return _kernel("ROWS", "collect", _FLOAT32, _FLOAT32)
 
 
 def inner(A: Array, B: Array) -> Array:
@@ -271,11 +278,19 @@ def _source(name: str = "cuda_kernels.cu") -> str:
     return "".join(sign if sign.isascii() else "_" for sign in text)
 
 
+def with_macros(source: str, macros: tuple[tuple[str, str], ...]) -> str:
+    """Return a CUDA source with macros defined in front of it.
+
+    They are not options of the compiler: for each new set of options CuPy has NVRTC compile an empty program first,
+    15 to 20 ms each time, and these are the same for all modules.
+    """
+    return "".join(f"#define {name} {value}\n" for name, value in macros) + "#line 1\n" + source
+
+
 @functools.cache
-def _module(families: tuple[str, ...], defines: tuple[str, ...], device: int) -> Any:
-    options = ("-std=c++17", *(f"-DFAMILY_{family}" for family in families), *defines)
-    source = _source("cuda_tensor.cu") if families == ("TENSOR",) else _source()
-    return cuda.cupy().RawModule(code=source, options=options)
+def _module(family: str, macros: tuple[tuple[str, str], ...], device: int) -> Any:
+    source = _source("cuda_tensor.cu") if family == "TENSOR" else _source()
+    return cuda.cupy().RawModule(code=with_macros(source, ((f"FAMILY_{family}", "1"), *macros)), options=OPTIONS)
 
 
 @functools.cache
@@ -283,9 +298,9 @@ def _has_tf32(device: int) -> bool:
     return int(cuda.cupy().cuda.Device(device).compute_capability) >= 80
 
 
-def _on_tensor_cores(X: Array, F: Array) -> bool:
-    """Return whether products of dense X with a factor of F's width are computed by cuda_tensor.cu."""
-    return F.shape[1] >= TENSOR_FROM and F.dtype == np.float32 and X.dtype.itemsize < 8 and _has_tf32(cuda.current())
+def _tensor(k: int, stored: np.dtype, compute: np.dtype) -> bool:
+    """Return whether products of dense X with a factor of k columns are computed by cuda_tensor.cu."""
+    return k >= TENSOR_FROM and compute == np.float32 and stored.itemsize < 8 and _has_tf32(cuda.current())
 
 
 @functools.cache
@@ -293,10 +308,10 @@ def _function(
     family: str, name: str, stored: np.dtype, compute: np.dtype, sizes: tuple[tuple[str, int], ...], device: int
 ) -> Any:
     """Return a compiled kernel, the same object each time: CuPy makes a new one whenever it is asked."""
-    defines = [f"-DXT={_ctype(stored)}", f"-DFT={_ctype(compute)}", *(f"-D{key}={value}" for key, value in sizes)]
+    macros = [("XT", _ctype(stored)), ("FT", _ctype(compute)), *((key, str(value)) for key, value in sizes)]
     if stored.name == "float16":
-        defines.append("-DX_HALF")
-    return _module((family,), tuple(defines), device).get_function(name)
+        macros.append(("X_HALF", "1"))
+    return _module(family, tuple(macros), device).get_function(name)
 
 
 def _kernel(family: str, name: str, stored: np.dtype, compute: np.dtype, **sizes: int) -> Any:
@@ -312,18 +327,47 @@ def _ctype(dtype: np.dtype) -> str:
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Array | np.generic | None, shared: int = 0) -> None:
     """Queue a kernel of THREADS threads a block; arguments are arrays, None, or numpy scalars of the exact types."""
-    if 0 in grid:
-        return
+    if 0 not in grid:
+        _run(_allowed(kernel, grid, shared), grid, arguments, shared)
+
+
+def _allowed(kernel: Any, grid: tuple[int, ...], shared: int = 0) -> Any:
+    """Return a kernel that may be launched so; raise if a grid of this size is none."""
     if grid[0] > GRID_X or (len(grid) > 1 and max(grid[1:]) > GRID_YZ):
         msg = f"a launch of {grid} blocks is more than a grid may have; give X in smaller blocks."
         raise ValueError(msg)
     if shared > SHARED:
         kernel.max_dynamic_shared_size_bytes = shared
-    kernel(grid, (THREADS, 1, 1), arguments, shared_mem=shared)
+    return kernel
 
 
-_i32, _i64, _FLOAT32, _NONE, _ONE = np.int32, np.int64, np.dtype(np.float32), np.int64(0), np.int64(1)
+def _run(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], shared: int = 0) -> None:
+    """Queue a kernel that `_allowed` has returned."""
+    kernel(grid, _THREADS, arguments, shared_mem=shared)
+
+
+# numpy takes 0.7 µs to make a number, a fortieth of which it takes to find one.
+@functools.lru_cache(maxsize=1024)
+def _i32(value: int) -> np.int32:
+    return np.int32(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _i64(value: int) -> np.int64:
+    return np.int64(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _real(dtype: np.dtype, value: float) -> Any:
+    """Return a constant of a fit in the type that the kernels compute in."""
+    return dtype.type(value)
+
+
+_FLOAT32, _FLOAT64, _NONE, _ONE = np.dtype(np.float32), np.dtype(np.float64), np.int64(0), np.int64(1)
 _NOTHING = np.float64(0.0)
+_HOST = (np.generic, float)  # numbers that lie on the host
+_THREADS = (THREADS, 1, 1)
+_EMPTY = (None, None, None, _NONE, _ONE)  # a slot of `collect` that is not used
 
 
 @functools.lru_cache(maxsize=256)
@@ -392,6 +436,18 @@ class _Parts(NamedTuple):
     pieces: int
 
 
+_NO_PARTS = _Parts(None, 0, 0)
+
+
+class _Plan(NamedTuple):
+    """How a kernel is launched for given shapes and types, which need not be worked out anew in each pass."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    numbers: tuple[Any, ...]  # arguments that are neither arrays nor change from pass to pass
+    shared: int = 0
+
+
 def _finish(
     of_X: _Parts | None = None, XtF: Array | None = None, of_grams: _Parts | None = None, FtF: Array | None = None,
     FtD: Array | None = None, of_stats: _Parts | None = None, stats: Array | None = None, columns: Array | None = None,
@@ -400,18 +456,31 @@ def _finish(
 
     Of `of_stats` the numbers that `stats` has no room for are those of `columns`.
     """
-    kernel = _kernel("ROWS", "finish", _FLOAT32, _FLOAT32)
-    length = of_X.length if of_X else 0
-    grams = of_grams.length if of_grams else 0
-    small = grams // ((FtF is not None) + 2 * (FtD is not None)) if grams else 0
-    blocks, statistics = -(-(length + grams) // THREADS), of_stats.length if of_stats else 0
+    from_X, length, pieces = of_X or _NO_PARTS
+    from_grams, grams, few = of_grams or _NO_PARTS
+    from_stats, statistics, blocks = of_stats or _NO_PARTS
     wide = statistics if columns is None else statistics - columns.size
-    _launch(
-        kernel, (blocks + statistics,), _i32(blocks),
-        of_X and of_X.numbers, _i64(length), _i32(of_X.pieces if of_X else 0), XtF,
-        of_grams and of_grams.numbers, _i64(small), _i32(of_grams.pieces if of_grams else 0), FtF, FtD,
-        of_stats and of_stats.numbers, _i32(statistics), _i32(wide), _i32(of_stats.pieces if of_stats else 0), stats,
-        columns,
+    plan = _plan_finish(
+        length, pieces, grams, few, (FtF is not None) + 2 * (FtD is not None), statistics, wide, blocks, cuda.current()
+    )
+    counted, of_length, of_pieces, small, of_few, of_statistics, of_wide, of_blocks = plan.numbers
+    _run(
+        plan.kernel, plan.grid,
+        (counted, from_X, of_length, of_pieces, XtF, from_grams, small, of_few, FtF, FtD, from_stats, of_statistics,
+         of_wide, of_blocks, stats, columns),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_finish(
+    length: int, pieces: int, grams: int, few: int, squares: int, statistics: int, wide: int, blocks: int, device: int
+) -> _Plan:
+    small, kernel = grams // squares if squares else 0, _kernel("ROWS", "finish", _FLOAT32, _FLOAT32)
+    count = -(-(length + grams) // THREADS)
+    grid = (count + statistics,)
+    return _Plan(
+        _allowed(kernel, grid), grid,
+        (_i32(count), _i64(length), _i32(pieces), _i64(small), _i32(few), _i32(statistics), _i32(wide), _i32(blocks)),
     )  # fmt: skip
 
 
@@ -437,9 +506,11 @@ def opening(block: Block, dtype: np.dtype) -> Array:
     count = -(-rows // chunk)
     parts = xp.empty((count, 4))
     compute = np.dtype(np.float64 if X.dtype.itemsize == 8 else np.float32)
-    kernel = _kernel("ROWS", "opening", X.dtype, compute)
+    kernel = _kernel("OPENING", "opening", X.dtype, compute)
     _launch(kernel, (count,), X, _i64(ld), _i64(rows), _i64(columns), _i64(chunk), parts)
-    return xp.concatenate([parts[:, 0].min().reshape(1), parts[:, 1:].sum(axis=0)])
+    seen = xp.empty(4)
+    _launch(_kernel("ROWS", "opened", _FLOAT32, _FLOAT32), (1,), parts, _i64(count), seen)
+    return seen
 
 
 def products(block: Block, Ht: Array, out: Array) -> None:
@@ -457,11 +528,19 @@ def products(block: Block, Ht: Array, out: Array) -> None:
         grid = (-(-n // (THREADS // 32)), -(-k // (32 * wide)))
         _launch(kernel, grid, X, block.indptr, block.indices, Ht, _i64(n), _i32(k), out)
         return
+    if not (n and k):
+        return
+    plan = _plan_products(n, m, k, _leading(X), X.dtype, Ht.dtype, cuda.current())
+    _run(plan.kernel, plan.grid, (X, plan.numbers[0], Ht, *plan.numbers[1], out))
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_products(n: int, m: int, k: int, ld: int, stored: np.dtype, compute: np.dtype, device: int) -> _Plan:
     width = tile_width(k)
-    family, name = ("TENSOR", "products_tensor") if _on_tensor_cores(X, Ht) else ("PRODUCTS", "products")
-    kernel = _kernel(family, name, X.dtype, Ht.dtype, KT=width)
+    family, name = ("TENSOR", "products_tensor") if _tensor(k, stored, compute) else ("PRODUCTS", "products")
     grid = (-(-n // ROWS), -(-k // width))
-    _launch(kernel, grid, X, _i64(_leading(X)), Ht, _i64(n), _i64(m), _i32(k), out)
+    kernel = _allowed(_kernel(family, name, stored, compute, KT=width), grid)
+    return _Plan(kernel, grid, (_i64(ld), (_i64(n), _i64(m), _i32(k))))
 
 
 class _SumPlan(NamedTuple):
@@ -488,9 +567,10 @@ def _plan_sums(
     if tensor:
         family, name, resident = "TENSOR", "add_products_tensor", RESIDENT[width]
     chunk, count = plan_chunks(n, m + high * COLUMNS, k, resident=resident)
+    grid = (tiles + high, -(-k // width), count)
     kernel = _function(family, name, stored, compute, (("KT", width),), device)
     return _SumPlan(
-        kernel, (tiles + high, -(-k // width), count), count, _i32(tiles),
+        _allowed(kernel, grid), grid, count, _i32(tiles),
         (_i64(n), _i64(m), _i32(k), _i64(chunk)), _i32(pairs),
     )  # fmt: skip
 
@@ -503,27 +583,33 @@ def _sum_over_rows(
     Products of factors are never made on tensor cores: losses depend on them. They are made beside those of X, in the
     same launch, unless these are.
     """
-    xp, device, (n, k), of_X, of_grams = cuda.cupy(), cuda.current(), F.shape, None, None
+    device, (n, k), compute, of_X, of_grams = cuda.current(), F.shape, F.dtype, None, None
     m = 0 if block is None else block.columns
-    if n == 0 or (m == 0 and not pairs):
+    if not (n and k and (m or pairs)):
         return None, None
-    X, ld = (F, k) if block is None or not m else (block.X, _leading(block.X))
-    if m and _on_tensor_cores(X, F):
-        plan = _plan_sums(n, m, k, 0, X.dtype, F.dtype, True, device)
-        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
-        _launch(plan.kernel, plan.grid, X, _i64(ld), F, *plan.shape, of_X.numbers)
-        return of_X, _sum_over_rows(None, F, pairs)[1]
-    if m and pairs and k > 32 and F.itemsize == 8 and X.dtype != F.dtype:  # the kernel has no registers for both
-        return _sum_over_rows(block, F)[0], _sum_over_rows(None, F, pairs)[1]
-    plan = _plan_sums(n, m, k, len(pairs), X.dtype, F.dtype, False, device)
+    X, ld, empty = F, k, cuda.cupy().empty
     if m:
-        of_X = _Parts(xp.empty((plan.chunks, m, k)), m * k, plan.chunks)
+        assert block is not None
+        X = block.X
+        ld, stored = _leading(X), X.dtype
+        if k >= TENSOR_FROM and _tensor(k, stored, compute):
+            plan = _plan_sums(n, m, k, 0, stored, compute, True, device)
+            of_X = _Parts(empty((plan.chunks, m, k)), m * k, plan.chunks)
+            _run(plan.kernel, plan.grid, (X, _i64(ld), F, *plan.shape, of_X.numbers))
+            return of_X, _sum_over_rows(None, F, pairs)[1]
+        if k > 32 and pairs and compute.itemsize == 8 and stored != compute:  # the kernel has no registers for both
+            return _sum_over_rows(block, F)[0], _sum_over_rows(None, F, pairs)[1]
+    plan = _plan_sums(n, m, k, len(pairs), X.dtype, compute, False, device)
+    if m:
+        of_X = _Parts(empty((plan.chunks, m, k)), m * k, plan.chunks)
     if pairs:
-        of_grams = _Parts(xp.empty((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
+        of_grams = _Parts(empty((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
     factors = [F for pair in pairs for F in pair]
-    _launch(
-        plan.kernel, plan.grid, plan.tiles, X, _i64(ld), F, *plan.shape, of_X and of_X.numbers, plan.pairs, *factors,
-        *(None,) * (6 - len(factors)), of_grams and of_grams.numbers,
+    factors += [None] * (6 - len(factors))
+    _run(
+        plan.kernel, plan.grid,
+        (plan.tiles, X, _i64(ld), F, *plan.shape, None if of_X is None else of_X.numbers, plan.pairs, *factors,
+         None if of_grams is None else of_grams.numbers),
     )  # fmt: skip
     return of_X, of_grams
 
@@ -557,7 +643,7 @@ def _step_done(
     FtF = FtF if FtF is not None and FtF.shape[0] else None
     pairs: tuple[tuple[Array, Array], ...] = ((F, F),) if FtF is not None else ()
     if D is not None and FtD is not None:
-        pairs += (F, D), (D, D)
+        pairs = (*pairs, (F, D), (D, D))
     of_X, of_grams = _sum_over_rows(block if dense else None, F, pairs)
     if of_X or of_grams or of_stats:
         _finish(of_X, XtF, of_grams, FtF, FtD, of_stats, stats, columns)
@@ -574,21 +660,21 @@ def _natural_order(k: int, device: int) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(k: int) -> bytes:
-    return np.arange(k, dtype=np.intp).tobytes()
-
-
-@functools.lru_cache(maxsize=64)
 def _ones(size: int, dtype: np.dtype) -> bytes:
     return np.ones(size, dtype).tobytes()
 
 
 def _order(order: Array) -> Array:
     """Return the order of components on the device; the natural one is kept there."""
-    k = len(order)
-    if order.tobytes() == _counted(k):
-        return _natural_order(k, cuda.current())
-    return cuda.cupy().asarray(np.asarray(order, dtype=np.int32))
+    places = _natural(order.tobytes(), order.dtype, cuda.current())
+    return cuda.cupy().asarray(np.asarray(order, dtype=np.int32)) if places is None else places
+
+
+@functools.lru_cache(maxsize=64)
+def _natural(order: bytes, dtype: np.dtype, device: int) -> Array | None:
+    """Return the natural order on the device if these are the bytes of it, else None."""
+    k = len(order) // dtype.itemsize
+    return _natural_order(k, device) if order == np.arange(k, dtype=dtype).tobytes() else None
 
 
 def _sweep(
@@ -607,25 +693,58 @@ def _sweep(
     A: Array | None = None,
 ) -> _Parts | None:
     """Queue sweeps over rows of F → the parts of their stats. begin: before, scale, momentum; see the kernel."""
-    (n, k), c, (l1, l2) = F.shape, F.dtype.type, penalty
-    each, lanes, shared, held = plan_sweep(k, F.itemsize)
-    blocks = -(-n * lanes // THREADS)
-    if not blocks:
+    (n, k), dtype = F.shape, F.dtype
+    if not n:
         return None
-    kernel = _kernel("SWEEP", name, F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=int(shared))
-    xp, places, arranged = cuda.cupy(), _order(order), None
-    parts = xp.empty((blocks, STATS))
-    if not shared:
-        width = each * lanes
-        arranged = xp.empty((width, width), F.dtype)
-        arrange = _kernel("SWEEP", "arrange", F.dtype, F.dtype, KL=each, L=lanes, SHARED_G=0)
-        _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(k), c(l2), arranged)
+    plan = _plan_of_sweep(name, n, k, dtype, *penalty, sweeps, tol, delta, cuda.current())
+    kernel, grid, numbers, blocks, width, held = plan
+    places, arranged = _order(order), None
+    parts = cuda.cupy().empty((blocks, STATS))
+    if width:
+        arranged = _arranged(G, places, width, numbers[3], dtype)
     before, scale, momentum = begin
-    _launch(
-        kernel, (blocks,), F, before, scale, c(momentum), C, G, places, _i64(n), _i32(k), c(l1), c(l2), _i32(sweeps),
-        np.float64(tol), c(delta), out, beyond, A, parts, arranged, shared=held,
+    _run(
+        kernel, grid,
+        (F, before, scale, dtype.type(momentum) if momentum else _real(dtype, 0.0), C, G, places, *numbers, out, beyond,
+         A, parts, arranged),
+        held,
     )  # fmt: skip
     return _Parts(parts, STATS, blocks)
+
+
+class _SweepPlan(NamedTuple):
+    """How sweeps are launched; `width`: of the Gram matrix in global memory, 0 where it is in shared memory."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    numbers: tuple[Any, ...]  # n, k, l1, l2, sweeps, tol, delta
+    blocks: int
+    width: int
+    shared: int
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_of_sweep(
+    name: str, n: int, k: int, dtype: np.dtype, l1: float, l2: float, sweeps: int, tol: float, delta: float, device: int
+) -> _SweepPlan:
+    each, lanes, shared, held = plan_sweep(k, dtype.itemsize)
+    blocks = -(-n * lanes // THREADS)
+    kernel = _kernel("SWEEP", name, dtype, dtype, KL=each, L=lanes, SHARED_G=int(shared))
+    numbers = (
+        _i64(n), _i32(k), _real(dtype, l1), _real(dtype, l2), _i32(sweeps), _real(_FLOAT64, tol), _real(dtype, delta),
+    )  # fmt: skip
+    return _SweepPlan(
+        _allowed(kernel, (blocks,), held), (blocks,), numbers, blocks, 0 if shared else each * lanes, held
+    )
+
+
+def _arranged(G: Array, places: Array, width: int, l2: Any, dtype: np.dtype) -> Array:
+    """Queue G in the order of a sweep, for widths that it does not fit into shared memory for."""
+    each, lanes, _, _ = plan_sweep(len(places), dtype.itemsize)
+    arranged = cuda.cupy().empty((width, width), dtype)
+    arrange = _kernel("SWEEP", "arrange", dtype, dtype, KL=each, L=lanes, SHARED_G=0)
+    _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(len(places)), l2, arranged)
+    return arranged
 
 
 def _scale_of(begin: Beginning) -> Array | None:
@@ -701,7 +820,7 @@ def sweep(
 
 def _square(G: Array, FtF: Array, stats: Array) -> None:
     """Write ⟨G, FtF⟩ to stats[SQUARE]."""
-    _collect([Inner(G, FtF)], [1], stats[SQUARE : SQUARE + 1])
+    _collect([G, None, FtF, _i64(G.size), _ONE], [1], stats[SQUARE : SQUARE + 1])
 
 
 def step_ahead(
@@ -709,23 +828,29 @@ def step_ahead(
     order: Array, sweeps: int, delta: float, conjugate: int,
 ) -> Ahead:  # fmt: skip
     """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
-    xp, (m, k) = cuda.cupy(), Ht.shape
-    XtZ, ZtZ = xp.empty((m, k)), xp.empty((k, k))
-    length, small = m * k, k * k
-    kernel = _kernel("ROWS", "mixed", _FLOAT32, _FLOAT32)
-    _launch(
-        kernel, (-(-(length + small) // THREADS),), sums.XtW, earlier.XtW, _i64(length), sums.WtW, earlier.WtW,
-        sums.DtD, _i32(small), np.float64(beta), XtZ, ZtZ,
+    xp, (m, k), small = cuda.cupy(), Ht.shape, Ht.shape[1] ** 2
+    empty = xp.empty
+    XtZ, ZtZ, plan = empty((m, k)), empty((k, k)), _plan_mixed(m * k, small, cuda.current())
+    _run(
+        plan.kernel, plan.grid,
+        (sums.XtW, earlier.XtW, plan.numbers[0], sums.WtW, earlier.WtW, sums.DtD, plan.numbers[1], np.float64(beta),
+         XtZ, ZtZ),
     )  # fmt: skip
-    step, made, zeros = xp.empty((m, k), Ht.dtype), xp.empty((3, m, k), Ht.dtype), xp.zeros(2 * small + STATS)
-    HHt, stats = zeros[: 2 * small].reshape(2, k, k), zeros[2 * small :]
+    step, made, zeros = empty((m, k), Ht.dtype), empty((3, m, k), Ht.dtype), xp.zeros(2 * small + STATS)
+    HHt, stats, next_Ht = zeros[: 2 * small].reshape(2, k, k), zeros[2 * small :], made[0]
     of_stats = _sweep(
         "sweep_given", Ht, XtZ, ZtZ, (l1, l2), order, sweeps, 0.0, delta, step, (before, None, weight), made, sums.XtW
     )
-    next_Ht = made[0]
     _, of_grams = _sum_over_rows(None, Ht, ((next_Ht, next_Ht), (made[1], made[2])))
     _finish(None, None, of_grams, HHt, None, of_stats, stats)
     return Ahead(step, next_Ht, HHt[0], stats, (stats[SQUARE, ...], Inner(HHt[1], sums.WtW)))
+
+
+@functools.lru_cache(maxsize=64)
+def _plan_mixed(length: int, small: int, device: int) -> _Plan:
+    grid = (-(-(length + small) // THREADS),)
+    kernel = _kernel("ROWS", "mixed", _FLOAT32, _FLOAT32)
+    return _Plan(_allowed(kernel, grid), grid, (_i64(length), _i32(small)))
 
 
 # ---- multiplicative updates ------------------------------------------------------------------------------------------
@@ -736,17 +861,42 @@ def _multiply(
     out: Array,
 ) -> _Parts | None:  # fmt: skip
     """Queue a multiplicative step of F → the parts of its stats; D of no rows is F·G, see the kernel."""
-    (n, k), c = F.shape, F.dtype.type
+    (n, k), dtype = F.shape, F.dtype
     if n == 0:
         return None
-    blocks, length = -(-n // CHUNK), STATS + (3 * k if G is None else 0)
-    parts = cuda.cupy().empty((blocks, length))
-    kernel = _kernel("ROWS", name, F.dtype, F.dtype)
-    _launch(
-        kernel, (blocks,), F, N, D, _i64(0 if D is None else D.shape[0]), G, _i64(n), _i32(k), c(l1), c(l2),
-        np.float64(gamma), c(floor), _i32(CHUNK), _i32(plan_across(k)), out, parts, shared=8 * THREADS,
+    plan = _plan_multiply(name, n, k, dtype, G is None, l1, l2, gamma, floor, cuda.current())
+    parts = cuda.cupy().empty(plan.shape)
+    _run(
+        plan.kernel,
+        plan.grid,
+        (F, N, D, _i64(0 if D is None else D.shape[0]), G, *plan.numbers, out, parts),
+        plan.shared,
+    )
+    return _Parts(parts, plan.shape[1], plan.shape[0])
+
+
+class _MultiplyPlan(NamedTuple):
+    """How a multiplicative step is launched."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    numbers: tuple[Any, ...]
+    shape: tuple[int, int]  # of the parts of the stats
+    shared: int
+
+
+@functools.lru_cache(maxsize=256)
+def _plan_multiply(
+    name: str, n: int, k: int, dtype: np.dtype, given: bool, l1: float, l2: float, gamma: float, floor: float,
+    device: int,
+) -> _MultiplyPlan:  # fmt: skip
+    grid, shared = (-(-n // CHUNK),), 8 * THREADS
+    kernel = _allowed(_kernel("ROWS", name, dtype, dtype), grid, shared)
+    numbers = (
+        _i64(n), _i32(k), _real(dtype, l1), _real(dtype, l2), _real(_FLOAT64, gamma), _real(dtype, floor), _i32(CHUNK),
+        _i32(plan_across(k)),
     )  # fmt: skip
-    return _Parts(parts, length, blocks)
+    return _MultiplyPlan(kernel, grid, numbers, (grid[0], STATS + (3 * k if given else 0)), shared)
 
 
 def _times_gram(F: Array, G: Array) -> Array:
@@ -784,7 +934,16 @@ def multiply_given(
     """Write F ⊙ (N / (D + l1 + l2·F))^γ for given N and D (float64; D of one row serves all) to out."""
     xp, k = cuda.cupy(), F.shape[1]
     of_stats = _multiply(
-        "multiply_given", F, xp.ascontiguousarray(N), xp.ascontiguousarray(D), None, l1, l2, gamma, floor, out
+        "multiply_given",
+        F,
+        N if N.flags.c_contiguous else xp.ascontiguousarray(N),
+        D if D.flags.c_contiguous else xp.ascontiguousarray(D),
+        None,
+        l1,
+        l2,
+        gamma,
+        floor,
+        out,
     )
     if of_stats:
         _finish(of_stats=of_stats, stats=stats, columns=xp.empty(k))
@@ -849,15 +1008,11 @@ def multiply_beta(
         if of_stats:
             _finish(of_stats=of_stats, stats=stats, columns=xp.empty(k))
     else:
-        width = min(tile_width(k), 256 // F.itemsize)
-        chunk, count = plan_chunks(n, m, k, WIDTH)
+        X = block.X
+        plan = _plan_beta_columns(n, m, k, beta, _leading(X), X.dtype, F.dtype, cuda.current())
+        count = plan.grid[2]
         parts, below = xp.empty((count, m, k)), xp.empty((count, m, k)) if beta != 1 else None
-        kernel = _kernel("BETA", "beta_columns", block.X.dtype, F.dtype, KT=width)
-        grid = (-(-m // WIDTH), -(-k // width), count)
-        _launch(
-            kernel, grid, block.X, _i64(_leading(block.X)), F, Ht, _i64(n), _i64(m), _i32(k), np.float64(beta),
-            _i64(chunk), parts, below,
-        )  # fmt: skip
+        _run(plan.kernel, plan.grid, (X, plan.numbers[0], F, Ht, *plan.numbers[1], parts, below))
         if beta == 1:
             sums_F = D[0] if of_stats else None
             if not of_stats:
@@ -866,7 +1021,7 @@ def multiply_beta(
             _Parts(parts, m * k, count), N, _Parts(below, m * k, count) if below is not None else None,
             None if below is None else D, None, of_stats, stats, xp.empty(k) if of_stats and sums_F is None else sums_F,
         )  # fmt: skip
-    return losses.sum() if losses is not None else _NOTHING
+    return _total(losses) if losses is not None else _NOTHING
 
 
 def sparse_beta(beta: float) -> Exception:
@@ -887,14 +1042,31 @@ def _beta_rows(
     den: Array | None,
     losses: Array | None,
 ) -> None:
-    n, m, k = block.rows, block.columns, Ht.shape[1]
-    width = min(tile_width(k), 256 // F.itemsize)
-    kernel = _kernel("BETA", "beta_rows", block.X.dtype, F.dtype, KT=width)
+    n, m, k, X = block.rows, block.columns, Ht.shape[1], block.X
+    if n:
+        plan = _plan_beta_rows(n, m, k, beta, update, _leading(X), X.dtype, F.dtype, cuda.current())
+        _run(plan.kernel, plan.grid, (X, plan.numbers[0], F, Ht, *plan.numbers[1], num, den, losses))
+
+
+@functools.lru_cache(maxsize=64)
+def _plan_beta_rows(
+    n: int, m: int, k: int, beta: float, update: bool, ld: int, stored: np.dtype, compute: np.dtype, device: int
+) -> _Plan:
+    width = min(tile_width(k), 256 // compute.itemsize)
     grid = (-(-n // HEIGHT), -(-k // width) if update else 1)
-    _launch(
-        kernel, grid, block.X, _i64(_leading(block.X)), F, Ht, _i64(n), _i64(m), _i32(k), np.float64(beta),
-        _i32(int(update)), num, den, losses,
-    )  # fmt: skip
+    kernel = _allowed(_kernel("BETA", "beta_rows", stored, compute, KT=width), grid)
+    return _Plan(kernel, grid, (_i64(ld), (_i64(n), _i64(m), _i32(k), _real(_FLOAT64, beta), _i32(int(update)))))
+
+
+@functools.lru_cache(maxsize=64)
+def _plan_beta_columns(
+    n: int, m: int, k: int, beta: float, ld: int, stored: np.dtype, compute: np.dtype, device: int
+) -> _Plan:
+    width = min(tile_width(k), 256 // compute.itemsize)
+    chunk, count = plan_chunks(n, m, k, WIDTH)
+    grid = (-(-m // WIDTH), -(-k // width), count)
+    kernel = _allowed(_kernel("BETA", "beta_columns", stored, compute, KT=width), grid)
+    return _Plan(kernel, grid, (_i64(ld), (_i64(n), _i64(m), _i32(k), _real(_FLOAT64, beta), _i64(chunk))))
 
 
 def _sparse_ratios(block: Block, F: Array, Ht: Array, update: bool, out: Array | None, losses: Array | None) -> None:
@@ -923,7 +1095,11 @@ def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
     """Return D_β of each row in float64. CSR: for β = 1 and 2 only, and for 2 in the trace form."""
     xp, n = cuda.cupy(), block.rows
     losses = xp.zeros(n)
-    if block.indptr is None:
+    if block.indptr is None and beta == 2:
+        X, k = block.X, Ht.shape[1]
+        kernel = _kernel("SQUARES", "squared_errors", X.dtype, F.dtype)
+        _launch(kernel, (-(-n // HEIGHT),), X, _i64(_leading(X)), F, Ht, _i64(n), _i64(block.columns), _i32(k), losses)
+    elif block.indptr is None:
         _beta_rows(block, F, Ht, beta, False, None, None, losses)
     elif beta == 1:
         _sparse_ratios(block, F, Ht, False, None, losses)
@@ -941,7 +1117,16 @@ def _row_losses(block: Block, F: Array, Ht: Array, beta: float) -> Array:
 
 def divergence(block: Block, F: Array, Ht: Array, beta: float) -> Array:
     """Return Σ D_β(x | f·Htᵀ) over the block, in float64 (0-d)."""
-    return _row_losses(block, F, Ht, beta).sum()
+    return _total(_row_losses(block, F, Ht, beta))
+
+
+def _total(losses: Array) -> Array:
+    """Return the sum of losses of rows (0-d). CuPy's takes 2 s to compile, and depends on the card."""
+    total = cuda.cupy().zeros(1)
+    for lo in range(0, losses.size, MOST_PARTS):
+        part = losses[lo : lo + MOST_PARTS]
+        _finish(of_stats=_Parts(part, 1, part.size), stats=total)
+    return total[0, ...]
 
 
 def worst_rows(block: Block, F: Array, Ht: Array, worst: Array) -> None:

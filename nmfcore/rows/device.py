@@ -121,7 +121,8 @@ class DeviceRows(Rows):
         if self.streamed or self._host is None:
             return False
         self.X, self.streamed = self._host, True
-        vars(self).pop("T", None)
+        for name in ("T", "_whole"):  # they hold X on the device
+            vars(self).pop(name, None)
         return True
 
     @_streams_when_full
@@ -170,11 +171,16 @@ class DeviceRows(Rows):
             return max(n, 1)
         return max(64, BLOCK_BYTES // max(1, m * self.stored.itemsize) // 64 * 64)
 
+    @functools.cached_property
+    def _whole(self) -> cuda_ops.Block:
+        """A resident X as one block."""
+        return cuda_ops.cut(self.X, (0, self.shape[0]))
+
     def blocks(self) -> Iterator[tuple[int, int, cuda_ops.Block]]:
         """Yield (first row, last row, block), in order; the next block but one is written over a streamed one."""
         n = self.shape[0]
         if not self.streamed:
-            yield 0, n, cuda_ops.cut(self.X, (0, n))
+            yield 0, n, self._whole
             return
         if self._buffers is None:
             self._buffers = _Buffers(self.rows_per_block, self.shape[1], self.stored, self.power)
@@ -256,7 +262,7 @@ class DeviceRows(Rows):
         self, visit: Callable[..., None], rows: int, work: float, shapes: tuple[tuple[int, ...], ...]
     ) -> list[Array]:
         """Apply visit(0, rows, *sums) to all rows of a small factor at once, and return the sums."""
-        whole = list(_zeros(dict(enumerate(shapes))).values())
+        whole = list(_zeros(tuple(enumerate(shapes))).values())
         visit(0, rows, *whole)
         return whole
 
@@ -278,17 +284,20 @@ class DeviceRows(Rows):
         before = rows if isinstance(rows, RowState) else self.state(**rows)
         if not self.sparse:
             gather = None
-        large = {name: (0, *sums[name][1:]) for name in gathered if gather}
+        large = {name: (0, *sums[name][1:]) for name in gathered} if gather else {}
         if out is None:
             after = before.twin
         else:
             after = self.state(**{name: self.new_rows(k) for name, k in out.items()}) if out else before
-        total = _cleared(sums | large)
-        for lo, hi, block in self.blocks():
-            if hi - lo == self.shape[0]:
-                function(self.backend, block, before, arguments, after, total)
-            else:
-                function(self.backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), total)
+        total = _cleared(sums | large if large else sums)
+        if not self.streamed:
+            function(self.backend, self._whole, before, arguments, after, total)
+        else:
+            for lo, hi, block in self.blocks():
+                if hi - lo == self.shape[0]:
+                    function(self.backend, block, before, arguments, after, total)
+                else:
+                    function(self.backend, block, before.rows(lo, hi), arguments, after.rows(lo, hi), total)
         if gather:
             total = total | {name: cuda.cupy().zeros(sums[name]) for name in large}
             for lo, hi, block in self.T.blocks():
@@ -306,21 +315,37 @@ class DeviceRows(Rows):
         return "".join(f"{digest_of(part if self.streamed else self.backend.to_numpy(part)):08x}" for part in parts)
 
 
-def _zeros(shapes: Mapping[Any, tuple[int, ...]]) -> dict[Any, Array]:
+Place = tuple[Any, int, int, tuple[int, ...] | None]  # name, first and last number, and shape unless it has one axis
+
+
+@functools.lru_cache(maxsize=64)
+def _places(shapes: tuple[tuple[Any, tuple[int, ...]], ...]) -> tuple[int, list[Place]]:
+    """Return how many numbers named arrays have together, and where each of them lies."""
+    at, places = 0, []
+    for name, shape in shapes:
+        end = at + math.prod(shape)
+        places.append((name, at, end, None if len(shape) == 1 else shape))
+        at = end
+    return at, places
+
+
+def _zeros(shapes: tuple[tuple[Any, tuple[int, ...]], ...]) -> dict[Any, Array]:
     """Return arrays of float64 zeros, all of them in one piece of memory that takes one call to clear."""
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    whole, at, made = cuda.cupy().zeros(sum(sizes)), 0, {}
-    for (name, shape), size in zip(shapes.items(), sizes, strict=True):
-        part = whole[at : at + size]
-        made[name] = part if len(shape) == 1 else part.reshape(shape)
-        at += size
+    size, places = _places(shapes)
+    whole, made = cuda.cupy().zeros(size), {}
+    for name, first, last, shape in places:
+        part = whole[first:last]
+        made[name] = part if shape is None else part.reshape(shape)
     return made
 
 
 def _cleared(shapes: Shapes) -> dict[str, Array]:
     """Return named sums of no parts, in memory of their own: the sums of a pass stay when the next one is made."""
-    plain = {name: shape for name, shape in shapes.items() if not NEUTRAL.get(name)}
-    others = {name: cuda.cupy().full(shape, NEUTRAL[name]) for name, shape in shapes.items() if name not in plain}
+    filled = [name for name in NEUTRAL if name in shapes and NEUTRAL[name]]
+    if not filled:
+        return _zeros(tuple(shapes.items())) if shapes else {}
+    plain = tuple((name, shape) for name, shape in shapes.items() if name not in filled)
+    others = {name: cuda.cupy().full(shapes[name], NEUTRAL[name]) for name in filled}
     return (_zeros(plain) | others) if plain else others
 
 
@@ -398,8 +423,7 @@ def as_device_rows(X: Matrix, dtype: DType, components: object = 0) -> DeviceRow
         return _sparse_rows(X, dtype, kind)
     if isinstance(X, np.ndarray):
         stored = _stored_type(X.dtype, dtype)
-        free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
-        if X.shape[0] * X.shape[1] * stored.itemsize + _beside(X.shape, dtype, components) > ROOM * free:
+        if X.shape[0] * X.shape[1] * stored.itemsize + _beside(X.shape, dtype, components) > ROOM * _free():
             return DeviceRows(X, dtype)
         try:
             return DeviceRows(_upload(X, stored), dtype, host=X)
@@ -415,6 +439,12 @@ def as_device_rows(X: Matrix, dtype: DType, components: object = 0) -> DeviceRow
     if X.strides[1] != X.itemsize or X.strides[0] % X.itemsize or X.strides[0] < 0:
         X = xp.ascontiguousarray(X)
     return DeviceRows(X, dtype, kind=kind)
+
+
+def _free() -> int:
+    """Return the bytes that are free on the current device, those that CuPy keeps for later included."""
+    xp = cuda.cupy()
+    return int(xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes())
 
 
 def _beside(shape: tuple[int, ...], dtype: DType, components: object) -> int:

@@ -16,6 +16,7 @@ L. T. K. Hien, V. Leplat, N. Gillis, "Block majorization minimization with extra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import TYPE_CHECKING
@@ -230,7 +231,7 @@ class MultiplicativeUpdate(Solver):
 
     def _told_beta(self, numbers: Numbers, small: Small, data: Rows) -> Report:
         backend, k, S = data.backend, small.Ht.shape[1], data.backend.STATS
-        of_W, of_H, *losses = (np.array(each) for each in numbers)
+        of_W, of_H, *losses = numbers
         free = k if self.fixed is None else self.fixed.width
         pulls = sum(
             pull_of_zeros(of[S : S + of_k], of[S + of_k : S + 2 * of_k], rows)
@@ -243,7 +244,7 @@ class MultiplicativeUpdate(Solver):
             report.incoming = self._incoming(backend, losses[0], small.Ht)
         return report
 
-    def _incoming(self, backend: Backend, loss: Array, Ht: Array) -> Incoming:
+    def _incoming(self, backend: Backend, loss: Sequence[float], Ht: Array) -> Incoming:
         p, (fit, penalty_W), penalty_H = self.penalties, loss, 0.0
         if self.penalised:
             counted = self.weighted(Ht)
@@ -470,7 +471,7 @@ class ExtrapolatedUpdate(MultiplicativeUpdate):
                 return report, Moving(small.Ht, self._gram(data, small.Ht), new.passes, ahead=small.Ht, best=best)
             best = report.loss
         elif small.passes % 10 == 0:
-            report.incoming = self._incoming(data.backend, np.array(data.backend.read(sums["loss"])[0]), small.Ht)
+            report.incoming = self._incoming(data.backend, data.backend.read(sums["loss"])[0], small.Ht)
             if not plain and report.incoming.loss > best + self._rounding(best, small.Ht):
                 assert best_Ht is not None  # the pair was best at the measurement before
                 back = Moving(best_Ht, small.HHt, new.passes, ahead=best_Ht, best=best, best_Ht=best_Ht)
