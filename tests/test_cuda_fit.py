@@ -8,8 +8,10 @@ from scipy import sparse
 
 from nmfcore import NMF, non_negative_factorization
 from nmfcore.backends import cuda, cuda_ops
+from nmfcore.loop import solve
 from nmfcore.rows import device as device_rows
 from nmfcore.search.cosine import cosine_topk
+from nmfcore.starts import samples
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
@@ -454,3 +456,41 @@ def test_an_upload_in_parts(rng, cupy, monkeypatch, layout, given, stored):
     found = device_rows._upload(X, np.dtype(stored))
     assert found.dtype == stored
     np.testing.assert_array_equal(cuda_ops.to_numpy(found), X)
+
+
+def test_samples_are_fitted_in_turn(rng, cupy, monkeypatch):
+    """On streams of their own, a pass of each in turn; what comes out has the bits of one after another."""
+    X = cupy.asarray(rng.random((240, 20)).astype(np.float32))
+    monkeypatch.setattr(samples, "sample_rows", lambda n, m, k: 50)
+    monkeypatch.setattr(samples, "PASSES", 24)
+    monkeypatch.setattr(samples, "TOL", 0)
+    passes, made = [], solve._Passes._pass
+    monkeypatch.setattr(
+        solve._Passes, "_pass", lambda self, *given: passes.append((self, current())) or made(self, *given)
+    )
+
+    def current():
+        return cupy.cuda.get_current_stream().ptr
+
+    found = []
+    for turns in (samples.SAMPLES, 4, 1):
+        monkeypatch.setattr(device_rows.DeviceRows, "at_once", lambda self, rows, width, most, turns=turns: turns)
+        passes.clear()
+        model = NMF(3, solver="hals", init="auto", max_iter=3, tol=0, random_state=0)
+        W = model.fit_transform(X)
+        found.append((W.get(), model.components_.get(), model.history_["loss"]))
+        first = [fit for fit, _ in passes[2 * turns : 3 * turns]]
+        assert len(set(map(id, first))) == turns, "the passes of a fit are not between those of the others"
+        assert len({stream for _, stream in passes}) == samples.SAMPLES + 1  # and that of the whole X
+    for other in found[1:]:
+        for expected, made_alone in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(made_alone, expected)
+
+
+def test_as_many_samples_at_once_as_there_is_memory_for(cupy):
+    data = device_rows.as_device_rows(np.ones((40, 30), np.float32), np.float32)
+    assert data.at_once(1000, 5, 6) == 6
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    each = free // 3 // (30 * 4 + device_rows.BESIDE * 5 * 4)  # rows of which X and the factors take a third
+    assert data.at_once(each, 5, 6) == 2
+    assert data.at_once(100 * each, 5, 6) == 1  # what does not fit says so when it is made

@@ -215,9 +215,12 @@ class Process(ABC, Generic[R, F]):
     ----------
     most : int
         Maximum number of passes or steps.
+    in_turn : bool
+        Whether other processes are to go on before each advance, be it that it needs no pass: it is under way already.
     """
 
     most: int
+    in_turn = False
 
     def to_begin(self, rule: StopRule[R]) -> Pass | None:
         """Return the pass over X that `begin` needs, if any."""
@@ -249,7 +252,8 @@ class Process(ABC, Generic[R, F]):
 
 
 T = TypeVar("T")
-Passes = Generator["Pass", "Made", T]  # yields the passes over X that it needs, and is sent what they have made
+# Yields the passes over X that it needs, and is sent what they have made; None where others are to go on.
+Passes = Generator["Pass | None", "Made | None", T]
 
 
 def without_passes(work: Passes[T]) -> T:
@@ -320,7 +324,8 @@ class Session:
         begun = self.begun - seconds
         while done < process.most:
             wanted = process.to_advance()
-            report, following = process.advance(None if wanted is None else (yield wanted))
+            made = None if wanted is None and not process.in_turn else (yield wanted)
+            report, following = process.advance(made)
             termination = rule.before(report, done)
             if termination is not None:
                 return termination

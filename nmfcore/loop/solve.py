@@ -7,7 +7,7 @@ rows of X, `data` does it and returns sums over the rows, and the solver makes t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -253,6 +253,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         """Return the rows and D_β that a pass after the fit has made; None if it failed: the factors are kept."""
         try:
             made = yield last
+            assert made is not None
             return made[0], measured(self.data, made)
         except GeneratorExit:
             raise
@@ -328,15 +329,19 @@ class Fit:
     alone : bool
         Whether no other fit of `data` is under way, so that a device may begin the next pass before this one is
         reported. Defaults to False.
+    in_turn : bool
+        Whether fits of other X are to go on before each pass is reported. Defaults to False.
 
     Attributes
     ----------
     wanted : Pass or None
-        The pass over X that it needs next; None before its first step and after its last one.
+        The pass over X that it needs next; None before its first step, where it is under way, and after the last one.
     solution : Solution or None
         What it has led to, once it is over.
     session : Session
         Has the exception that ended it, if one did.
+    data : Rows
+        X.
     """
 
     def __init__(
@@ -353,9 +358,11 @@ class Fit:
         checkpoint: Checkpoint | None = None,
         overwrite_W: bool = False,
         alone: bool = False,
+        in_turn: bool = False,
     ):
-        self.session = Session(limits, callback, checkpoint)
+        self.session, self.data = Session(limits, callback, checkpoint), data
         passes = _Passes(data, solver, W, Ht, limits.max_iter, checkpoint, overwrite_W, alone)
+        passes.in_turn = in_turn
         rule = RULES[solver.rule](limits.tol, verbose, of_loss(data.power, solver.beta))
         self._work = _solved(self.session, passes, rule, measure)
         self.wanted: Pass | None = None
@@ -375,7 +382,7 @@ class Fit:
 
     def interrupt(self, exception: BaseException) -> None:
         """End by an exception, with the pair of the last accepted pass; one more pass may be needed to measure it."""
-        if self.wanted is None:  # an exception cannot be thrown into what has not begun
+        if inspect.getgeneratorstate(self._work) == inspect.GEN_CREATED:  # nothing can be thrown into it
             self.resume(None)
         try:
             if self.solution is None:
@@ -384,16 +391,19 @@ class Fit:
             self.wanted, self.solution = None, end.value
 
 
-def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], object] | None = None) -> Stopped | None:
-    """Run fits of the same X to their ends, side by side: each pass over X is one of all fits that are not over.
+def make_together(
+    data: Rows | None, fits: Sequence[Fit], finished: Callable[[int], object] | None = None
+) -> Stopped | None:
+    """Run fits to their ends, side by side: of the same X, each pass over it is one of all fits that are not over.
 
     Each of them ends with what it ends with alone, to the bit. An exception, be it of a pass, of the user, or of one
     fit, ends all of them, and each returns it as `interruption`.
 
     Parameters
     ----------
-    data : Rows
-        X of shape (n, m).
+    data : Rows or None
+        X of shape (n, m). None: each fit has an X of its own, and they make one pass each in turn, so that a device has
+        the passes of the others to work on while the host waits for the numbers of one.
     fits : sequence of Fit
         Of `data`, all with as many components.
     finished : callable or None
@@ -411,10 +421,11 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
         try:
             while left:  # nothing of a turn is outside of the `try`: Ctrl-C may come at any line
                 if failure is None:
-                    made = data.passes(_wanted(left.values()))
+                    made = _in_turn(left.values()) if data is None else data.passes(_wanted(left.values()))
                     for fit in left.values():
                         before = fit.session.interruption
-                        fit.resume(None if fit.wanted is None else next(made))
+                        with fit.data.apart():
+                            fit.resume(None if fit.wanted is None else next(made))
                         after = fit.session.interruption
                         if after is not None and after is not before:
                             failure, source = after.exception, fit
@@ -422,7 +433,8 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
                 else:
                     for fit in left.values():
                         if fit is not source:
-                            fit.interrupt(failure)
+                            with fit.data.apart():
+                                fit.interrupt(failure)
                     failure = source = None
                 for number, fit in tuple(left.items()):
                     if fit.solution is not None:
@@ -436,6 +448,13 @@ def make_together(data: Rows, fits: Sequence[Fit], finished: Callable[[int], obj
     stopped = None if failure is None or source is not None else Stopped(failure)  # a fit's own is its interruption
     failure = None  # a frame that an exception's traceback leads to must not hold the exception, see `Stopped`
     return stopped
+
+
+def _in_turn(fits: Iterable[Fit]) -> Iterator[Made]:
+    """Yield what the wanted pass of each fit makes of its own X, made when it is asked for."""
+    for fit in fits:
+        if fit.wanted is not None:
+            yield from fit.data.passes([fit.wanted])
 
 
 def _wanted(fits: Iterable[Fit]) -> list[Pass]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -118,6 +119,35 @@ class Rows(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release what the call keeps elsewhere; results that were handed out stay."""
+
+    def at_once(self, rows: int, width: int, most: int) -> int:
+        """Return how many fits of samples one thread makes in turn, because a device works on a queue.
+
+        Parameters
+        ----------
+        rows : int
+            Of each sample.
+        width : int
+            Number of components.
+        most : int
+            Number of fits.
+
+        Returns
+        -------
+        count : int
+            As many as the device has memory for. 1 on the CPU, where `threads` of them run at the same time.
+        """
+        return 1
+
+    def apart(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context in which what is queued for these rows waits for nothing else, see `set_apart`."""
+        return contextlib.nullcontext()
+
+    def set_apart(self) -> None:  # noqa: B027
+        """Let a device work on these rows beside others; all of it that is queued then is within `apart`."""
+
+    def rejoin(self) -> None:  # noqa: B027
+        """End what `set_apart` began: wait for what is queued for these rows."""
 
     def free_buffers(self) -> None:  # noqa: B027
         """Free the memory that is kept from one pass to the next, before other parts of X are read."""

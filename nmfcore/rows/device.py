@@ -7,6 +7,7 @@ on one, the next is on its way. X is read once a pass either way, because the vi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import weakref
@@ -115,6 +116,7 @@ class DeviceRows(Rows):
         self.kind = kind
         self._xt = transposed
         self._buffers: _Buffers | None = None
+        self._stream: Any = None  # cupy.cuda.Stream; None: the current one
 
     def _stream_from_host(self) -> bool:
         """Stream X from the host from now on; return False where it is streamed already, or was given on the device."""
@@ -155,6 +157,30 @@ class DeviceRows(Rows):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._place.__exit__(kind, error, traceback)
+
+    # ---- beside other rows -----------------------------------------------------------------------------------------
+
+    def at_once(self, rows: int, width: int, most: int) -> int:
+        """Return how many fits of samples of so many rows have room in `ROOM` of the free memory, one at least."""
+        each = _beside((rows, self.shape[1]), self.dtype, width)
+        each += rows * self.shape[1] * self.stored.itemsize * (1 if not self.sparse else 2)
+        return max(1, min(most, int(ROOM * _free()) // max(1, each)))
+
+    def apart(self) -> contextlib.AbstractContextManager[object]:
+        """Return the stream of these rows, if they have one, as a context."""
+        return contextlib.nullcontext() if self._stream is None else self._stream
+
+    def set_apart(self) -> None:
+        """Give these rows a stream, which first waits for what is queued on the current one."""
+        ready = cuda.cupy().cuda.get_current_stream().record()
+        self._stream = cuda.cupy().cuda.Stream(non_blocking=True)
+        self._stream.wait_event(ready)
+
+    def rejoin(self) -> None:
+        """Wait for the stream of these rows: memory that it used, and results, may be used on any other then."""
+        if self._stream is not None:
+            self._stream.synchronize()
+            self._stream = None
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 

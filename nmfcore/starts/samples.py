@@ -7,6 +7,7 @@ fitted and the best, by its loss on all rows, is where the fit of all rows begin
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from sklearn.utils import check_random_state
 
 from .._typing import Array, Seed
 from ..loop.session import Limits
-from ..loop.solve import Solution, factorize
+from ..loop.solve import Fit, Solution, factorize, make_together
 from ..rows.threads import run_all
 from .nndsvd import initialize, spectral_start
 
@@ -92,15 +93,26 @@ def warm_start(
     def over() -> bool:
         return max_time is not None and time.perf_counter() - begun >= max_time
 
-    def fit(number: int) -> None:  # each on one thread, side by side: samples are too small to share out well
-        if number and over():  # the first one is fitted in any case, if only for a pass
-            return
-        sample = source.take(chosen[number], n_jobs=1)
-        W, Ht = spectral_start(sample, k, seeds[number])
-        limits = Limits(TOL, PASSES, max_time, begun)
-        found[number] = _checked(factorize(sample, solver_for(rows, sample=True), W, Ht, limits, measure=False)).Ht
+    def fit(numbers: range) -> None:  # each on one thread, side by side: samples are too small to share out well
+        fits: list[Fit] = []
+        with contextlib.ExitStack() as end:
+            for number in numbers:
+                if number and over():  # the first one is fitted in any case, if only for a pass
+                    break
+                sample = source.take(chosen[number], n_jobs=1)
+                sample.set_apart()
+                end.callback(sample.rejoin)
+                with sample.apart():
+                    W, Ht = spectral_start(sample, k, seeds[number])
+                    limits = Limits(TOL, PASSES, max_time, begun)
+                    solver = solver_for(rows, sample=True)
+                    fits.append(Fit(sample, solver, W, Ht, limits, measure=False, alone=True, in_turn=len(numbers) > 1))
+                del sample, W
+            found[numbers.start : numbers.start + len(fits)] = _together(fits)
 
-    run_all(fit, SAMPLES, data.threads)
+    turns = source.at_once(rows, k, SAMPLES)  # on a device, one thread makes a pass of each in turn
+    groups = [range(first, min(first + turns, SAMPLES)) for first in range(0, SAMPLES, turns)]
+    run_all(lambda group: fit(groups[group]), len(groups), data.threads)
     best = None
     for Ht in found:
         if Ht is None or (best is not None and over()):
@@ -113,6 +125,15 @@ def warm_start(
             best = whole
     assert best is not None
     return best.W, best.Ht
+
+
+def _together(fits: list[Fit]) -> list[Array]:
+    """Run fits of samples to their ends; return the Ht of each."""
+    stopped = make_together(None, fits)
+    found = [_checked(fit.solution) for fit in fits if fit.solution is not None]
+    if stopped is not None:
+        stopped.again()
+    return [solution.Ht for solution in found]
 
 
 def _checked(solution: Solution) -> Solution:
