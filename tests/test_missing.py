@@ -292,8 +292,9 @@ def test_passes_measure_their_loss_only_as_often_as_rounding_demands(rng, monkey
 
 @pytest.mark.parametrize(("solver", "passes"), [("cd", 400), ("hals", 30)])
 @pytest.mark.parametrize("stored", [False, True])
-def test_rows_of_w_are_the_best_for_the_components(solver, passes, stored, monkeypatch):
-    X, hidden = planted(np.random.default_rng(1), 60, 40, share=0.6, noise=0.3)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_of_w_are_the_best_for_the_components(solver, passes, stored, seed, monkeypatch):
+    X, hidden = planted(np.random.default_rng(seed), 60, 40, share=0.6, noise=0.3)
     data, mask = (sparse.csr_matrix(np.where(hidden, 0, X)), None) if stored else (X, hidden)
     settings = {"solver": solver, "init": "random", "max_iter": passes, "missing_values": 0 if stored else None}
 
@@ -305,10 +306,24 @@ def test_rows_of_w_are_the_best_for_the_components(solver, passes, stored, monke
         return loss / least - 1
 
     found = excess()
-    assert found < 1e-3
+    assert found < 1e-4
     monkeypatch.setattr(FilledDescent, "closing", lambda self, small: None)
     monkeypatch.setattr(ObservedDescent, "closing", lambda self, small: None)
     assert found < excess() / 30  # without the last pass
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_kkt_residual_is_that_of_the_pair_that_is_returned(rng, stored, monkeypatch):
+    X, hidden = planted(rng, 60, 40, share=0.6, noise=0.3)
+    data, mask = (sparse.csr_matrix(np.where(hidden, 0, X)), None) if stored else (X, hidden)
+    settings = {"n_components": 4, "tol": 0, "missing_values": 0 if stored else None}
+    W, model = fitted(data, mask, init="random", max_iter=10, **settings)
+    for descent in (FilledDescent, ObservedDescent):
+        monkeypatch.setattr(descent, "closing", lambda self, small: None)
+    before = NMF(random_state=0, init="random", max_iter=10, **settings).fit(data, mask=mask)
+    again = NMF(init="custom", max_iter=1, **settings).fit(data, mask=mask, W=W, H=model.components_)
+    assert_allclose(model.kkt_residual_, again.kkt_residual_, rtol=1e-9)
+    assert abs(before.kkt_residual_ / again.kkt_residual_ - 1) > 0.01  # that of W before its last pass
 
 
 def test_planted_entries_are_found(rng):
