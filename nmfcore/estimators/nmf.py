@@ -399,9 +399,9 @@ class NMF(BaseNMF):
             matrix on disk, of which a few blocks of rows are in memory at a time: a
             ``numpy.memmap``, the path of a ``.npy`` file, an h5py dataset, a Zarr array, the path
             of either ("file.h5::name"), or a stream of row blocks (`RowBlocks`). It is read once in
-            every iteration, once before and once after the fit, and several times by the start (an
-            NNDSVD reads it up to 16 times, "auto" up to 7 times). The result has the bits of a fit
-            from memory. Or a Dask array, whose rows of W are returned as one.
+            every iteration, once before and once after the fit (twice where entries are missing), and
+            several times by the start (an NNDSVD reads it up to 16 times, "auto" up to 7 times). The
+            result has the bits of a fit from memory. Or a Dask array, whose rows of W are returned as one.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
