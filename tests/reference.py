@@ -658,6 +658,17 @@ def observed_rows(X, F, Ht, hidden, l1=0.0, l2=0.0, sweeps=1):
     return F
 
 
+def alone_sums(X, F, hidden):
+    """Σ_i x_ij f_i, and the lower triangle of Σ_i f_i f_iᵀ row by row, over the observed rows of each column j."""
+    X, F, observed = dense(X), dense(F), ~np.asarray(hidden)
+    k = F.shape[1]
+    products, triangles = np.zeros((X.shape[1], k)), np.zeros((X.shape[1], k * (k + 1) // 2))
+    for i, j in zip(*np.nonzero(observed), strict=True):
+        products[j] += X[i, j] * F[i]
+        triangles[j] += [F[i, t] * F[i, u] for t in range(k) for u in range(t + 1)]
+    return products, triangles
+
+
 def masked_terms(X, F, Ht, hidden, beta):
     """Numerators and denominators of the multiplicative update of F over observed entries."""
     X, F, Ht, WH = dense(X), dense(F), dense(Ht), products(F, dense(Ht).T)

@@ -80,6 +80,8 @@ def quiet():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for case in CASES:  # the cache is warm before the workers look into it: none of them compiles
             model(case, max_iter=12).fit(X).transform(X)
+        with other_cluster():
+            incomplete("cd", 0, max_iter=1).fit(csr(thin()))
     settings = {"distributed.comm.timeouts.connect": "5s", "distributed.scheduler.allowed-failures": 10}
     with dask.config.set(settings):
         yield
@@ -397,6 +399,254 @@ def test_the_command_line_computes_on_a_cluster(client, tmp_path):
     there, here = (load(tmp_path / name / "model.npz") for name in ("there", "here"))
     assert there.W.shape == (ROWS, K) and np.isclose(there.relative_error, here.relative_error, rtol=1e-3)
     assert cli.main([*common, "--out", str(tmp_path / "no"), "--scheduler", "nonsense://here"]) == 2
+
+
+# ---- missing entries ---------------------------------------------------------------------------------------------
+
+CUT = (70, 20, 80, 30)
+SEEN = made(np.random.default_rng(6), sum(CUT), np.float64) + 0.01
+GONE = np.random.default_rng(7).random(SEEN.shape) < 0.3
+FEW = GONE & (np.random.default_rng(8).random(SEEN.shape) < 0.2)  # so few that they are listed
+COLUMN = np.arange(COLUMNS) % 7 == 3
+NAN = float("nan")
+
+
+def cut(X, heights=CUT):
+    return da.from_array(X, chunks=(heights, X.shape[1]))
+
+
+def csr(X):
+    return cut(X).map_blocks(sp.csr_matrix)
+
+
+def thin(X=SEEN):
+    return np.where(X < 0.5, 0, X)
+
+
+# Each way to say what is missing of a Dask array: X, mask, missing_values; and the same of an X in memory.
+WAYS = {
+    "bool": lambda: ((cut(SEEN), GONE, None), (SEEN, GONE, None)),
+    "sparse mask": lambda: ((cut(SEEN), sp.coo_array(GONE), None), (SEEN, GONE, None)),
+    "few, in a far unit": lambda: ((cut(2.0**200 * SEEN), FEW, None), (2.0**200 * SEEN, FEW, None)),
+    "Dask": lambda: ((cut(SEEN), da.from_array(GONE, chunks=(64, 11)), None), (SEEN, GONE, None)),
+    "Dask, sparse": lambda: ((cut(SEEN), csr(GONE), None), (SEEN, GONE, None)),
+    "NaN": lambda: ((cut(np.where(GONE, NAN, SEEN)), None, NAN), (SEEN, GONE, None)),
+    "zeros": lambda: ((cut(np.where(GONE, 0, SEEN)), None, 0), (SEEN, GONE, None)),
+    "masked array": lambda: ((da.ma.masked_array(cut(SEEN), cut(GONE)), None, None), (SEEN, GONE, None)),
+    "columns": lambda: ((cut(SEEN), COLUMN, None), (SEEN, COLUMN, None)),
+    "columns of Dask": lambda: ((cut(SEEN), da.from_array(COLUMN), None), (SEEN, COLUMN, None)),
+    "columns and entries": lambda: ((da.ma.masked_array(cut(SEEN), cut(GONE)), COLUMN, None),
+                                    (SEEN, GONE | COLUMN, None)),
+    "sparse X": lambda: ((csr(thin()), GONE, None), (sp.csr_matrix(thin()), GONE, None)),
+    "sparse X, Dask": lambda: ((csr(thin()), cut(GONE), None), (sp.csr_matrix(thin()), GONE, None)),
+    "sparse X, NaN": lambda: ((csr(np.where(GONE, NAN, thin())), None, NAN), (sp.csr_matrix(thin()), GONE, None)),
+    "sparse X, columns": lambda: ((csr(thin()), COLUMN, None), (sp.csr_matrix(thin()), COLUMN, None)),
+    "stored": lambda: ((csr(np.where(GONE, 0, SEEN)), None, 0), (sp.csr_matrix(np.where(GONE, 0, SEEN)), None, 0)),
+    "stored and mask": lambda: ((csr(thin()), GONE, 0), (sp.csr_matrix(np.where(GONE, 0, thin())), None, 0)),
+}  # fmt: skip
+SOLVERS = {"cd": {}, "hals": {}, "mu": {"beta_loss": 1.5}}
+
+
+def incomplete(solver, missing, **more):
+    settings = {"random_state": 0, "max_iter": 4, "tol": 0, "init": "random", "solver": solver, **SOLVERS[solver]}
+    return NMF(K, missing_values=missing, **settings | more)
+
+
+@pytest.fixture
+def where(request):
+    return request.getfixturevalue("client") if request.param else None
+
+
+somewhere = pytest.mark.parametrize("where", [False, True], ids=["here", "there"], indirect=True)
+
+
+@somewhere
+@pytest.mark.filterwarnings("ignore:Nothing of X is observed")
+@pytest.mark.parametrize("way", WAYS)
+def test_masks_of_dask_arrays_are_those_of_memory(where, way):
+    (X, mask, missing), (whole, hidden, marked) = WAYS[way]()
+    solvers = (
+        SOLVERS
+        if way in ("bool", "stored")
+        else ["hals"]
+        if "unit" in way
+        else ["cd", "hals", "mu"][len(way) % 3 :][:1]
+    )
+    for solver in solvers:
+        there, here = incomplete(solver, missing), incomplete(solver, marked)
+        W, expected = there.fit_transform(X, mask=mask), here.fit_transform(whole, mask=hidden)
+        close = {"rtol": 1e-10, "atol": 1e-10 * expected.max()}
+        assert isinstance(W, da.Array) and len(W.chunks[0]) == len(CUT)
+        np.testing.assert_allclose(np.asarray(W), expected, **close)
+        np.testing.assert_allclose(there.components_, here.components_, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(there.history_["loss"], here.history_["loss"], rtol=1e-10)
+        assert there.reconstruction_err_ == pytest.approx(here.reconstruction_err_, rel=1e-10)
+        codes = there.transform(X, mask=mask)
+        assert isinstance(codes, da.Array) and codes.chunks[0] == CUT
+        np.testing.assert_allclose(np.asarray(codes), here.transform(whole, mask=hidden), **close)
+        assert there.score(X, mask=mask) == pytest.approx(here.score(whole, mask=hidden), rel=1e-10)
+        if not sp.issparse(whole):
+            filled = there.impute(X, mask)
+            assert isinstance(filled, da.Array) and filled.shape == SEEN.shape
+            np.testing.assert_allclose(np.asarray(filled), here.impute(whole, hidden), **close)
+
+
+@pytest.mark.parametrize("init", ["nndsvdar", "auto"])
+@pytest.mark.parametrize("way", ["bool", "stored"])
+def test_starts_on_a_cluster_know_the_mask(client, way, init):
+    (X, mask, missing), (whole, hidden, marked) = WAYS[way]()
+    there, here = (incomplete("hals", value, init=init, max_iter=2) for value in (missing, marked))
+    W, H, _ = non_negative_factorization(X, mask=mask, **{k: v for k, v in there.get_params().items() if v is not None})
+    expected = here.fit_transform(whole, mask=hidden)
+    np.testing.assert_allclose(np.asarray(W), expected, rtol=1e-8, atol=1e-8 * expected.max())
+    np.testing.assert_allclose(H, here.components_, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:Nothing of X is observed")
+@pytest.mark.parametrize("way", ["Dask", "stored and mask"])
+def test_bits_know_neither_the_workers_nor_what_is_hidden(client, workers, way):
+    """Nor the worker that dies, with its masks."""
+    (X, mask, missing), _ = WAYS[way]()
+    expected = fitted_with(incomplete("hals", missing), X, mask)
+    spoil = (lambda X: np.where(GONE, -3.0, X)) if missing is None else (lambda X: np.where(GONE & (X > 0), NAN, X))
+    spoiled = cut(spoil(SEEN)) if missing is None else csr(spoil(thin()))
+    assert same(fitted_with(incomplete("hals", missing), spoiled, mask), expected)
+    dying = incomplete("hals", missing, callback=at(2, lambda: kill(client)))
+    with using(client, copy_every=3):
+        assert same(fitted_with(dying, X, mask), expected)
+    del X, mask, spoiled
+    assert left_on(workers) == []
+    (X, mask, missing), _ = WAYS[way]()
+    with other_cluster(4) as alone, using(alone):
+        assert same(fitted_with(incomplete("hals", missing), X, mask), expected)
+
+
+def fitted_with(estimator, X, mask):
+    W = np.asarray(estimator.fit_transform(X, mask=mask))
+    return W, estimator.components_, estimator.history_["loss"]
+
+
+def test_a_mask_is_sent_block_by_block(client, monkeypatch):
+    sent, send = [], cluster.Cluster.send
+
+    def watched(self, value, home=None):
+        if isinstance(value, list):
+            sent.append((home, [mask.nbytes for mask in value]))
+        return send(self, value, home)
+
+    monkeypatch.setattr(cluster.Cluster, "send", watched)
+    incomplete("cd", None, max_iter=1).fit(cut(SEEN), mask=GONE)
+    assert [size for _, sizes in sent for size in sizes] == [height * COLUMNS for height in CUT]
+    assert all(home is not None for home, _ in sent)
+
+
+@somewhere
+@pytest.mark.parametrize("stored", [False, True])
+def test_rows_and_columns_of_blocks_without_anything(where, stored):
+    hidden = GONE.copy()
+    hidden[70:90], hidden[3], hidden[:, 7] = True, True, True  # a whole block, too
+    X = csr(np.where(hidden, 0, SEEN)) if stored else cut(SEEN)
+    mask, estimator = None if stored else hidden, incomplete("cd", 0 if stored else None)
+    with pytest.warns(UserWarning, match="21 of 200 rows, whose codes are zero, and in 1 of 30 columns"):
+        W = np.asarray(estimator.fit_transform(X, mask=mask))
+    empty = np.flatnonzero(hidden.all(axis=1))
+    assert np.flatnonzero(~W.any(axis=1)).tolist() == empty.tolist()
+    assert np.flatnonzero(~estimator.components_.any(axis=0)).tolist() == [7]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # each block warns of its own
+        codes = np.asarray(estimator.transform(X, mask=mask))
+    assert np.flatnonzero(~codes.any(axis=1)).tolist() == empty.tolist()
+
+
+@somewhere
+def test_a_mask_that_hides_nothing_of_a_dask_array_has_the_bits_of_none(where):
+    expected, none = fitted(incomplete("cd", None, max_iter=2), cut(SEEN)), np.zeros_like(GONE)
+    for mask, missing in ((none, None), (cut(none), None), (None, NAN), (none[0], None)):
+        assert same(fitted_with(incomplete("cd", missing, max_iter=2), cut(SEEN), mask), expected)
+
+
+@pytest.mark.parametrize("way", ["bool", "stored"])
+def test_a_checkpoint_knows_the_mask_of_a_dask_array(client, tmp_path, way):
+    (X, mask, missing), _ = WAYS[way]()
+    expected = fitted_with(incomplete("hals", missing), X, mask)
+    path = tmp_path / "fit.ckpt"
+    stop = {"callback": at(3, lambda: (_ for _ in ()).throw(KeyboardInterrupt)), "checkpoint": path}
+    with pytest.raises(KeyboardInterrupt):
+        incomplete("hals", missing, **stop).fit(X, mask=mask)
+    if mask is not None:
+        other, spoiled = mask.copy(), np.where(GONE, NAN, SEEN)
+        other[0, :2] = other[0, 1::-1] if other[0, 0] != other[0, 1] else ~other[0, :2]
+        with pytest.raises(ValueError, match=r"checkpoint .* is of another fit"):
+            incomplete("hals", missing, checkpoint=path).fit(X, mask=other)
+        X = cut(spoiled)
+    assert same(fitted_with(incomplete("hals", missing, checkpoint=path), X, mask), expected)
+
+
+def unknown(A, rows=None):
+    """A without some rows, of which Dask does not know how many are left."""
+    A = cut(A)
+    return A[da.from_array(np.ones(len(SEEN), bool) if rows is None else rows, chunks=(CUT,))]
+
+
+REFUSED = {
+    "shape": (lambda: (cut(SEEN), cut(GONE)[:50]), r"mask has shape \(50, 30\): for X of shape \(200, 30\)"),
+    "type": (lambda: (cut(SEEN), cut(SEEN)), "mask holds float64: give booleans"),
+    "numbers": (lambda: (cut(SEEN), SEEN), "mask holds float64: give booleans"),
+    "heights": (lambda: (cut(SEEN), unknown(GONE)), r"call mask\.compute_chunk_sizes\(\) first"),
+    "heights of X": (lambda: (unknown(SEEN), GONE), r"call X\.compute_chunk_sizes\(\) first"),
+    "columns": (lambda: (cut(SEEN), np.ones(COLUMNS, bool)), "hides every column"),
+    "a file": (lambda: (cut(SEEN), "mask.npy"), "but X is a Dask array: give a mask in memory, or a Dask array"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_masks_of_dask_arrays_that_cannot_be_used(client, workers, fault, tmp_path, monkeypatch):
+    np.save(tmp_path / "mask.npy", GONE)
+    monkeypatch.chdir(tmp_path)
+    make, said = REFUSED[fault]
+    learned = incomplete("cd", None, max_iter=1).fit(SEEN)
+    X, mask = make()
+    for call in (incomplete("cd", None).fit, learned.transform, learned.impute, learned.score):
+        with pytest.raises(ValueError, match=said):
+            call(X, mask=mask)
+    assert left_on(workers) == []
+
+
+def test_what_masks_of_dask_arrays_do_not_go_with(client, workers, monkeypatch):
+    with pytest.raises(ValueError, match="nothing of X is observed"):
+        incomplete("cd", None).fit(cut(SEEN), mask=np.ones_like(GONE))
+    with pytest.raises(ValueError, match="contains infinity"):
+        incomplete("cd", NAN).fit(cut(np.where(GONE, np.inf, SEEN)))
+    with pytest.raises(ValueError, match="for which sample_weight cannot be used"):
+        incomplete("cd", None).fit(cut(SEEN), mask=GONE, sample_weight=np.ones(len(SEEN)))
+    with pytest.raises(ValueError, match="MiniBatchNMF takes no mask"):
+        MiniBatchNMF(K).fit(cut(SEEN), mask=GONE)
+    with pytest.raises(ValueError, match="impute takes a dense X"):
+        incomplete("cd", None).fit(SEEN).impute(csr(SEEN))
+    undeclared = cut(SEEN).map_blocks(lambda block: np.ma.masked_less(block, 0.1), dtype=SEEN.dtype, meta=SEEN[:0])
+    with pytest.raises(ValueError, match="of the Dask array X is a masked array, and not declared as one"):
+        incomplete("cd", None).fit(undeclared)
+    odd = cut(GONE).map_blocks(lambda block: block[1:], dtype=bool, chunks=cut(GONE).chunks)
+    with pytest.raises(ValueError, match=r"of the Dask array mask 0 .* dense array of shape .*, bool, but it is"):
+        incomplete("cd", None).fit(cut(SEEN), mask=odd)
+    monkeypatch.setattr("nmfcore.estimators._missing.SUMS_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"numbers in each task, 0\.0 GB for 30 columns and 4 "):
+        incomplete("cd", 0).fit(csr(thin()))
+    incomplete("mu", 0, max_iter=1).fit(csr(thin()))
+    assert left_on(workers) == []
+
+
+def test_codes_of_blocks_of_unknown_height(client):
+    learned = incomplete("cd", NAN, max_iter=3).fit(SEEN)
+    X = np.where(GONE, NAN, SEEN)
+    kept = np.arange(len(X)) % 3 > 0
+    assert np.array_equal(learned.transform(unknown(X, kept)).compute(), learned.transform(X[kept]))
+
+
+def test_undeclared_masked_arrays_are_told_without_a_cluster():
+    undeclared = cut(SEEN).map_blocks(lambda block: np.ma.masked_less(block, 0.1), dtype=SEEN.dtype, meta=SEEN[:0])
+    with pytest.raises(ValueError, match="Blocks of the Dask array X are masked arrays, and not declared as such"):
+        incomplete("cd", None).fit(undeclared)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

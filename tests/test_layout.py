@@ -41,7 +41,7 @@ RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")
 ONLY_IN = {
     "cupy": {"backends/cuda.py"},
     "cupyx": {"backends/cuda.py"},
-    "dask": {"rows/cluster/__init__.py", "rows/cluster/spread.py"},
+    "dask": {"rows/cluster/__init__.py", "rows/cluster/hidden.py", "rows/cluster/spread.py"},
     "distributed": {"rows/cluster/__init__.py", "rows/cluster/workers.py"},
     "h5py": {"rows/disk/paths.py"},
     "zarr": {"rows/disk/paths.py"},

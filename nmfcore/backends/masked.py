@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
-    "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone", "descend_filled",
-    "divergence", "gram", "hashed", "hidden", "impute", "inner", "look", "matrix", "multiply_beta", "multiply_given",
-    "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "weighted", "xp",
+    "add_alone", "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone",
+    "descend_filled", "descend_summed", "divergence", "gram", "hashed", "hidden", "impute", "inner", "look", "matrix",
+    "multiply_beta", "multiply_given", "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "weighted",
+    "xp",
 ]  # fmt: skip
 
 PART_BYTES = 4 << 20  # of the mask of a few rows
@@ -326,6 +327,42 @@ def descend_alone(
             tuple(part), _address(mask), F[a:b], (before[a:b], float(weight)), Ht, G, (float(l1), float(l2)),
             (order, sweeps, float(tol)), out[a:b], stats, losses[a:b],
         )  # fmt: skip
+
+
+def add_alone(given: MaskedBlock, F: Array, XtF: Array, grams: Array) -> None:
+    """Add up what the columns of a CSR block are solved for from, each on the rows that have a number of it.
+
+    Parameters
+    ----------
+    given : MaskedBlock
+        Without a mask: the stored numbers are observed, and no others.
+    F : ndarray of shape (r, k)
+    XtF : ndarray of shape (m, k), float64
+        Gets Σ_i x_ij f_i added to row j.
+    grams : ndarray of shape (m, k (k + 1) / 2), float64
+        Gets the lower triangle of Σ_i f_i f_iᵀ, row by row, added to row j.
+    """
+    kernels().alone_sums_pass(tuple(given.block), F, XtF, grams)
+
+
+def descend_summed(
+    XtF: Array,
+    grams: Array,
+    B: Array,
+    l1: float,
+    l2: float,
+    order: Array,
+    sweeps: int,
+    tol: float,
+    out: Array,
+    stats: Array,
+    loss: Array,
+) -> None:
+    """Write B after up to `sweeps` sweeps of each row on sums of its own, see `add_alone`, to out.
+
+    A row rests once its violation is at most tol × that of its first sweep. loss[0] += ½ bᵀGb − cᵀb of the new rows b.
+    """
+    kernels().alone_pass(XtF, grams, B, (float(l1), float(l2)), (order, sweeps, float(tol)), out, stats, loss)
 
 
 # ---- every β --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import __version__, _compat, rows, scale
 from .._compat import Interval, Options, StrOptions
-from .._typing import Array, DType, Factor, Matrix, Seed
+from .._typing import Array, DType, Factor, MaskLike, Matrix, Seed
 from ..backends import cuda
 from ..loop.session import Progress, Stopped, complete
 from ..loop.solve import Coded, Solution, code
@@ -116,6 +116,7 @@ class BaseNMF(
     memory: int | str | None = None
     _usual_memory: str | None = None  # what a memory of None means; None is that of `nmfcore.rows.disk.StoredRows`
     _takes_masks = False
+    _of_part = False  # whether X is a block of another, see `nmfcore.rows.Checks`
     _n_components: Any
     _beta_loss: Any
 
@@ -170,13 +171,13 @@ class BaseNMF(
         Returns
         -------
         W : ndarray of shape (n_samples, n_components), float32 or float64
+            Of a Dask array it is a Dask array, which is computed block by block. Each block with rows of which
+            nothing is observed warns of its own.
         """
-        if rows.is_lazy(X) and mask is None and self._missing is None:
+        if rows.is_lazy(X) and (self._takes_masks or mask is None):
             not_of_dask(out=out)
             check_is_fitted(self)
-            self._checks(self._negative_at_transform, reset=False).array(rows.stand_in(X))
-            dtype = rows.compute_type(X.dtype, self.dtype)
-            return rows.mapped_lazily(X, self._to_be_sent().transform, self.components_.shape[0], dtype)
+            return self._lazily(X, "transform", self.components_.shape[0], mask)
         output = Output(out)
         with np.errstate(under="ignore"), self._open_fitted(X, mask) as data:
             warn_of_unobserved(data, rows_only=True)
@@ -291,7 +292,7 @@ class BaseNMF(
     def _checks(self, whom: str, reset: bool, named: bool = True) -> Checks:
         """Return what is checked of an X; a NumPy function's estimator is not `named` in errors."""
         columns = reads_columns(self.solver, beta_of(self.beta_loss))  # for which there is no kernel on a GPU
-        return Checks(self if named else None, whom, reset, devices=not columns)
+        return Checks(self if named else None, whom, reset, devices=not columns, partial=self._of_part)
 
     def _open(
         self, X: Matrix, checks: Checks, fitted: bool = False, mask: Matrix | None = None,
@@ -322,10 +323,17 @@ class BaseNMF(
         checks = self._checks(self._negative_at_transform, reset=False)
         return self._open(X, checks, fitted=True, mask=mask, sample_weight=sample_weight)
 
+    def _lazily(self, X: Matrix, method: str, width: int, mask: MaskLike) -> Matrix:
+        """Return what a method makes of a Dask array, as a Dask array of `width` columns, computed block by block."""
+        self._checks(self._negative_at_transform, reset=False).array(rows.stand_in(X))
+        dtype = rows.compute_type(X.dtype, self.dtype)
+        return rows.mapped_lazily(X, getattr(self._to_be_sent(), method), width, dtype, mask)
+
     def _to_be_sent(self) -> Any:
         """Return a copy for the workers of Dask, where `transform` uses one thread unless `n_jobs` is given."""
         light = copy.copy(self)
         light.callback = None
+        light._of_part = True
         light.n_jobs = 1 if self.n_jobs is None else self.n_jobs
         light.__dict__.pop("feature_names_in_", None)
         return light

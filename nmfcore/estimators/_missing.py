@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
 
 from .. import rows
 from .._typing import Array, Matrix, Seed
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ..rows.state import RowState
     from ..rows.sums import Named
     from .nmf import NMF
+
+
+SUMS_BYTES = 1 << 30  # of the Gram matrices of all columns that a task on a cluster may add up
 
 
 def missing_value(given: float | None) -> float | None:
@@ -57,6 +61,23 @@ def check_masked(estimator: NMF, data: Rows) -> None:
                 f"{name}={getattr(estimator, name)!r} is for an X without missing entries: leave it out where some are "
                 "missing."
             )
+    if data.masked == "summed" and estimator.solver != "mu":
+        _check_sums(estimator, data.shape[1])
+
+
+def _check_sums(estimator: NMF, m: int) -> None:
+    """Raise ValueError where the Gram matrices of all m columns are too large to be added up by every task."""
+    k = estimator.n_components
+    if k == "auto" and estimator.init == "custom":  # that of the factors of the call
+        return
+    k = m if k is None or isinstance(k, str) else k
+    size = 4 * m * k * (k + 1)
+    if size > SUMS_BYTES:
+        raise ValueError(
+            "on a cluster, a sparse X of which the stored numbers are observed takes sums of m·k² / 2 numbers in each "
+            f"task, {size / 1e9:.1f} GB for {m} columns and {k} components: give fewer components, use solver='mu', or "
+            "load X with X.compute()."
+        )
 
 
 def warn_of_unobserved(data: Rows, rows_only: bool = False) -> None:
@@ -101,10 +122,12 @@ def masked_start(data: Rows, k: int, random_state: Seed) -> tuple[Array, Array]:
 
 def impute(model: NMF, X: Matrix, mask: Matrix | None) -> Array:
     """Return X with W·H where it is missing, see `NMF.impute`."""
-    if sparse.issparse(X):
+    lazy = rows.is_lazy(X)
+    if sparse.issparse(X._meta if lazy else X):
         raise ValueError("impute takes a dense X: what it fills in would make a sparse one dense. Give X.toarray().")
-    if rows.is_lazy(X):
-        raise ValueError("impute takes X in memory or on disk, not a Dask array: load it with X.compute().")
+    if lazy:
+        check_is_fitted(model)
+        return model._lazily(X, "impute", model.n_features_in_, mask)
     with np.errstate(under="ignore"), model._open_fitted(X, whole_mask(mask, X)) as data:
         warn_of_unobserved(data, rows_only=True)
         if not data.masked:

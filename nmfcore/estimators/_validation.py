@@ -136,16 +136,18 @@ class Checks:
         What the error for negative values says that X was passed to.
     reset : bool
         Whether the estimator gets its attributes anew.
-    spreads, devices : bool
+    spreads, devices, partial : bool
         See `nmfcore.rows.Checks`.
     """
 
     masks = True
     read_by_columns: tuple[str, str | float] | None = None  # solver and loss of a fit that reads X by columns, too
 
-    def __init__(self, estimator: Any, whom: str, reset: bool, spreads: bool = True, devices: bool = True):
+    def __init__(
+        self, estimator: Any, whom: str, reset: bool, spreads: bool = True, devices: bool = True, partial: bool = False
+    ):  # fmt: skip
         self.estimator, self.whom, self.reset = estimator, whom, reset
-        self.spreads, self.devices = spreads, devices
+        self.spreads, self.devices, self.partial = spreads, devices, partial
         self.who = "NMF" if estimator is None else type(estimator).__name__
 
     def array(self, X: Matrix) -> Matrix:

@@ -151,7 +151,8 @@ class NMF(BaseNMF):
         and ends with the same bits as if it had not been interrupted. It must come from the same X
         and the same parameters, except those that do not change the result (and, for a Dask array,
         from the same row chunks); otherwise ValueError is raised. X is compared by its sums and by a
-        digest of its numbers, a Dask array by its sums. The file is also written after Ctrl-C, and
+        digest of its numbers, a Dask array by its sums, and one with missing entries by a digest of
+        what is observed, too. The file is also written after Ctrl-C, and
         when `max_time` or, with `tol` > 0, `max_iter` ends the fit, which can then be continued with
         a larger limit. It is removed when the fit ends otherwise and its results are safe. Only one
         fit at a time can use a file. Of a Dask array, W is brought to this machine for it.
@@ -398,9 +399,9 @@ class NMF(BaseNMF):
             matrix on disk, of which a few blocks of rows are in memory at a time: a
             ``numpy.memmap``, the path of a ``.npy`` file, an h5py dataset, a Zarr array, the path
             of either ("file.h5::name"), or a stream of row blocks (`RowBlocks`). It is read once in
-            every iteration, once before and once after the fit, and several times by the start (an
-            NNDSVD reads it up to 16 times, "auto" up to 7 times). The result has the bits of a fit
-            from memory. Or a Dask array, whose rows of W are returned as one.
+            every iteration, once before and once after the fit (twice where entries are missing), and
+            several times by the start (an NNDSVD reads it up to 16 times, "auto" up to 7 times). The
+            result has the bits of a fit from memory. Or a Dask array, whose rows of W are returned as one.
         y : Ignored
             Present by convention.
         W : array-like of shape (n_samples, n_components), default=None
@@ -420,8 +421,9 @@ class NMF(BaseNMF):
             sparse matrix, or the path, h5py dataset or Zarr array of one beside an X on disk. A
             ``numpy.ma.MaskedArray`` brings its mask with it. What X holds where it is left out has no
             influence, and may be NaN. Losses are sums over observed entries; penalties are scaled as
-            without a mask. A row or a column of which nothing is observed is zero in W or H. A mask
-            is not taken for a Dask array, nor on a GPU.
+            without a mask. A row or a column of which nothing is observed is zero in W or H. For a
+            Dask array, a mask is in memory, and each block is sent its rows; or it is a Dask array, too,
+            in any chunks of known heights. A mask is not taken on a GPU.
         out : path-like or ndarray of shape (n_samples, n_components), default=None
             Where W is written instead of into memory. A path is that of a new ``.npy`` file, which is
             written at the end of the fit and returned as a memory map; during the fit, W and the
@@ -476,7 +478,7 @@ class NMF(BaseNMF):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Non-negative numbers of any real type, in memory or on disk; not sparse.
+            Non-negative numbers of any real type, in memory or on disk; not sparse. Or a Dask array.
         mask : array-like, sparse matrix or store of bool, default=None
             True where an entry of X, or a column, is missing, see `fit_transform`. Entries that
             `missing_values` marks are missing, too.
@@ -485,12 +487,13 @@ class NMF(BaseNMF):
         -------
         X : ndarray of shape (n_samples, n_features), float32 or float64
             A copy. Observed entries are those of X, in the type that is computed in; the others
-            are those of ``transform(X, mask=mask) @ components_``.
+            are those of ``transform(X, mask=mask) @ components_``. Of a Dask array it is a Dask array,
+            which is computed block by block.
 
         Raises
         ------
         ValueError
-            If X is sparse, or a Dask array, or not a matrix of nonnegative numbers.
+            If X is sparse, or not a matrix of nonnegative numbers.
 
         Examples
         --------

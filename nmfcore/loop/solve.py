@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isnan
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ..rows.state import RowState
     from ..rows.sums import Named
     from ..solvers._common import Foreseen, Orders
+
+T = TypeVar("T")
 
 
 class Solution(NamedTuple):
@@ -226,11 +228,12 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         orders = None if at.small is None or session.interruption is not None else solver.closing(at.small)
         if orders is not None:
             last = data.pass_over(solver.close, at.state, orders, width=orders.width, sums={"D": (1,)}, verify=True)
-            made = yield from self._made(last, session)
+            made = yield from self._made(last, session, lambda made: (made[0], measured(data, made)))
             if made is not None:
                 state, distance = made
                 loss = distance + penalty(solver.penalties, state["W"], self.pair[1], data)
                 self.at = at._replace(state=state, loss=loss, history=with_final_loss(at.history, loss))
+                yield from self._remeasured(session)
                 return *self.pair, distance
         W, Ht = self.pair
         distance = yield from self._divergence(at.loss, W, Ht, session)
@@ -240,21 +243,34 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
             distance = yield from self._divergence(loss, W, Ht, session)
         return W, Ht, distance
 
+    def _remeasured(self, session: Session) -> Passes[None]:
+        """Measure the KKT residual of a pair whose W a last pass has made, by a pass of which nothing else is kept."""
+        at, solver = self.at, self.solver
+        assert at.small is not None
+        small = solver.resting(at.small)
+        last = self._pass(at.state, small)
+        if self._checkpoint is not None:  # it has yet to write the W of the pass before, over which the twin lies
+            last = last._replace(out={"W": last.width})
+        report = yield from self._made(last, session, lambda made: solver.update_columns(small, made[1], self.data)[0])
+        if report is not None:
+            self.at = self.at._replace(kkt=report.kkt)
+
     def _divergence(self, loss: float, W: Array, Ht: Array, session: Session) -> Passes[float]:
         data, solver = self.data, self.solver
         # After an interruption there is no further pass over a disk, and what could not be read is not read again.
         if session.interruption is None or data.in_memory:
-            made = yield from self._made(measuring(data, W, Ht, solver.beta), session)
-            if made is not None:
-                return made[1]
+            last = measuring(data, W, Ht, solver.beta)
+            distance = yield from self._made(last, session, lambda made: measured(data, made))
+            if distance is not None:
+                return distance
         return loss - penalty(solver.penalties, W, Ht, data)
 
-    def _made(self, last: Pass, session: Session) -> Passes[tuple[RowState, float] | None]:
-        """Return the rows and D_β that a pass after the fit has made; None if it failed: the factors are kept."""
+    def _made(self, last: Pass, session: Session, read: Callable[[Made], T]) -> Passes[T | None]:
+        """Return what is read from a pass after the fit; None if it failed: the factors are kept."""
         try:
             made = yield last
             assert made is not None
-            return made[0], measured(self.data, made)
+            return read(made)
         except GeneratorExit:
             raise
         except BaseException as exception:

@@ -103,7 +103,9 @@ class Rows(ABC):
     folder: Folder | None = None  # where row-aligned arrays lie that are not kept in memory
     _summary: Summary | None = None
     _view: Rows | None = None  # the same X in the unit in which it is best read, see `nmfcore.scale`
-    masked: str | None = None  # how entries are missing, see `nmfcore.rows.masked.MaskedRows`; None: none are
+    # How entries are missing, which decides on the solver: "filled", some are hidden; "stored", those that a CSR matrix
+    # does not store; "summed", the same of one that cannot be read by columns. None: none are.
+    masked: str | None = None
     chosen: Array | None = None  # bool: the columns of the X of the caller that these rows have; None: all of them
     row_weights: Array | None = None  # how much each row counts, see `nmfcore.rows.weighted`; None: all as much
     column_weights: Array | None = None  # and each column

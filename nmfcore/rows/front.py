@@ -18,8 +18,8 @@ from . import cluster
 from .base import Rows
 from .device import as_device_rows
 from .disk import Source, StoredRows, source_of
-from .masked import MaskedRows
-from .masks import ColumnsOf, Given, InMemory, Marked, Mask, Scattered, as_mask, united
+from .masked import MaskedRows, Observed, masked_rows
+from .masks import ColumnsOf, InMemory, as_mask, combined
 from .memory import BLOCK_BYTES, MemoryRows, as_rows
 from .weighted import WeightedRows, Weights
 
@@ -36,6 +36,7 @@ class Checks(Protocol):
     spreads: bool  # whether a Dask array is computed on where it is if there is a cluster; else it is loaded
     devices: bool  # whether device="auto" may choose a GPU
     masks: bool  # whether X may have missing entries
+    partial: bool  # whether X is a part of another, so that nothing of it may be observed
     who: str  # the estimator, in the error for an X that may not
 
     def by_columns(self, why_not: str) -> None:
@@ -154,6 +155,8 @@ def open(
     if isinstance(X, np.ma.MaskedArray):
         masks += [X.mask] if np.ma.is_masked(X) else []
         X = X.data
+    elif cluster.is_dask(X):
+        X, masks = cluster.unmasked(X, masks)
     X, loaded_from = source_of(X), None
     if isinstance(X, Source):  # before it is read
         checks.by_columns(StoredRows.by_rows_only)
@@ -224,10 +227,7 @@ def _open_weighted(
 ) -> Rows:  # fmt: skip
     """Return an X whose rows and columns have weights as rows; weights that are all 1 are dropped."""
     if cluster.is_dask(X):
-        raise ValueError(
-            f"X is a Dask array, for which {weights.names} cannot be used: load it with X.compute(), or store it as a "
-            "Zarr array and give that."
-        )
+        _refuse_weights_of_dask(weights)
     if device not in (None, "auto", "cpu") or cuda.kind_of(X) is not None:
         raise ValueError(
             "weights are for the CPU only: leave device out, and give X in host memory or on disk, or leave "
@@ -247,6 +247,13 @@ def _open_weighted(
         rows.given_dtype = np.dtype(X.dtype)
         rows = _examined(rows, checks)
     return _weighted(rows, of_rows, of_columns)
+
+
+def _refuse_weights_of_dask(weights: Weights) -> NoReturn:
+    raise ValueError(
+        f"X is a Dask array, for which {weights.names} cannot be used: load it with X.compute(), or store it as a "
+        "Zarr array and give that."
+    )
 
 
 def _weighted(rows: MemoryRows | MaskedRows, of_rows: Array | None, of_columns: Array | None) -> Rows:
@@ -270,52 +277,41 @@ def _open_masked(
         raise ValueError(
             f"{checks.who} takes no mask, no masked array and no missing values: fill in what is missing, or use NMF."
         )
-    if cluster.is_dask(X):
-        raise ValueError(
-            "X is a Dask array, for which a mask or missing_values is not supported: load it with X.compute(), or "
-            "store it as a Zarr array and give that with its mask."
-        )
-    if device not in (None, "auto", "cpu") or cuda.kind_of(X) is not None:
+    lazy = X if cluster.is_dask(X) else None
+    if lazy is not None and weights:
+        _refuse_weights_of_dask(weights)
+    if device not in (None, "auto", "cpu") or cuda.kind_of(X if lazy is None else X._meta) is not None:
         raise ValueError(
             "a mask or missing_values is for the CPU only: leave device out, and give X in host memory or on disk."
         )
     checks.place(False)
+    if lazy is not None:
+        if checks.spreads and cluster.client_of() is not None:
+            return _masked_on_cluster(X, masks, missing_values, checks, dtype, n_jobs)
+        X, masks = cluster.load_with(X, masks)
     if isinstance(X, Source):
         checks.array(stand_in(X))
     else:
         X = checks.array(X)
     given = np.dtype(X.dtype)
     of_rows, of_columns = weights.checked(X.shape) if weights else (None, None)
-    mask, columns = _combined(masks, X.shape)
+    mask, columns = combined([as_mask(each, X.shape) for each in masks], X.shape)
     if columns is not None:
         X = _chosen(X, columns)
+    rows: MemoryRows
     if isinstance(X, Source):
-        rows: MemoryRows = StoredRows(X, compute_type(given, dtype), n_jobs, memory, checks.whom)
+        rows = StoredRows(X, compute_type(given, dtype), n_jobs, memory, checks.whom)
     else:
         rows = as_rows(X, compute_type(given, dtype), n_jobs)
-    if missing_values is not None and rows.sparse and missing_values == 0:
-        rows, mask = _stored_only(rows, mask, n_jobs), None
-        some = True
-    else:
-        marked = missing_values == 0 or (missing_values is not None and given.kind == "f")
-        if marked and rows.sparse:
-            X = rows.X
-            nan = sparse.csr_matrix((np.isnan(X.data), X.indices, X.indptr), shape=X.shape)
-            mask = united(mask, Scattered(nan))
-        elif marked:
-            mask = united(mask, Marked(float(missing_values)))  # type: ignore[arg-type]
-        some = mask is not None
     rows.given_dtype = given
-    made: MemoryRows | MaskedRows = rows
-    if some:
-        made = MaskedRows(rows, mask)
-        made.summary()
-        if not made.observed:
-            raise ValueError("nothing of X is observed: the mask, or missing_values, leaves out every entry.")
+    made = masked_rows(rows, mask, missing_values)
+    if isinstance(made, MaskedRows):
+        _check_observed(made, checks)
         if made.observed == rows.shape[0] * rows.shape[1]:
-            made = rows
-            rows.gathers = False
-    made.chosen = columns
+            made = made.inner
+            made.gathers = False
+    made.chosen, made.given_dtype = columns, given
+    made.loaded_from = None if lazy is None else partial(cluster.as_given, X=lazy)
     if weights and made.masked is not None:
         raise ValueError(
             f"{weights.names} cannot be used where single entries of X are missing: leave it out, or give a mask of "
@@ -324,17 +320,32 @@ def _open_masked(
     return _weighted(_examined(made, checks), of_rows, of_columns)
 
 
-def _combined(masks: list[MaskLike], shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
-    """Return what any of these masks hides, as a mask of entries, or else as the columns that are left."""
-    pairs = [as_mask(mask, shape) for mask in masks]
-    entries = united(*(mask for mask, _ in pairs))
-    chosen = [columns for _, columns in pairs if columns is not None]
-    columns = np.logical_and.reduce(chosen) if chosen else None
-    if columns is None or columns.all():
-        return entries, None
-    if entries is None:
-        return None, columns
-    return united(entries, Given(np.broadcast_to(~columns, shape))), None
+def _masked_on_cluster(
+    X: Matrix, masks: list[MaskLike], missing_values: float | None, checks: Checks, dtype: DType, n_jobs: int | None
+) -> Rows:
+    """Return a Dask array with missing entries as rows that stay on the workers, each block with its mask."""
+    cluster.check(X)
+    checks.array(stand_in(X))
+    given = X if X.dtype in READ_AS_THEY_ARE else X.astype(np.float64)
+    X, hidden, columns = cluster.hidden_in(given, masks, missing_values)
+    rows = cluster.as_dask_rows(X, compute_type(X.dtype, dtype), n_jobs, hidden)
+    try:
+        if isinstance(rows, cluster.MaskedDaskRows):
+            _check_observed(rows, checks)
+            if rows.observed == rows.shape[0] * rows.shape[1]:
+                rows = rows.shown()
+        rows.given_dtype, rows.chosen = np.dtype(given.dtype), columns
+    except BaseException:
+        rows.__exit__(None, None, None)
+        raise
+    return _examined(rows, checks)
+
+
+def _check_observed(rows: Observed, checks: Checks) -> None:
+    """Raise ValueError if nothing of X is observed, unless it is a part of an X that has more rows."""
+    rows.summary()
+    if not rows.observed and not checks.partial:
+        raise ValueError("nothing of X is observed: the mask, or missing_values, leaves out every entry.")
 
 
 def _chosen(X: Matrix, columns: Array) -> Matrix:
@@ -347,25 +358,6 @@ def _chosen(X: Matrix, columns: Array) -> Matrix:
     if X.shape[0] * columns.sum() * X.itemsize <= BLOCK_BYTES:
         return X[:, columns]
     return ColumnsOf(InMemory(X), columns)
-
-
-def _stored_only(rows: MemoryRows, mask: Mask | None, n_jobs: int | None) -> MemoryRows:
-    """Return rows of a CSR matrix without stored zeros, and without the stored numbers that a mask hides."""
-    X = rows.X
-    hidden = X.data == 0
-    if mask is not None:
-        step = max(1, BLOCK_BYTES // max(1, X.shape[1]))
-        for lo in range(0, X.shape[0], step):
-            hi = min(lo + step, X.shape[0])
-            first, last = X.indptr[lo], X.indptr[hi]
-            of_rows = np.repeat(np.arange(hi - lo), np.diff(X.indptr[lo : hi + 1]))
-            hides = mask.hidden(lo, hi, lambda lo=lo, hi=hi: X[lo:hi])  # type: ignore[misc]
-            hidden[first:last] |= hides[of_rows, X.indices[first:last]]
-    if not hidden.any():
-        return rows
-    X = type(X)((np.where(hidden, 0, X.data), X.indices.copy(), X.indptr.copy()), shape=X.shape)
-    X.eliminate_zeros()
-    return as_rows(X, rows.dtype, n_jobs)
 
 
 def _examined(rows: Checked, checks: Checks) -> Checked:
@@ -417,28 +409,41 @@ def _on_device(X: Matrix, checks: Checks) -> Matrix:
     return X
 
 
-def mapped_lazily(X: Matrix, function: Callable[[Matrix], Array], width: int, dtype: np.dtype) -> Matrix:
+def mapped_lazily(
+    X: Matrix, function: Callable[..., Array], width: int, dtype: np.dtype, mask: MaskLike = None
+) -> Matrix:  # fmt: skip
     """Return function(rows) of a Dask array as a Dask array, to be computed block by block.
 
     Parameters
     ----------
     X : dask.array.Array of shape (n, m)
     function : callable
-        Makes an array of `width` columns from some rows of X, on the worker that has them.
+        Makes an array of `width` columns from some rows of X, on the worker that has them; from these and
+        ``mask=`` of these, if there is a mask.
     width : int
     dtype : numpy.dtype
+    mask : array-like, sparse matrix or Dask array of bool, default=None
+        Of the shape of X, of which each block gets its rows, or of one entry for each column.
 
     Returns
     -------
     W : dask.array.Array of shape (n, width)
         Not computed yet.
     """
+    lazy, columns = cluster.mask_in_blocks(mask, X)
     if X.numblocks[1] > 1:
         X = X.rechunk({1: -1})
-    meta = np.empty((0, 0), dtype) if sparse.issparse(X._meta) else X._meta.astype(dtype)
-    block = partial(_of_block, function=function, width=width, dtype=dtype)
-    return X.map_blocks(block, chunks=(X.chunks[0], (width,)), dtype=dtype, meta=meta)
+    plain = type(X._meta) is np.ndarray or cuda.kind_of(X._meta) is not None
+    meta = X._meta.astype(dtype) if plain else np.empty((0, 0), dtype)
+    block = partial(_of_block, function=function, width=width, dtype=dtype, columns=columns)
+    given = () if lazy is None else (lazy,)
+    return X.map_blocks(block, *given, chunks=(X.chunks[0], (width,)), dtype=dtype, meta=meta)
 
 
-def _of_block(block: Matrix, function: Callable[[Matrix], Array], width: int, dtype: np.dtype) -> Array:
-    return function(block) if block.shape[0] else np.empty((0, width), dtype)
+def _of_block(
+    block: Matrix, *given: Matrix, function: Callable[..., Array], width: int, dtype: np.dtype, columns: Array | None
+) -> Array:
+    if not block.shape[0]:
+        return np.empty((0, width), dtype)
+    masks = given if columns is None else (columns,)
+    return function(block, mask=masks[0]) if masks else function(block)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 
 import numpy as np
 from scipy import sparse
 
-from .._typing import Array, MaskLike, Matrix
+from .._typing import Array, DType, MaskLike, Matrix
 from ..backends import masked as backend
 from .disk import Read, Source, source_of
 
@@ -41,13 +41,18 @@ class Mask(ABC):
         """
 
     @abstractmethod
-    def take(self, rows: Array) -> Mask:
-        """Return the mask of some rows (increasing numbers)."""
+    def take(self, rows: Array | slice) -> Mask:
+        """Return the mask of some rows (increasing numbers, or a slice)."""
 
     @property
     @abstractmethod
     def T(self) -> Mask:
         """The mask of Xᵀ."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return 0
 
 
 class Given(Mask):
@@ -60,7 +65,7 @@ class Given(Mask):
         """Return the mask of rows lo … hi, where it lies if its rows lie together."""
         return np.ascontiguousarray(self.mask[lo:hi])
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return Given(self.mask[rows])
 
@@ -68,6 +73,11 @@ class Given(Mask):
     def T(self) -> Mask:
         """The mask of Xᵀ."""
         return Given(self.mask.T)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return int(self.mask.nbytes)
 
 
 class Scattered(Mask):
@@ -80,7 +90,7 @@ class Scattered(Mask):
         """Return the mask of rows lo … hi."""
         return self.mask[lo:hi].toarray()
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return Scattered(self.mask[rows])
 
@@ -88,6 +98,11 @@ class Scattered(Mask):
     def T(self) -> Mask:
         """The mask of Xᵀ."""
         return Scattered(self.mask.T.tocsr())
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return sum(int(part.nbytes) for part in (self.mask.data, self.mask.indices, self.mask.indptr))
 
 
 class Stored(Mask):
@@ -103,9 +118,9 @@ class Stored(Mask):
             self.source.read(read, lo, hi, out)
         return np.ascontiguousarray(out)
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
-        return Given(self.source.take(rows))
+        return Given(self.source.take(np.arange(self.source.shape[0])[rows]))
 
     @property
     def T(self) -> Mask:
@@ -126,7 +141,7 @@ class Marked(Mask):
         X = X.toarray() if sparse.issparse(X) else X
         return np.ascontiguousarray(X != X if np.isnan(self.value) else self.value == X)
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return self
 
@@ -149,7 +164,7 @@ class Either(Mask):
             first = first | other
         return first
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return Either(*(mask.take(rows) for mask in self.masks))
 
@@ -157,6 +172,11 @@ class Either(Mask):
     def T(self) -> Mask:
         """The mask of Xᵀ."""
         return Either(*(mask.T for mask in self.masks))
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return sum(mask.nbytes for mask in self.masks)
 
 
 class Hashed(Mask):
@@ -207,7 +227,7 @@ class Hashed(Mask):
         """Return the mask of rows lo … hi."""
         return backend.hashed(self._of_rows[lo:hi], self._of_columns, self.share)
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return self._like(self._of_rows[rows], self._of_columns)
 
@@ -237,7 +257,7 @@ class Complement(Mask):
         """Return the mask of rows lo … hi."""
         return ~self.mask.hidden(lo, hi, numbers)
 
-    def take(self, rows: Array) -> Mask:
+    def take(self, rows: Array | slice) -> Mask:
         """Return the mask of some rows."""
         return Complement(self.mask.take(rows))
 
@@ -247,10 +267,60 @@ class Complement(Mask):
         return Complement(self.mask.T)
 
 
+def combined(
+    pairs: Sequence[tuple[Mask | None, Array | None]], shape: tuple[int, int]
+) -> tuple[Mask | None, Array | None]:
+    """Return what any of several masks hides, as a mask of entries, or else as the columns that are left.
+
+    Parameters
+    ----------
+    pairs : sequence of (Mask or None, ndarray of bool or None)
+        As `as_mask` returns them.
+    shape : tuple of (int, int)
+        Of X.
+
+    Returns
+    -------
+    mask : Mask or None
+    columns : ndarray of bool, shape (m,), or None
+        None if `mask` is none, or if no column is left out.
+    """
+    entries = united(*(mask for mask, _ in pairs))
+    chosen = [columns for _, columns in pairs if columns is not None]
+    columns = np.logical_and.reduce(chosen) if chosen else None
+    if columns is None or columns.all():
+        return entries, None
+    if entries is None:
+        return None, columns
+    return united(entries, Given(np.broadcast_to(~columns, shape))), None
+
+
 def united(*masks: Mask | None) -> Mask | None:
     """Return the mask of what any of these hides; None if all are None."""
     given = [mask for mask in masks if mask is not None]
     return None if not given else given[0] if len(given) == 1 else Either(*given)
+
+
+def check_mask(given: tuple[int, ...], dtype: DType, shape: tuple[int, int]) -> None:
+    """Raise ValueError for a mask of a shape or a type that no mask of X has.
+
+    Parameters
+    ----------
+    given : tuple of int
+        Shape of the mask.
+    dtype : numpy.dtype
+        Type of its entries.
+    shape : tuple of (int, int)
+        Shape of X.
+    """
+    m, kind = shape[1], np.dtype(dtype)
+    if given not in (shape, (m,)):
+        raise ValueError(
+            f"mask has shape {given}: for X of shape {shape} it must be {shape}, one entry for each of X, or "
+            f"({m},), one for each column."
+        )
+    if kind.kind != "b":
+        raise ValueError(f"mask holds {kind}: {_ADVICE}. For numbers that are not 0 where one is: mask != 0.")
 
 
 def as_mask(mask: MaskLike, shape: tuple[int, int]) -> tuple[Mask | None, Array | None]:
@@ -276,18 +346,10 @@ def as_mask(mask: MaskLike, shape: tuple[int, int]) -> tuple[Mask | None, Array 
     """
     if mask is None or isinstance(mask, Mask):
         return mask, None
-    n, m = shape
     mask = source_of(mask)
     if not (sparse.issparse(mask) or isinstance(mask, Source)):
         mask = np.asarray(mask)
-    if mask.shape not in ((n, m), (m,)):
-        raise ValueError(
-            f"mask has shape {mask.shape}: for X of shape {shape} it must be {shape}, one entry for each of X, or "
-            f"({m},), one for each column."
-        )
-    kind = np.dtype(mask.given if isinstance(mask, Source) else mask.dtype)
-    if kind.kind != "b":
-        raise ValueError(f"mask holds {kind}: {_ADVICE}. For numbers that are not 0 where one is: mask != 0.")
+    check_mask(mask.shape, mask.given if isinstance(mask, Source) else mask.dtype, shape)
     if isinstance(mask, Source):
         if mask.sequential:
             raise ValueError("mask is a stream of row blocks, which is read in order only: give an array or a file.")

@@ -92,7 +92,7 @@ class MemoryRows(Rows):
     def __init__(self, X: Matrix, dtype: DType, n_jobs: int | None = None, lane_work: float | None = None):
         # A CSR matrix of our own, with the same arrays: plans hold their addresses, and the caller's may get new ones.
         self.X = copy.copy(X) if sparse.issparse(X) else X
-        self._lane_work = lane_work
+        self.lane_work = lane_work
         self.dtype = np.dtype(dtype)
         self.n_jobs = n_jobs
         self.shape: tuple[int, int] = X.shape
@@ -143,7 +143,7 @@ class MemoryRows(Rows):
 
     def beside(self, n_jobs: int | None) -> MemoryRows:
         """Return rows of the same X for a fit that runs beside others, which shares no memory with theirs."""
-        return self._unvisited(MemoryRows(self.X, self.dtype, n_jobs, self._lane_work))
+        return self._unvisited(MemoryRows(self.X, self.dtype, n_jobs, self.lane_work))
 
     def _unvisited(self, new: MemoryRows) -> MemoryRows:
         new.gathers, new.power, new.given_dtype, new._summary = (
@@ -207,14 +207,14 @@ class MemoryRows(Rows):
             outweighed = self.sparse and m * width > stored
             few_rows = n < GATHER_ROWS * m and 8 * m * width > GATHER_BYTES
             # Of a batch (lane_work) Xᵀ may be used once only, and costs several visits.
-            gathers = self.gathers or outweighed or (self.sparse and few_rows and self._lane_work is None)
+            gathers = self.gathers or outweighed or (self.sparse and few_rows and self.lane_work is None)
             height = cpu.tile_height(m, width, self.dtype)
             tiles = max(1, -(-n // height))
             work = 4.0 * stored * width + 4.0 * n * width**2
             if self.sparse:  # in time: a number is found twice, 4 ns and 0.4 ns per component, and a row takes 0.1 µs
                 work = (400.0 + 40.0 * width) * stored + (ROW_WORK + 16.0 * width**2) * n
             work *= self.intensity
-            lanes = min(LANES, tiles, int(work / (self._lane_work or LANE_WORK)) + 1)
+            lanes = min(LANES, tiles, int(work / (self.lane_work or LANE_WORK)) + 1)
             if self.sparse:
                 lanes = min(lanes, 1 + stored // ((1 if gathers else 2) * COLUMN_WORK * max(m, 1)))
             if not outweighed:  # also of a plan that gathers: not every solver does
@@ -223,7 +223,7 @@ class MemoryRows(Rows):
                 lanes = min(lanes, max(least, int(max(64e6, held / 4) / (8 * m * width))))
             bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
             step = tiles * BLOCK_WORK / max(work, 1.0)
-            if self._lane_work is not None:
+            if self.lane_work is not None:
                 step = tiles
             elif not self.sparse:
                 step = min(step, BLOCK_BYTES / max(1, m * self.X.dtype.itemsize * height))

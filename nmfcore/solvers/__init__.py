@@ -32,7 +32,7 @@ from ._fixed import Fixed
 from .accelerated_hals import AcceleratedHALS
 from .coordinate_descent import CoordinateDescent
 from .kullback_leibler import KullbackLeiblerDescent
-from .masked import FilledDescent, MaskedMultiplicative, ObservedDescent
+from .masked import FilledDescent, MaskedMultiplicative, ObservedDescent, SummedDescent
 from .multiplicative import ExtrapolatedUpdate, MultiplicativeUpdate
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ SOLVERS: dict[str, type[Solver]] = {"cd": CoordinateDescent, "hals": Accelerated
 OF_LOSS: dict[tuple[str, float], type[Solver]] = {("hals", 1.0): KullbackLeiblerDescent}
 EXTRAPOLATED: dict[str, type[Solver]] = {"mu": ExtrapolatedUpdate}
 # For an X with missing entries, by how they are missing, see `nmfcore.rows.base.Rows.masked`.
-MASKED: dict[str, type[Solver]] = {"filled": FilledDescent, "stored": ObservedDescent}
+MASKED: dict[str, type[Solver]] = {
+    "filled": FilledDescent,
+    "stored": ObservedDescent,
+    "summed": SummedDescent,
+}
 
 
 def handles(name: str, beta: float) -> bool:

@@ -218,6 +218,13 @@ class Solver(ABC):
         """Write the last rows of one block into `after`, none of them worse, and add D_β(X | WH) to sums["D"]."""
         raise NotImplementedError
 
+    def resting(self, small: Small) -> Small:
+        """Return what a pass begins with that starts from the accepted pair as it is, without momentum.
+
+        After `close`, its report says how far the pair is from a stationary point.
+        """
+        return small
+
     @abstractmethod
     def code(
         self, backend: Backend, block: Block, orders: Orders, tol: float, max_iter: int, by_step: bool,

@@ -424,6 +424,74 @@ def observed_pass(block, mask, F, begin, Ht, G, penalty, descent, out, stats, lo
                     losses[i0 + i] = loss_of_shown(tile[i * ld : i * ld + m], found, starts[i], last, f, Hd, kd) / 2
 
 
+@kernel
+def alone_sums_pass(block, F, XtF, grams):
+    """Add x_ij f_i to XtF[j], and the lower triangle of f_i f_iᵀ to grams[j], for every stored number of CSR rows.
+
+    The triangles lie row by row. All of it is in float64.
+    """
+    x = Block(*block)
+    k, size = F.shape[1], grams.shape[1]
+    run = aligned(max(STORED, longest_row(x)), F)
+    f, outer = aligned(k, XtF), aligned(size, XtF)
+    for i in range(x.rows):
+        first, length = widen_sparse_row(x, i, run)
+        place = 0
+        for t in range(k):
+            f[t] = F[i, t]
+            for u in range(t + 1):
+                outer[place] = f[t] * f[u]
+                place += 1
+        for p in range(length):
+            j, number = at(x.indices, x.wide, first + p), np.float64(run[p])
+            products, gram = XtF[j], grams[j]
+            for t in range(k):
+                products[t] += number * f[t]
+            for e in range(size):
+                gram[e] += outer[e]
+
+
+@kernel
+def alone_pass(XtF, grams, B, penalty, descent, out, stats, loss):
+    """Sweep over each row b of B with a Gram matrix G and products c of its own, and write it to out.
+
+    The rows are solved for as in `observed_pass`; G is a lower triangle of `alone_sums_pass`. loss[0] gets ½ bᵀGb − cᵀb
+    of the new rows added.
+    """
+    m, k = B.shape
+    kd = round_up(k, 64 // 8)
+    l1, l2 = np.float64(penalty[0]), np.float64(penalty[1])
+    A = aligned(k * kd, stats)
+    f, c, g = aligned(kd, stats), aligned(kd, stats), aligned(kd, stats)
+    results = np.zeros(4)
+    clear(A, np.intp(0), k * kd)
+    clear(f, np.intp(0), kd)
+    clear(c, np.intp(0), kd)
+    for j in range(m):
+        place = 0
+        for t in range(k):
+            f[t], c[t] = B[j, t], XtF[j, t]
+            for u in range(t + 1):
+                A[t * kd + u] = A[u * kd + t] = grams[j, place]
+                place += 1
+            if A[t * kd + t] > 0:
+                A[t * kd + t] += l2
+        sweep_alone(f, c, A, kd, k, l1, descent, g, results)
+        stats[VIOLATION] += results[0]
+        stats[KKT] += results[1]
+        place = 0
+        for t in range(k):
+            out[j, t] = f[t]
+            f[t] = out[j, t]  # as it is kept
+        for t in range(k):
+            half = -c[t]
+            for u in range(t):
+                half += grams[j, place] * f[u]
+                place += 1
+            loss[0] += f[t] * (half + 0.5 * grams[j, place] * f[t])
+            place += 1
+
+
 @inner
 def masked_ratios(S, X, Q, rows, ld, m, beta, found, starts, counts):
     """Turn S = WH of a tile into X ⊙ WH^(β−2), and Q into WH^(β−1); hidden entries of both become 0."""

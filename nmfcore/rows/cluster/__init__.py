@@ -26,12 +26,17 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._files import machine_memory
-from ..._typing import Array, DType, Matrix
+from ..._typing import Array, DType, MaskLike, Matrix
 from . import tasks
+from .hidden import Hidden, cut, hidden_in, is_dask, is_sparse, mask_in_blocks, unmasked
+from .masked import MaskedDaskRows
 from .spread import DaskRows, Spread
 from .workers import POLL, Client, Cluster, Future, Held
 
-__all__ = ["as_dask_rows", "client_of", "is_dask", "load", "on_cluster", "using"]
+__all__ = [
+    "MaskedDaskRows", "as_dask_rows", "client_of", "hidden_in", "is_dask", "load", "load_with", "mask_in_blocks",
+    "on_cluster", "unmasked", "using",
+]  # fmt: skip
 
 COPY_EVERY = 25  # passes between copies of the workers' state, each of which costs about one pass where cores are few
 # Groups of blocks, a task each: at most two per thread of the cluster, and where it is large (a scheduler needs about a
@@ -130,21 +135,6 @@ def on_cluster(X: Array, address: str) -> Iterator[Matrix]:
         yield client.persist(da.from_array(X, chunks=(rows, m)))
 
 
-def is_dask(X: Matrix) -> bool:
-    """Return whether X is a Dask array; Dask is not imported to find out.
-
-    Parameters
-    ----------
-    X : object
-
-    Returns
-    -------
-    bool
-    """
-    module = sys.modules.get("dask.array")
-    return module is not None and isinstance(X, module.Array)
-
-
 def client_of() -> Client:
     """Return the client to compute on: that of `using`, or Dask's current one; None if there is none.
 
@@ -180,18 +170,45 @@ def load(X: Matrix) -> Matrix:
     ValueError
         If the computed array has another shape than X declares.
     """
-    held, memory = X.nbytes, machine_memory() or inf
+    return load_with(X, [])[0]
+
+
+def load_with(X: Matrix, masks: list[MaskLike]) -> tuple[Matrix, list[MaskLike]]:
+    """Compute a Dask array and its masks, see `load`.
+
+    Parameters
+    ----------
+    X : dask.array.Array of shape (n, m)
+    masks : list of masks
+        Those that are Dask arrays are computed together with X.
+
+    Returns
+    -------
+    X : ndarray or CSR matrix of shape (n, m)
+    masks : list of masks
+    """
+    lazy = [mask for mask in masks if is_dask(mask)]
+    held, memory = sum(each.nbytes for each in (X, *lazy)), machine_memory() or inf
     if isfinite(held) and held > memory * ROOM:
         msg = (
             f"X has {held / 1e9:.1f} GB, more than half of this machine's {memory / 1e9:.1f} GB, and there is no "
             "cluster to hold it: start one, client = distributed.Client(…), and call again."
         )
         raise MemoryError(msg)
-    whole = X.compute()
+    import dask.base
+
+    whole, *found = dask.base.compute(X, *lazy)
+    if isinstance(whole, np.ma.MaskedArray):  # of which the mask would not be seen
+        msg = (
+            "Blocks of the Dask array X are masked arrays, and not declared as such: tell what makes the array "
+            "(from_delayed, map_blocks) meta=numpy.ma.empty((0, 0))."
+        )
+        raise ValueError(msg)
     if whole.shape != X.shape and isfinite(X.size):
         msg = f"The blocks of the Dask array X have shape {whole.shape} together, but it is declared as {X.shape}."
         raise ValueError(msg)
-    return whole
+    loaded = iter(found)
+    return whole, [next(loaded) if is_dask(mask) else mask for mask in masks]
 
 
 def as_given(W: Array, X: Matrix) -> Matrix:
@@ -227,7 +244,7 @@ def check(X: Matrix) -> None:
         raise ValueError(msg)
 
 
-def as_dask_rows(X: Matrix, dtype: DType, n_jobs: int | None = None) -> DaskRows:
+def as_dask_rows(X: Matrix, dtype: DType, n_jobs: int | None = None, hidden: Hidden = Hidden()) -> DaskRows:  # noqa: B008
     """X as blocks of rows on the current cluster: its row chunks, loaded once.
 
     Parameters
@@ -238,10 +255,13 @@ def as_dask_rows(X: Matrix, dtype: DType, n_jobs: int | None = None) -> DaskRows
         Compute type.
     n_jobs : int or None
         Threads of a task; None shares out those of the workers where there are fewer blocks.
+    hidden : Hidden
+        What is missing of X. By default nothing is.
 
     Returns
     -------
     rows : DaskRows
+        `MaskedDaskRows` if something may be missing.
 
     Raises
     ------
@@ -260,19 +280,26 @@ def as_dask_rows(X: Matrix, dtype: DType, n_jobs: int | None = None) -> DaskRows
         X = X.rechunk({1: -1})
     cluster = Cluster(client, [], 1, settings.copy_every)
     try:
-        return _loaded(cluster, X, np.dtype(dtype), n_jobs)
+        return _loaded(cluster, X, np.dtype(dtype), n_jobs, hidden)
     except BaseException:
         cluster.close()
         raise
 
 
-def _loaded(cluster: Cluster, X: Matrix, dtype: np.dtype, n_jobs: int | None) -> DaskRows:
-    client = cluster.client
-    cluster.chunks = _persisted(client, X)
-    held_sparse, firsts = hasattr(X._meta, "tocsr"), itertools.accumulate(X.chunks[0], initial=0)
+def _loaded(cluster: Cluster, X: Matrix, dtype: np.dtype, n_jobs: int | None, hidden: Hidden) -> DaskRows:
+    client, held_sparse = cluster.client, is_sparse(X)
+    arrays = {"X": X} | {f"mask {number}": lazy for number, lazy in enumerate(hidden.lazy)}
+    chunks = _persisted(client, list(arrays.values()))
+    cluster.chunks = [chunk for of_array in chunks for chunk in of_array]
+    firsts = itertools.accumulate(X.chunks[0], initial=0)
     blocks = [
-        (tasks.Declared(number, first, (height, X.shape[1]), X.dtype, held_sparse), chunk)
-        for number, (first, height, chunk) in enumerate(zip(firsts, X.chunks[0], cluster.chunks, strict=False))
+        [
+            (tasks.Declared(number, first, (height, X.shape[1]), A.dtype, is_sparse(A), name), chunk)
+            for (name, A), chunk in zip(arrays.items(), of_block, strict=True)
+        ]
+        for number, (first, height, of_block) in enumerate(
+            zip(firsts, X.chunks[0], zip(*chunks, strict=True), strict=False)
+        )
         if height
     ]
     while not (there := cluster.workers()):
@@ -284,34 +311,39 @@ def _loaded(cluster: Cluster, X: Matrix, dtype: np.dtype, n_jobs: int | None) ->
     while -(-len(blocks) // size) > most:
         size *= 2
     groups = [blocks[at : at + size] for at in range(0, len(blocks), size)]
-    cluster.heights = [tuple(declared.shape[0] for declared, _ in group) for group in groups]
+    cluster.heights = [tuple(of_X.shape[0] for (of_X, _), *_ in group) for group in groups]
     cluster.n_jobs = n_jobs if n_jobs is not None and n_jobs > 0 else max(1, threads // len(groups))
     cluster.safely(lambda: cluster.all_finished(cluster.chunks))
-    cluster.homes = _homes([[chunk for _, chunk in group] for group in groups], client, cluster.workers())
+    cluster.homes = _homes([[chunk for (_, chunk), *_ in group] for group in groups], client, cluster.workers())
 
     def make(group: int) -> Held:
         home = cluster.homes[group]
-        if any(chunk.status == "cancelled" for _, chunk in groups[group]):
+        declared = [[each for each, _ in block] for block in groups[group]]
+        chunks = [chunk for block in groups[group] for _, chunk in block]
+        if any(chunk.status == "cancelled" for chunk in chunks):
             raise cluster.fail(
                 RuntimeError(
                     f"Rows {cluster.rows_of(group)} of X are lost: a worker is gone, Dask cannot load them again, and "
                     f"{cluster.way_back()}"
                 )
             )
-        declared, chunks = zip(*groups[group], strict=True)
-        return Held(cluster.submit("X", tasks.hold, declared, *chunks, home=home), home)
+        masks = cut(hidden, [of_X.first for of_X, *_ in declared], [of_X.shape[0] for of_X, *_ in declared])
+        sent = None if masks is None else cluster.send(masks, home)
+        return Held(cluster.submit("X", tasks.hold, declared, sent, hidden.value, *chunks, home=home), home)
 
     whole = Spread(cluster, cluster.source(make), None, X.shape[1], X.dtype)
+    if hidden:
+        return MaskedDaskRows(whole, dtype, n_jobs, held_sparse, held_sparse and hidden.value == 0)
     return DaskRows(whole, dtype, n_jobs, held_sparse)
 
 
-def _persisted(client: Client, X: Matrix) -> list[Future]:
-    """Load the chunks of X where Dask puts them → their futures, in order."""
+def _persisted(client: Client, arrays: list[Matrix]) -> list[list[Future]]:
+    """Load the row chunks of Dask arrays where Dask puts them → the futures of each array, in order."""
     import distributed
 
-    held = client.persist(X)
-    by_key = {str(future.key): future for future in distributed.futures_of(held)}
-    return [by_key[str(key)] for [key] in held.__dask_keys__()]
+    held = client.persist(arrays)
+    by_key = {str(future.key): future for each in held for future in distributed.futures_of(each)}
+    return [[by_key[str(key)] for [key] in each.__dask_keys__()] for each in held]
 
 
 def _homes(groups: list[list[Future]], client: Client, there: dict[str, int]) -> list[str]:

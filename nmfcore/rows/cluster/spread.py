@@ -7,7 +7,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,11 +66,11 @@ class Spread:
 
     def map(self, function: Any, *arguments: Any, width: int, dtype: DType, others: tuple[Spread, ...] = ()) -> Spread:
         """Apply function(height, extra, block, *others, *arguments) → ({"F": …}, None) to every block."""
-        return _step(self.cluster, function, arguments, (self, *others)).named("F", width, dtype)
+        return step(self.cluster, function, arguments, (self, *others)).named("F", width, dtype)
 
     def sums(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = ()) -> dict[str, Array]:
         """Apply function(height, extra, block, *others, *arguments) → (None, sums) and add up."""
-        return _step(self.cluster, function, arguments, (self, *others)).sums()
+        return step(self.cluster, function, arguments, (self, *others)).sums()
 
     def gather(self) -> list[Any]:
         """Return the blocks, brought to this machine."""
@@ -148,30 +148,33 @@ class _Unfilled:
         self.like = like
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """A step under way."""
 
     cluster: Cluster
     values: Values
 
     def named(self, name: str | None, width: int, dtype: DType) -> Spread:
+        """Return what it makes under a name, or all of it (None), as a row-aligned array."""
         return Spread(self.cluster, self.values, name, width, dtype)
 
     def sums(self) -> dict[str, Array]:
+        """Return its sums."""
         return self.cluster.total(self.values)
 
 
-def _step(
+def step(
     cluster: Cluster, function: Any, arguments: tuple[Any, ...], parents: tuple[Any, ...], rows_of: Any = None,
     extras: list[Any] | None = None, passes: int = 0,
-) -> _Step:  # fmt: skip
+) -> Step:  # fmt: skip
+    """Apply a function of `tasks` to every block of the parents, on the workers, see `tasks.Order`."""
     order = tasks.Order(function, arguments, tuple(parent.name for parent in parents), rows_of)
     node = Node(order, tuple(parent.values.node for parent in parents), extras, passes)
-    return _Step(cluster, cluster.safely(lambda: cluster.make(node, [parent.values for parent in parents])))
+    return Step(cluster, cluster.safely(lambda: cluster.make(node, [parent.values for parent in parents])))
 
 
 def _zeros_like(cluster: Cluster, width: int, dtype: DType) -> Spread:
-    return _step(cluster, tasks.zeros, (width, np.dtype(dtype)), ()).named("F", width, dtype)
+    return step(cluster, tasks.zeros, (width, np.dtype(dtype)), ()).named("F", width, dtype)
 
 
 class SpreadState:
@@ -201,19 +204,31 @@ class SpreadState:
         return Spread(whole.cluster, whole.values, name, whole.shape[1], whole.dtype)
 
 
-class _Backend:
-    """The operations of the CPU, and those of them that also take row-aligned arrays on the workers."""
+class Backend:
+    """The operations of the CPU, and those of them that also take row-aligned arrays on the workers.
+
+    Parameters
+    ----------
+    operations : module
+        `nmfcore.backends.cpu`, or one for blocks that carry more.
+    """
+
+    def __init__(self, operations: ModuleType = cpu):
+        self._operations = operations
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(cpu, name)
+        return getattr(self._operations, name)
 
     def asarray(self, F: Any) -> Any:
+        """Return F where it is; an array that is here as passes take it."""
         return F if isinstance(F, Spread | np.memmap) else cpu.asarray(F)  # rows of a file are sent on
 
     def to_numpy(self, A: Any) -> Any:
+        """Return an array, brought here."""
         return np.concatenate(A.gather()) if isinstance(A, Spread) else A
 
     def gram(self, F: Any, B: Array | None = None) -> Any:
+        """Return FᵀF, or FᵀB of an F that is here."""
         return F.sums(tasks.gram_of)["sum"] if isinstance(F, Spread) else cpu.gram(F, B)
 
 
@@ -240,7 +255,7 @@ class DaskRows(Rows):
         self.X, self.dtype, self.n_jobs, self.sparse = X, np.dtype(dtype), n_jobs, sparse
         self.shape: tuple[int, int] = X.shape
         self.cluster = X.cluster
-        self.backend: Any = _Backend()
+        self.backend: Any = Backend()
         self.threads = effective_threads(n_jobs)
         self.given_dtype = X.dtype
 
@@ -260,9 +275,9 @@ class DaskRows(Rows):
         """Return a row-aligned matrix on the workers, or a small one here, as rows, for products with it."""
         return (DaskRows if isinstance(F, Spread) else MemoryRows)(F, self.dtype, self.n_jobs)
 
-    def _step(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = (), **options: Any) -> _Step:
+    def _step(self, function: Any, *arguments: Any, others: tuple[Spread, ...] = (), **options: Any) -> Step:
         rows_of = (self.dtype, self.cluster.n_jobs, self.power)
-        return _step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
+        return step(self.cluster, function, arguments, (self.X, *others), rows_of, **options)
 
     def _spread(self, F: Any) -> Spread:
         """Return a row-aligned F on the workers; the blocks of one that is here are sent to them."""
@@ -333,6 +348,12 @@ class DaskRows(Rows):
 
     def take(self, rows: Array, n_jobs: int | None) -> Rows:
         """Return a copy of some rows (increasing numbers), here."""
+        parts = [part for part in self._taken(tasks.taken, rows) if part.shape[0]]
+        whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+        return as_rows(whole, self.dtype, n_jobs).scaled(self.power)
+
+    def _taken(self, function: Callable[..., object], rows: Array) -> list[Any]:
+        """Return what a function of `tasks` takes of some rows, from each block."""
         extras: list[list[Array]] = []
         lo = 0
         for heights in self.cluster.heights:
@@ -341,10 +362,12 @@ class DaskRows(Rows):
                 first, last = np.searchsorted(rows, (lo, lo + height))
                 extras[-1].append(rows[first:last] - lo)
                 lo += height
-        parts = self.scaled(0)._step(tasks.taken, extras=extras).named("F", self.shape[1], self.dtype).gather()
-        parts = [part for part in parts if part.shape[0]]
-        whole = sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-        return as_rows(whole, self.dtype, n_jobs).scaled(self.power)
+        return self.scaled(0)._step(function, extras=extras).named("F", self.shape[1], self.dtype).gather()
+
+    def firsts(self) -> list[int]:
+        """Return the number of the first row of each block."""
+        heights = itertools.chain.from_iterable(self.cluster.heights)
+        return list(itertools.accumulate(heights, initial=0))[:-1]
 
     def each_block(
         self,

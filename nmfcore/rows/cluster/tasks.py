@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from ..._typing import Array, DType, Matrix
 from ...backends import backend_of, cpu, cuda
 from ..base import Rows
 from ..device import as_device_rows
+from ..masked import MaskedRows, masked_rows
+from ..masks import Given, Mask, Scattered, united
 from ..memory import as_rows
 from ..state import RowState
 from ..sums import combined
@@ -85,12 +88,29 @@ class Order(NamedTuple):
 
 
 class Block:
-    """A block of X, and what visiting it has prepared, for one visit at a time; only X itself travels."""
+    """A block of X, and what visiting it has prepared, for one visit at a time; only X and its mask travel.
 
-    def __init__(self, X: Matrix):
-        self.X = X
+    Parameters
+    ----------
+    X : ndarray, CSR matrix or array on a GPU
+    mask : Mask or None
+        Which entries of the block are missing. Defaults to None.
+    value : float or None
+        The number of X that stands for a missing entry, see `nmfcore.rows.masked.masked_rows`. Defaults to None.
+    means : ndarray of shape (m,) or None
+        Of an X with missing entries, what is filled in for products. Defaults to None.
+    listed : bool
+        Whether few entries of X are missing. Defaults to False.
+    """
+
+    def __init__(
+        self, X: Matrix, mask: Mask | None = None, value: float | None = None, means: Array | None = None,
+        listed: bool = False,
+    ):  # fmt: skip
+        self.X, self.mask, self.value, self.means, self.listed = X, mask, value, means, listed
         self.lock = threading.Lock()
-        self._rows: dict[str, Any] = {}
+        self._rows: dict[str, Any] = {}  # by compute type and power
+        self._opened: dict[str, Any] = {}  # by compute type: what those of every power have in common
 
     # Fewer lanes than in memory, and one visit each: blocks are shared out already, and memory that a visit frees goes
     # back to the system here (see `Buffers`), which cost a worker 15 % of a pass with the usual number of visits.
@@ -98,21 +118,31 @@ class Block:
     def rows(self, dtype: DType, n_jobs: int, power: int = 0) -> Any:
         """Return it as `Rows`, or `DeviceRows` for a block on a GPU; made once."""
         if (name := f"{dtype} {power}") not in self._rows:
-            if power:
-                self._rows[name] = self.rows(dtype, n_jobs).scaled(power)
-            elif cuda.kind_of(self.X) is None:
-                self._rows[name] = as_rows(self.X, dtype, n_jobs, LANE_WORK)
-            else:
-                self._rows[name] = as_device_rows(self.X, np.dtype(dtype))
+            if str(dtype) not in self._opened:
+                self._opened[str(dtype)] = self._open(dtype, n_jobs)
+            rows = self._opened[str(dtype)]
+            masked = isinstance(rows, MaskedRows)
+            self._rows[name] = rows.within(self.means, self.listed, power) if masked else rows.scaled(power)
         return self._rows[name]
 
+    def _open(self, dtype: DType, n_jobs: int) -> Rows:
+        if cuda.kind_of(self.X) is not None:
+            return as_device_rows(self.X, np.dtype(dtype))
+        return masked_rows(as_rows(self.X, dtype, n_jobs, LANE_WORK), self.mask, self.value)
+
+    def informed(self, means: Array, listed: bool) -> Block:
+        """Return the same block, which knows more of the X that it belongs to: see `Block`."""
+        new = Block(self.X, self.mask, self.value, means, listed)
+        new.lock, new._opened = self.lock, self._opened  # what is prepared is visited once at a time
+        return new
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Block, (self.X,)
+        return Block, (self.X, self.mask, self.value, self.means, self.listed)
 
     def __sizeof__(self) -> int:
         X = self.X
         parts = (X.data, X.indices, X.indptr) if hasattr(X, "indptr") else (X,)
-        return sum(int(part.nbytes) for part in parts)
+        return sum(int(part.nbytes) for part in parts) + (0 if self.mask is None else self.mask.nbytes)
 
 
 class Sums:
@@ -148,29 +178,62 @@ class Declared(NamedTuple):
     shape: tuple[int, int]
     dtype: np.dtype
     sparse: bool
+    what: str = "X"  # or a mask
 
     def check(self, X: Matrix) -> None:
         """Raise if a block is something else."""
         found = (tuple(getattr(X, "shape", ())), getattr(X, "dtype", type(X).__name__), hasattr(X, "tocsr"))
+        if isinstance(X, np.ma.MaskedArray):  # of which the mask would not be seen
+            raise ValueError(
+                f"Block {self.number} of the Dask array {self.what} is a masked array, and not declared as one: tell "
+                "what makes the array (from_delayed, map_blocks) meta=numpy.ma.empty((0, 0))."
+            )
         if found == (self.shape, self.dtype, self.sparse):
             return
         said, is_ = (
             f"a {'sparse matrix' if sparse else 'dense array'} of shape {shape}, {dtype}"
-            for shape, dtype, sparse in (self[2:], found)
+            for shape, dtype, sparse in (self[2:5], found)
         )
         msg = (
-            f"Block {self.number} of the Dask array X (rows {self.first:,} … {self.first + self.shape[0] - 1:,}) is "
-            f"declared as {said}, but it is {is_}: tell what makes the array (from_delayed, map_blocks) the "
-            "shape, chunks, dtype and meta that its blocks have."
+            f"Block {self.number} of the Dask array {self.what} (rows {self.first:,} … "
+            f"{self.first + self.shape[0] - 1:,}) is declared as {said}, but it is {is_}: tell "
+            "what makes the array (from_delayed, map_blocks) the shape, chunks, dtype and meta that its blocks have."
         )
         raise ValueError(msg)
 
 
-def hold(declared: Sequence[Declared], *chunks: Any) -> tuple[list[Block], None]:
-    """Wrap chunks of X as a group, once each is seen to be what it is declared to be."""
-    for each, X in zip(declared, chunks, strict=True):
-        each.check(X)
-    return [Block(X) for X in chunks], None
+def hold(
+    declared: Sequence[Sequence[Declared]], masks: Sequence[Mask] | None, value: float | None, *chunks: Any
+) -> tuple[list[Block], None]:
+    """Wrap chunks of X as a group, once each is seen to be what it is declared to be.
+
+    Parameters
+    ----------
+    declared : sequence of sequences of Declared
+        For each block, X and the masks that are Dask arrays.
+    masks : sequence of Mask, or None
+        For each block, a mask that has been sent to it.
+    value : float or None
+        The number of X that stands for a missing entry.
+    *chunks : array or CSR matrix
+        What `declared` declares, in its order.
+
+    Returns
+    -------
+    group : tuple of (list of Block, None)
+    """
+    rest, blocks = iter(chunks), []
+    for number, of_block in enumerate(declared):
+        X, *lazy = (next(rest) for _ in of_block)
+        for each, chunk in zip(of_block, (X, *lazy), strict=True):
+            each.check(chunk)
+        sent = None if masks is None else masks[number]
+        mask = united(sent, *(Scattered(each.tocsr()) if hasattr(each, "tocsr") else Given(each) for each in lazy))
+        if (mask is not None or value is not None) and cuda.kind_of(X) is not None:
+            msg = "a mask or missing_values is for the CPU only, and blocks of the Dask array X are on a GPU."
+            raise ValueError(msg)
+        blocks.append(Block(X, mask, value))
+    return blocks, None
 
 
 def visit_group(
@@ -306,6 +369,27 @@ def each_block(height: int, extra: object, rows: Rows, *given: Any) -> Made:
     state.separate()
     written = dict(after.arrays) if keywords["out"] is None or keywords["out"] else None
     return written, {name: np.array(backend.to_numpy(part)) for name, part in sums.items()} or None
+
+
+def informed(height: int, extra: object, block: Block, means: Array, listed: bool) -> tuple[Block, None]:
+    """Tell a block of X with missing entries what its opening pass has found, see `Block`."""
+    return block.informed(means, listed), None
+
+
+def shown(height: int, extra: object, block: Block) -> tuple[Block, None]:
+    """Drop a mask that hides nothing."""
+    return Block(block.X), None
+
+
+def digest_of(height: int, first: int, rows: Rows) -> Made:
+    """Sum digests of blocks and of where they are, exactly: each has 32 bits."""
+    return None, {"digest": np.array([float(zlib.crc32(f"{first} {rows.digest()}".encode()))])}
+
+
+def taken_with_mask(height: int, rows_wanted: Array, rows: MaskedRows) -> tuple[dict[str, Any], None]:
+    """Copy some rows and their mask."""
+    part: Any = rows.take(rows_wanted, None)
+    return {"F": (part.X, part.mask)}, None
 
 
 def stored(height: int, extra: object, rows: Rows) -> Made:
