@@ -341,6 +341,7 @@ def child(
     started by a tiny relay, because ru_maxrss of a process begins at the size of its parent.
     """
     settings = dict(os.environ, **(environment or {}))
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled in each process
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         settings[name] = str(threads)
     found = importlib.util.find_spec("nmfcore")

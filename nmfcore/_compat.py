@@ -5,6 +5,7 @@ A leaf: it imports scikit-learn and joblib and none of nmfcore.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import inspect
 import sys
@@ -12,10 +13,12 @@ import warnings
 import weakref
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
+import numpy as np
 import sklearn
 from sklearn.base import _clone_parametrized as clone_parametrized
 from sklearn.base import _fit_context as fit_context
@@ -46,6 +49,7 @@ __all__ = [
     "assumes_finite",
     "check_parameters",
     "clone_parametrized",
+    "digits",
     "fit_context",
     "joblib_workers",
     "validate_params",
@@ -289,3 +293,18 @@ class FitTasks:
             begun, self._begun = self._begun, None
             begun.call_on_fit_task_end(estimator=self.estimator)
         self._fit.call_on_fit_task_end(estimator=self.estimator, X=self.X, reconstruction_attributes={})
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's bundled digits, 1797 × 64 in float64, and their labels, as ``load_digits`` does.
+
+    They are read where its package keeps them: importing ``sklearn.datasets`` takes longer than a fit of them.
+    """
+    try:
+        with gzip.open(Path(sklearn.__file__).parent / "datasets" / "data" / "digits.csv.gz") as file:
+            table = np.loadtxt(file, delimiter=",")
+    except OSError:
+        from sklearn.datasets import load_digits
+
+        return load_digits(return_X_y=True)
+    return table[:, :-1], table[:, -1].astype(int)

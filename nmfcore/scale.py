@@ -86,6 +86,8 @@ def unit_of(view: Rows) -> float:
 def times(A: Numbers, power: int) -> Numbers:
     """Return 2^power·A of an array or number; A itself where the power is 0."""
     made: Any = A
+    if not power:  # an np.errstate takes as long as the step of a small factor
+        return made
     with np.errstate(all="ignore"):  # a result that no number of its type can be is 0 or infinite
         while power:
             step = max(-100, min(100, power))

@@ -63,6 +63,10 @@ def test_it_is_not_begun_twice_nor_where_it_is_of_no_use(second, monkeypatch, tm
         patch.setattr(os, "cpu_count", lambda: 1)
         assert not compiling.begin("float32"), "one processor"
     with monkeypatch.context() as patch:
+        patch.setattr(compiling, "_lies_in_cache", lambda kernel: True)
+        patch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("all is compiled"))
+        assert not compiling.begin("float32")
+    with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(tmp_path / "nothing"))
         assert not compiling.begin("float32"), "no Python to be started"
 
@@ -107,6 +111,18 @@ def test_the_command_line_compiles_ahead_for_pictures(monkeypatch, options, expe
     assert cli.main(options) == 0
     assert begun == (["float32"] if expected else [])
     assert ended == ([1] if expected else []), "what is not waited for ends with the command"
+
+
+def test_kernels_of_the_cache_are_loaded_without_the_compiler():
+    """What Numba can compile is loaded when something is compiled: here a function that is not ours."""
+    fit = "import sys, numpy as np, numba; from nmfcore import NMF; NMF(2, max_iter=2, tol=0).fit(np.eye(4))\n"
+    again = fit + (
+        "assert 'numba.typed.typeddict' not in sys.modules, 'a kernel was compiled'\n"
+        "assert numba.njit(lambda a: np.sort(a)[0] + len(set(a)))(np.array([2, 1, 2])) == 3\n"
+    )
+    for code in (fit, again):  # the first compiles what has not been compiled before
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_importing_it_loads_no_numba():

@@ -288,11 +288,11 @@ def test_checker_catches_a_planted_private_name(tmp_path, source):
 
 
 def modules_after(script):
-    """Return the names in sys.modules of a new process that has run the script."""
+    """Return the names in sys.modules of a new process that has run the script, or as it prints them before."""
     script = textwrap.dedent(script) + "\nimport sys\nprint('MODULES', *sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split()[1:])
+    return set(next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:])
 
 
 @pytest.mark.parametrize("module", ["nmfcore", "nmfcore.estimators", "nmfcore.models"])
@@ -302,6 +302,37 @@ def test_import_is_light(module):
 
 def test_plain_import_does_not_even_load_numpy():
     assert modules_after("import nmfcore") & {"numpy", "scipy", "sklearn"} == set()
+
+
+def test_the_fit_of_the_command_line_loads_what_it_uses(tmp_path):
+    """What libraries import for other purposes is put off, and works when it is used after all."""
+    loaded = modules_after(
+        f"""
+        import gc, sys
+        from nmfcore.cli import main
+        threshold = gc.get_threshold()
+        assert main(["fit", "--out", {str(tmp_path / "model")!r}, "-k", "2", "--max-iter", "2"]) == 0
+        assert gc.get_threshold() == threshold
+        assert not [each for each in sys.meta_path if type(each).__module__.startswith("nmfcore.cli")]
+        print("MODULES", *sorted(sys.modules))
+        import scipy.stats
+        from scipy.special import expit
+        from scipy.optimize import linear_sum_assignment
+        assert scipy.stats.norm.cdf(0.0) == 0.5 == expit(0.0)
+        assert linear_sum_assignment([[1, 0], [0, 1]])[1].tolist() == [1, 0]
+        """
+    )
+    unused = {"pandas", "matplotlib.pyplot", "sklearn.datasets", "sklearn.preprocessing", "sklearn.decomposition"}
+    unused |= {"dask", "distributed", "h5py", "zarr", "cupy", "starlette", "jinja2"}
+    unused |= {"nmfcore.pages", "nmfcore.ranks", "nmfcore.search.engine", "nmfcore.search.cosine"}
+    assert unused & loaded == set()
+    executed = {name for name in loaded if name.startswith(("scipy.stats.", "scipy.optimize.", "scipy.special."))}
+    assert executed == set()
+
+
+def test_what_is_put_off_is_put_off_in_the_command_line_only():
+    script = "from nmfcore import NMF\nimport scipy.stats\nassert 'norm' in vars(scipy.stats)"
+    assert "scipy.stats._stats_py" in modules_after(script)
 
 
 def test_fits_never_load_scikit_learns_own_nmf():

@@ -136,17 +136,17 @@ def tile_height(columns: int, width: int, dtype: np.dtype) -> int:
     the cache; the steps of 64 are the rows of a sweep.
     """
     row = max(columns, 1) * dtype.itemsize
-    return int(np.clip((400 << 10) // row // 64 * 64, 64, 256))
+    return min(max((400 << 10) // row // 64 * 64, 64), 256)
 
 
 def _beta_height(columns: int, dtype: np.dtype) -> int:
     """Return the number of rows per tile where X, WH and its powers lie side by side."""
-    return int(np.clip((1200 << 10) // (3 * max(columns, 1) * dtype.itemsize) // 16 * 16, 16, 128))
+    return min(max((1200 << 10) // (3 * max(columns, 1) * dtype.itemsize) // 16 * 16, 16), 128)
 
 
 def _fused_height(columns: int, dtype: np.dtype) -> int:
     """Return the number of rows per tile where WH is formed in blocks of columns: taller tiles spare float64 sums."""
-    return int(np.clip((600 << 10) // (max(columns, 1) * dtype.itemsize) // 16 * 16, 64, 128))
+    return min(max((600 << 10) // (max(columns, 1) * dtype.itemsize) // 16 * 16, 64), 128)
 
 
 def cut(X: Matrix, rows: tuple[int, int], height: int, power: int = 0) -> Block:

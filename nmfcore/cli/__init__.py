@@ -6,6 +6,7 @@ anything is computed.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -75,12 +76,13 @@ def _compiled_ahead(arguments: Sequence[str]) -> Iterator[None]:
 
 def _main(arguments: Sequence[str]) -> int:
     from .console import any_text_printable, quiet_libraries
+    from .starting import imports_put_off, seldom_collecting
 
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
-    with _compiled_ahead(arguments), any_text_printable(), quiet_libraries():
+    with seldom_collecting(), imports_put_off(), _compiled_ahead(arguments), any_text_printable(), quiet_libraries():
         code = _run(list(arguments))
         try:
             sys.stdout.flush()
@@ -100,7 +102,7 @@ def _run(arguments: list[str]) -> int:
 
     refused: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
     try:
-        code = _app()(args=arguments or ["--help"], prog_name="nmfcore", standalone_mode=False)
+        code = _app(arguments[:1])(args=arguments or ["--help"], prog_name="nmfcore", standalone_mode=False)
     except refused as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "nmfcore"
@@ -115,14 +117,16 @@ def _run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _app() -> Any:
-    """Declare the commands, in the order in which the help lists them."""
+# In the order in which the help lists them.
+_COMMANDS = ("fit", "rank", "search", "duplicates", "transform", "update", "report", "serve", "info")
+
+
+def _app(first: Sequence[str] = ()) -> Any:
+    """Declare the commands: the one that the first argument names, or all of them."""
     from typing import Annotated
 
     import typer
     from typer import Option
-
-    from .declared import duplicates, fit, info, rank, report, search, serve, transform, update
 
     app = typer.Typer(
         name="nmfcore",
@@ -150,6 +154,6 @@ def _app() -> Any:
     ) -> None:
         del version  # its callback has printed it and left
 
-    for command in (fit, rank, search, duplicates, transform, update, report, serve, info):
-        command.declare(app)
+    for command in [name for name in first if name in _COMMANDS] or _COMMANDS:
+        importlib.import_module(f".declared.{command}", __name__).declare(app)
     return app

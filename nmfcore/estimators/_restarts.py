@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from sklearn.utils import check_random_state
 
 from .. import scale
@@ -246,6 +245,8 @@ def matched_cosines(Ht: Array, other: Array, backend: Backend) -> Array:
     cosines : ndarray of shape (k,), float64
         0 of a component that is zero.
     """
+    from scipy.optimize import linear_sum_assignment  # which takes a tenth of a second to import
+
     products, *squares = (backend.to_numpy(backend.gram(*pair)) for pair in ((Ht, other), (Ht,), (other,)))
     with np.errstate(under="ignore"):
         norms = np.outer(*(np.sqrt(np.diagonal(square)) for square in squares))

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from .. import _compat
 from .._files import FileFault, check_regular, shortened
 from ._decoding import Broken, Fit, Mode, look, picture_suffixes
 from ._progress import Progress
@@ -182,7 +183,5 @@ def _with_size(pictures: Pictures, size: tuple[int, int] | None) -> Pictures:
 
 
 def _read_digits() -> Pictures:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return Pictures(digits.data.astype(np.uint8), (8, 8), None, np.asarray(digits.target), "digits")
+    data, labels = _compat.digits()
+    return Pictures(data.astype(np.uint8), (8, 8), None, labels, "digits")

@@ -17,6 +17,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, PassManager, register_pass
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import rtsys
 from numba.core.typed_passes import AnnotateTypes
 
 from .. import compiling
@@ -31,7 +32,8 @@ _NEEDED = (
     JITCodeLibrary._optimize_final_module, JITCodeLibrary.get_pointer_to_function, JITCodeLibrary.codegen,
     CompilerBase.compile_extra, DefaultPassBuilder.define_nopython_pipeline, PassManager.add_pass_after,
     CompileResultCacheImpl._locator_classes, FunctionCache._impl_class,
-    FunctionCache.load_overload, FunctionCache.save_overload, Dispatcher.enable_caching,
+    FunctionCache.load_overload, FunctionCache._load_overload, FunctionCache._guard_against_spurious_io_errors,
+    FunctionCache.save_overload, Dispatcher.enable_caching, rtsys.initialize,
     _CacheLocator.get_suitable_cache_subpath,
 )  # fmt: skip
 
@@ -212,13 +214,22 @@ class KernelCache(FunctionCache):
     """Numba's cache of one kernel, which waits for a second process that is compiling it."""
 
     def load_overload(self, sig: object, target_context: object) -> Any:
-        """Return what the cache holds for these types, maybe after waiting; None if it holds nothing."""
-        found = super().load_overload(sig, target_context)
+        """Return what the cache holds for these types, maybe after waiting; None if it holds nothing.
+
+        Numba would load all that it can compile before, which takes as long as the rest of loading kernels; machine
+        code needs the memory of its arrays only. Where nothing is found, Numba does so when it compiles.
+        """
+        rtsys.initialize(target_context)
+        found = self._found(sig, target_context)
         if found is None:
             with _notice.compiling(self._py_func):
                 made = compiling.awaited(self._py_func.__qualname__)
-            found = super().load_overload(sig, target_context) if made else None
+            found = self._found(sig, target_context) if made else None
         return found
+
+    def _found(self, sig: object, target_context: object) -> Any:
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
 
 class _FolderCache(KernelCache):
