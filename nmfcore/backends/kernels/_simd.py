@@ -740,6 +740,127 @@ def view(typingctx, address, like):
     return signature, codegen
 
 
+# The next four are the steps of conjugate gradients on four vectors of rows. LLVM vectorises such loops, too, but tests
+# first which of their up to six buffers overlap: steps took 3.8 times as long with k = 15, and 2.5 times with k = 50.
+
+
+def _lines(context, builder, array_type, array, first):
+    """Return functions that load vector v of the four at array[first:], and store one; and the type of a vector."""
+    scalar, lanes = _element(array_type)
+    vector, size = ir.VectorType(scalar, lanes), array_type.dtype.bitwidth // 8
+    start = builder.gep(_data(context, builder, array_type, array), [first])
+
+    def load(v):
+        return _load(builder, start, _constant(v * lanes), vector, size)
+
+    def store(v, value):
+        _store(builder, value, start, _constant(v * lanes), vector, size)
+
+    return load, store, vector
+
+
+def _multiply_add(builder, a, b, c):
+    vector = a.type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    kind, name = ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{vector.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+@intrinsic
+def begin_line(typingctx, W, C, Q, R, P, at, keep, rho, l1, inverse):
+    """r = (c − l1 − q)·keep where w > 0, else 0; p = r·inverse; rho += r·p. For W, C, Q, R, P from number `at` on."""
+    signature = types.void(W, C, Q, R, P, types.intp, keep, rho, W.dtype, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[5], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(5)]
+        (w, _, vector), (c, *_), (q, *_), (_, to_r, _), (_, to_p, _) = parts
+        keep, *_ = _lines(context, builder, sig.args[6], args[6], zero_at)
+        rho, to_rho, _ = _lines(context, builder, sig.args[7], args[7], zero_at)
+        l1, inverse = (_broadcast(builder, number, vector) for number in args[8:])
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            r = builder.fmul(builder.fsub(builder.fsub(c(v), l1), q(v)), keep(v))
+            r = builder.select(builder.fcmp_ordered(">", w(v), zero), r, zero)
+            p = builder.fmul(r, inverse)
+            to_r(v, r)
+            to_p(v, p)
+            to_rho(v, _multiply_add(builder, r, p, rho(v)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def bound_line(typingctx, W, P, Q, at, length, bound):
+    """length += p·q; bound = min(bound, −w/p) where p < 0. For W, P and Q from number `at` on."""
+    signature = types.void(W, P, Q, types.intp, length, bound)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[3], _constant(0)
+        (w, _, vector), (p, *_), (q, *_) = [_lines(context, builder, sig.args[i], args[i], at) for i in range(3)]
+        length, to_length, _ = _lines(context, builder, sig.args[4], args[4], zero_at)
+        bound, to_bound, _ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            of_p = p(v)
+            to_length(v, _multiply_add(builder, of_p, q(v), length(v)))
+            reached, old = builder.fdiv(builder.fneg(w(v)), of_p), bound(v)
+            falls, nearer = builder.fcmp_ordered("<", of_p, zero), builder.fcmp_ordered("<", reached, old)
+            to_bound(v, builder.select(builder.and_(falls, nearer), reached, old))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def step_line(typingctx, W, P, Q, R, at, length, renewed, near, inverse):
+    """w += length·p, 0 unless more than near·w; r −= length·q, 0 where w is; renewed += r²·inverse."""
+    signature = types.void(W, P, Q, R, types.intp, length, renewed, W.dtype, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[4], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(4)]
+        (w, to_w, vector), (p, *_), (q, *_), (r, to_r, _) = parts
+        length, *_ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        renewed, to_renewed, _ = _lines(context, builder, sig.args[6], args[6], zero_at)
+        near, inverse = (_broadcast(builder, number, vector) for number in args[7:])
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            old, far = w(v), length(v)
+            new = _multiply_add(builder, far, p(v), old)
+            new = builder.select(builder.fcmp_ordered(">", new, builder.fmul(near, old)), new, zero)
+            left = _multiply_add(builder, builder.fneg(far), q(v), r(v))
+            left = builder.select(builder.fcmp_ordered(">", new, zero), left, zero)
+            to_w(v, new)
+            to_r(v, left)
+            to_renewed(v, _multiply_add(builder, builder.fmul(left, left), inverse, renewed(v)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def turn_line(typingctx, W, R, P, at, turn, going, inverse):
+    """p = r·inverse + turn·p where w > 0 and going > 0, else 0. For W, R and P from number `at` on."""
+    signature = types.void(W, R, P, types.intp, turn, going, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[3], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(3)]
+        (w, _, vector), (r, *_), (p, to_p, _) = parts
+        turn, *_ = _lines(context, builder, sig.args[4], args[4], zero_at)
+        going, *_ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        inverse, zero = _broadcast(builder, args[6], vector), ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            new = _multiply_add(builder, turn(v), p(v), builder.fmul(r(v), inverse))
+            moves = builder.and_(builder.fcmp_ordered(">", w(v), zero), builder.fcmp_ordered(">", going(v), zero))
+            to_p(v, builder.select(moves, new, zero))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 _SOURCES = {
     "u8": types.uint8, "i8": types.int8, "u16": types.uint16, "i16": types.int16,
     "u32": types.uint32, "i32": types.int32, "u64": types.uint64, "i64": types.int64,
