@@ -26,6 +26,7 @@ from .product import (
     add_rows,
     add_terms,
     columns_of,
+    coming_of,
     depth_of,
     held_back,
     lies_well,
@@ -310,7 +311,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
-        tile, at_x = copied, ld
+        tile, at_x, coming = copied, ld, (x.address, np.intp(0))
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
             whole = rows
@@ -322,13 +323,17 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 columns = min(strip, m - j0)
                 load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                 of_strip = Htp[j0 * kp :]
-                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0)
+                add_terms(
+                    tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0, coming
+                )
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
             else:
                 load_tile(x, None, i0, rows, whole, tile, ld, run)
-            product(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size))
+            coming = coming_of(x, i0 + rows, min(rows, n - i0 - rows), m, kp, lanes)
+            ahead = add_terms(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size), False, coming)
+            coming = ahead, coming[1]
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
@@ -370,9 +375,9 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 for j0 in range(0, m, strip):
                     columns = min(strip, m - j0)
                     load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
-                    accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns])
+                    accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns], coming)
             else:
-                accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF)
+                accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF, coming)
         if FtF.shape[0]:
             if weights is None:
                 accumulate_gram(Fp, kp, rows, c, FtF)
