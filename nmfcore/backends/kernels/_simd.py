@@ -4,6 +4,8 @@
 
     c[r, :] (+)= Σ_t x[r·rs + t·ts] · b[t, :]          r < STRIP[v], c and b rows of v vectors
 
+which ask the processor meanwhile for memory that is needed next, `pace` bytes from the address `ahead` on for each t.
+
 With ``(rs, ts) = (ld, 1)`` this is X·Ht, with ``(1, ld)`` it is Xᵀ·F: the same tile of X serves both products.
 ``transpose`` turns a square of LANES × LANES numbers inside registers.
 
@@ -100,18 +102,29 @@ def _broadcast(builder, scalar, vector):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
 
-def _make_micro(vectors: int, rows: int, unroll: int):
-    """Register tile of `rows` × `vectors`; `unroll` independent sums over t where a tile alone is too short a chain."""
+def _fetch(builder, address):
+    """Ask for the cache line at an address, which need not be readable, into the second-level cache."""
+    word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+    hints = [ir.Constant(word, hint) for hint in (0, 2, 1)]  # to read, not the nearest level, data
+    builder.call(prefetch, [builder.inttoptr(address, byte), *hints])
 
-    @intrinsic
-    def micro(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate):
+
+def _make_micro(vectors: int, rows: int, unroll: int):
+    """Register tile of `rows` × `vectors`; `unroll` independent sums over t where a tile alone is too short a chain.
+
+    Such a tile of several sums has no `ahead` and `pace`.
+    """
+
+    def typed(x, b, c, fetched):
         signature = types.void(
             x, types.intp, types.intp, types.intp, b, types.intp, types.intp,
-            c, types.intp, types.intp, types.intp, types.intp,
+            c, types.intp, types.intp, types.intp, types.intp, *[types.intp] * fetched,
         )  # fmt: skip
 
         def codegen(context, builder, sig, args):
-            x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate = args
+            x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate, *fetched = args
             scalar, lanes = _element(sig.args[0])
             size = sig.args[0].dtype.bitwidth // 8
             vector = ir.VectorType(scalar, lanes)
@@ -125,6 +138,9 @@ def _make_micro(vectors: int, rows: int, unroll: int):
 
             def step(t, sums):
                 at_b, at_x = builder.mul(t, ldb), builder.mul(t, ts)
+                if fetched:
+                    ahead, pace = fetched
+                    _fetch(builder, builder.add(ahead, builder.mul(t, pace)))
                 row = [
                     _load(builder, bp, builder.add(at_b, _constant(v * lanes)), vector, size) for v in range(vectors)
                 ]
@@ -186,7 +202,15 @@ def _make_micro(vectors: int, rows: int, unroll: int):
 
         return signature, codegen
 
-    return micro
+    @intrinsic
+    def micro(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate, ahead, pace):
+        return typed(x, b, c, 2)
+
+    @intrinsic
+    def line(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate):
+        return typed(x, b, c, 0)
+
+    return micro if unroll == 1 else line
 
 
 micro1 = _make_micro(1, STRIP[1], 1)
@@ -571,6 +595,7 @@ def widen_line(typingctx, address, code, out, first, n):
     """out[first : first + n] = n numbers of X side by side at `address`, in whole vectors; the last two may overlap.
 
     Returns how many were read: none if there is less than a vector of them, or of another storage type.
+    In cache it widens an int64 in 0.11 ns, 74 GB/s: narrowing them to 16 bits first could not be faster.
     """
     signature = types.intp(types.intp, types.intp, out, types.intp, types.intp)
 
@@ -736,6 +761,127 @@ def view(typingctx, address, like):
             meminfo=None,
         )
         return array._getvalue()
+
+    return signature, codegen
+
+
+# The next four are the steps of conjugate gradients on four vectors of rows. LLVM vectorises such loops, too, but tests
+# first which of their up to six buffers overlap: steps took 3.8 times as long with k = 15, and 2.5 times with k = 50.
+
+
+def _lines(context, builder, array_type, array, first):
+    """Return functions that load vector v of the four at array[first:], and store one; and the type of a vector."""
+    scalar, lanes = _element(array_type)
+    vector, size = ir.VectorType(scalar, lanes), array_type.dtype.bitwidth // 8
+    start = builder.gep(_data(context, builder, array_type, array), [first])
+
+    def load(v):
+        return _load(builder, start, _constant(v * lanes), vector, size)
+
+    def store(v, value):
+        _store(builder, value, start, _constant(v * lanes), vector, size)
+
+    return load, store, vector
+
+
+def _multiply_add(builder, a, b, c):
+    vector = a.type
+    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
+    kind, name = ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{vector.count}f{bits}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+@intrinsic
+def begin_line(typingctx, W, C, Q, R, P, at, keep, rho, l1, inverse):
+    """r = (c − l1 − q)·keep where w > 0, else 0; p = r·inverse; rho += r·p. For W, C, Q, R, P from number `at` on."""
+    signature = types.void(W, C, Q, R, P, types.intp, keep, rho, W.dtype, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[5], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(5)]
+        (w, _, vector), (c, *_), (q, *_), (_, to_r, _), (_, to_p, _) = parts
+        keep, *_ = _lines(context, builder, sig.args[6], args[6], zero_at)
+        rho, to_rho, _ = _lines(context, builder, sig.args[7], args[7], zero_at)
+        l1, inverse = (_broadcast(builder, number, vector) for number in args[8:])
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            r = builder.fmul(builder.fsub(builder.fsub(c(v), l1), q(v)), keep(v))
+            r = builder.select(builder.fcmp_ordered(">", w(v), zero), r, zero)
+            p = builder.fmul(r, inverse)
+            to_r(v, r)
+            to_p(v, p)
+            to_rho(v, _multiply_add(builder, r, p, rho(v)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def bound_line(typingctx, W, P, Q, at, length, bound):
+    """length += p·q; bound = min(bound, −w/p) where p < 0. For W, P and Q from number `at` on."""
+    signature = types.void(W, P, Q, types.intp, length, bound)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[3], _constant(0)
+        (w, _, vector), (p, *_), (q, *_) = [_lines(context, builder, sig.args[i], args[i], at) for i in range(3)]
+        length, to_length, _ = _lines(context, builder, sig.args[4], args[4], zero_at)
+        bound, to_bound, _ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            of_p = p(v)
+            to_length(v, _multiply_add(builder, of_p, q(v), length(v)))
+            reached, old = builder.fdiv(builder.fneg(w(v)), of_p), bound(v)
+            falls, nearer = builder.fcmp_ordered("<", of_p, zero), builder.fcmp_ordered("<", reached, old)
+            to_bound(v, builder.select(builder.and_(falls, nearer), reached, old))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def step_line(typingctx, W, P, Q, R, at, length, renewed, near, inverse):
+    """w += length·p, 0 unless more than near·w; r −= length·q, 0 where w is; renewed += r²·inverse."""
+    signature = types.void(W, P, Q, R, types.intp, length, renewed, W.dtype, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[4], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(4)]
+        (w, to_w, vector), (p, *_), (q, *_), (r, to_r, _) = parts
+        length, *_ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        renewed, to_renewed, _ = _lines(context, builder, sig.args[6], args[6], zero_at)
+        near, inverse = (_broadcast(builder, number, vector) for number in args[7:])
+        zero = ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            old, far = w(v), length(v)
+            new = _multiply_add(builder, far, p(v), old)
+            new = builder.select(builder.fcmp_ordered(">", new, builder.fmul(near, old)), new, zero)
+            left = _multiply_add(builder, builder.fneg(far), q(v), r(v))
+            left = builder.select(builder.fcmp_ordered(">", new, zero), left, zero)
+            to_w(v, new)
+            to_r(v, left)
+            to_renewed(v, _multiply_add(builder, builder.fmul(left, left), inverse, renewed(v)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def turn_line(typingctx, W, R, P, at, turn, going, inverse):
+    """p = r·inverse + turn·p where w > 0 and going > 0, else 0. For W, R and P from number `at` on."""
+    signature = types.void(W, R, P, types.intp, turn, going, W.dtype)
+
+    def codegen(context, builder, sig, args):
+        at, zero_at = args[3], _constant(0)
+        parts = [_lines(context, builder, sig.args[i], args[i], at) for i in range(3)]
+        (w, _, vector), (r, *_), (p, to_p, _) = parts
+        turn, *_ = _lines(context, builder, sig.args[4], args[4], zero_at)
+        going, *_ = _lines(context, builder, sig.args[5], args[5], zero_at)
+        inverse, zero = _broadcast(builder, args[6], vector), ir.Constant(vector, [0.0] * vector.count)
+        for v in range(4):
+            new = _multiply_add(builder, turn(v), p(v), builder.fmul(r(v), inverse))
+            moves = builder.and_(builder.fcmp_ordered(">", w(v), zero), builder.fcmp_ordered(">", going(v), zero))
+            to_p(v, builder.select(moves, new, zero))
+        return context.get_dummy_value()
 
     return signature, codegen
 

@@ -6,9 +6,13 @@ from ..operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VI
 from ._decorators import inner, kernel, once
 from ._simd import (
     GRAIN,
+    begin_line,
+    bound_line,
     line4,
     out_of_line,
+    step_line,
     transpose,
+    turn_line,
     view,
 )
 from .arguments import Block
@@ -22,6 +26,7 @@ from .product import (
     add_rows,
     add_terms,
     columns_of,
+    coming_of,
     depth_of,
     held_back,
     lies_well,
@@ -47,23 +52,20 @@ def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, squar
     out_of_line()
     size = kp * width
     R, P, Q, rest = scratch[:size], scratch[size : 2 * size], scratch[2 * size : 3 * size], scratch[3 * size :]
-    rho, first, length = rest[:width], rest[width : 2 * width], rest[2 * width : 3 * width]
+    rho, least, length = rest[:width], rest[width : 2 * width], rest[2 * width : 3 * width]
     bound, renewed = rest[3 * width : 4 * width], rest[4 * width : 5 * width]
+    going, inverse = rest[5 * width : 6 * width], rest[6 * width : 6 * width + kp]
     zero, one, far = W.dtype.type(0), W.dtype.type(1), W.dtype.type(np.inf)
     near = W.dtype.type(1e-6)  # an entry that a step reduces to this share of itself has met its bound
     for b in range(width):
         rho[b] = zero
     for t in range(k):
         at, hess = t * width, Gp[t * kp + t]
-        inverse = one / hess if hess != 0 else zero
+        inverse[t] = one / hess if hess != 0 else zero
         line4(Gp, t * kp, kp, 1, W, 0, width, Q, at, width, k, 0)
-        w, c, r, p, q = W[at:], C[at:], R[at:], P[at:], Q[at:]
-        for b in range(width):
-            r[b] = (c[b] - l1 - q[b]) * keep[b] if w[b] > zero else zero
-            p[b] = r[b] * inverse
-            rho[b] += r[b] * p[b]
+        begin_line(W, C, Q, R, P, at, keep, rho, l1, inverse[t])
     for b in range(width):
-        first[b] = rho[b]
+        least[b] = square * rho[b]
     for _ in range(iterations):
         for b in range(width):
             length[b] = zero
@@ -72,36 +74,23 @@ def conjugate_steps(W, C, Gp, k, kp, width, l1, keep, scratch, iterations, squar
         for t in range(k):
             at = t * width
             line4(Gp, t * kp, kp, 1, P, 0, width, Q, at, width, k, 0)
-            w, p, q = W[at:], P[at:], Q[at:]
-            for b in range(width):
-                length[b] += p[b] * q[b]
-                bound[b] = min(bound[b], -w[b] / p[b] if p[b] < zero else far)
+            bound_line(W, P, Q, at, length, bound)
         for b in range(width):
             step = rho[b] / length[b] if length[b] > zero else zero
             length[b] = min(step, bound[b])
             bound[b] = one if step < bound[b] else zero  # whether the whole step is taken
         for t in range(k):
-            at, hess = t * width, Gp[t * kp + t]
-            inverse = one / hess if hess != 0 else zero
-            w, r, p, q = W[at:], R[at:], P[at:], Q[at:]
-            for b in range(width):
-                new = w[b] + length[b] * p[b]
-                w[b] = new if new > near * w[b] else zero
-                r[b] = r[b] - length[b] * q[b] if w[b] > zero else zero
-                renewed[b] += r[b] * r[b] * inverse
-        going = 0
+            step_line(W, P, Q, R, t * width, length, renewed, near, inverse[t])
+        moving = 0
         for b in range(width):
             bound[b] = bound[b] * renewed[b] / rho[b] if rho[b] > zero else zero
             rho[b] = renewed[b]
-            going += rho[b] > square * first[b]
-        if going == 0:
+            going[b] = one if rho[b] > least[b] else zero
+            moving += rho[b] > least[b]
+        if moving == 0:
             break
         for t in range(k):
-            at, hess = t * width, Gp[t * kp + t]
-            inverse = one / hess if hess != 0 else zero
-            w, r, p = W[at:], R[at:], P[at:]
-            for b in range(width):
-                p[b] = r[b] * inverse + bound[b] * p[b] if w[b] > zero and rho[b] > square * first[b] else zero
+            turn_line(W, R, P, t * width, bound, going, inverse[t])
 
 
 @inner
@@ -295,7 +284,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(strip, k), ALIGN) * kp
     of_D = 0 if multiply is None and begin is None else of_F
     of_U = 0 if weights is None else of_F
-    of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 9) * step
+    of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 10) * step + kp
     memory = aligned(of_tile + 2 * of_F + of_D + of_G + of_H + of_c + of_sweep + of_U + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Cp = Fp[of_F:]
@@ -322,7 +311,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
-        tile, at_x = copied, ld
+        tile, at_x, coming = copied, ld, (x.address, np.intp(0))
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
             whole = rows
@@ -334,13 +323,17 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 columns = min(strip, m - j0)
                 load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                 of_strip = Htp[j0 * kp :]
-                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0)
+                add_terms(
+                    tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0, coming
+                )
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
             else:
                 load_tile(x, None, i0, rows, whole, tile, ld, run)
-            product(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size))
+            coming = coming_of(x, i0 + rows, min(rows, n - i0 - rows), m, kp, lanes)
+            ahead = add_terms(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size), False, coming)
+            coming = ahead, coming[1]
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
@@ -382,9 +375,9 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 for j0 in range(0, m, strip):
                     columns = min(strip, m - j0)
                     load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
-                    accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns])
+                    accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns], coming)
             else:
-                accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF)
+                accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF, coming)
         if FtF.shape[0]:
             if weights is None:
                 accumulate_gram(Fp, kp, rows, c, FtF)
