@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from .._files import FileFault, check_regular, reason, shortened
-from ..models import PROPORTIONS
+from ..models.model import PROPORTIONS
 from ._metadata import without_metadata
 from ._shared import size_text
 

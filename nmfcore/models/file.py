@@ -279,7 +279,7 @@ def versions() -> dict[str, str]:
 
     Examples
     --------
-    >>> from nmfcore.models import versions
+    >>> from nmfcore.models.file import versions
     >>> sorted(versions())
     ['nmfcore', 'numpy', 'python']
     """

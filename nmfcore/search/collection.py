@@ -12,7 +12,8 @@ import numpy as np
 
 from .._typing import Array
 from ..images import Pictures
-from ..models import Model, estimator_from, may_be_masked
+from ..models import Model, estimator_from
+from ..models.model import may_be_masked
 from .asking import title_of_row
 from .coding import check_takes_masks, coded
 from .contents import Contents, added, removed

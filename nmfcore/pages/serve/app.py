@@ -23,7 +23,7 @@ from ..._text import printable
 from ...analysis import Clusters, brightness_shares, clusters, components_for_share, map_of_codes
 from ...images import InputError, picture_row
 from ...images.thumbnails import brightness, data_uri, part_png, picture_png, sheet_png, thumbnail_shape
-from ...models import may_be_masked
+from ...models.model import may_be_masked
 from ...search.duplicates import KIND_NAMES, Duplicates
 from ...search.engine import Found, SearchEngine
 from .colours import Colours
