@@ -6,8 +6,8 @@ A block holds arrays instead of addresses. Everything is queued on the current s
 Kernels are compiled family by family, for the types and the width that a fit needs, and CuPy keeps them on disk. How a
 launch is cut (`plan_…`) depends on shapes only, not on the device, so the sums of kernels have the same bits on every
 card of one architecture. Sums that CuPy makes do not: it cuts `inner`, and `sum` of an array, by the number of the
-card's multiprocessors. The loss that hals and mu decide by contains such sums. On cards of two kinds a pass may
-therefore be accepted, or a fit may stop, at another iteration where two losses are equal to rounding.
+card's multiprocessors. Under penalties the loss that hals and mu decide by contains such sums. On cards of two kinds a
+pass may therefore be accepted, or a fit may stop, at another iteration where two losses are equal to rounding.
 """
 
 from __future__ import annotations

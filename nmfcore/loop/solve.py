@@ -437,11 +437,11 @@ def make_together(
         try:
             while left:  # nothing of a turn is outside of the `try`: Ctrl-C may come at any line
                 if failure is None:
-                    made = _in_turn(left.values()) if data is None else data.passes(_wanted(left.values()))
+                    made = None if data is None else data.passes(_wanted(left.values()))
                     for fit in left.values():
                         before = fit.session.interruption
                         with fit.data.apart():
-                            fit.resume(None if fit.wanted is None else next(made))
+                            fit.resume(_made_for(fit, made))
                         after = fit.session.interruption
                         if after is not None and after is not before:
                             failure, source = after.exception, fit
@@ -466,11 +466,11 @@ def make_together(
     return stopped
 
 
-def _in_turn(fits: Iterable[Fit]) -> Iterator[Made]:
-    """Yield what the wanted pass of each fit makes of its own X, made when it is asked for."""
-    for fit in fits:
-        if fit.wanted is not None:
-            yield from fit.data.passes([fit.wanted])
+def _made_for(fit: Fit, made: Iterator[Made] | None) -> Made | None:
+    """Return what the pass that a fit wants has made, the next of `made`, or without that, of its own X; None: none."""
+    if fit.wanted is None:
+        return None
+    return next(fit.data.passes([fit.wanted]) if made is None else made)
 
 
 def _wanted(fits: Iterable[Fit]) -> list[Pass]:
