@@ -146,7 +146,7 @@ def test_products_on_tensor_cores(rng, cupy, stored, k):
         X = cupy.asarray(memory)[start:].reshape(n, m + gap)[:, :m]
         block = cuda_ops.cut(X, (0, n))
         F_d, Ht_d = cupy.asarray(F), cupy.asarray(Ht)
-        assert cuda_ops._on_tensor_cores(X, F_d)
+        assert cuda_ops._tensor(k, X.dtype, F_d.dtype)
         out, XtF = cupy.empty((n, k), np.float32), cupy.zeros((m, k))
         cuda_ops.products(block, Ht_d, out)
         cuda_ops.add_products(block, F_d, XtF)

@@ -86,12 +86,12 @@ def to_numpy(A: Array) -> Array:
     return A
 
 
-def read(*arrays: Array | np.generic) -> Numbers:
+def read(*arrays: Array | np.generic | float) -> Numbers:
     """Return the numbers of arrays as Python lists (of 0-d arrays: numbers)."""
-    return [array.tolist() for array in arrays]
+    return [array if type(array) is float else array.tolist() for array in arrays]  # type: ignore[union-attr]
 
 
-def send(*arrays: Array | np.generic) -> Callable[[], Numbers]:
+def send(*arrays: Array | np.generic | float) -> Callable[[], Numbers]:
     """Return a function that returns the numbers that arrays hold now, as `read` does."""
     numbers = read(*arrays)
     return lambda: numbers
