@@ -13,6 +13,8 @@ from nmfcore import analysis, plots, select_rank
 from nmfcore.images import read_source
 from nmfcore.search import SearchEngine
 
+TIME = 120  # seconds in which k is looked for: that of large pictures with many parts would take much longer
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -30,7 +32,7 @@ def main() -> None:
     pictures = read_source(args.source)
     k = args.k
     if k is None:  # pixels are left out by tiles, as neighbouring ones share their noise
-        ranks = select_rank(pictures.matrix, "auto", tiles=pictures.shape, max_rows=4000, random_state=0)
+        ranks = select_rank(pictures.matrix, "auto", tiles=pictures.shape, max_rows=4000, max_time=TIME, random_state=0)
         k = ranks.best
         print(f"k = {k} of {list(map(int, ranks.k))}: {ranks.stop_reason}")
         save("loss-against-k", ranks.plot())

@@ -12,6 +12,8 @@ import numpy as np
 from nmfcore import NMF, analysis, plots, select_rank
 from nmfcore.images import read_source
 
+TIME = 120  # seconds in which k is looked for: that of large pictures with many parts would take much longer
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -29,7 +31,7 @@ def main() -> None:
 def best_k(pictures, out: Path) -> int:
     """Find the number of parts that best predict pixels that were left out, by tiles."""
     out.mkdir(parents=True, exist_ok=True)
-    found = select_rank(pictures.matrix, "auto", tiles=pictures.shape, random_state=0)
+    found = select_rank(pictures.matrix, "auto", tiles=pictures.shape, max_time=TIME, random_state=0)
     print(f"k = {found.best} of {list(map(int, found.k))}: {found.stop_reason}")
     found.plot().figure.savefig(out / "loss-against-k.png", bbox_inches="tight")
     return found.best
