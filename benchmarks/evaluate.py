@@ -138,13 +138,13 @@ def check_quality(task: Task, result: Result, reference: Result, limit: float = 
 
 # ---- what a fit with hals says of itself ---------------------------------------------------------
 
-FELL = re.compile(r"the relative error fell by less than tol = \S+ in (\d+) passes")
+FELL = re.compile(r"the relative error fell by less than tol = \S+ in (\d+) iterations")
 # Share of tol by which a true fall may miss a sentence that the recorded losses make true: their rounding.
 ROUNDING = 0.05
 
 
 class Watch:
-    """A callback that keeps the factors of the last accepted passes, and counts the seconds it takes itself."""
+    """A callback that keeps the factors of the last accepted iterations, and counts the seconds it takes itself."""
 
     def __init__(self, passes: int = 10):
         self.pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=passes + 1)
@@ -191,7 +191,7 @@ def untrue(model: Any, X: Any, W: np.ndarray, watch: Watch) -> str | None:
     """
     reason, tol = model.stop_reason_, model.tol
     if reason == f"max_iter = {model.max_iter} was reached":
-        return None if model.n_iter_ == model.max_iter else f"{reason!r} after {model.n_iter_} passes"
+        return None if model.n_iter_ == model.max_iter else f"{reason!r} after {model.n_iter_} iterations"
     if reason.startswith("the KKT residual fell to"):
         return None if model.kkt_residual_ <= tol / 10 else f"{reason!r}, but it is {model.kkt_residual_:.2g}"
     found = FELL.fullmatch(reason)
@@ -199,7 +199,7 @@ def untrue(model: Any, X: Any, W: np.ndarray, watch: Watch) -> str | None:
         return f"{reason!r} is not a sentence that can be checked"
     passes, losses = int(found[1]), accepted_losses(model)
     if len(losses) < passes:
-        return f"{reason!r} after {len(losses)} accepted passes"
+        return f"{reason!r} after {len(losses)} accepted iterations"
     # The loss of the start is in no history; it is at least that of the first pass.
     told = 1 - _root(losses[-1] / losses[max(0, len(losses) - 1 - passes)])
     if not told < tol:

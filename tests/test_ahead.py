@@ -95,6 +95,17 @@ def test_a_measured_loss_is_measured_in_the_same_pass(rng):
         same(outcome(X, 4, solver="hals", init="random", max_iter=150, tol=0), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Maximum number")
+@pytest.mark.parametrize("limits", [{"max_iter": 9, "tol": 0}, {"max_iter": 60, "tol": 1e-5}])
+def test_an_iteration_of_several_passes_is_the_same(rng, monkeypatch, limits):
+    monkeypatch.setattr(accelerated, "SLOW", 5)
+    monkeypatch.setattr(accelerated, "SEVERAL", 3)
+    X = rng.random((90, 40)).astype(np.float32)
+    expected = outcome(X, solver="hals", init="random", **limits)
+    with ahead():
+        same(outcome(X, solver="hals", init="random", **limits), expected)
+
+
 @emulated
 @pytest.mark.filterwarnings("ignore:Maximum number")
 @pytest.mark.parametrize("name", ["hals", "cd", "mu", "mu, 1"])

@@ -1,5 +1,7 @@
 """Accelerated HALS against its twin, its stop rule, its repairs, and the start that samples give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -392,13 +394,110 @@ def test_the_spectral_start_keeps_small_singular_values(dtype, shape, smallest):
             assert error < 1e-3 * np.linalg.norm(X)
 
 
+# --- iterations of several passes ----------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Have iterations make three passes from the fifth on."""
+    monkeypatch.setattr(accelerated, "SLOW", 4)
+    monkeypatch.setattr(accelerated, "SEVERAL", 3)
+
+
+def passes_alone(X, W, H, number, **parameters):
+    """Return what the same passes lead to where each is an iteration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AcceleratedHALS, "continues", lambda self, small: False)
+        return fit(X, W, H, max_iter=number, **parameters)
+
+
+@pytest.mark.parametrize("penalty", [0, 0.01])
+def test_an_iteration_of_a_slow_fit_makes_several_passes(slow, penalty):
+    X, W, H = problem(noise=1.0)
+    seen = []
+    found, W_found = fit(X, W, H, max_iter=9, alpha_W=penalty, callback=seen.append)
+    expected, W_expected = passes_alone(X, W, H, 4 + 3 * 5, alpha_W=penalty)
+    np.testing.assert_array_equal(W_found, W_expected)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+    assert found.n_iter_ == 9 == len(seen) and [each.iteration for each in seen] == list(range(1, 10))
+    ends = [*range(4), *range(6, 19, 3)]  # the last pass of each iteration
+    for name in ("loss", "violation", "accepted"):
+        np.testing.assert_array_equal(found.history_[name], expected.history_[name][ends])
+    np.testing.assert_array_equal([each.loss for each in seen], found.history_["loss"])
+
+
+def test_a_large_x_and_a_sample_make_one_pass_in_an_iteration(monkeypatch):
+    X, W, H = problem()
+    for solver, cached, alternations in (
+        (AcceleratedHALS(), X.size, accelerated.SEVERAL),
+        (AcceleratedHALS(), X.size - 1, 1),
+        (AcceleratedHALS(sample=True), X.size, 1),
+    ):
+        monkeypatch.setattr(accelerated, "CACHED", cached)
+        small = solver.start(as_rows(X, np.float64), np.ascontiguousarray(H.T))
+        assert solver.alternations == alternations
+        counts = [not solver.continues(replace(small, passes=n)) for n in range(accelerated.SLOW + 16)]
+        assert sum(counts) == accelerated.SLOW + 16 // alternations
+        assert all(counts[: accelerated.SLOW + 1])
+
+
+def test_an_iteration_with_an_accepted_pass_is_accepted(slow, monkeypatch):
+    monkeypatch.setattr(accelerated, "GROW", 3.0)  # reckless: momentum overshoots
+    X, W, H = problem(noise=1.0)
+    alone, _ = passes_alone(X, W, H, 4 + 3 * 30)
+    accepted = alone.history_["accepted"][4:].reshape(30, 3)
+    assert not accepted.all(axis=0).any(), "a pass at each place of an iteration is rejected"
+    seen = []
+    found, W_found = fit(X, W, H, max_iter=34, callback=lambda each: seen.append((each.iteration, each.loss)))
+    np.testing.assert_array_equal(found.history_["accepted"][4:], accepted.any(axis=1))
+    lowest = [row[kept][-1] for row, kept in zip(alone.history_["loss"][4:].reshape(30, 3), accepted, strict=True)]
+    np.testing.assert_array_equal(found.history_["loss"][4:], lowest)
+    assert seen == [(n + 1, loss) for n, loss in enumerate(found.history_["loss"]) if found.history_["accepted"][n]]
+
+
+def test_a_slow_fit_is_stopped_within_an_iteration_and_goes_on(slow, monkeypatch, tmp_path):
+    X, W, H = problem(noise=1.0)
+    expected, W_expected = fit(X, W, H, max_iter=12)
+    path, original = tmp_path / "fit.npz", AcceleratedHALS.update_columns
+    for at in (6, 8, 10, 13):  # passes after which the next is interrupted
+        made = []
+
+        def interrupted(self, small, sums, data, at=at, made=made):
+            if small.passes == at and not made:
+                made.append(at)
+                raise KeyboardInterrupt
+            return original(self, small, sums, data)
+
+        monkeypatch.setattr(AcceleratedHALS, "update_columns", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(X, W, H, max_iter=12, checkpoint=path)
+    found, W_found = fit(X, W, H, max_iter=12, checkpoint=path)
+    np.testing.assert_array_equal(W_found, W_expected)
+    assert found.n_iter_ == 12
+    for name in ("loss", "violation", "accepted"):
+        np.testing.assert_array_equal(found.history_[name], expected.history_[name])
+
+
+def test_a_slow_fit_in_float32_ends_where_one_in_float64_does(slow):
+    """Losses are measured now and then, in the middle of iterations, too; none that is accepted rises."""
+    X, W, H = problem(noise=0.01)
+    ends = []
+    for dtype in (np.float32, np.float64):
+        model, _ = fit(X.astype(dtype), W.astype(dtype), H.astype(dtype), max_iter=60)
+        losses = reference.accepted_losses(model)
+        assert (np.diff(losses) <= 1e-6 * losses[1:]).all()
+        assert losses[-1] == pytest.approx(0.5 * model.reconstruction_err_**2, rel=1e-4)
+        ends.append(model.reconstruction_err_)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-3)
+
+
 # --- the stop rule ------------------------------------------------------------------------------
 
 
 def test_stops_by_the_window_and_says_so(digits):
     model = NMF(10, solver="hals", init="nndsvd", tol=1e-3, max_iter=500).fit(digits)
     assert model.converged_
-    assert "relative error fell by less than tol = 0.001 in 10 passes" in model.stop_reason_
+    assert "relative error fell by less than tol = 0.001 in 10 iterations" in model.stop_reason_
     errors = np.sqrt(reference.accepted_losses(model))
     assert 1 - errors[-1] / errors[-11] < 1e-3
     assert (1 - errors[10:-1] / errors[:-11] >= 1e-3).all(), "no sooner"

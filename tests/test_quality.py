@@ -121,7 +121,7 @@ def test_evaluator_counts_dead_components_and_rises():
     assert evaluate.largest_rise(np.array([1.0, 0.0, 1e-9])) == np.inf
 
 
-FELL = "the relative error fell by less than tol = 0.0001 in 10 passes"
+FELL = "the relative error fell by less than tol = 0.0001 in 10 iterations"
 
 
 def said(reason, falls=0.0, measured=0.0, **facts):
@@ -157,9 +157,12 @@ def test_evaluator_believes_what_is_true(facts):
         ({"reason": FELL, "falls": 2e-4, "measured": 5e-5}, "by history_ it fell by 0.0002"),
         ({"reason": FELL, "falls": 5e-5, "measured": 2e-4}, "measured directly it fell by 0.0002"),
         ({"reason": FELL, "falls": 5e-5, "measured": -2e-4}, "measured directly it rose by 0.0002"),
-        ({"reason": FELL, "history_": {"loss": np.ones(12), "accepted": np.arange(12) < 9}}, "after 9 accepted passes"),
+        (
+            {"reason": FELL, "history_": {"loss": np.ones(12), "accepted": np.arange(12) < 9}},
+            "after 9 accepted iterations",
+        ),
         ({"reason": "the KKT residual fell to 9e-06, at most tol / 10 = 1e-05", "kkt_residual_": 9e-4}, "0.0009"),
-        ({"reason": "max_iter = 200 was reached", "n_iter_": 150}, "150 passes"),
+        ({"reason": "max_iter = 200 was reached", "n_iter_": 150}, "150 iterations"),
         ({"reason": "enough was done"}, "not a sentence that can be checked"),
     ],
 )

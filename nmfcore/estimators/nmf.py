@@ -97,12 +97,13 @@ class NMF(BaseNMF):
         Tolerance of the stop rule. "cd" stops when the sum of the projected gradients is at most
         `tol` times that of the first iteration; "mu" when √(2 D_β) has fallen by less than `tol`
         times its first value in 10 iterations; "hals" when the error √(2 loss), in proportion to X, has
-        fallen by less than `tol` times itself in 10 passes, when `kkt_residual_` is at most
+        fallen by less than `tol` times itself in 10 iterations, when `kkt_residual_` is at most
         ``tol / 10``, or when steps in the compute type lower the loss no further. With 0, "mu" and
         "hals" make all iterations.
     max_iter : int, default=200
-        Largest number of iterations, each of which is one pass over X. The iterations over samples
-        in the start "auto" are not counted.
+        Largest number of iterations, each of which is one pass over X; of "hals" on an X of at most
+        four million entries, up to eight passes from the 101st iteration on, as a fit that has not
+        ended by then is a slow one. The iterations over samples in the start "auto" are not counted.
     random_state : int, RandomState or None, default=None
         Seed, or generator, of random starts, of the randomised SVD, of the samples of "auto" and of
         `shuffle`. None uses numpy's global generator.
@@ -200,7 +201,7 @@ class NMF(BaseNMF):
     reconstruction_err_ : float
         √(2 D_β(X | WH)) of the fitted factors, without penalties.
     n_iter_ : int
-        Number of iterations, each of which is a pass over X, rejected ones included.
+        Number of iterations, rejected ones included. Each is a pass over X, or several, see `max_iter`.
     n_features_in_ : int
         Number of features of the fitted X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -48,7 +48,7 @@ except ImportError:
 
 logger = logging.getLogger("nmfcore")
 
-FORMAT, VERSION = "nmfcore-checkpoint", 3
+FORMAT, VERSION = "nmfcore-checkpoint", 4
 
 
 class Kept(NamedTuple):

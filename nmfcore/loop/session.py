@@ -183,6 +183,14 @@ def corrected_by(report: Report, history: History) -> History:
     return history
 
 
+def continued(history: History, loss: float, violation: float, seconds: float, accepted: bool) -> History:
+    """Return a history whose last iteration has made another pass; a rejected one changes nothing but its seconds."""
+    assert history is not None
+    if history[3] and not accepted:
+        loss, violation, accepted = history[0], history[1], True
+    return (loss, violation, seconds, accepted, history[4])
+
+
 def with_final_loss(history: History, loss: float) -> History:
     """Return a history with this loss of the last accepted pass, and no lower one of a pass before it."""
     lifted = corrected_by(Report(loss=loss, correction=Correction(loss, 0)), history)
@@ -217,10 +225,17 @@ class Process(ABC, Generic[R, F]):
         Maximum number of passes or steps.
     in_turn : bool
         Whether other processes are to go on before each advance, be it that it needs no pass: it is under way already.
+    continues : bool
+        Whether the next pass belongs to the iteration of the pass before it.
     """
 
     most: int
     in_turn = False
+
+    @property
+    def continues(self) -> bool:
+        """Whether the next pass belongs to the iteration of the pass before it. By default none does."""
+        return False
 
     def to_begin(self, rule: StopRule[R]) -> Pass | None:
         """Return the pass over X that `begin` needs, if any."""
@@ -274,7 +289,7 @@ class Session:
     limits : Limits
         What ends it at the latest.
     callback : callable or None
-        Called with a `Progress` after each accepted pass; the fit ends if it returns True.
+        Called with a `Progress` after each iteration with an accepted pass; the fit ends if it returns True.
     checkpoint : Checkpoint or None
         Where the fit is kept now and then. Defaults to nowhere.
 
@@ -321,23 +336,28 @@ class Session:
         checkpoint, max_time = self.checkpoint, self.limits.max_time
         wanted = process.to_begin(rule)
         done, seconds = process.begin(rule, None if wanted is None else (yield wanted))
-        begun = self.begun - seconds
-        while done < process.most:
+        begun, accepted = self.begun - seconds, None
+        while done < process.most or process.continues:
             wanted = process.to_advance()
             made = None if wanted is None and not process.in_turn else (yield wanted)
             report, following = process.advance(made)
             termination = rule.before(report, done)
             if termination is not None:
                 return termination
-            process.commit(report, following, time.perf_counter() - begun)
-            done += 1  # X was read, whether or not the pass is accepted
+            if not process.continues:
+                done, accepted = done + 1, None  # X is read, whether or not the pass is accepted
             if report.accepted:
-                termination = rule.after(report, done)
-                if self.callback is not None and self.callback(process.progress(report)) is True:
+                accepted = report
+            process.commit(report, following, time.perf_counter() - begun)
+            whole = not process.continues
+            if accepted is not None and whole:
+                termination = rule.after(accepted, done)
+                if self.callback is not None and self.callback(process.progress(accepted)) is True:
                     termination = termination or StopReason.CALLBACK.given()
                 if termination is not None:
                     return termination
-            late = max_time is not None and time.perf_counter() - self.begun >= max_time and done < process.most
+            left = done < process.most or not whole
+            late = max_time is not None and time.perf_counter() - self.begun >= max_time and left
             if checkpoint is not None:
                 process.mark(checkpoint, rule)
                 if late or checkpoint.due():

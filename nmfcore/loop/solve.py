@@ -30,6 +30,7 @@ from .session import (
     accepted_losses,
     arrays,
     columns,
+    continued,
     corrected_by,
     history_of,
     with_final_loss,
@@ -53,9 +54,9 @@ class Solution(NamedTuple):
 
     W: Array  # n × k
     Ht: Array  # m × k
-    n_iter: int  # passes over X
+    n_iter: int  # iterations: passes over X, unless the solver makes several of them in one
     termination: Termination
-    history: dict[str, Array]  # loss, violation, seconds, accepted: one entry per pass
+    history: dict[str, Array]  # loss, violation, seconds, accepted: one entry per iteration
     divergence: float  # D_β(X | WH) of the final pair without penalties, measured directly, of X as it was read
     kkt: float
     interruption: Stopped | None  # the exception that ended the fit
@@ -154,6 +155,11 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         return passes, seconds[-1] if seconds else 0.0
 
     @property
+    def continues(self) -> bool:
+        """Whether the next pass belongs to the iteration of the pass before it."""
+        return self.at.small is not None and self.solver.continues(self.at.small)
+
+    @property
     def pair(self) -> tuple[Array, Array]:
         """W and Ht of the last accepted pass."""
         return self.at.state["W"], self._start if self.at.small is None else self.at.small.Ht
@@ -182,7 +188,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         if foreseen is None:
             report, small = solver.update_columns(at.small, sums, self.data)
         else:  # the next pass is under way when this one is reported; it is dropped unless all is as foreseen
-            ahead = self._ahead and at.passes + 1 < self.most
+            ahead = self._ahead and (at.passes + 1 < self.most or solver.continues(foreseen.following))
             further = self._queue(after, foreseen.following) if ahead else None
             report, small = solver.settle(at.small, sums, self.data, foreseen)
             self._queued = further if foreseen.holds else None
@@ -198,12 +204,16 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
     def commit(self, report: Report, following: tuple[RowState, Small], seconds: float) -> None:
         """Count a pass, and take up the pair that it leads to if it is accepted."""
         at, (state, small), accepted = self.at, following, report.accepted
-        history = (report.loss, report.violation, seconds, accepted, at.history)
+        entry, passes = (report.loss, report.violation, seconds, accepted), at.passes
+        if self.continues:
+            history = continued(at.history, *entry)
+        else:
+            history, passes = (*entry, at.history), passes + 1
         if accepted:
             loss = at.loss if isnan(report.loss) else report.loss
-            self.at = Iterate(state, small, at.passes + 1, history, report.kkt, loss, report.unfinished)
+            self.at = Iterate(state, small, passes, history, report.kkt, loss, report.unfinished)
         else:
-            self.at = at._replace(small=small, passes=at.passes + 1, history=history, unfinished=report.unfinished)
+            self.at = at._replace(small=small, passes=passes, history=history, unfinished=report.unfinished)
 
     def progress(self, report: Report) -> Progress:
         """Return what a callback receives."""

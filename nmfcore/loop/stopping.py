@@ -25,7 +25,7 @@ class StopReason(Enum):
     STATIONARY_START = "the start is a stationary point (no violation)"
     VIOLATION = "the violation fell to {ratio:.2g} of the first, at most tol = {tol:g}"
     ERROR = "the error fell by less than tol = {tol:g} of its first value in 10 iterations"
-    RELATIVE_ERROR = "the relative error fell by less than tol = {tol:g} in {passes} passes"
+    RELATIVE_ERROR = "the relative error fell by less than tol = {tol:g} in {passes} iterations"
     KKT_RESIDUAL = "the KKT residual fell to {kkt:.2g}, at most tol / 10 = {tenth:g}"
     ROUNDING = "no step lowers the loss any more: what is left is rounding in the compute type"
     CHANGE_OF_H = "H changed by {change:.2g} of itself in a step, at most tol = {tol:g}"
@@ -224,10 +224,10 @@ class ErrorRule(StopRule[Report]):
 
 
 class FallRule(StopRule[Report]):
-    """Stop when a number of accepted passes brought too little, or when hardly a step is left.
+    """Stop when a number of accepted iterations brought too little, or when hardly a step is left.
 
-    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted passes, or the KKT residual is
-    at most tol / 10. Neither depends on the scale of X or on the start.
+    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted iterations, or the KKT residual
+    is at most tol / 10. Neither depends on the scale of X or on the start.
     """
 
     WINDOW = 10
@@ -235,7 +235,7 @@ class FallRule(StopRule[Report]):
 
     def __init__(self, tol: float, verbose: int, power: int = 0):
         super().__init__(tol, verbose, power)
-        self.losses: list[float] = []  # the lowest so far, after each accepted pass
+        self.losses: list[float] = []  # the lowest so far, after each accepted iteration
 
     def before(self, report: Report, done: int) -> Termination | None:
         """Take up what the pass has measured, and stop if no step lowers the loss any more."""
@@ -248,7 +248,7 @@ class FallRule(StopRule[Report]):
         return None
 
     def after(self, report: Report, done: int) -> Termination | None:
-        """Compare the loss with that of `WINDOW` accepted passes ago, and the KKT residual with tol / 10."""
+        """Compare the loss with that of `WINDOW` accepted iterations ago, and the KKT residual with tol / 10."""
         self.losses.append(min(report.loss, self.losses[-1]) if self.losses else report.loss)
         if self.verbose:
             print(f"pass {done}: loss {times(report.loss, -self.power):.9g}, KKT residual {report.kkt:.3g}")

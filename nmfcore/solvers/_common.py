@@ -67,7 +67,7 @@ class Correction(NamedTuple):
     """What a direct measurement adds to losses that were summed up from the steps."""
 
     offset: float  # of the loss of the last accepted pair
-    since: int  # number of accepted passes in which it has grown linearly from 0; −1: all passes have all of it
+    since: int  # number of accepted iterations in which it has grown linearly from 0; −1: all of them have all of it
 
 
 @dataclass(slots=True)
@@ -180,6 +180,13 @@ class Solver(ABC):
         self, backend: Backend, block: Block, rows: RowState, orders: Orders, after: RowState, sums: Sums
     ) -> None:
         """Write the new rows of one block into `after`, and add to the sums; nothing else is written."""
+
+    def continues(self, small: Small) -> bool:
+        """Whether the pass that begins with `small` belongs to the iteration of the pass before it.
+
+        An iteration has one entry in the history, and stop rules and callbacks see what its last pass has led to.
+        """
+        return False
 
     def shapes(self, small: Small) -> Shapes:
         """Return names and shapes of the sums of the pass that begins with `small`."""
