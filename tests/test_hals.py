@@ -427,7 +427,7 @@ def test_an_iteration_of_a_slow_fit_makes_several_passes(slow, penalty):
 
 
 def test_a_large_x_and_a_sample_make_one_pass_in_an_iteration(monkeypatch):
-    X, W, H = problem()
+    X, _, H = problem()
     for solver, cached, alternations in (
         (AcceleratedHALS(), X.size, accelerated.SEVERAL),
         (AcceleratedHALS(), X.size - 1, 1),
@@ -448,7 +448,7 @@ def test_an_iteration_with_an_accepted_pass_is_accepted(slow, monkeypatch):
     accepted = alone.history_["accepted"][4:].reshape(30, 3)
     assert not accepted.all(axis=0).any(), "a pass at each place of an iteration is rejected"
     seen = []
-    found, W_found = fit(X, W, H, max_iter=34, callback=lambda each: seen.append((each.iteration, each.loss)))
+    found, _ = fit(X, W, H, max_iter=34, callback=lambda each: seen.append((each.iteration, each.loss)))
     np.testing.assert_array_equal(found.history_["accepted"][4:], accepted.any(axis=1))
     lowest = [row[kept][-1] for row, kept in zip(alone.history_["loss"][4:].reshape(30, 3), accepted, strict=True)]
     np.testing.assert_array_equal(found.history_["loss"][4:], lowest)

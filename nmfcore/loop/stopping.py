@@ -226,8 +226,8 @@ class ErrorRule(StopRule[Report]):
 class FallRule(StopRule[Report]):
     """Stop when a number of accepted iterations brought too little, or when hardly a step is left.
 
-    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted iterations, or the KKT residual
-    is at most tol / 10. Neither depends on the scale of X or on the start.
+    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted iterations, or the KKT
+    residual is at most tol / 10. Neither depends on the scale of X or on the start.
     """
 
     WINDOW = 10

@@ -74,7 +74,7 @@ SLOW = 100  # number of passes
 SETTLE = Effort(8, 0.01)
 SEVERAL = 8  # most passes in an iteration
 CACHED = 1 << 22  # most numbers of X
-LONG = 16e9  # most multiplications in an iteration of several passes, about
+LONG = 10e9  # most multiplications in an iteration of several passes, about
 # Error of the trace form as a share of ½‖X‖², by the bytes of the compute type.
 ROUNDING = {4: 1e-7, 8: 1e-14}
 LEVEL = 1e-5  # the loss is measured directly where the error of the trace form is a larger share of it
