@@ -231,11 +231,7 @@ class Process(ABC, Generic[R, F]):
 
     most: int
     in_turn = False
-
-    @property
-    def continues(self) -> bool:
-        """Whether the next pass belongs to the iteration of the pass before it. By default none does."""
-        return False
+    continues = False
 
     def to_begin(self, rule: StopRule[R]) -> Pass | None:
         """Return the pass over X that `begin` needs, if any."""

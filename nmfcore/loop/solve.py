@@ -149,15 +149,10 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         rule.restore(of_rule)
         passes, kkt, loss, losses, violations, seconds, accepted = of_loop
         self.at = Iterate(state, small, passes, history_of(losses, violations, seconds, accepted), kkt, loss)
-        self._kept = None
+        self._kept, self.continues = None, solver.continues(small)
         if self._checkpoint is not None:
             self._checkpoint.release()
         return passes, seconds[-1] if seconds else 0.0
-
-    @property
-    def continues(self) -> bool:
-        """Whether the next pass belongs to the iteration of the pass before it."""
-        return self.at.small is not None and self.solver.continues(self.at.small)
 
     @property
     def pair(self) -> tuple[Array, Array]:
@@ -214,6 +209,7 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
             self.at = Iterate(state, small, passes, history, report.kkt, loss, report.unfinished)
         else:
             self.at = at._replace(small=small, passes=passes, history=history, unfinished=report.unfinished)
+        self.continues = self.solver.continues(small)
 
     def progress(self, report: Report) -> Progress:
         """Return what a callback receives."""
