@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 
+import numba
 import numpy as np
 import pytest
 
 from nmfcore import NMF, cli
 from nmfcore.backends import compiling
-from nmfcore.backends.kernels import _decorators, passes
+from nmfcore.backends.kernels import _caching, _decorators, _pairs, passes
 
 WELL, ILL, NEVER = "pass", "raise SystemExit(3)", "import time; time.sleep(600)"
 
@@ -140,3 +141,23 @@ def test_the_second_process_ends_with_this_one(tmp_path):
     assert done.returncode == 0, done.stderr
     with pytest.raises(OSError):
         os.kill(int(done.stdout), 0)
+
+
+def test_passes_that_kernels_go_without_are_passes_of_numbas():
+    """A name that Numba no longer has would be looked for in vain, and nobody would notice."""
+    from numba.core.compiler import DefaultPassBuilder, Flags, StateDict
+
+    state = StateDict()
+    state.flags, state.func_ir = Flags(), None
+    known = {each.name() for each, _ in DefaultPassBuilder.define_nopython_pipeline(state).passes}
+    pipeline = sys.modules[_caching.KernelCompiler.__module__]
+    assert not pipeline._NOT_NEEDED - known
+
+
+def test_the_larger_and_the_smaller_of_two_numbers_are_those_of_python():
+    more, less = _pairs.max, _pairs.min
+    both = numba.njit(lambda a, b: (more(a, b), less(a, b)))
+    for a, b in [(1.5, -2.0), (-2.0, 1.5), (np.nan, 1.0), (1.0, np.nan), (0.0, -0.0), (-0.0, 0.0)]:
+        expected = np.array([max(a, b), min(a, b)])
+        assert np.array(both(a, b)).tobytes() == expected.tobytes(), (a, b)
+    assert both(3, 2.5) == (3.0, 2.5) and both(-1, 2) == (2, -1)

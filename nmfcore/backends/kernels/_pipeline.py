@@ -120,9 +120,19 @@ class _OncePartPass(_LibraryPass):
     library = _OncePart
 
 
+# Passes of Numba's that find nothing to do in a kernel: for closures, comprehensions, generators, array expressions,
+# literals that select code, overloads to be inlined, and reports about threads. They took a tenth of Numba's own time.
+_NOT_NEEDED = {
+    "with_lifting", "inline_closure_likes", "Rewrite dynamic raises", "make_function_op_code_to_jit_function",
+    "inline_inlinables", "find_literally", "literal_unroll", "LiteralPropagation", "inline_overloads",
+    "nopython_rewrites", "nopython_supported_feature_validation", "dump_parfor_diagnostics",
+}  # fmt: skip
+
+
 def _pipeline_with(library: type[_LibraryPass], state: Any) -> list[PassManager]:
-    """Return Numba's passes with one more before the code is made."""
+    """Return the passes of Numba that kernels need, with one more before the code is made."""
     passes = DefaultPassBuilder.define_nopython_pipeline(state)
+    passes.passes = [(each, about) for each, about in passes.passes if each.name() not in _NOT_NEEDED]
     passes.add_pass_after(library, AnnotateTypes)
     passes.finalize()
     return [passes]

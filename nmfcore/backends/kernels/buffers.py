@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._decorators import once
+from ._pairs import max
 from ._simd import (
     VECTOR_BYTES,
     out_of_line,

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION
 from ._decorators import inner, kernel, once
+from ._pairs import max, min
 from ._simd import (
     GRAIN,
     begin_line,
@@ -115,8 +116,8 @@ def sweep_rows(Fp, Cp, kp, rows, Gp, k, l1, descent, conjugate, scratch, stats, 
     moved = scratch[(2 * kp + 1) * width : (2 * kp + 2) * width]
     limit = scratch[(2 * kp + 2) * width : (2 * kp + 3) * width]
     keep = scratch[(2 * kp + 3) * width : (2 * kp + 4) * width]  # 1 where a row still moves, else 0
-    first, now = np.empty(width), np.empty(width)
-    newton = np.empty(width if weights is not None else 0)  # the KKT residual of each row
+    first, now = aligned(width, stats), aligned(width, stats)
+    newton = aligned(width if weights is not None else 0, stats)  # the KKT residual of each row
     violation = 0.0
     kkt = 0.0
     most = 0
@@ -294,7 +295,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     scratch = c[of_c:]
     Dp = Bp = scratch[of_sweep:]
     Up = Dp[of_D:]  # the rows of F as they are weighed
-    of_row = np.zeros(STATS if weights is not None and multiply is not None else 0)
+    of_row = zeros(STATS if weights is not None and multiply is not None else 0, stats)
     longest, of_sums = np.intp(0), np.intp(0)
     if sparse is not None:
         longest, of_sums = max(STORED, longest_row(x)), m * kp if XtF.shape[0] else np.intp(0)
@@ -302,7 +303,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     if not given:
         pad_rows(Ht, np.intp(0), m, Htp, kp)
     pad_rows(G, np.intp(0), k, Gp, kp)
-    hess = np.empty(k)
+    hess = aligned(k, stats)
     for t in range(k):
         hess[t] = G[t, t] + l2
         if descent is not None:
@@ -323,16 +324,16 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 columns = min(strip, m - j0)
                 load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                 of_strip = Htp[j0 * kp :]
-                add_terms(
-                    tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0 > 0, coming
-                )
+                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0, coming)
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
             else:
                 load_tile(x, None, i0, rows, whole, tile, ld, run)
             coming = coming_of(x, i0 + rows, min(rows, n - i0 - rows), m, kp, lanes)
-            ahead = add_terms(tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size), False, coming)
+            ahead = add_terms(
+                tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size), np.intp(0), coming
+            )
             coming = ahead, coming[1]
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)

@@ -226,7 +226,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             measured[0] += distance(tile, S, ld, rows, m) / 2  # what was filled in is met, to rounding
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
-        accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, (tile.ctypes.data, np.intp(0)))
+        accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, (np.intp(tile.ctypes.data), np.intp(0)))
         accumulate_gram(Fp, kp, rows, c, FtF)
 
 

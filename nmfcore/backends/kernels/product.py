@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._decorators import inlined, inner, kernel, once
+from ._pairs import max, min
 from ._simd import (
     GRAIN,
     STRIP,
@@ -107,12 +108,13 @@ def lies_well(x):
 @once
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
     """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
-    add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, False, (x.ctypes.data, np.intp(0)))
+    nothing = np.intp(x.ctypes.data), np.intp(0)  # is fetched; an address that is not readable would cost more
+    add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, np.intp(0), nothing)
 
 
 @once
 def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun, coming):
-    """Write Σ_t x[r·rs + t·ts] · b[t, :columns] to c[r, :columns], or add it to what c holds if it has `begun`.
+    """Write Σ_t x[r·rs + t·ts] · b[t, :columns] to c[r, :columns], or add it to what c holds if begun > 0.
 
     Meanwhile, memory is fetched as `coming` = (address, bytes per term of a register tile) says; see `coming_of`.
     Returns the address up to which it has been.
@@ -122,7 +124,7 @@ def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun, com
     lanes = lanes_of(x)
     for first in range(0, max(terms, 1), depth):
         length = min(depth, terms - first)
-        adding = 1 if first or begun else 0
+        adding = 1 if first + begun else 0
         left, j = columns // lanes, 0
         while left:
             at_b = first * ldb + j
@@ -194,7 +196,7 @@ def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, coming):
     for j0 in range(0, m, SUMS):
         columns = min(np.intp(SUMS), m - j0)
         whole, depth, coming = round_up(columns, GRAIN), np.intp(DEPTH_ROWS), (ahead, pace)
-        ahead = add_terms(tile[j0:], np.intp(1), ld, Fp, kp, c, kp, whole, rows, kp, depth, False, coming)
+        ahead = add_terms(tile[j0:], np.intp(1), ld, Fp, kp, c, kp, whole, rows, kp, depth, np.intp(0), coming)
         add_rows(c, kp, XtF[j0 : j0 + columns])
 
 

@@ -7,6 +7,7 @@ a loop with that check.
 import numpy as np
 
 from ._decorators import once
+from ._pairs import max
 from ._simd import (
     clear_vector,
     double_of_bits,
