@@ -33,8 +33,8 @@ README = ROOT / "README.md"
 # line may use; `_nmf` holds scikit-learn's private names for those who import them.
 ORDER = (
     "__main__ → cli → nmfcore → pages → search → ranks → plots → analysis → images → models → forecast "
-    "→ _nmf → estimators → minibatch → starts → loop → solvers → scale → objective → rows → backends → _files "
-    "→ _text → _compat → _typing"
+    "→ _nmf → estimators → minibatch → starts → loop → solvers → scale → objective → rows → backends → _second "
+    "→ _files → _text → _compat → _typing"
 )
 RANK = {room: height for height, room in enumerate(reversed(ORDER.split(" → ")))}
 

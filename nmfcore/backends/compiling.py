@@ -19,14 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .._second import begun, possible
+
 LONGEST = 60.0  # seconds of waiting after which this process compiles the kernel itself
 _STEP = 0.01  # seconds between two looks
-# -P: nothing is imported from the folder in which the command runs unless this process does so, too. Without looks for
-# garbage, which take a twelfth of the time of compiling.
-_CODE = (
-    "import gc, sys; gc.disable(); sys.path[:] = {path!r}; "
-    "from nmfcore.backends import compiling; compiling.descent({dtype!r})"
-)
+_CODE = "from nmfcore.backends import compiling; compiling.descent({dtype!r})"
 
 _running: dict[str, subprocess.Popen[bytes]] = {}  # by name of the kernel
 
@@ -45,13 +42,10 @@ def begin(dtype: str) -> bool:
         False where there is but one processor, or the kernel lies in the cache.
     """
     kernel = "frobenius_pass"
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if processors < 2 or not sys.executable or getattr(sys, "frozen", False) or _running or _lies_in_cache(kernel):
+    if not possible() or _running or _lies_in_cache(kernel):
         return False
-    command = [sys.executable, "-P", "-c", _CODE.format(path=sys.path, dtype=dtype)]
-    quiet = subprocess.DEVNULL
     with contextlib.suppress(OSError, ValueError):
-        _running[kernel] = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        _running[kernel] = begun(_CODE.format(dtype=dtype))
         atexit.register(end)
     return bool(_running)
 

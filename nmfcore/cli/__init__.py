@@ -76,13 +76,22 @@ def _compiled_ahead(arguments: Sequence[str]) -> Iterator[None]:
 
 def _main(arguments: Sequence[str]) -> int:
     from .console import any_text_printable, quiet_libraries
+    from .drawing import beside
     from .starting import imports_put_off, seldom_collecting
 
     missing = [name for module, name in APP_MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
         sys.stderr.write(f"nmfcore: the command line needs {' and '.join(missing)}: pip install 'nmfcore[app]'\n")
         return BAD_INPUT
-    with seldom_collecting(), imports_put_off(), _compiled_ahead(arguments), any_text_printable(), quiet_libraries():
+    draws = list(arguments[:1]) == ["fit"] and not {"--help", "-h"} & set(arguments)
+    with (
+        seldom_collecting(),
+        imports_put_off(),
+        _compiled_ahead(arguments),
+        beside(draws),
+        any_text_printable(),
+        quiet_libraries(),
+    ):
         code = _run(list(arguments))
         try:
             sys.stdout.flush()

@@ -30,11 +30,11 @@ from .common import (
     warnings_as_notes,
 )
 from .console import interrupts_held
+from .drawing import Drawing, pencil
 from .stores import SUFFIXES, read_store
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
     from rich.console import Console
 
     from .._typing import Matrix, Settings
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from ..models import Model
     from ..ranks import RankSelection
 
+_DRAWN = ("components.png", "reconstructions.png", "convergence.png")
 WRITTEN = (
-    *("model.npz", "pictures.npy", "components.png", "reconstructions.png", "convergence.png"),
+    *("model.npz", "pictures.npy", *_DRAWN),
     "mask.npy",  # which pixels of the pictures are masked, where some are
     *("search.json", "report.html"),  # what SearchEngine.save and nmfcore report add
 )
@@ -549,13 +550,20 @@ def _add_the_rest(
     def drawn(name: str) -> Callable[[Path], None]:
         return lambda path: _draw(path, name, result, pictures)
 
+    if interrupt is None:
+        try:
+            pencil().hand_over({name: _drawing(name, result, pictures) for name in _DRAWN})
+        except KeyboardInterrupt as error:
+            interrupt = error
+        except Exception:  # the step that makes the picture says what is wrong
+            pencil().end()
     steps: dict[str, Callable[[Path], None]] = {}
     if keep or (keep is None and pictures.matrix.nbytes <= _KEPT):
         mask = pictures.mask
         if mask is not None:
             steps["mask.npy"] = lambda path: write_mask(mask, path)
         steps["pictures.npy"] = lambda path: write_rows([pictures.matrix], path)
-    steps |= {name: drawn(name) for name in ("components.png", "reconstructions.png", "convergence.png")}
+    steps |= {name: drawn(name) for name in _DRAWN}
     for name, step in steps.items():
         try:
             if interrupt is not None:
@@ -569,8 +577,15 @@ def _add_the_rest(
 
 
 def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
-    from .. import plots
     from .._files import replacing
+
+    picture = pencil().png(name, lambda: _drawing(name, result, pictures))
+    with replacing(path) as file:
+        file.write(picture)
+
+
+def _drawing(name: str, result: _Result, pictures: "Pictures") -> Drawing:
+    """Return what a picture is drawn from."""
     from ..analysis import held_by_evidence
 
     model = result.model
@@ -578,18 +593,16 @@ def _draw(path: Path, name: str, result: _Result, pictures: "Pictures") -> None:
         parts = model.components
         if pictures.mask is not None:
             parts = held_by_evidence(parts, model.W, pictures.mask)
-        axes = plots.components_grid(parts, model.shape, shares=result.shares)
-    elif name == "reconstructions.png":
+        return Drawing("components_grid", (parts, model.shape), {"shares": result.shares})
+    if name == "reconstructions.png":
         rows = _examples(pictures)
         titles = [pictures.title(row) for row in rows]
         mask = None if pictures.mask is None else pictures.mask[rows]
-        axes = plots.reconstructions(pictures.matrix[rows], model.reconstruct(rows), model.shape, titles, mask=mask)
-    else:
-        relative = math.isfinite(model.relative_error)
-        axes = plots.convergence(model.history, norm=result.norm if relative else None, n_iter=model.n_iter)
-    figure: Figure = axes.figure  # type: ignore[assignment]
-    with replacing(path) as file:
-        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
+        drawn = (pictures.matrix[rows], model.reconstruct(rows), model.shape, titles)
+        return Drawing("reconstructions", drawn, {"mask": mask})
+    relative = math.isfinite(model.relative_error)
+    options = {"norm": result.norm if relative else None, "n_iter": model.n_iter}
+    return Drawing("convergence", (model.history,), options)
 
 
 def _examples(pictures: "Pictures") -> list[int]:
