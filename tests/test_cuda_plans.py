@@ -135,6 +135,9 @@ class Ghost(np.lib.mixins.NDArrayOperatorsMixin):
 
     min = sum
 
+    def diagonal(self):
+        return Ghost(self.shape[0])
+
     def astype(self, dtype):
         return Ghost(self.shape, dtype)
 
@@ -194,7 +197,7 @@ def operations(n, m, k, compute):
     block = cuda_ops.Block(Ghost((n, m), np.uint8), n, m)
     csr = cuda_ops.Block(Ghost(2**31 - 1, np.float32), n, m, Ghost(n + 1, np.int32), Ghost(2**31 - 1, np.int32))
     moved = cuda_ops.Beginning(F, Ghost(2 * k, compute), 0.5, Ghost((2 * k, k)))
-    sums, weighed = (Ghost((m, k)), Ghost((m, k))), cuda_ops.Weighed(Ghost((m, k)), G, G)
+    sums, weighed = (Ghost((m, k)), Ghost((m, k))), cuda_ops.Weighed(Ghost((m, k)), G, Ghost((2 * k, k)))
     return {
         "opening": lambda: cuda_ops.opening(block, compute),
         "products": lambda: cuda_ops.products(block, Ht, out),
@@ -203,7 +206,9 @@ def operations(n, m, k, compute):
         "gram": lambda: cuda_ops.gram(F),
         "descend": lambda: cuda_ops.descend(block, F, Ht, G, 0, 0, begin, 1, 0.0, out, XtF, G, stats, begin=moved),
         "sweep": lambda: cuda_ops.sweep(F, G, C, 0, 0, begin, out, G, stats),
-        "step_ahead": lambda: cuda_ops.step_ahead(Ht, Ht, 0.5, 0.5, weighed, weighed, 0, 0, begin, 1, 0.1, 0),
+        "step_ahead": lambda: cuda_ops.step_ahead(
+            Ht, Ht, cuda_ops.Pace(0.5, 0.5), weighed, weighed, 0, 0, begin, 1, 0.1, 0
+        ),
         "column_sums": lambda: cuda_ops.column_sums(F),
         "multiply": lambda: cuda_ops.multiply(block, F, Ht, G, 0, 0, out, XtF, G, stats),
         "multiply_beta": lambda: cuda_ops.multiply_beta(

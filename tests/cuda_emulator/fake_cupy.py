@@ -340,13 +340,13 @@ class Graph:
 
     def launch(self, stream: Stream | None = None) -> None:
         """Run all in their order."""
-        graph_launches.append(len(self._nodes))
+        graph_launches.append(sum(not isinstance(node, _Memset) for node in self._nodes))
         for node in self._nodes:
             node(stream)
 
 
 graph_launches: list[int] = []
-"""How many nodes each graph had that was launched since `install`."""
+"""How many kernels each graph had that was launched since `install`."""
 
 
 class _Address:
@@ -374,10 +374,17 @@ class _Address:
             )
         there.use(writes, stream)
 
-    def clear(self, byte: int, stream: Stream | None) -> None:
-        """Set all of it to one byte: a node of a graph."""
-        self._used_by_kernel(True, stream)
-        ctypes.memset(self.data.ptr, byte, self.nbytes)
+
+class _Memset:
+    """A node of a graph that clears an array."""
+
+    def __init__(self, array: ndarray):
+        self._at = array.address()
+
+    def __call__(self, stream: Stream | None) -> None:
+        """Clear it."""
+        self._at._used_by_kernel(True, stream)
+        ctypes.memset(self._at.data.ptr, 0, self._at.nbytes)
 
 
 def _captured_by(stream: Stream | None) -> list[Callable[[Any], None]] | None:
@@ -850,8 +857,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def fill(self, value: Any) -> None:
         """Write one number everywhere: by a memset where all its bytes are the same, as a graph may hold it."""
         if (into := _captured_by(None)) is not None and self._host.flags.c_contiguous and value == 0:
-            at = self.address()
-            into.append(lambda stream: at.clear(0, stream))
+            into.append(_Memset(self))
             return
         self[...] = value.reshape(()) if isinstance(value, ndarray) else value
 
