@@ -54,6 +54,14 @@ def test_chunks_cover_every_row_once(n, m, k, columns):
     assert -(-m // columns) <= 2**31 - 1
 
 
+@pytest.mark.parametrize("resident", [132 * each for each in (2, 3, 4)])
+@pytest.mark.parametrize(("n", "m"), [(70_000, 784), (15_747, 4_096), (60_000, 3_072), (1_000_000, 500)])
+def test_the_last_round_of_blocks_is_not_nearly_empty(n, m, resident):
+    tiles = -(-m // cuda_ops.WIDTH)
+    blocks = tiles * cuda_ops.plan_chunks(n, m, 15, cuda_ops.WIDTH, resident)[1]
+    assert blocks / resident > 0.9 * -(-blocks // resident), (blocks, resident)
+
+
 @given(ROWS, st.integers(1, 300), COMPONENTS)
 def test_chunks_fill_a_card(n, m, k):
     """Enough blocks, unless rows or memory are too few."""

@@ -1092,7 +1092,7 @@ def _plan_beta_columns(
     n: int, m: int, k: int, beta: float, ld: int, stored: np.dtype, compute: np.dtype, device: int
 ) -> _Plan:
     width = min(tile_width(k), 256 // compute.itemsize)
-    chunk, count = plan_chunks(n, m, k, WIDTH)
+    chunk, count = plan_chunks(n, m, k, WIDTH, BLOCKS // 2)  # two of these blocks have room on a processor
     grid = (-(-m // WIDTH), -(-k // width), count)
     kernel = _allowed(_kernel("BETA", "beta_columns", stored, compute, KT=width), grid)
     return _Plan(kernel, grid, (_i64(ld), (_i64(n), _i64(m), _i32(k), _real(_FLOAT64, beta), _i64(chunk))))

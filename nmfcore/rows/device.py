@@ -32,7 +32,7 @@ BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, shor
 COPY_BYTES = 4 << 20  # that a thread copies at a time
 UPLOAD_BYTES = 32 << 20  # of each of the two pinned buffers that an upload goes through
 ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
-BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
+BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W in four turns, X·Ht, its step, a start …
 
 
 class CSR(NamedTuple):
