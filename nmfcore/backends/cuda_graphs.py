@@ -212,6 +212,8 @@ class Turn:
                 call = self._calls[at]
                 if call.function is operation and _same(arguments, call.arguments):
                     self._at = at + 1
+                    if self._graph is None:  # from now on these are the arrays it is called with, not equal views
+                        self._calls[at] = _Call(operation, arguments, call.result)
                     return call.result
             self._differs()
         self._open = False  # operations that it calls are parts of it
