@@ -38,7 +38,7 @@ MOST = {  # of a pass once the start is over: solver, loss, X stored as, whether
     ("mu", 2, "float32", False): Counts(9, 2, 1, 0),
     ("mu", 1, "float32", True): Counts(7.125, 3.375, 1, 0),  # every eighth, on average, measures the loss: a launch
 }
-FIT = Counts(430, 170, 58, 11)  # a whole fit with init="auto"; a tenth more than it takes, as passes may be more
+FIT = Counts(310, 140, 58, 11)  # a whole fit with init="auto"; a tenth more than it takes, as passes may be more
 
 
 def counted(model, X):
@@ -95,7 +95,7 @@ def test_a_whole_fit(rng, cupy, monkeypatch):
 
 
 # Functions called in a pass, Python's own included: launched as a graph, and not.
-CALLS = {"hals": (235, 360), "cd": (150, 240), "mu": (160, 240), "mu KL": (195, 195)}
+CALLS = {"hals": (225, 360), "cd": (150, 240), "mu": (160, 240), "mu KL": (195, 195)}
 
 
 @pytest.mark.parametrize("graphs", [True, False])

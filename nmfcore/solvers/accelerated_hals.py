@@ -313,12 +313,7 @@ class AcceleratedHALS(CoordinateDescent):
     def repeats(self, small: Small) -> bool:
         """Return whether a pass is like those to come: with many sweeps, and nothing measured or revived."""
         assert isinstance(small, Accelerated)
-        return (
-            small.passes >= STAGES[-1][0]
-            and not small.revive
-            and not small.level.due
-            and super().repeats(small)
-        )
+        return small.passes >= STAGES[-1][0] and not small.revive and not small.level.due and super().repeats(small)
 
     def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Accelerated]:
         """Report a pass; it has gone as foreseen if it is accepted and has left no component dead."""
