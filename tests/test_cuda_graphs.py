@@ -7,6 +7,7 @@ import pytest
 from conftest import emulated
 from cuda_emulator import fake_cupy
 
+from benchmarks.card.fits import turns_of_fits
 from nmfcore.backends import cuda_graphs, cuda_ops
 from nmfcore.loop import solve
 from nmfcore.loop.session import Limits
@@ -60,20 +61,23 @@ def plainly(*arguments, **settings):
         return fitted(*arguments, **settings)
 
 
+def replayed(turns):
+    return sum(each.replayed for each in turns)
+
+
 def same(found, expected):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@emulated
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", PASSES)
 def test_graphs_change_no_bit(cupy, solver, dtype):
     """The last pass is one that was replayed, and there is a loss to be measured after it."""
-    found, replayed = fitted(cupy, solver, dtype, measure=True), len(fake_cupy.graph_launches)
-    assert replayed >= 7
+    with turns_of_fits(graphs=True) as turns:
+        found = fitted(cupy, solver, dtype, measure=True)
+    assert replayed(turns) >= 7
     same(plainly(cupy, solver, dtype, measure=True), found)
-    assert len(fake_cupy.graph_launches) == replayed
 
 
 @emulated
@@ -91,17 +95,18 @@ def reckless(monkeypatch):
     monkeypatch.setattr(accelerated_hals, "SHRINK", 1.2)
 
 
-@emulated
 def test_a_rejected_pass_in_the_middle_of_replays(cupy, monkeypatch):
     reckless(monkeypatch)
-    passes = []
-    monkeypatch.setattr(
-        solve._Passes, "commit", lambda self, report, *others, plain=solve._Passes.commit: (
-            plain(self, report, *others), passes.append((report.accepted, len(fake_cupy.graph_launches)))
-        )[0],
-    )  # fmt: skip
-    found = fitted(cupy, "hals", passes=80)
-    rejected = [at for at, (accepted, replayed) in enumerate(passes) if not accepted and replayed]
+    passes, commit = [], solve._Passes.commit
+
+    def committed(self, report, *others):
+        passes.append((report.accepted, replayed(turns)))
+        commit(self, report, *others)
+
+    monkeypatch.setattr(solve._Passes, "commit", committed)
+    with turns_of_fits(graphs=True) as turns:
+        found = fitted(cupy, "hals", passes=80)
+    rejected = [at for at, (accepted, before) in enumerate(passes) if not accepted and before]
     assert rejected and passes[rejected[0]][1] < passes[-1][1] - 5, passes
     same(plainly(cupy, "hals", passes=80), found)
 
