@@ -318,7 +318,8 @@ def _fits(chosen: argparse.Namespace) -> list[Case]:
 
 def _tests(chosen: argparse.Namespace) -> list[Case]:
     """p6: the tests that want a card; in the smoke run some that want none."""
-    files = ["tests/test_gpu.py", "tests/test_cuda_fit.py", "tests/test_cuda_kernels.py", "tests/test_similarity.py"]
+    names = ("gpu", "cuda_fit", "cuda_graphs", "cuda_kernels", "similarity")
+    files = [f"tests/test_{name}.py" for name in names]
     wanted = ["-m", "gpu", *(file for file in files if (ROOT / file).exists())]
     if chosen.smoke:
         wanted = ["tests/test_cuda_plans.py", "-k", "chunks"]

@@ -209,10 +209,11 @@ def changes(WtD, DtD, G):
 def step_ahead(Ht, before, weight, beta, sums, earlier, l1=0.0, l2=0.0, sweeps=1, delta=0.0):
     """The step of the small factor for the sums of Z = W + β(W − V), and P = max(0, step + weight·(step − before)).
 
-    sums: XᵀW, WᵀW, DᵀD with D = W − V; earlier: XᵀV, VᵀV. Returns the step, P, PᵀP, ⟨XᵀW, P − Ht⟩ and
+    sums: XᵀW, WᵀW and [WᵀD; DᵀD] with D = W − V; earlier: XᵀV, VᵀV. Returns the step, P, PᵀP, ⟨XᵀW, P − Ht⟩ and
     ⟨(P + Ht)ᵀ(P − Ht), WᵀW⟩.
     """
-    (XtW, WtW, DtD), (XtV, VtV) = map(dense, sums), map(dense, earlier)
+    (XtW, WtW, WtD), (XtV, VtV) = map(dense, sums), map(dense, earlier)
+    DtD = WtD[len(WtW) :]
     XtZ = (1 + beta) * XtW - beta * XtV
     ZtZ = (1 + beta) * WtW - beta * VtV + beta * (1 + beta) * DtD
     step = settle(Ht, ZtZ, XtZ, l1, l2, sweeps, delta)

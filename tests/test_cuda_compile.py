@@ -206,8 +206,8 @@ def operate(stored, compute, k):
     cuda_ops.multiply_given(F, C, np.ones((1, k)), 0, 0, 1.0, 0.0, out, stats)
     cuda_ops.column_sums(F)
     cuda_ops.read(stats, cuda_ops.changes(np.ones((2 * k, k)), G)[0])
-    sums = cuda_ops.Weighed(np.ones((n, k)), G, G)
-    cuda_ops.step_ahead(F, F, 0.5, 0.5, sums, sums, 0, 0, order, 1, 0.1, 0)
+    sums = cuda_ops.Weighed(np.ones((n, k)), G, np.ones((2 * k, k)))
+    cuda_ops.step_ahead(F, F, cuda_ops.Pace(0.5, 0.5), sums, sums, 0, 0, order, 1, 0.1, 0)
 
 
 def forget():

@@ -818,6 +818,102 @@ def test_streams_and_kernels(cupy, sound):
     assert float(x.sum()) == 64
 
 
+# ---- memory that is given back, and graphs that use it ---------------------------------------------------------------
+
+COPIED = (
+    BEGIN
+    + """
+extern "C" __global__ void copied(const double* A, double* out, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = A[i];
+}
+"""
+)
+
+
+def test_the_next_array_of_a_size_lies_where_the_last_one_lay(cupy):
+    first, second = cupy.empty(100), cupy.zeros((20, 5)) + 1
+    places = [first.data.ptr, second.data.ptr]
+    kept = second[3:]
+    del first, second
+    again = cupy.empty((10, 10))
+    assert again.data.ptr == places[0] and np.isnan(again.get()).all()
+    del kept  # a view keeps all of it
+    with cupy.cuda.Stream(non_blocking=True):  # the pool of each stream is its own
+        assert cupy.empty(100).data.ptr not in places
+    assert cupy.ones(99).data.ptr not in places
+    assert cupy.ones(100).data.ptr == places[1]
+
+
+def test_memory_that_another_stream_still_uses_is_not_taken(cupy):
+    A, side = cupy.ones(100), cupy.cuda.Stream(non_blocking=True)
+    side.wait_event(cupy.cuda.get_current_stream().record())
+    with side:
+        total = A.sum()
+    del A  # the pool knows nothing of the other stream
+    with pytest.raises(fake_cupy.StreamOrderError, match="given back while stream 1 may still use it"):
+        cupy.empty(100)
+    assert total.get(side) == 100
+    cupy.empty(100)  # the host has waited
+
+
+def captured(cupy):
+    """Return a graph that copies an array of ones to another, which it clears first; and both arrays."""
+    kernel = module.compiled(COPIED).get_function("copied")
+    A, out, stream = cupy.ones(100), cupy.zeros(100), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        out.fill(0)
+        kernel((1,), (128,), (A[50:], out, np.int32(50)))
+        graph = stream.end_capture()
+    assert out.get().sum() == 0
+    return graph, A, out
+
+
+def test_a_graph_uses_what_lies_at_its_addresses(cupy):
+    graph, A, out = captured(cupy)
+    out[...] = 3
+    for value in (1, 7):
+        A[...] = value
+        graph.launch()
+        assert out.get().tolist() == [value] * 50 + [0] * 50
+    assert fake_cupy.graph_launches == [1, 1]
+
+
+@pytest.mark.parametrize(("number", "told"), [(1, "reads"), (2, "writes")])
+def test_a_graph_does_not_use_what_was_given_back(cupy, number, told):
+    graph, *arrays = captured(cupy)
+    graph.launch()
+    del arrays[number - 1]
+    with pytest.raises(fake_cupy.GivenBackError, match=f"{told} memory that was given back$"):
+        graph.launch()
+    other = cupy.ones(100)
+    with pytest.raises(fake_cupy.GivenBackError, match=f"{told} memory that was given back and belongs to another"):
+        graph.launch()
+    del other
+
+
+def test_what_a_graph_cannot_hold(cupy):
+    A, stream = cupy.ones(100), cupy.cuda.Stream(non_blocking=True)
+    stream.wait_event(cupy.cuda.get_current_stream().record())
+    with stream:
+        stream.begin_capture()
+        assert A.reshape(10, 10)[2:].T.shape == (10, 8)  # views
+        for forbidden in (lambda: A + 1, lambda: A.fill(2), lambda: A.get(), lambda: A.sum(), lambda: A[[1, 2]]):
+            with pytest.raises(fake_cupy.CUDARuntimeError, match="captured"):
+                forbidden()
+        with pytest.raises(fake_cupy.CUDARuntimeError, match="waited for"):
+            stream.synchronize()
+        stream.end_capture()
+
+    def refuse(size):
+        raise MemoryError(size)
+
+    with cupy.cuda.using_allocator(refuse), pytest.raises(MemoryError, match="800"):
+        cupy.empty(100)
+    assert A.get().sum() == 100
+
+
 # ---- sparse matrices -------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from scipy import sparse
 
 from nmfcore.backends import cpu, cuda_ops
 from nmfcore.rows import device as device_rows
+from nmfcore.solvers import accelerated_hals
+from nmfcore.solvers.accelerated_hals import Momentum
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
@@ -227,14 +229,16 @@ def test_a_step_ahead(rng, cupy, weight, k, dtype):
     X, V, Ht = problem(rng, n, m, k, np.float64)
     Ht, before, W = Ht.astype(dtype), rng.random((m, k)).astype(dtype), V + 0.1 * rng.random((n, k))
     D = W - V
-    sums, earlier = (X.T @ W, W.T @ W, D.T @ D), (X.T @ V, V.T @ V)
+    sums, earlier = (X.T @ W, W.T @ W, np.concatenate([W.T @ D, D.T @ D])), (X.T @ V, V.T @ V)
     expected = ref.step_ahead(Ht, before, weight, beta, sums, earlier, l1, l2, 3, 0.01)
     for backend in (cpu, cuda_ops):
         on = np.asarray if backend is cpu else cupy.asarray
         found = backend.step_ahead(
-            on(Ht), on(before), weight, beta, backend.Weighed(*map(on, sums)), backend.Weighed(*map(on, earlier)),
-            l1, l2, np.arange(k), 3, 0.01, 0,
+            on(Ht), on(before), backend.Pace(weight, beta), backend.Weighed(*map(on, sums)),
+            backend.Weighed(*map(on, earlier)), l1, l2, np.arange(k), 3, 0.01, 0,
         )  # fmt: skip
+        for squares, G in zip(backend.read(*found.squares), (sums[1], found.HHt), strict=True):
+            np.testing.assert_array_equal(squares, np.diagonal(cuda_ops.to_numpy(G)))
         cross, square = backend.read(*found.change)
         stats = backend.read(found.stats)[0]
         if dtype == np.float64:  # in float32 a row may settle a sweep earlier
@@ -253,6 +257,35 @@ def test_a_step_ahead(rng, cupy, weight, k, dtype):
         if dtype == np.float64:
             assert (cross, square) == pytest.approx(expected[3:], rel=1e-6)
         assert stats[cpu.TOTAL] == pytest.approx(step.sum(dtype=float), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("weight", "cap"), [(0.5, 1.0), (0.9, 0.905), (0.995, 0.999)])
+def test_the_pace_of_steps_ahead(rng, cupy, weight, cap, dtype):
+    """A device makes the momentum grow by itself, with the bits of `Momentum.grown`, and sweeps begin by it."""
+    k, momentum, pace = 3, Momentum(weight, cap), None
+    F, G = cupy.asarray(rng.random((9, k)).astype(dtype)), cupy.asarray(np.eye(k) + rng.random((k, k)))
+    before, C = cupy.asarray(rng.random((9, k)).astype(dtype)), cupy.asarray(rng.random((9, k)))
+    sums = cuda_ops.Weighed(C, G, cupy.asarray(rng.random((2 * k, k))))
+    block = cuda_ops.Block(cupy.asarray(rng.random((9, 5)).astype(dtype)), 9, 5)
+    Ht, none = cupy.asarray(rng.random((5, k)).astype(dtype)), cupy.zeros((0, k))
+    for _ in range(4):
+        begin, momentum = momentum.weight, momentum.grown()
+        given = cuda_ops.Pace(momentum.weight, begin, momentum.cap, accelerated_hals.GROW, accelerated_hals.CAP_GROW)
+        expected, found = (
+            cuda_ops.step_ahead(F, before, each, sums, sums, 0.0, 0.0, np.arange(k), 1, 0.0, 0)
+            for each in (given, given if pace is None else pace)
+        )
+        pace = found.pace
+        assert cuda_ops.read(pace)[0] == list(given)
+        np.testing.assert_array_equal(cuda_ops.to_numpy(found.Ht), cuda_ops.to_numpy(expected.Ht))
+        made = []
+        for each in (begin, pace):
+            out, stats = cupy.empty(F.shape, dtype), cupy.zeros(cuda_ops.STATS)
+            start = cuda_ops.Beginning(before, np.ones(2 * k, dtype), each, none)
+            cuda_ops.descend(block, F, Ht, G, 0.0, 0.0, np.arange(k), 1, 0.0, out, none, none, stats, begin=start)
+            made.append(cuda_ops.to_numpy(out))
+        np.testing.assert_array_equal(*made)
 
 
 def test_the_change_of_the_loss(rng, cupy):
@@ -471,6 +504,10 @@ FAULTS_AHEAD = {
     "a change from the wrong point": ("beyond[2 * (n * k) + at] = made - f;", "beyond[2 * (n * k) + at] = w[i] - f;"),
     "another row's sums": ("square += A[at] *", "square += A[at ? at - 1 : at] *"),
     "sums that are mixed wrongly": ("- beta * WtW_before[i]", "- WtW_before[i]"),
+    "a pace that stays": ("weight = grown < cap ? grown : cap;", ";"),
+    "a cap that stays": ("cap = wider < 1.0 ? wider : 1.0;", ";"),
+    "a pace without a cap": ("weight = grown < cap ? grown : cap;", "weight = grown;"),
+    "the pace of another step": ("pace ? (FT)pace[1] : momentum", "pace ? (FT)pace[0] : momentum"),
     "a slot at the wrong place": ("at += B##s ? 1 : size##s", "at += B##s ? 0 : size##s"),
 }
 
@@ -486,6 +523,7 @@ def test_planted_faults_of_a_step_ahead_are_caught(rng, cupy, monkeypatch, fault
         try:
             test_a_step_ahead(np.random.default_rng(1), cupy, 0.7, 5, np.float64)
             test_one_row_for_all_that_is_read(np.random.default_rng(1), cupy)
+            test_the_pace_of_steps_ahead(np.random.default_rng(1), cupy, 0.9, 0.905, np.float64)
             assert right
         except AssertionError:
             assert not right

@@ -54,6 +54,14 @@ def test_chunks_cover_every_row_once(n, m, k, columns):
     assert -(-m // columns) <= 2**31 - 1
 
 
+@pytest.mark.parametrize("resident", [132 * each for each in (2, 3, 4)])
+@pytest.mark.parametrize(("n", "m"), [(70_000, 784), (15_747, 4_096), (60_000, 3_072), (1_000_000, 500)])
+def test_the_last_round_of_blocks_is_not_nearly_empty(n, m, resident):
+    tiles = -(-m // cuda_ops.WIDTH)
+    blocks = tiles * cuda_ops.plan_chunks(n, m, 15, cuda_ops.WIDTH, resident)[1]
+    assert blocks / resident > 0.9 * -(-blocks // resident), (blocks, resident)
+
+
 @given(ROWS, st.integers(1, 300), COMPONENTS)
 def test_chunks_fill_a_card(n, m, k):
     """Enough blocks, unless rows or memory are too few."""
@@ -135,6 +143,9 @@ class Ghost(np.lib.mixins.NDArrayOperatorsMixin):
 
     min = sum
 
+    def diagonal(self):
+        return Ghost(self.shape[0])
+
     def astype(self, dtype):
         return Ghost(self.shape, dtype)
 
@@ -194,7 +205,7 @@ def operations(n, m, k, compute):
     block = cuda_ops.Block(Ghost((n, m), np.uint8), n, m)
     csr = cuda_ops.Block(Ghost(2**31 - 1, np.float32), n, m, Ghost(n + 1, np.int32), Ghost(2**31 - 1, np.int32))
     moved = cuda_ops.Beginning(F, Ghost(2 * k, compute), 0.5, Ghost((2 * k, k)))
-    sums, weighed = (Ghost((m, k)), Ghost((m, k))), cuda_ops.Weighed(Ghost((m, k)), G, G)
+    sums, weighed = (Ghost((m, k)), Ghost((m, k))), cuda_ops.Weighed(Ghost((m, k)), G, Ghost((2 * k, k)))
     return {
         "opening": lambda: cuda_ops.opening(block, compute),
         "products": lambda: cuda_ops.products(block, Ht, out),
@@ -203,7 +214,9 @@ def operations(n, m, k, compute):
         "gram": lambda: cuda_ops.gram(F),
         "descend": lambda: cuda_ops.descend(block, F, Ht, G, 0, 0, begin, 1, 0.0, out, XtF, G, stats, begin=moved),
         "sweep": lambda: cuda_ops.sweep(F, G, C, 0, 0, begin, out, G, stats),
-        "step_ahead": lambda: cuda_ops.step_ahead(Ht, Ht, 0.5, 0.5, weighed, weighed, 0, 0, begin, 1, 0.1, 0),
+        "step_ahead": lambda: cuda_ops.step_ahead(
+            Ht, Ht, cuda_ops.Pace(0.5, 0.5), weighed, weighed, 0, 0, begin, 1, 0.1, 0
+        ),
         "column_sums": lambda: cuda_ops.column_sums(F),
         "multiply": lambda: cuda_ops.multiply(block, F, Ht, G, 0, 0, out, XtF, G, stats),
         "multiply_beta": lambda: cuda_ops.multiply_beta(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,12 @@ def test_every_figure_is_there(smoke):
     assert [row["right"] for row in of["p4"] if row["case"] == "captured and replayed"] == [True]
     (overlap,) = (row for row in of["p4"] if "behind other work" in row["case"])
     assert overlap["blocks"] > 3 and overlap["error"] < 1e-5
-    assert {row["solver"] for row in of["p5"] if row["case"] == "pass"} == {"hals", "cd", "mu"}
+    passes = [row for row in of["p5"] if row["case"] == "pass"]
+    assert {(row["solver"], row["graphs"]) for row in passes} == set(product(("hals", "cd", "mu"), (True, False)))
+    assert {row["solver"] for row in passes if row["replayed"]} == {"cd"}  # the others make too few passes here
+    assert all(row["as_with_graphs"] for row in passes) and not any(
+        row["replayed"] for row in passes if not row["graphs"]
+    )
     (tests,) = (row for row in of["p6"] if row["case"] == "pytest")
     assert tests["executed"] > 0 and tests["failed"] == 0
 

@@ -169,11 +169,19 @@ class Clock:
         return row
 
     def _replayed(self, work: tuple[Callable[[], Any], ...]) -> float:
-        cuda, repeats = self.xp.cuda, self.repeats
+        from nmfcore.backends.cuda_graphs import Turns
+
+        cuda, repeats, turns = self.xp.cuda, self.repeats, Turns(graphs=False)  # these keep what the graph writes
+
+        def calls(count: int) -> None:
+            for number in range(count):
+                with turns(number % len(work)):
+                    work[number % len(work)]()
+
+        calls(len(work))
         self.stream.begin_capture()
         try:
-            for number in range(repeats):
-                work[number % len(work)]()
+            calls(repeats)
         finally:
             captured = self.stream.end_capture()
         begin, end = cuda.Event(), cuda.Event()

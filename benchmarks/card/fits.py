@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -96,6 +98,22 @@ def checked(name: str, X: np.ndarray, error: float, allowed: float, known: dict[
     return row
 
 
+@contextlib.contextmanager
+def turns_of_fits(graphs: bool) -> Iterator[list[Any]]:
+    """Let passes that repeat themselves be launched as graphs, or not; yield what says how often they were."""
+    from nmfcore.backends.cuda_graphs import Turns
+    from nmfcore.rows.device import DeviceRows
+
+    made: list[Any] = []
+
+    def turns(rows: Any) -> Turns:
+        made.append(Turns(graphs))
+        return made[-1]
+
+    with mock.patch.object(DeviceRows, "turns", turns):
+        yield made
+
+
 class Fits:
     """Fits on the device."""
 
@@ -119,25 +137,29 @@ class Fits:
         return made
 
     def passes(self, problem: str, solver: str, stored: str, k: int) -> Iterator[Row]:
-        """(Time of many passes − time of a few) / difference, from one start."""
+        """(Time of many passes − time of a few) / difference, from one start; with graphs and without."""
         host = data(problem, self.smoke)
         W, H = start(host, k)
         X = self.xp.asarray(host.astype(stored))
-        few, many = (3, 5) if self.smoke else (FEW, MANY)
-        seconds, fitted = {}, None
-        for count in (few, many, few):  # the first one loads modules
-            self.xp.cuda.runtime.deviceSynchronize()
-            begun = time.perf_counter()
-            found = model(k, solver, count).fit(X, W=W, H=H)
-            self.xp.cuda.runtime.deviceSynchronize()
-            seconds[count] = time.perf_counter() - begun
-            fitted = found if count == few else fitted
-        each = (seconds[many] - seconds[few]) / (many - few)
-        floor = 2 * X.nbytes / 4.3e12
-        row = {"case": "pass", "problem": problem, "solver": solver, "stored": stored, "k": k, "us": 1e6 * each,
-               "floor_us": 1e6 * floor, "share_of_floor": floor / each if each > 0 else None,
-               "few_s": seconds[few], "many_s": seconds[many]}  # fmt: skip
-        yield row | checked(f"{problem} {solver} k={k}", host, float(fitted.reconstruction_err_), 1.002, self.known)
+        few, many = (3, 12 if solver == "cd" else 5) if self.smoke else (FEW, MANY)
+        floor, errors = 2 * X.nbytes / 4.3e12, {}
+        for graphs in (True, False):
+            seconds, fitted = {}, {}
+            with turns_of_fits(graphs) as turns:
+                for count in (few, many, few) if graphs else (many, few):  # the first one loads modules
+                    self.xp.cuda.runtime.deviceSynchronize()
+                    begun = time.perf_counter()
+                    fitted[count] = model(k, solver, count).fit(X, W=W, H=H)
+                    self.xp.cuda.runtime.deviceSynchronize()
+                    seconds[count] = time.perf_counter() - begun
+            each = (seconds[many] - seconds[few]) / (many - few)
+            errors[graphs] = float(fitted[many].reconstruction_err_)
+            row = {"case": "pass", "problem": problem, "solver": solver, "stored": stored, "k": k, "graphs": graphs,
+                   "us": 1e6 * each, "floor_us": 1e6 * floor, "share_of_floor": floor / each if each > 0 else None,
+                   "few_s": seconds[few], "many_s": seconds[many], "replayed": sum(each.replayed for each in turns),
+                   "as_with_graphs": errors[graphs] == errors[True]}  # fmt: skip
+            error = float(fitted[few].reconstruction_err_)
+            yield row | checked(f"{problem} {solver} k={k}", host, error, 1.002, self.known)
 
     def call(self, problem: str) -> Iterator[Row]:
         """Fit as a user does, X on the host and on the card."""

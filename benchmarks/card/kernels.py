@@ -167,10 +167,10 @@ class Kernels:
             "finish, 41 parts", lambda: ops._finish(ops._Parts(parts, m * k, 41), XtF), bytes=parts.nbytes, flops=0,
             **facts,
         )  # fmt: skip
-        weighed = ops.Weighed(C64, G, G)
+        weighed = ops.Weighed(C64, G, xp.zeros((2 * k, k)))
         yield self.timed(
             "step ahead, 8 sweeps", lambda: ops.step_ahead(
-                Ht, Ht, 0.5, 0.5, weighed, weighed, 0.0, 0.0, order, 8, 0.0, 0),
+                Ht, Ht, ops.Pace(0.5, 0.5), weighed, weighed, 0.0, 0.0, order, 8, 0.0, 0),
             bytes=60 * k * m, flops=24.0 * m * k * k, **facts,
         )  # fmt: skip
         yield self.timed("column sums", lambda: ops.column_sums(F), bytes=rows, flops=0, **facts)

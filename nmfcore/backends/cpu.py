@@ -26,6 +26,7 @@ from .operations import (
     VIOLATION,
     Ahead,
     Beginning,
+    Pace,
     Weighed,
     largest,
     merge_worst,
@@ -38,15 +39,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "Weighed",
-    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "descend_kl",
-    "divergence", "gram", "inner", "kept", "kernels", "kl_numerators", "multiply", "multiply_beta", "multiply_given",
-    "nearest", "numbers",
-    "opening", "products", "read", "scale", "scan", "send", "squares", "step_ahead", "stored_as_is", "sweep",
-    "tile_height", "to_numpy", "topk_kernels", "weighted", "worst_rows", "xp",
+    "Pace", "Weighed", "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend",
+    "descend_kl", "divergence", "empty", "gram", "inner", "kept", "kernels", "kl_numerators", "multiply",
+    "multiply_beta", "multiply_given", "nearest", "numbers", "opening", "products", "read", "scale", "scan", "send",
+    "squares", "step_ahead", "stored_as_is", "sweep", "tile_height", "to_numpy", "topk_kernels", "weighted",
+    "worst_rows", "xp",
 ]  # fmt: skip
 
 xp = np
+empty = np.empty
 QUEUES = False  # an operation is over when its function returns
 
 
@@ -303,19 +304,24 @@ def sweep(
 
 
 def step_ahead(
-    Ht: Array, before: Array, weight: float, beta: float, sums: Weighed, earlier: Weighed, l1: float, l2: float,
+    Ht: Array, before: Array, pace: Pace | Array, sums: Weighed, earlier: Weighed, l1: float, l2: float,
     order: Array, sweeps: int, delta: float, conjugate: int,
 ) -> Ahead:  # fmt: skip
     """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
-    assert sums.DtD is not None
+    assert isinstance(pace, Pace)
+    assert sums.WtD is not None
+    beta, DtD = pace.beta, sums.WtD[len(sums.WtW) :]
     XtZ = (1 + beta) * sums.XtW
     XtZ -= beta * earlier.XtW
-    ZtZ = (1 + beta) * sums.WtW - beta * earlier.WtW + beta * (1 + beta) * sums.DtD
+    ZtZ = (1 + beta) * sums.WtW - beta * earlier.WtW + beta * (1 + beta) * DtD
     step, stats, FtF = np.empty(Ht.shape, Ht.dtype), np.zeros(STATS), np.zeros(ZtZ.shape)
     sweep(Ht, ZtZ, XtZ, l1, l2, order, step, FtF, stats, sweeps, delta, conjugate)
-    made = np.maximum(step + Ht.dtype.type(weight) * (step - before), 0)
-    change = made - Ht
-    return Ahead(step, made, gram(made), stats, (inner(sums.XtW, change), inner(gram(made + Ht, change), sums.WtW)))
+    made = np.maximum(step + Ht.dtype.type(pace.weight) * (step - before), 0)
+    change, HHt = made - Ht, gram(made)
+    return Ahead(
+        step, made, HHt, stats, (inner(sums.XtW, change), inner(gram(made + Ht, change), sums.WtW)),
+        (sums.WtW.diagonal(), HHt.diagonal()),
+    )  # fmt: skip
 
 
 def scale(

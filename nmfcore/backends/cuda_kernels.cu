@@ -230,10 +230,29 @@ collect(const double* A0, const double* half0, const double* B0, i64 size0, i64 
 }
 
 // XtZ = XtW + β(XtW − XtW of before), and of the Gram matrices ZtZ = (1 + β)WtW − β·(WtW of before) + β(1 + β)·DtD.
+// The pace of this step is written to `pace`: its weight, β, cap, and how weight and cap grow from one step to the next.
+// It grows out of that of the step before, or without `earlier` it is the given numbers.
 extern "C" __global__ void __launch_bounds__(THREADS)
 mixed(const double* XtW, const double* XtW_before, i64 length, const double* WtW, const double* WtW_before,
-      const double* DtD, int small, double beta, double* XtZ, double* ZtZ) {
+      const double* DtD, int small, const double* earlier, double weight, double beta, double cap, double grow,
+      double cap_grow, double* pace, double* XtZ, double* ZtZ) {
   i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
+  if (i == 0) {
+    if (earlier) {
+      grow = earlier[3];
+      cap_grow = earlier[4];
+      cap = earlier[2];
+      const double grown = grow * earlier[0], wider = cap_grow * cap;
+      weight = grown < cap ? grown : cap;
+      cap = wider < 1.0 ? wider : 1.0;
+    }
+    pace[0] = weight;
+    pace[1] = earlier ? earlier[0] : beta;
+    pace[2] = cap;
+    pace[3] = grow;
+    pace[4] = cap_grow;
+  }
+  if (earlier) beta = earlier[0];
   if (i < length) {
     XtZ[i] = (1.0 + beta) * XtW[i] - beta * XtW_before[i];
     return;
@@ -608,6 +627,8 @@ __device__ __forceinline__ FT beginning(const FT* F, const FT* before, const FT*
   return momentum == 0 ? b : larger(b + momentum * (b - scaled(before, scale ? scale + k : scale, at, t)), (FT)0);
 }
 
+// The momentum is a number, or with `pace` it lies in the memory of the device: the β, or for GIVEN the weight, that `mixed`
+// has written there.
 // GIVEN is the step of the small factor: parts[CROSS] = ⟨C, out⟩; and with `beyond`, for P = max(0, out + momentum·(out −
 // before)), beyond = [P, P + F, P − F] and parts[SQUARE] = ⟨A, P − F⟩. Else the sweeps begin where `beginning` says, and
 // with `beyond` D = out − F·scale is written there, and parts[CROSS] = ⟨C − l1, D⟩.
@@ -763,18 +784,18 @@ __device__ __forceinline__ void sweep_rows(const FT* F, const FT* before, const 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
-sweep(const FT* F, const FT* before, const FT* scale, FT momentum, const FT* C, const double* G, const int* order, i64 n, int k,
-      FT l1, FT l2, int sweeps, double tol, FT delta, FT* out, FT* beyond, const double* A, double* parts,
-      const FT* arranged) {
-  sweep_rows<FT, false>(F, before, scale, momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A, parts,
+sweep(const FT* F, const FT* before, const FT* scale, FT momentum, const double* pace, const FT* C, const double* G,
+      const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta, FT* out, FT* beyond, const double* A,
+      double* parts, const FT* arranged) {
+  sweep_rows<FT, false>(F, before, scale, pace ? (FT)pace[1] : momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A, parts,
                         arranged);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, KL > 16 ? 2 : 3)
-sweep_given(const FT* F, const FT* before, const FT* scale, FT momentum, const double* C, const double* G, const int* order,
-            i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta, FT* out, FT* beyond, const double* A,
-            double* parts, const FT* arranged) {
-  sweep_rows<double, true>(F, before, scale, momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A,
+sweep_given(const FT* F, const FT* before, const FT* scale, FT momentum, const double* pace, const double* C,
+            const double* G, const int* order, i64 n, int k, FT l1, FT l2, int sweeps, double tol, FT delta, FT* out,
+            FT* beyond, const double* A, double* parts, const FT* arranged) {
+  sweep_rows<double, true>(F, before, scale, pace ? (FT)pace[0] : momentum, C, G, order, n, k, l1, l2, sweeps, tol, delta, out, beyond, A,
                            parts, arranged);
 }
 #endif  // FAMILY_SWEEP

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import cuda
+from .cuda_graphs import empty, ended, not_repeatable, repeatable, scratch, zeros
 from .operations import (
     CROSS,
     KKT,
@@ -31,6 +32,7 @@ from .operations import (
     VIOLATION,
     Ahead,
     Beginning,
+    Pace,
     Weighed,
     largest,
     merge_worst,
@@ -44,11 +46,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Block",
-    "Weighed",
-    "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend", "divergence", "gram",
-    "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given", "nearest", "numbers", "opening",
-    "products", "read", "scale", "send", "sparse_beta", "squares", "step_ahead", "stored_as_is", "sweep", "to_numpy",
-    "weighted", "worst_rows", "xp",
+    "Pace", "Weighed", "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "cut", "descend",
+    "divergence", "empty", "gram", "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given",
+    "nearest", "numbers", "opening", "products", "read", "scale", "send", "sparse_beta", "squares", "step_ahead",
+    "stored_as_is", "sweep", "to_numpy", "weighted", "worst_rows", "xp",
 ]  # fmt: skip
 
 Array = Any  # cupy.ndarray
@@ -134,6 +135,7 @@ class _Sent:
         self.rooms = _free_rooms(cuda.current())
         self.room: _Room | None = None
         self.row = _row(arrays)
+        ended()
         if self.row is None:
             return
         size = int(self.row.size)
@@ -165,6 +167,7 @@ class _Sent:
             self.rooms.append(self.room)
 
 
+@repeatable
 def _row(arrays: tuple[Any, ...]) -> Array | None:
     """Queue a row of the numbers of all arrays that lie on the device; None if there are no such."""
     slots: list[Any] = []
@@ -184,7 +187,7 @@ def _row(arrays: tuple[Any, ...]) -> Array | None:
             sizes.append(size)
     if not sizes:
         return None
-    row = cuda.cupy().empty(sum(sizes))
+    row = empty(sum(sizes))
     _collect(slots, sizes, row)
     return row
 
@@ -233,6 +236,7 @@ def inner(A: Array, B: Array) -> Array:
     return (A.astype(np.float64) * B).sum()
 
 
+@repeatable
 def changes(WtD: Array, G: Array) -> tuple[Inner, Inner]:
     """Return ⟨WᵀD − ½DᵀD, G⟩ and ⟨DᵀD, G⟩ for WtD = [WᵀD; DᵀD]."""
     k = len(G)
@@ -367,6 +371,7 @@ _FLOAT32, _FLOAT64, _NONE, _ONE = np.dtype(np.float32), np.dtype(np.float64), np
 _NOTHING = np.float64(0.0)
 _HOST = (np.generic, float)  # numbers that lie on the host
 _THREADS = (THREADS, 1, 1)
+_NO_PACE = (np.float64(0.0),) * len(Pace._fields)
 _EMPTY = (None, None, None, _NONE, _ONE)  # a slot of `collect` that is not used
 
 
@@ -587,23 +592,23 @@ def _sum_over_rows(
     m = 0 if block is None else block.columns
     if not (n and k and (m or pairs)):
         return None, None
-    X, ld, empty = F, k, cuda.cupy().empty
+    X, ld = F, k
     if m:
         assert block is not None
         X = block.X
         ld, stored = _leading(X), X.dtype
         if k >= TENSOR_FROM and _tensor(k, stored, compute):
             plan = _plan_sums(n, m, k, 0, stored, compute, True, device)
-            of_X = _Parts(empty((plan.chunks, m, k)), m * k, plan.chunks)
+            of_X = _Parts(scratch((plan.chunks, m, k)), m * k, plan.chunks)
             _run(plan.kernel, plan.grid, (X, _i64(ld), F, *plan.shape, of_X.numbers))
             return of_X, _sum_over_rows(None, F, pairs)[1]
         if k > 32 and pairs and compute.itemsize == 8 and stored != compute:  # the kernel has no registers for both
             return _sum_over_rows(block, F)[0], _sum_over_rows(None, F, pairs)[1]
     plan = _plan_sums(n, m, k, len(pairs), X.dtype, compute, False, device)
     if m:
-        of_X = _Parts(empty((plan.chunks, m, k)), m * k, plan.chunks)
+        of_X = _Parts(scratch((plan.chunks, m, k)), m * k, plan.chunks)
     if pairs:
-        of_grams = _Parts(empty((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
+        of_grams = _Parts(scratch((plan.chunks, len(pairs), k, k)), len(pairs) * k * k, plan.chunks)
     factors = [F for pair in pairs for F in pair]
     factors += [None] * (6 - len(factors))
     _run(
@@ -627,7 +632,7 @@ def _as_block(F: Array) -> Block:
 
 def gram(F: Array, B: Array | None = None) -> Array:
     """Return FᵀF, or FᵀB for a B of the same shape and type (k × k), in float64; blockwise products in F's type."""
-    FtF = cuda.cupy().zeros((F.shape[1], F.shape[1]))
+    FtF = zeros((F.shape[1], F.shape[1]))
     _, of_grams = _sum_over_rows(None, F, ((F, F if B is None else B),))
     if of_grams:
         _finish(None, None, of_grams, FtF)
@@ -688,25 +693,25 @@ def _sweep(
     tol: float,
     delta: float,
     out: Array,
-    begin: tuple[Array | None, Array | None, float] = (None, None, 0.0),
+    begin: tuple[Array | None, Array | None, float, Array | None] = (None, None, 0.0, None),
     beyond: Array | None = None,
     A: Array | None = None,
 ) -> _Parts | None:
-    """Queue sweeps over rows of F → the parts of their stats. begin: before, scale, momentum; see the kernel."""
+    """Queue sweeps over rows of F → the parts of their stats. begin: before, scale, momentum, pace; see the kernel."""
     (n, k), dtype = F.shape, F.dtype
     if not n:
         return None
     plan = _plan_of_sweep(name, n, k, dtype, *penalty, sweeps, tol, delta, cuda.current())
     kernel, grid, numbers, blocks, width, held = plan
     places, arranged = _order(order), None
-    parts = cuda.cupy().empty((blocks, STATS))
+    parts = scratch((blocks, STATS))
     if width:
         arranged = _arranged(G, places, width, numbers[3], dtype)
-    before, scale, momentum = begin
+    before, scale, momentum, pace = begin
     _run(
         kernel, grid,
-        (F, before, scale, dtype.type(momentum) if momentum else _real(dtype, 0.0), C, G, places, *numbers, out, beyond,
-         A, parts, arranged),
+        (F, before, scale, dtype.type(momentum) if momentum else _real(dtype, 0.0), pace, C, G, places, *numbers, out,
+         beyond, A, parts, arranged),
         held,
     )  # fmt: skip
     return _Parts(parts, STATS, blocks)
@@ -741,7 +746,7 @@ def _plan_of_sweep(
 def _arranged(G: Array, places: Array, width: int, l2: Any, dtype: np.dtype) -> Array:
     """Queue G in the order of a sweep, for widths that it does not fit into shared memory for."""
     each, lanes, _, _ = plan_sweep(len(places), dtype.itemsize)
-    arranged = cuda.cupy().empty((width, width), dtype)
+    arranged = scratch((width, width), dtype)
     arrange = _kernel("SWEEP", "arrange", dtype, dtype, KL=each, L=lanes, SHARED_G=0)
     _launch(arrange, (-(-width * width // THREADS),), G, places, _i32(len(places)), l2, arranged)
     return arranged
@@ -755,6 +760,7 @@ def _scale_of(begin: Beginning) -> Array | None:
     return asarray(scale)
 
 
+@repeatable
 def descend(
     block: Block,
     F: Array,
@@ -778,21 +784,22 @@ def descend(
     at most tol × that of its first sweep; with `delta` > 0, once its step is below delta × its first one. `begin` moves
     the point at which the sweeps begin; its `conjugate` has no effect: there are no kernels of conjugate gradients.
     """
-    xp = cuda.cupy()
-    C = xp.empty((block.rows, Ht.shape[1]), Ht.dtype)
+    C = scratch((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
     if begin is None or not len(begin.scale):
         of_stats = _sweep("sweep", F, C, G, (l1, l2), order, sweeps, tol, delta, out)
         _step_done(block, out, None, XtF, FtF, None, of_stats, stats)
         return
-    D = xp.empty(F.shape, F.dtype)
+    D, weight = scratch(F.shape, F.dtype), begin.weight
+    momentum = (weight, None) if isinstance(weight, (int, float)) else (0.0, weight)
     of_stats = _sweep(
         "sweep", F, C, G, (l1, l2), order, sweeps, tol, delta, out,
-        (begin.before, _scale_of(begin), begin.weight), D,
+        (begin.before, _scale_of(begin), *momentum), D,
     )  # fmt: skip
     _step_done(block, out, D, XtF, FtF, begin.FtD if begin.FtD.shape[0] else None, of_stats, stats)
 
 
+@repeatable
 def sweep(
     F: Array,
     G: Array,
@@ -823,27 +830,46 @@ def _square(G: Array, FtF: Array, stats: Array) -> None:
     _collect([G, None, FtF, _i64(G.size), _ONE], [1], stats[SQUARE : SQUARE + 1])
 
 
+@repeatable
 def step_ahead(
-    Ht: Array, before: Array, weight: float, beta: float, sums: Weighed, earlier: Weighed, l1: float, l2: float,
+    Ht: Array, before: Array, pace: Pace | Array, sums: Weighed, earlier: Weighed, l1: float, l2: float,
     order: Array, sweeps: int, delta: float, conjugate: int,
 ) -> Ahead:  # fmt: skip
     """Step over the small factor from Ht as sums of rows weigh it, and extrapolate the result; see `Backend`."""
-    xp, (m, k), small = cuda.cupy(), Ht.shape, Ht.shape[1] ** 2
-    empty = xp.empty
-    XtZ, ZtZ, plan = empty((m, k)), empty((k, k)), _plan_mixed(m * k, small, cuda.current())
+    (m, k), small = Ht.shape, Ht.shape[1] ** 2
+    XtZ, ZtZ, plan = scratch((m, k)), scratch((k, k)), _plan_mixed(m * k, small, cuda.current())
+    assert sums.WtD is not None
+    given, now = (None, map(np.float64, pace)) if type(pace) is Pace else (pace, _NO_PACE)
+    reached = empty(len(Pace._fields))
     _run(
         plan.kernel, plan.grid,
-        (sums.XtW, earlier.XtW, plan.numbers[0], sums.WtW, earlier.WtW, sums.DtD, plan.numbers[1], np.float64(beta),
-         XtZ, ZtZ),
+        (sums.XtW, earlier.XtW, plan.numbers[0], sums.WtW, earlier.WtW, sums.WtD[k:], plan.numbers[1], given, *now,
+         reached, XtZ, ZtZ),
     )  # fmt: skip
-    step, made, zeros = empty((m, k), Ht.dtype), empty((3, m, k), Ht.dtype), xp.zeros(2 * small + STATS)
-    HHt, stats, next_Ht = zeros[: 2 * small].reshape(2, k, k), zeros[2 * small :], made[0]
+    step, made, sums_H = empty((m, k), Ht.dtype), empty((3, m, k), Ht.dtype), zeros(2 * small + STATS)
+    HHt, stats, next_Ht = sums_H[: 2 * small].reshape(2, k, k), sums_H[2 * small :], made[0]
     of_stats = _sweep(
-        "sweep_given", Ht, XtZ, ZtZ, (l1, l2), order, sweeps, 0.0, delta, step, (before, None, weight), made, sums.XtW
+        "sweep_given",
+        Ht,
+        XtZ,
+        ZtZ,
+        (l1, l2),
+        order,
+        sweeps,
+        0.0,
+        delta,
+        step,
+        (before, None, 0.0, reached),
+        made,
+        sums.XtW,
     )
     _, of_grams = _sum_over_rows(None, Ht, ((next_Ht, next_Ht), (made[1], made[2])))
     _finish(None, None, of_grams, HHt, None, of_stats, stats)
-    return Ahead(step, next_Ht, HHt[0], stats, (stats[SQUARE, ...], Inner(HHt[1], sums.WtW)))
+    of_P = HHt[0]
+    return Ahead(
+        step, next_Ht, of_P, stats, (stats[SQUARE, ...], Inner(HHt[1], sums.WtW)),
+        (sums.WtW.diagonal(), of_P.diagonal()), reached,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
@@ -865,7 +891,7 @@ def _multiply(
     if n == 0:
         return None
     plan = _plan_multiply(name, n, k, dtype, G is None, l1, l2, gamma, floor, cuda.current())
-    parts = cuda.cupy().empty(plan.shape)
+    parts = scratch(plan.shape)
     _run(
         plan.kernel,
         plan.grid,
@@ -900,11 +926,13 @@ def _plan_multiply(
 
 
 def _times_gram(F: Array, G: Array) -> Array:
+    not_repeatable()  # CuPy converts G
     out = cuda.cupy().empty(F.shape, F.dtype)
     products(_as_block(F), G.astype(F.dtype), out)
     return out
 
 
+@repeatable
 def multiply(
     block: Block, F: Array, Ht: Array, G: Array, l1: float, l2: float, out: Array, XtF: Array, FtF: Array, stats: Array
 ) -> None:
@@ -912,13 +940,14 @@ def multiply(
 
     XtF += Xᵀ·out (dense X only) and FtF += outᵀ·out; those of no rows are left out.
     """
-    C = cuda.cupy().empty((block.rows, Ht.shape[1]), Ht.dtype)
+    C = scratch((block.rows, Ht.shape[1]), Ht.dtype)
     products(block, Ht, C)
     D = _times_gram(F, G) if F.shape[1] > FORMED else None
     of_stats = _multiply("multiply", F, C, D, G, l1, l2, 1.0, 0.0, out)
     _step_done(block, out, None, XtF, FtF, None, of_stats, stats)
 
 
+@repeatable
 def scale(F: Array, G: Array, C: Array, l1: float, l2: float, out: Array, FtF: Array, stats: Array) -> None:
     """Write F ⊙ C / (F·G + l1 + l2·F) to out: the multiplicative step of the small factor; sums as in `sweep`."""
     D = _times_gram(F, G).astype(np.float64) if F.shape[1] > FORMED else None
@@ -1063,7 +1092,7 @@ def _plan_beta_columns(
     n: int, m: int, k: int, beta: float, ld: int, stored: np.dtype, compute: np.dtype, device: int
 ) -> _Plan:
     width = min(tile_width(k), 256 // compute.itemsize)
-    chunk, count = plan_chunks(n, m, k, WIDTH)
+    chunk, count = plan_chunks(n, m, k, WIDTH, BLOCKS // 2)  # two of these blocks have room on a processor
     grid = (-(-m // WIDTH), -(-k // width), count)
     kernel = _allowed(_kernel("BETA", "beta_columns", stored, compute, KT=width), grid)
     return _Plan(kernel, grid, (_i64(ld), (_i64(n), _i64(m), _i32(k), _real(_FLOAT64, beta), _i64(chunk))))

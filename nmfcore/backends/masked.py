@@ -24,6 +24,7 @@ from .cpu import (
     addressed,
     asarray,
     column_sums,
+    empty,
     gram,
     inner,
     multiply_given,
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "MaskedBlock",
     "add_alone", "add_gram", "add_products", "asarray", "code_alone", "column_sums", "descend_alone",
-    "descend_filled", "descend_summed", "divergence", "gram", "hashed", "hidden", "impute", "inner", "look", "matrix",
-    "multiply_beta", "multiply_given", "products", "read", "scale", "stored_as_is", "sweep", "to_numpy", "weighted",
-    "xp",
+    "descend_filled", "descend_summed", "divergence", "empty", "gram", "hashed", "hidden", "impute", "inner",
+    "look", "matrix", "multiply_beta", "multiply_given", "products", "read", "scale", "stored_as_is", "sweep",
+    "to_numpy", "weighted", "xp",
 ]  # fmt: skip
 
 PART_BYTES = 4 << 20  # of the mask of a few rows

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from .._typing import Block, Matrix, Numbers
+    from .._typing import Block, DType, Matrix, Numbers
 
 # Entries of the sums `stats` of a pass:
 VIOLATION = 0  # of the first sweep, Σ |projected gradient|; of multiplicative updates for β ≠ 2, Σ |f·∇|
@@ -67,7 +67,7 @@ class Beginning(NamedTuple):
 
     before: Array  # r × k: the rows before F
     scale: Array  # k numbers for F and k for `before`, compute type; of no entries: the sweeps begin at F
-    weight: float
+    weight: float | Array  # or what `Ahead.pace` was, whose β it is
     FtD: Array  # 2k × k: += outᵀ·D above, += Dᵀ·D below
     conjugate: int = 0  # conjugate gradient steps at most, after every fourth sweep, for rows that still move
 
@@ -80,10 +80,26 @@ class Weighed(NamedTuple):
 
     XtW: Array  # m × k
     WtW: Array  # k × k
-    DtD: Array | None = None  # k × k, of the step D that led to W
+    WtD: Array | None = None  # 2k × k: [WᵀD; DᵀD] of the step D that led to W
 
 
 _Weighed: TypeAlias = Weighed
+
+
+class Pace(NamedTuple):
+    """How far both factors are extrapolated by a step of the small one, and how this grows.
+
+    After an accepted pass β is this weight, the weight min(cap, grow·weight), and the cap min(1, cap_grow·cap).
+    """
+
+    weight: float  # of the step
+    beta: float  # of the rows Z that it is made for
+    cap: float = 1.0
+    grow: float = 1.0
+    cap_grow: float = 1.0
+
+
+_Pace: TypeAlias = Pace
 
 
 Number: TypeAlias = Any  # of float64; on a device a 0-d array, which `read` brings to the host
@@ -97,6 +113,8 @@ class Ahead(NamedTuple):
     HHt: Array  # PᵀP
     stats: Array  # those of the sweeps; CROSS and SQUARE are not those of `sweep`
     change: tuple[Number, Number]  # ⟨XtW, P − Ht⟩ and ⟨(P + Ht)ᵀ(P − Ht), WtW⟩ for the Ht that the sweeps began at
+    squares: tuple[Array, Array]  # of the columns of W and of P: the diagonals of their Gram matrices
+    pace: Array | None = None  # on a device: where the pace of this step lies, out of which that of the next one grows
 
 
 def largest(losses: Array, worst: Array) -> Array:
@@ -126,9 +144,13 @@ class Backend(Protocol):
     QUEUES: bool  # whether operations are queued, so that reading a number waits for all of them
     Beginning: type[_Beginning]
     Weighed: type[_Weighed]
+    Pace: type[_Pace]
 
     def asarray(self, F: Array) -> Array:
         """Return F where the backend computes, C-contiguous and writable."""
+
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Return an uninitialised array, which what a pass leads to is written to."""
 
     def to_numpy(self, A: Array) -> Array:
         """Return A in host memory; on a device this waits for what is queued."""
@@ -227,13 +249,14 @@ class Backend(Protocol):
         """
 
     def step_ahead(
-        self, Ht: Array, before: Array, weight: float, beta: float, sums: _Weighed, earlier: _Weighed, l1: float,
-        l2: float, order: Array, sweeps: int, delta: float, conjugate: int,
+        self, Ht: Array, before: Array, pace: _Pace | Array, sums: _Weighed, earlier: _Weighed, l1: float, l2: float,
+        order: Array, sweeps: int, delta: float, conjugate: int,
     ) -> Ahead:  # fmt: skip
         """Step over the small factor from Ht, and extrapolate the result, all at once.
 
         The sweeps solve for the sums of Z = W + β(W − V), of which `sums` are those of W and `earlier` those of V:
         XᵀZ = (1 + β)XᵀW − β·XᵀV and ZᵀZ = (1 + β)WᵀW − β·VᵀV + β(1 + β)DᵀD. P = max(0, step + weight·(step − before)).
+        `pace` says weight and β; or it is that of the step before (`Ahead.pace`), after which they have grown.
         """
 
     def multiply(

@@ -22,6 +22,7 @@ from .cpu import (
     asarray,
     changes,
     column_sums,
+    empty,
     gram,
     inner,
     kept,
@@ -34,14 +35,14 @@ from .cpu import (
     to_numpy,
     xp,
 )
-from .operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning, Weighed
+from .operations import CROSS, KKT, SQUARE, STATS, SWEEPS, TOTAL, UNSETTLED, VIOLATION, Beginning, Pace, Weighed
 
 __all__ = [
-    "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Weighed",
-    "WeightedBlock", "add_gram",
-    "add_products", "asarray", "changes", "code", "column_sums", "descend", "divergence", "gram", "inner", "kept",
-    "kl_numerators", "multiply", "multiply_beta", "multiply_given", "opening", "products", "read", "scale", "send",
-    "stored_as_is", "sweep", "to_numpy", "weighted", "worst_rows", "xp",
+    "CROSS", "KKT", "QUEUES", "SQUARE", "STATS", "SWEEPS", "TOTAL", "UNSETTLED", "VIOLATION", "Beginning", "Pace",
+    "Weighed", "WeightedBlock", "add_gram", "add_products", "asarray", "changes", "code", "column_sums", "descend",
+    "divergence", "empty", "gram", "inner", "kept", "kl_numerators", "multiply", "multiply_beta", "multiply_given",
+    "opening", "products", "read", "scale", "send", "stored_as_is", "sweep", "to_numpy", "weighted", "worst_rows",
+    "xp",
 ]  # fmt: skip
 
 

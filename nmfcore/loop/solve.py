@@ -6,6 +6,7 @@ rows of X, `data` does it and returns sums over the rows, and the solver makes t
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isnan
@@ -127,7 +128,8 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
         # A checkpoint keeps rows that a pass ahead would write, and other fits use the sums that it would keep.
         self._ahead = alone and data.runs_ahead and checkpoint is None
         if self._ahead:
-            state.turns = 3
+            state.turns = 4  # the accepted Ht was made with the state before the accepted one
+        self._turns = data.turns()
         self.at = Iterate(state, None)
 
     def to_begin(self, rule: StopRule[Report]) -> Pass | None:
@@ -193,8 +195,10 @@ class _Passes(Process[Report, "tuple[RowState, Small]"]):
 
     def _queue(self, state: RowState, small: Small) -> Queued:
         """Begin a pass: nothing is read, where the backend queues operations and the solver foresees what follows."""
-        (made,) = self.data.passes([self._pass(state, small)])
-        return Queued(*made, self.solver.foresee(small, made[1], self.data))
+        solver, data = self.solver, self.data
+        with self._turns(state.twin) if solver.repeats(small) else contextlib.nullcontext():
+            (made,) = data.passes([self._pass(state, small)])
+            return Queued(*made, solver.foresee(small, made[1], data))
 
     def commit(self, report: Report, following: tuple[RowState, Small], seconds: float) -> None:
         """Count a pass, and take up the pair that it leads to if it is accepted."""

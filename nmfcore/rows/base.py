@@ -151,6 +151,14 @@ class Rows(ABC):
     def rejoin(self) -> None:  # noqa: B027
         """End what `set_apart` began: wait for what is queued for these rows."""
 
+    def turns(self) -> Callable[[object], contextlib.AbstractContextManager[object]]:
+        """Return what makes a context for each pass of a fit that is queued ahead, from the state that it writes.
+
+        A pass within it consists of operations of the backend only, up to the numbers that are sent. A device may
+        repeat what was queued when the same state was written before, where it would be the same.
+        """
+        return lambda state: contextlib.nullcontext()
+
     def free_buffers(self) -> None:  # noqa: B027
         """Free the memory that is kept from one pass to the next, before other parts of X are read."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from .._typing import DType, Matrix
-from ..backends import cuda, cuda_ops
+from ..backends import cuda, cuda_graphs, cuda_ops
 from .base import Function, Gather, Rows
 from .state import RowState
 from .summary import digest_of
@@ -32,7 +32,7 @@ BLOCK_BYTES = 128 << 20  # of a streamed block: long enough for full speed, shor
 COPY_BYTES = 4 << 20  # that a thread copies at a time
 UPLOAD_BYTES = 32 << 20  # of each of the two pinned buffers that an upload goes through
 ROOM = 0.8  # share of the card's free memory that X and what a fit keeps beside it may take
-BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W, the two before it, their twin, X·Ht, a start …
+BESIDE = 8  # arrays of n × k that a fit of hals keeps at most: W in four turns, X·Ht, its step, a start …
 
 
 class CSR(NamedTuple):
@@ -117,6 +117,7 @@ class DeviceRows(Rows):
         self._xt = transposed
         self._buffers: _Buffers | None = None
         self._stream: Any = None  # cupy.cuda.Stream; None: the current one
+        self._turns: weakref.WeakSet[cuda_graphs.Turns] = weakref.WeakSet()  # of fits that are under way
 
     def _stream_from_host(self) -> bool:
         """Stream X from the host from now on; return False where it is streamed already, or was given on the device."""
@@ -125,6 +126,8 @@ class DeviceRows(Rows):
         self.X, self.streamed = self._host, True
         for name in ("T", "_whole"):  # they hold X on the device
             vars(self).pop(name, None)
+        for turns in self._turns:
+            turns.forget()
         return True
 
     @_streams_when_full
@@ -181,6 +184,14 @@ class DeviceRows(Rows):
         if self._stream is not None:
             self._stream.synchronize()
             self._stream = None
+
+    def turns(self) -> Callable[[object], contextlib.AbstractContextManager[object]]:
+        """Return the turns of a fit, see `Rows.turns`; a sparse X's passes are queued one by one."""
+        if self.sparse or self.streamed:
+            return super().turns()
+        turns = cuda_graphs.Turns()
+        self._turns.add(turns)
+        return turns
 
     # ---- blocks ----------------------------------------------------------------------------------------------------
 
@@ -355,16 +366,18 @@ def _places(shapes: tuple[tuple[Any, tuple[int, ...]], ...]) -> tuple[int, list[
     return at, places
 
 
+@cuda_graphs.repeatable
 def _zeros(shapes: tuple[tuple[Any, tuple[int, ...]], ...]) -> dict[Any, Array]:
     """Return arrays of float64 zeros, all of them in one piece of memory that takes one call to clear."""
     size, places = _places(shapes)
-    whole, made = cuda.cupy().zeros(size), {}
+    whole, made = cuda_graphs.zeros(size), {}
     for name, first, last, shape in places:
         part = whole[first:last]
         made[name] = part if shape is None else part.reshape(shape)
     return made
 
 
+@cuda_graphs.repeatable
 def _cleared(shapes: Shapes) -> dict[str, Array]:
     """Return named sums of no parts, in memory of their own: the sums of a pass stay when the next one is made."""
     filled = [name for name in NEUTRAL if name in shapes and NEUTRAL[name]]

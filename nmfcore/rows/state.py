@@ -14,7 +14,7 @@ class RowState:
     """Arrays with a row for each row of X (W and whatever else a solver keeps by row), and their twin.
 
     A pass reads the arrays of a state and writes those of its twin. An array named ``before`` holds the W of the pass
-    before: the twin's is the W of this state, so that nothing is copied, and three arrays take turns.
+    before: the twin's is the W of this state, so that nothing is copied, and three arrays take turns at least.
 
     Parameters
     ----------
@@ -28,13 +28,12 @@ class RowState:
     """
 
     first = 0
-    turns = 2  # how many states take turns; with 3, the next pass but one leaves this state alone, too
+    turns = 2  # how many states take turns; with 4, the next pass but one leaves alone this state and the one before
 
     def __init__(self, **arrays: Array):
         self.arrays = arrays  # to be written into, not replaced: `rows` hands out views that it keeps
         self.empty_like: Callable[[Array], Array] = np.empty_like  # makes the arrays of the twin
         self._twin: RowState | None = None
-        self._free: dict[str, Array] | None = None  # arrays for the twin of a state with ``before``
         self._rows: dict[tuple[int, int], RowState] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -45,19 +44,17 @@ class RowState:
         """The arrays that the next pass writes."""
         if self._twin is None:
             names = [name for name in self.arrays if name != "before"]
-            free = self._free or {name: self.empty_like(self.arrays[name]) for name in names}
-            if "before" in self.arrays:
-                self._twin = RowState(**free, before=self.arrays["W"])
-                # Arrays that are free once the twin is committed.
-                self._twin._free = {name: self.arrays["before" if name == "W" else name] for name in names}
-            else:
-                others = [RowState(**free)]
-                for _ in range(self.turns - 2):
-                    others.append(RowState(**{name: self.empty_like(self.arrays[name]) for name in names}))
-                for state, following in itertools.pairwise([self, *others, self]):
-                    state._twin = following
-                self._twin = others[0]
-            self._twin.empty_like = self.empty_like
+            states, before = [self], self.arrays.get("before")
+            for left in reversed(range(max(self.turns, 2 if before is None else 3) - 1)):
+                made = {name: self.empty_like(self.arrays[name]) for name in names if left or name != "W"}
+                if not left:  # the W of the last one is what this state has of the pass before
+                    made["W"] = self.empty_like(self.arrays["W"]) if before is None else before
+                if before is not None:
+                    made["before"] = states[-1].arrays["W"]
+                states.append(RowState(**made))
+            for state, following in itertools.pairwise([*states, self]):
+                state._twin, state.empty_like = following, self.empty_like
+        assert self._twin is not None
         return self._twin
 
     def separate(self) -> None:

@@ -200,6 +200,14 @@ class Solver(ABC):
         """
         return None
 
+    def repeats(self, small: Small) -> bool:
+        """Return whether a pass, with what is foreseen after it, is a sequence of operations of the backend only.
+
+        Such a pass is like others to come but for what its arrays hold, so that a device may repeat it. Arrays that it
+        leads to are made by `Backend.empty`.
+        """
+        return False
+
     def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
         """Wait for the numbers of a pass, and return what `update_columns` does."""
         raise NotImplementedError

@@ -39,7 +39,7 @@ from .coordinate_descent import CoordinateDescent
 
 if TYPE_CHECKING:
     from .._typing import Block, Numbers
-    from ..backends.operations import Backend, Number
+    from ..backends.operations import Backend, Number, Pace
     from ..rows.base import Rows
     from ..rows.state import RowState
     from ._common import Shapes
@@ -165,6 +165,7 @@ class Accelerated(Small):
     level: Level
     rejected: int = 0  # number of passes rejected in a row
     begin: float = 0.0  # β of Y; 0 after a rejected pass
+    pace: Array | None = None  # where a device keeps `begin` and the momentum, if a step ahead has led to this state
     revive: int = 0  # number of dead components: the next pass finds as many rows to revive them with
     revived: bool = False  # the next pass tries revived components
     barren: bool = False  # under penalties such a try has raised the loss: zero is the answer
@@ -192,7 +193,7 @@ class AcceleratedOrders(Orders):
     """Orders of a pass with momentum."""
 
     scale: Array
-    begin: float
+    begin: float | Array
     effort: Effort
     revive: bool
 
@@ -268,8 +269,9 @@ class AcceleratedHALS(CoordinateDescent):
         assert isinstance(small, Accelerated)
         order = self._order(small.Ht.shape[1])
         return AcceleratedOrders(
-            small.next_Ht, small.next_HHt, order, scale=small.scale, begin=small.begin, revive=small.revive > 0,
-            effort=self._effort(small.passes)[0], measure=small.level.due,
+            small.next_Ht, small.next_HHt, order, scale=small.scale, revive=small.revive > 0,
+            begin=small.begin if small.pace is None else small.pace, effort=self._effort(small.passes)[0],
+            measure=small.level.due,
         )  # fmt: skip
 
     def continues(self, small: Small) -> bool:
@@ -308,6 +310,11 @@ class AcceleratedHALS(CoordinateDescent):
         foreseen = self.foresee(small, sums, data)
         return self._settled(small, sums, data, foreseen)
 
+    def repeats(self, small: Small) -> bool:
+        """Return whether a pass is like those to come: with many sweeps, and nothing measured or revived."""
+        assert isinstance(small, Accelerated)
+        return small.passes >= STAGES[-1][0] and not small.revive and not small.level.due and super().repeats(small)
+
     def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Accelerated]:
         """Report a pass; it has gone as foreseen if it is accepted and has left no component dead."""
         assert isinstance(small, Accelerated)
@@ -334,7 +341,7 @@ class AcceleratedHALS(CoordinateDescent):
         else:
             report.accepted = False
             new = replace(
-                small, momentum=small.momentum.shrunk(), begin=0.0, revive=0, barren=small.revived,
+                small, momentum=small.momentum.shrunk(), begin=0.0, pace=None, revive=0, barren=small.revived,
                 loss=small.loss + report.offset, rejected=small.rejected + 1,
             )  # fmt: skip
             # H's plain step from the accepted pair, without momentum, needs no pass over X, and can only descend.
@@ -414,11 +421,15 @@ class AcceleratedHALS(CoordinateDescent):
         if small.revive:
             return None
         new, k, effort = self._accepted(small, sums, backend), small.next_Ht.shape[1], self._effort(small.passes)[1]
+        momentum = new.momentum
+        pace: Pace | Array = (
+            backend.Pace(momentum.weight, new.begin, momentum.cap, GROW, CAP_GROW) if small.pace is None else small.pace
+        )
         made = backend.step_ahead(
-            new.H, small.step_Ht, new.momentum.weight, new.begin, backend.Weighed(new.XtW, new.WtW, sums["WtD"][k:]),
+            new.H, small.step_Ht, pace, backend.Weighed(new.XtW, new.WtW, sums["WtD"]),
             backend.Weighed(small.XtW, small.WtW), p.l1_H, p.l2_H, self._order(k), *effort,
         )  # fmt: skip
-        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead = made.step, made.Ht, made.HHt, ()
+        new.step_Ht, new.next_Ht, new.next_HHt, new.ahead, new.pace = made.step, made.Ht, made.HHt, (), made.pace
         new.passes, new.rejected, new.revived, new.penalty = small.passes + 1, 0, False, 0.0
         level = small.level
         if level.due:
@@ -427,9 +438,8 @@ class AcceleratedHALS(CoordinateDescent):
             new.level = level.stepped(level.lowest, self.continues(small))
         new.level.due = self._due(new.level, small.loss)
         numbers = backend.send(
-            *self._wanted(small, sums, backend), *small.ahead, *made.change, made.stats, new.WtW.diagonal(),
-            made.HHt.diagonal(),
-        )  # fmt: skip
+            *self._wanted(small, sums, backend), *small.ahead, *made.change, made.stats, *made.squares
+        )
         return Foreseen(new, numbers)
 
     def _as_foreseen(self, small: Accelerated, foreseen: Foreseen, report: Report, told: Numbers, data: Rows) -> bool:
@@ -508,7 +518,7 @@ class AcceleratedHALS(CoordinateDescent):
         """Return the small state with the pair of an accepted pass, whose loss is still to be entered."""
         new = small.copied()
         new.Ht = new.H = small.next_Ht
-        new.HHt, new.revive = small.next_HHt, 0
+        new.HHt, new.revive, new.pace = small.next_HHt, 0, None
         new.XtW, new.WtW = backend.kept(sums["XtW"]), backend.kept(sums["WtW"])
         k = len(small.scale) // 2
         unscaled = _unscaled(k, small.scale.dtype)

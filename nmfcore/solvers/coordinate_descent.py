@@ -91,6 +91,10 @@ class CoordinateDescent(Solver):
         new, wanted = self._swept(small, sums, data)
         return Foreseen(new, data.backend.send(*wanted))
 
+    def repeats(self, small: Small) -> bool:
+        """Return whether a pass queues operations of the backend only: not under penalties, whose value takes more."""
+        return not self.penalised and self.shuffle is None and self.fixed is None
+
     def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
         """Report a pass; it always goes as foreseen."""
         foreseen.holds = True
@@ -126,7 +130,7 @@ class CoordinateDescent(Solver):
         p, backend, fixed = self.penalties, data.backend, self.fixed
         F, C, G = (Ht, XtW, WtW) if fixed is None else fixed.problem(Ht, XtW, WtW)
         m, k = F.shape
-        order, new = self._order(k), backend.xp.empty((m, k), Ht.dtype)  # faster than empty_like
+        order, new = self._order(k), backend.empty((m, k), Ht.dtype)
 
         def sweep(lo: int, hi: int, stats: Array, HHt: Array) -> None:
             old, of_C, out = (F, C, new) if hi - lo == m else (F[lo:hi], C[lo:hi], new[lo:hi])

@@ -139,6 +139,10 @@ class MultiplicativeUpdate(Solver):
         new, wanted = self._updated(small, sums, data)
         return Foreseen(new, data.backend.send(*wanted))
 
+    def repeats(self, small: Small) -> bool:
+        """Return whether a pass queues operations of the backend only; for other β some measure the loss."""
+        return self.beta == 2 and not self.penalised and self.fixed is None
+
     def settle(self, small: Small, sums: Sums, data: Rows, foreseen: Foreseen) -> tuple[Report, Small]:
         """Report a pass; it always goes as foreseen."""
         foreseen.holds = True
@@ -159,11 +163,11 @@ class MultiplicativeUpdate(Solver):
     def _update_frobenius(self, small: Small, sums: Sums, data: Rows) -> tuple[Small, list[Array]]:
         p, backend, Ht = self.penalties, data.backend, small.Ht
         XtW, WtW, stats_W = sums["XtW"], sums["WtW"], sums["stats"]
-        (m, k), new = Ht.shape, backend.xp.empty(Ht.shape, Ht.dtype)
+        (m, k), new = Ht.shape, backend.empty(Ht.shape, Ht.dtype)
 
         def scale(lo: int, hi: int, stats: Array, HHt: Array) -> None:
-            factors = Ht[lo:hi], WtW, XtW[lo:hi]
-            backend.scale(*factors, p.l1_H, p.l2_H, new[lo:hi], HHt, stats, **self.weights_of(lo, hi))
+            old, of_X, out = (Ht, XtW, new) if hi - lo == m else (Ht[lo:hi], XtW[lo:hi], new[lo:hi])
+            backend.scale(old, WtW, of_X, p.l1_H, p.l2_H, out, HHt, stats, **self.weights_of(lo, hi))
 
         if self.fixed is None:
             stats_H, HHt = data.map_rows(scale, m, 2.0 * m * k * k, (stats_W.shape, (k, k)))

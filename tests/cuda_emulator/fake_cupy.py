@@ -11,9 +11,15 @@ Arrays are numpy's in host memory, kernels are run by the emulator. What CuPy do
   it needs is a `StreamOrderError`, whichever came first this time;
 - so is a write to pinned memory before the host has waited for the copy that was sent from it.
 
+- memory that is given back goes to the next array of that size on the same stream, the last one first, as CuPy's pool
+  does it: its address is the same;
+- a graph holds addresses and no arrays. If an address was given back when the graph is launched, or belongs to another
+  array by now, that is a `GivenBackError`.
+
 Stricter than CuPy: a `take` or an index out of bounds raises (CuPy wraps it around), an event must have been recorded
-before a stream waits for it, a device does not reach into another's memory. A graph holds raw kernels only. Not
-modelled: random numbers, DLPack, the reuse of freed blocks by another stream.
+before a stream waits for it, a device does not reach into another's memory. A graph holds raw kernels and memsets only,
+other operations on arrays raise while it is captured. Not modelled: random numbers, DLPack, stray pointers elsewhere
+than in graphs.
 """
 
 from __future__ import annotations
@@ -37,7 +43,8 @@ from scipy import sparse
 from . import module
 
 __all__ = [
-    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "Graph", "HostArrayError", "OutOfMemoryError",
+    "CUDARuntimeError", "Device", "DeviceReadError", "Event", "GivenBackError", "Graph", "HostArrayError",
+    "OutOfMemoryError",
     "RawKernel", "RawModule", "Stream", "StreamOrderError", "Transfers", "counting", "csc_matrix", "csr_matrix",
     "install", "ndarray", "reads", "reads_allowed", "uploads", "waits",
 ]  # fmt: skip
@@ -57,6 +64,10 @@ class HostArrayError(TypeError, ValueError):
 
 class StreamOrderError(AssertionError):
     """Two streams use the same memory, and no event or synchronization says in which order."""
+
+
+class GivenBackError(AssertionError):
+    """A graph uses memory after it was given back."""
 
 
 class CUDARuntimeError(RuntimeError):
@@ -188,6 +199,8 @@ class _World:
     def __init__(self, devices: int, memory: int):
         self.devices, self.memory = devices, memory
         self.used = [0] * devices
+        self.free: dict[tuple[int, int, int], list[tuple[np.ndarray, dict[int, int]]]] = {}  # the pool, see `_taken`
+        self.there: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()  # by its first address
         self.device = 0  # the current one
         self.host: dict[int, int] = {}
         self.streams = 0
@@ -243,6 +256,7 @@ class Stream:
         self._number, self._time = world.streams, 0
         self._clock: dict[int, int] = {}
         self._before: list[Stream] = []
+        self._captured: list[Callable[[Any], None]] | None = None
         world.streams += 1
         world.all_streams.add(self)
 
@@ -293,40 +307,91 @@ class Stream:
         """Write kernels down from now on, instead of running them."""
         if self._null:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot be captured")
-        module.captured = []
+        self._captured = []
 
     def end_capture(self) -> Graph:
         """Return the kernels since `begin_capture`."""
-        launches, module.captured = module.captured, None
-        if launches is None:
+        nodes, self._captured = self._captured, None
+        if nodes is None:
             raise CUDARuntimeError("cudaErrorIllegalState: no capture has begun")
-        return Graph(launches)
+        return Graph(nodes)
 
     def is_capturing(self) -> bool:
         """Whether kernels are being written down."""
-        return module.captured is not None
+        return self._captured is not None
 
     def synchronize(self) -> None:
         """Let the host wait for everything queued here."""
+        if self._captured is not None:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a stream that is captured is waited for")
         _waited()
         self._next()
         self._world.host_waits(self._clock)
 
 
 class Graph:
-    """Kernels with their arguments, to be launched together."""
+    """Kernels and memsets with addresses, to be launched together."""
 
-    def __init__(self, launches: list[Callable[[], None]]):
-        self._launches = launches
+    def __init__(self, nodes: list[Callable[[Any], None]]):
+        self._nodes = nodes
 
     def upload(self, stream: Stream | None = None) -> None:
         """Bring it to the device."""
 
     def launch(self, stream: Stream | None = None) -> None:
-        """Run the kernels in their order."""
-        with contextlib.nullcontext() if stream is None else stream:
-            for launch in self._launches:
-                launch()
+        """Run all in their order."""
+        graph_launches.append(sum(not isinstance(node, _Memset) for node in self._nodes))
+        for node in self._nodes:
+            node(stream)
+
+
+graph_launches: list[int] = []
+"""How many kernels each graph had that was launched since `install`."""
+
+
+class _Address:
+    """What a captured launch knows of an array."""
+
+    def __init__(self, array: ndarray):
+        self.dtype, self.size, self.nbytes, self.data = array.dtype, array.size, array.nbytes, array.data
+        self._place, self._number, self._world = array._memory.place, array._memory.number, array._memory.world
+
+    __cuda_array_interface__ = property(lambda self: None)  # it is passed to kernels as an array is
+
+    def address(self) -> _Address:
+        """Return it."""
+        return self
+
+    def _used_by_kernel(self, writes: bool, stream: Stream | None) -> None:
+        if not self.size:
+            return
+        there = self._world.there.get(self._place)
+        if there is None:
+            raise GivenBackError(f"a graph {'writes' if writes else 'reads'} memory that was given back")
+        if there.number != self._number:
+            raise GivenBackError(
+                f"a graph {'writes' if writes else 'reads'} memory that was given back and belongs to another array"
+            )
+        there.use(writes, stream)
+
+
+class _Memset:
+    """A node of a graph that clears an array."""
+
+    def __init__(self, array: ndarray):
+        self._at = array.address()
+
+    def __call__(self, stream: Stream | None) -> None:
+        """Clear it."""
+        self._at._used_by_kernel(True, stream)
+        ctypes.memset(self._at.data.ptr, 0, self._at.nbytes)
+
+
+def _captured_by(stream: Stream | None) -> list[Callable[[Any], None]] | None:
+    return (_current_stream() if stream is None else stream)._captured
+
+
+module.capturing = _captured_by
 
 
 class Event:
@@ -417,11 +482,21 @@ class Device:
 
 
 class _Memory:
-    """One allocation: what views share. `owner` is the numpy array that holds it."""
+    """One allocation: what views share. `owner` is the numpy array that holds it.
 
-    def __init__(self, owner: np.ndarray):
-        self.world, self.device, self.owner = _world, _world.device, owner
-        self.size = -(-owner.nbytes // UNIT) * UNIT
+    Parameters
+    ----------
+    nbytes : int
+        How much there is to be.
+    owner : numpy.ndarray, optional
+        Memory that is not the pool's.
+    """
+
+    made = 0  # how many there have been: a number for each
+
+    def __init__(self, nbytes: int, owner: np.ndarray | None = None):
+        self.world, self.device = _world, _world.device
+        self.size = -(-nbytes // UNIT) * UNIT
         left = _world.memory - _world.used[self.device]
         if self.size > left:
             msg = f"Out of memory allocating {self.size:,} bytes (allocated so far: {_world.memory - left:,} bytes)."
@@ -429,15 +504,35 @@ class _Memory:
             raise OutOfMemoryError(msg)
         self.world.used[self.device] += self.size
         stream = _current_stream()
-        self.written = (stream._number, stream._next())
+        # By the exact size, not by units: the sanitizer is to see what lies behind an array.
+        self.pool = (self.device, stream._number, nbytes) if owner is None and nbytes else None
         self.read: dict[int, int] = {}
+        if self.pool is not None and (pool := _world.free.get(self.pool)):
+            owner, self.read = pool.pop()
+        self.owner = np.empty(nbytes, np.uint8) if owner is None else owner
+        self.place = int(self.owner.__array_interface__["data"][0])
+        self.number = _Memory.made = _Memory.made + 1
+        if self.size:
+            self.world.there[self.place] = self
+        self.written = (stream._number, stream._time if stream._captured is not None else stream._next())
+        for number, when in self.read.items():  # the pool orders nothing but what is queued on one stream
+            if stream._clock.get(number, 0) < when:
+                raise StreamOrderError(
+                    f"stream {stream._number} takes memory that was given back while stream {number} may still use it"
+                )
 
     def __del__(self) -> None:
         self.world.used[self.device] -= self.size
+        if self.size and self.pool is not None:
+            uses = dict([self.written])
+            _join(uses, self.read)
+            self.world.free.setdefault(self.pool, []).append((self.owner, uses))
 
     def use(self, writes: bool, stream: Stream | None = None) -> tuple[Stream, int]:
         """A stream (the current one) uses it: is it there, and in order? → the stream, the time."""
         stream = _current_stream() if stream is None else stream
+        if stream._captured is not None:
+            raise CUDARuntimeError(f"an operation on an array, at {_place()}, while {stream._number} is captured")
         if stream.device_id != self.device:
             raise ValueError(
                 f"The device where the array resides ({self.device}) is different from the current device "
@@ -458,6 +553,28 @@ class _Memory:
         else:
             self.read[stream._number] = time
         return stream, time
+
+
+_allocators: list[Callable[[int], Any]] = []
+
+
+@contextlib.contextmanager
+def _using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
+    """Ask for memory by this; here it may only refuse."""
+    _allocators.append(allocator)
+    try:
+        yield
+    finally:
+        _allocators.pop()
+
+
+def _taken(shape: tuple[int, ...], dtype: np.dtype, order: str) -> tuple[np.ndarray, _Memory]:
+    """Return memory of the pool, as numpy's array: that which was given back last on this stream, of the same size."""
+    nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if _allocators:
+        _allocators[-1](nbytes)
+    memory = _Memory(nbytes)
+    return np.ndarray(shape, dtype, memory.owner if nbytes else np.empty(0, np.uint8), order=order), memory
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
@@ -513,15 +630,28 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, shape: Any, dtype: Any = float, memptr: None = None, strides: None = None, order: str = "C"):
         if memptr is not None or strides is not None:
             raise NotImplementedError("the stand-in makes no array from a pointer")
-        self._host = shape if isinstance(shape, np.ndarray) else _filled(np.empty(shape, dtype, order))
-        self._memory = _Memory(_owner(self._host))
+        if isinstance(shape, np.ndarray):
+            self._host, self._memory = shape, _Memory(shape.nbytes, _owner(shape))
+            return
+        like = np.broadcast_to(np.empty((), dtype), shape)
+        self._host, self._memory = _taken(like.shape, like.dtype, order)
+        _filled(self._host)
 
     @classmethod
     def _made(cls, host: np.ndarray, memory: _Memory | None = None) -> ndarray:
+        """Return an array: a view of the memory of others, or a copy of what numpy has made in memory of the pool."""
         self = cls.__new__(cls)
-        self._host = host
-        self._memory = _Memory(_owner(host)) if memory is None else memory
+        if memory is None:
+            order = "F" if host.flags.f_contiguous and not host.flags.c_contiguous else "C"
+            self._host, self._memory = _taken(host.shape, host.dtype, order)
+            self._host[...] = host
+        else:
+            self._host, self._memory = host, memory
         return self
+
+    def address(self) -> _Address:
+        """Return what a graph keeps of it."""
+        return _Address(self)
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
@@ -725,7 +855,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     # on the device
 
     def fill(self, value: Any) -> None:
-        """Write one number everywhere."""
+        """Write one number everywhere: by a memset where all its bytes are the same, as a graph may hold it."""
+        if (into := _captured_by(None)) is not None and self._host.flags.c_contiguous and value == 0:
+            into.append(_Memset(self))
+            return
         self[...] = value.reshape(()) if isinstance(value, ndarray) else value
 
     def view(self, dtype: Any = None) -> ndarray:
@@ -793,8 +926,9 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     used: list[ndarray] = []
     plain = [_bare(each, used) for each in args]
     named = {name: _bare(each, used) for name, each in kwargs.items()}
-    for each in used:
-        each._memory.use(False)
+    if _captured_by(None) is None:  # views may be made while a graph is captured
+        for each in used:
+            each._memory.use(False)
     out = kwargs.get("out")
     for each in out if isinstance(out, tuple) else (out,):
         if isinstance(each, ndarray):
@@ -809,6 +943,8 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _wrap(result: Any, used: list[ndarray]) -> Any:
     if isinstance(result, (np.generic, bool)):
+        for each in used:
+            each._memory.use(False)
         _operated(8)
         return ndarray._made(np.array(result))
     if isinstance(result, np.ndarray):
@@ -819,6 +955,8 @@ def _wrap(result: Any, used: list[ndarray]) -> Any:
         owner = _owner(result)
         memory = next((each._memory for each in used if each._memory.owner is owner), None)
         if memory is None:  # not a view of what is there
+            for each in used:
+                each._memory.use(False)
             _operated(result.nbytes)
         return ndarray._made(result, memory)
     if isinstance(result, list):
@@ -890,13 +1028,19 @@ def _adopted(obj: Any) -> ndarray:
     steps = strides or [dtype.itemsize * int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
     span = dtype.itemsize + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
     buffer = (ctypes.c_char * span).from_address(told["data"][0])
-    made = ndarray._made(np.ndarray(shape, dtype, buffer, strides=strides))
+    made = ndarray(np.ndarray(shape, dtype, buffer, strides=strides))
     made._keeps = obj  # type: ignore[attr-defined]
     return made
 
 
 def _empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     return ndarray(shape, dtype, order=order)
+
+
+def _zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    made = _empty(shape, dtype, order)
+    made.fill(0)
+    return made
 
 
 def _empty_like(prototype: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> ndarray:
@@ -1140,7 +1284,7 @@ _FUNCTIONS = [
     "rint", "roll", "rollaxis", "round", "searchsorted", "sign", "signbit", "sort", "split", "sqrt", "square",
     "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tensordot", "tile",
     "trace", "transpose", "tri", "tril", "triu", "true_divide", "trunc", "var", "vdot", "vstack", "zeros_like",
-    "full_like", "result_type", "can_cast", "promote_types", "shape", "ndim", "size", "isscalar", "zeros", "ones",
+    "full_like", "result_type", "can_cast", "promote_types", "shape", "ndim", "size", "isscalar", "ones",
     "full", "arange", "eye", "identity", "bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift",
 ]  # fmt: skip
 _READING = [
@@ -1176,12 +1320,14 @@ def _made_modules() -> dict[str, types.ModuleType]:
         setattr(made["cupy.linalg"], name, _as_given(getattr(np.linalg, name)))
     pool = types.SimpleNamespace(
         used_bytes=lambda: _world.used[_world.device], total_bytes=lambda: _world.used[_world.device],
-        free_bytes=lambda: 0, free_all_blocks=lambda stream=None: None, n_free_blocks=lambda: 0,
+        free_bytes=lambda: 0, free_all_blocks=lambda stream=None: _world.free.clear(),
+        n_free_blocks=lambda: sum(map(len, _world.free.values())),
         get_limit=lambda: 0,
     )  # fmt: skip
     for name, value in {
         "__version__": VERSION, "ndarray": ndarray, "array": _array, "asarray": _asarray, "asanyarray": _asarray,
         "ascontiguousarray": _ascontiguousarray, "asnumpy": _asnumpy, "empty": _empty, "empty_like": _empty_like,
+        "zeros": _zeros,
         "where": _where, "nonzero": _nonzero, "copy": lambda a, order="K": _array(a, order=order),
         "asfortranarray": lambda a, dtype=None: _apply(np.asfortranarray, (_asarray(a, dtype),), {}),
         "get_array_module": lambda *args: xp if any(isinstance(a, (ndarray, spmatrix)) for a in args) else np,
@@ -1191,7 +1337,7 @@ def _made_modules() -> dict[str, types.ModuleType]:
         setattr(xp, name, value)
     for name, value in {
         "Device": Device, "Stream": Stream, "Event": Event, "Graph": Graph, "get_elapsed_time": _elapsed,
-        "get_current_stream": _current_stream,
+        "get_current_stream": _current_stream, "using_allocator": _using_allocator,
         "is_available": lambda: _world.devices > 0, "alloc_pinned_memory": lambda size: _pinned(size, np.uint8).data,
         "memory": types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         "device": types.SimpleNamespace(get_device_id=lambda: _world.device, Device=Device),
@@ -1260,7 +1406,7 @@ def install(monkeypatch: Any, devices: int = 1, memory: int = MEMORY) -> Any:
         monkeypatch.setattr(Stream, "null", _world.null[0])
     for name, each in _modules.items():
         monkeypatch.setitem(sys.modules, name, each)
-    for counter in (reads, uploads, waits):
+    for counter in (reads, uploads, waits, graph_launches):
         counter.clear()
     backends = importlib.import_module("nmfcore.backends")
     for found in pkgutil.iter_modules(backends.__path__, "nmfcore.backends."):

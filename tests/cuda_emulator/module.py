@@ -66,8 +66,8 @@ class Launch(NamedTuple):
 LAUNCHES: list[Launch] = []
 """What has been launched within the last `recording`."""
 
-captured: list[Callable[[], None]] | None = None
-"""Launches that a stream captures instead of running them; None: it does not."""
+capturing: Callable[[Any], list[Callable[[Any], None]] | None] | None = None
+"""Return where a stream (None: the current one) writes launches down instead of running them; None: it does not."""
 
 _recording = 0
 _one_at_a_time = threading.Lock()  # there is one machine, and ctypes lets other threads run meanwhile
@@ -327,8 +327,10 @@ class Kernel:
         """
         launch = Launch(self.name, _three(self.name, grid), _three(self.name, block), int(shared_mem))
         self._check(launch)
-        if captured is not None:
-            captured.append(lambda: self(grid, block, args, shared_mem=shared_mem, stream=stream))
+        into = None if capturing is None else capturing(stream)
+        if into is not None:  # a graph holds addresses, and keeps nothing alive
+            held = [value.address() if hasattr(value, "address") else value for value in args]
+            into.append(lambda stream: self(grid, block, held, shared_mem=shared_mem, stream=stream))
             return
         arguments = self._arguments(args, stream)
         if _recording:
