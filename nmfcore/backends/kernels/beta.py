@@ -4,18 +4,20 @@ import numpy as np
 
 from ..operations import STATS, TOTAL
 from ._decorators import inner, kernel
-from ._simd import (
-    out_of_line,
+from ._ratios import (
+    power_any,
     power_half,
     power_three,
     power_three_halves,
     power_zero,
+    ratio_any,
     ratio_half,
     ratio_one,
     ratio_three,
     ratio_three_halves,
     ratio_zero,
 )
+from ._simd import out_of_line
 from .arguments import NUMERATOR, RENEW, Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up
 from .multiplicative import EPSILON, add_weighed, multiply_rows
@@ -75,28 +77,32 @@ def form_ratios(S, X, Q, first, m, beta):
 def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
     """Turn S = WH of a strip into X ⊙ WH^(β−2), and Q into WH^(β−1); with `stored` (CSR), S into WH^(β−1).
 
-    For β = 1, 0, ½, 1½ and 3 only.
+    β = 1, 0, ½, 1½ and 3 have steps of their own, which need no general power.
     """
     floor = S.dtype.type(EPSILON)
     if stored:
         if beta == 0:
-            power_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         elif beta == 0.5:
-            power_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         elif beta == 1.5:
-            power_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
+        elif beta == 3:
+            power_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         else:
-            power_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_any(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 1:
-        ratio_one(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_one(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 0:
-        ratio_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 0.5:
-        ratio_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 1.5:
-        ratio_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
+    elif beta == 3:
+        ratio_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     else:
-        ratio_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_any(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
 
 
 @inner
@@ -115,7 +121,7 @@ def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing
     With `summing`, those of Ht are added to Ns and Ds instead, from the rows Up of F as they count. Htp are the columns
     as they count, Hp is Hᵀ itself. WH is formed in blocks of columns, so that it stays in the second-level cache with
     its powers whatever m is. Within a block, each strip of three vectors' width is turned into X ⊙ WH^(β−2) and
-    WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
+    WH^(β−1) while it is in the first-level cache.
 
     At k = 15 a pass takes 1.5 times as long as its products would at the rate of a square gemm, at k = 49 1.2 times.
     Forming the powers of 8 rows at a time, so that divisions overlap with the next product, took 1.01 to 1.25 times as
@@ -201,17 +207,6 @@ def row_divergence(S, X, s0, x0, m, beta, weights):
             term *= weights[j]
         total += term
     return total / (beta * (beta - 1))
-
-
-@inner
-def form_powers(S, first, m, beta):
-    """Turn S = WH of one row into WH^(β−1), with scikit-learn's floor."""
-    out_of_line()
-    floor, s = S.dtype.type(EPSILON), S[first : first + m]
-    if beta < 1:
-        for j in range(m):
-            s[j] = max(s[j], floor)
-    raise_to(s, beta - 1)
 
 
 @inner
@@ -309,14 +304,13 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
     height = round_up(min(x.height, n), ALIGN)
     run = aligned(max(1, longest_row(x)) if x.indptr else 0, F)
     stored = x.indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
-    fused = not sparse and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
-    size, block = 0 if sparse else height * ld, height * leading(np.intp(BLOCK)) if fused else 0
+    size, block = (np.intp(0), np.intp(0)) if sparse else (height * ld, height * leading(np.intp(BLOCK)))
     X, S, Q = (
         aligned(0 if stored and not measure else size, F),
-        aligned(max(block, 0 if fused and not measure else size), F),
-        aligned(0 if beta == 1 or stored else block if fused else size, F),
+        aligned(max(block, size if measure else 0), F),
+        aligned(0 if beta == 1 or stored else block, F),
     )
-    values, T = aligned(run.size if stored else 0, F), aligned(height * kp if fused else 0, F)
+    values, T = aligned(run.size if stored else 0, F), aligned(0 if sparse else height * kp, F)
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
@@ -368,25 +362,12 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
         else:
             if not stored or measure:
                 load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
-            if measure or (update and not fused):
-                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 for i in range(rows):
                     losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta, columns)
             if update:
-                if fused:
-                    fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(0))
-                elif stored:
-                    for i in range(rows):
-                        form_powers(S, i * ld, m, beta)
-                    clear(S, rows * ld, padded * ld)
-                    product(S, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
-                else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    product(S, ld, np.intp(1), Hvp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
-                    clear(Q, rows * ld, padded * ld)
-                    product(Q, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(0))
                 if stored:
                     for i in range(rows):
                         begin, length = widen_sparse_row(x, i0 + i, run)
@@ -402,25 +383,13 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
             if weights is not None:
                 weigh_rows(Fp, kp, rows, weights[0], i0, Up)
             if N.shape[0]:
-                if fused:
-                    fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(1))
-                else:
-                    product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
+                fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(1))
                 if stored:
                     for i in range(rows):
                         begin, length = widen_sparse_row(x, i0 + i, run)
                         f = Fp[i * kp : i * kp + kp]
                         sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
                         sparse_scatter(run, x.indices, x.wide, begin, length, Up[i * kp : i * kp + kp], kp, k, Ns)
-                    if not fused:
-                        for i in range(rows):
-                            form_powers(S, i * ld, m, beta)
-                        sum_products(S, ld, m, Up, kp, rows, c, Ds)
-                elif not fused:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    sum_products(S, ld, m, Up, kp, rows, c, Ns)
-                    sum_products(Q, ld, m, Up, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):
