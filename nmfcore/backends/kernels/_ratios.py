@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from ._simd import (
     INDEX,
+    STRIP,
     _broadcast,
     _constant,
     _convert,
@@ -329,8 +330,98 @@ def _make_ratio(of, with_x: bool = True, together: int = 1):
     return ratio
 
 
-# A general power is a long chain of operations: the processor works on two of them at a time. Four took no less.
+# A general power is a long chain of operations: the processor works on two of them at a time. Four at a time saved 2 to
+# 5 % of the time, for code of twice the size.
 _OF = (_of_one, _of_zero, _of_half, _of_three_halves, _of_three)
 ratio_one, ratio_zero, ratio_half, ratio_three_halves, ratio_three = (_make_ratio(of) for of in _OF)
 power_zero, power_half, power_three_halves, power_three = (_make_ratio(of, with_x=False) for of in _OF[1:])
 ratio_any, power_any = (_make_ratio(_of_any, with_x, together=2) for with_x in (True, False))
+
+
+def _make_formed(of):
+    """Make a register tile of WH that meanwhile turns the one above it into X ⊙ WH^(β−2), and Q into WH^(β−1).
+
+    The divider works beside the multipliers then, and loads and stores fit in between. The bits are those of a product
+    and a `ratio` after it.
+    """
+    vectors, rows = 3, STRIP[3]
+
+    @intrinsic
+    def formed(typingctx, f, f0, kp, h, h0, ldh, k, s, q, s0, ld, x, x0, ldx, above, floor, beta):
+        """s[s0 + r·ld :] = Σ_t f[f0 + r·kp + t]·h[h0 + t·ldh :], three vectors, r < STRIP[3].
+
+        With above = 1 row r of the tile above, s[s0 + (r − STRIP[3])·ld :], is turned at term r, and k is at least
+        STRIP[3].
+        """
+        i = types.intp
+        signature = types.void(f, i, i, h, i, i, i, s, q, i, i, x, i, i, i, f.dtype, types.float64)
+
+        def codegen(context, builder, sig, args):
+            f, f0, kp, h, h0, ldh, k, s, q, s0, ld, x, x0, ldx, above, floor, beta = args
+            scalar, lanes = _element(sig.args[0])
+            size = sig.args[0].dtype.bitwidth // 8
+            vector = ir.VectorType(scalar, lanes)
+            fp = builder.gep(_data(context, builder, sig.args[0], f), [f0])
+            hp = builder.gep(_data(context, builder, sig.args[3], h), [h0])
+            sp = builder.gep(_data(context, builder, sig.args[7], s), [s0])
+            qp = builder.gep(_data(context, builder, sig.args[8], q), [s0])
+            xp = builder.gep(_data(context, builder, sig.args[11], x), [x0])
+            form, offsets = of(builder, beta, floor, vector, size), [builder.mul(kp, _constant(r)) for r in range(rows)]
+            at_v = [_constant(v * lanes) for v in range(vectors)]
+
+            def turn(t):
+                row = builder.sub(t, _constant(rows))
+                at, at_x = builder.mul(row, ld), builder.mul(row, ldx)
+                for v in at_v:
+                    place, value = builder.add(at, v), _load(builder, xp, builder.add(at_x, v), vector, size)
+                    ratio, power = form(_load(builder, sp, place, vector, size), value)
+                    _store(builder, ratio, sp, place, vector, size)
+                    if power is not None:
+                        _store(builder, power, qp, place, vector, size)
+
+            def terms(first, last, starts, turning):
+                """Add terms first … last to the sums; with `turning`, turn a row of the tile above at each."""
+                before, body, behind = (
+                    builder.block, builder.append_basic_block("terms"), builder.append_basic_block("terms.end")
+                )  # fmt: skip
+                builder.cbranch(builder.icmp_signed("<", first, last), body, behind)
+                builder.position_at_end(body)
+                t, sums = builder.phi(INDEX), [builder.phi(vector) for _ in range(rows * vectors)]
+                at_h = builder.mul(t, ldh)
+                of_h = [_load(builder, hp, builder.add(at_h, v), vector, size) for v in at_v]
+                new = []
+                for r in range(rows):
+                    number = builder.load(builder.gep(fp, [builder.add(offsets[r], t)]))
+                    number = _broadcast(builder, number, vector)
+                    of_row = sums[r * vectors : (r + 1) * vectors]
+                    new += [_multiply_add(builder, number, b, old) for b, old in zip(of_h, of_row, strict=True)]
+                if turning:
+                    turn(t)
+                after = builder.add(t, _constant(1))
+                builder.cbranch(builder.icmp_signed("<", after, last), body, behind)
+                builder.position_at_end(behind)
+                ends = [builder.phi(vector) for _ in sums]
+                for phi, start, end in zip((t, *sums), (first, *starts), (after, *new), strict=True):
+                    phi.add_incoming(start, before)
+                    phi.add_incoming(end, body)
+                for phi, start, end in zip(ends, starts, new, strict=True):
+                    phi.add_incoming(start, before)
+                    phi.add_incoming(end, body)
+                return ends
+
+            sums = [ir.Constant(vector, [0.0] * lanes)] * (rows * vectors)
+            turned = builder.mul(above, _constant(rows))
+            sums = terms(_constant(0), turned, sums, True)
+            sums = terms(turned, k, sums, False)
+            for r in range(rows):
+                for v in range(vectors):
+                    place = builder.add(builder.mul(ld, _constant(r)), at_v[v])
+                    _store(builder, sums[r * vectors + v], sp, place, vector, size)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return formed
+
+
+formed_one, formed_three = _make_formed(_of_one), _make_formed(_of_three)

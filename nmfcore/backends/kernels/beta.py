@@ -5,6 +5,8 @@ import numpy as np
 from ..operations import STATS, TOTAL
 from ._decorators import inner, kernel
 from ._ratios import (
+    formed_one,
+    formed_three,
     power_any,
     power_half,
     power_three,
@@ -24,6 +26,7 @@ from .multiplicative import EPSILON, add_weighed, multiply_rows
 from .powers import exponential, logarithm, power, raise_to
 from .product import (
     DEPTH,
+    STRIP3,
     add_rows,
     gram,
     product,
@@ -106,6 +109,25 @@ def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
 
 
 @inner
+def form_strip(Fp, kp, k, Hp, first, mp, S, Q, at, ld, X, ld_x, rows, beta):
+    """Write what `form_tile` makes of WH to a strip of three vectors' width, for β = 1 or 3 and k of STRIP3 to DEPTH.
+
+    Each register tile turns the one above it while it is multiplied; `form_tile` is left with the last one.
+    """
+    out_of_line()
+    floor, above, last = S.dtype.type(EPSILON), np.intp(0), rows - STRIP3
+    for r in range(0, rows, STRIP3):
+        s0, x0 = at + r * ld, first + r * ld_x
+        if beta == 1:
+            formed_one(Fp, r * kp, kp, Hp, first, mp, k, S, Q, s0, ld, X, x0, ld_x, above, floor, beta)
+        else:
+            formed_three(Fp, r * kp, kp, Hp, first, mp, k, S, Q, s0, ld, X, x0, ld_x, above, floor, beta)
+        above = np.intp(1)
+    at_s, at_x = at + last * ld, first + last * ld_x
+    form_tile(S, Q, at_s, ld, X, at_x, ld_x, np.intp(STRIP3), np.intp(3), beta, False)
+
+
+@inner
 def add_product(S, ld, H, kp, rows, terms, T, N, begin):
     """Add S·H to N; with `begin`, for the first block of terms, write it."""
     out_of_line()
@@ -123,18 +145,23 @@ def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing
     its powers whatever m is. Within a block, each strip of three vectors' width is turned into X ⊙ WH^(β−2) and
     WH^(β−1) while it is in the first-level cache.
 
-    At k = 15 a pass takes 1.5 times as long as its products would at the rate of a square gemm, at k = 49 1.2 times.
-    Forming the powers of 8 rows at a time, so that divisions overlap with the next product, took 1.01 to 1.25 times as
-    long; not to load numbers of the tile that are overwritten made no difference.
+    At k = 15 a pass takes 1.2 to 1.3 times as long as its products would at the rate of a square gemm for β = 1 and 3,
+    1.35 for β = 0, 1.4 to 1.7 for β = ½ and 1½, and 2.3 to 2.5 for a general power, the rest of which is the power
+    itself. To turn a register tile while the next is multiplied took 0.86 to 0.95 of the time for β = 1 and 3; for ½
+    and 1½, of which the multipliers make the roots, it made no difference.
     """
     out_of_line()
     Fp, Up, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers
     one, ld, strip = np.intp(1), leading(np.intp(BLOCK)), 3 * lanes_of(S)
+    beside = not stored and (beta == 1 or beta == 3) and k >= STRIP3 and k <= DEPTH
     for j0 in range(0, m, BLOCK):
         columns = min(np.intp(BLOCK), m - j0)
         whole = round_up(columns, ALIGN)
         for j in range(0, whole, strip):
             width = min(strip, whole - j)
+            if beside and width == strip:
+                form_strip(Fp, kp, k, Hp, j0 + j, mp, S, Q, j, ld, X, ld_x, padded, beta)
+                continue
             product(Fp, kp, one, Hp[j0 + j :], mp, S[j:], ld, padded, k, width, np.intp(DEPTH))
             form_tile(S, Q, j, ld, X, j0 + j, ld_x, padded, width // lanes_of(S), beta, stored)
         if summing:
