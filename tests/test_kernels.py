@@ -232,13 +232,37 @@ def test_frobenius_divergence_does_not_cancel(rng):
 
 @pytest.mark.parametrize("x", [1.3e-7, 1e-3, 0.1, 0.70710678, 1.0, np.nextafter(1, 2), np.e, 255.0, 1e10, 1e30])
 @pytest.mark.parametrize("beta", [0.3, 1.7, -2.4, 6.2])
-def test_powers_are_accurate(x, beta):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_powers_are_accurate(x, beta, dtype):
     """A matrix of one entry shows the powers themselves: N = wh^(β−2)·f and D = wh^(β−1)·f with wh = f."""
-    X, F, Ht = np.ones((1, 1)), np.full((1, 1), x), np.ones((1, 1))
+    X, F, Ht = np.ones((1, 1)), np.full((1, 1), x, dtype), np.ones((1, 1), dtype)
     N, D, stats = np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(cpu.STATS + 2)
     cpu.multiply_beta(cpu.cut(X, (0, 1), 64), F, Ht, beta, 1.0, 0, 0, 0.0, False, False, F, N, D, stats)
-    assert N[0, 0] == pytest.approx(float(np.longdouble(x) ** (np.longdouble(beta) - 2) * x), rel=3e-14)
-    assert D[0, 0] == pytest.approx(float(np.longdouble(x) ** (np.longdouble(beta) - 1) * x), rel=3e-14)
+    wh, limits = np.longdouble(F[0, 0]), np.finfo(dtype)
+    for found, p in ((N[0, 0], beta - 2), (D[0, 0], beta - 1)):
+        power, first = wh ** np.longdouble(p), wh ** (np.longdouble(beta) - 2)  # the other is this times wh
+        if max(first, power * wh) > limits.max:
+            assert found == np.inf
+        elif min(first, power) < limits.tiny:
+            assert found <= power * wh
+        else:
+            assert found == pytest.approx(float(power * wh), rel=6e-7 if dtype == np.float32 else 3e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("beta", [0.3, 1.1, 1.7, 2.6])
+def test_powers_of_what_is_no_ordinary_number(beta, dtype):
+    """As numpy's powers, with the floors: zero, a number of fewer digits; NaN stays NaN."""
+    limits, floor = np.finfo(dtype), np.finfo(np.float32).eps
+    for wh in (0.0, limits.tiny / 64, limits.tiny, floor / 2, np.nan):
+        X, F, Ht = np.ones((1, 5)), np.ones((1, 1), dtype), np.array([[1], [wh], [2], [wh], [3]], dtype)
+        N, D, stats = np.zeros((5, 1)), np.zeros((5, 1)), np.zeros(cpu.STATS + 2)
+        cpu.multiply_beta(cpu.cut(X, (0, 1), 64), F, Ht, beta, 1.0, 0, 0, 0.0, False, False, F, N, D, stats)
+        given = Ht[:, 0].astype(float)
+        with np.errstate(all="ignore"):
+            high, low = (np.maximum(given, floor) if beta < least else given for least in (2, 1))
+            np.testing.assert_allclose(N[:, 0], high ** (beta - 2), rtol=5 * limits.eps, atol=limits.tiny)
+            np.testing.assert_allclose(D[:, 0], low ** (beta - 1), rtol=5 * limits.eps, atol=limits.tiny)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -68,7 +68,6 @@ def topk_kernels() -> ModuleType:
 
 
 _DTYPES = {stored.code: dtype for dtype, stored in reversed(STORED_TYPES.items())}  # bool is read as uint8
-_FUSED = (1, 0, 0.5, 1.5, 3)  # the β whose ratios `beta_pass` forms tile by tile behind the product
 
 
 @functools.cache
@@ -404,9 +403,7 @@ def multiply_beta(
     """
     c = F.dtype.type
     losses = np.zeros(block.rows if measure else 0)
-    height = _beta_height(block.columns, F.dtype)
-    if beta in _FUSED:
-        height = 128 if block.indptr else _fused_height(block.columns, F.dtype)
+    height = 128 if block.indptr else _fused_height(block.columns, F.dtype)
     rule, penalty = (float(beta), float(gamma), float(floor)), (c(l1), c(l2))
     kernels().beta_pass(
         (*block[:-1], height), F, Ht, rule, penalty, RENEW if update else KEEP, int(measure), out, N, D, stats, losses,

@@ -16,6 +16,7 @@ whole vectors; flat buffers whose names end in p have rows of that length, with 
 `descent`                 coordinate descent, and the fused pass of the Frobenius loss
 `multiplicative`          the multiplicative step from given numerators and denominators
 `powers`, `beta`          powers and logarithms that vectorise; the fused pass of the β-divergences
+`_ratios`                 their ratios and powers of a tile, in LLVM's language
 `newton`                  coordinate descent for the Kullback-Leibler divergence
 `coding`                  rows of W alone, H fixed
 `topk`                    the exact cosine search

@@ -4,24 +4,29 @@ import numpy as np
 
 from ..operations import STATS, TOTAL
 from ._decorators import inner, kernel
-from ._simd import (
-    out_of_line,
+from ._ratios import (
+    formed_one,
+    formed_three,
+    power_any,
     power_half,
     power_three,
     power_three_halves,
     power_zero,
+    ratio_any,
     ratio_half,
     ratio_one,
     ratio_three,
     ratio_three_halves,
     ratio_zero,
 )
+from ._simd import out_of_line
 from .arguments import NUMERATOR, RENEW, Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up
 from .multiplicative import EPSILON, add_weighed, multiply_rows
 from .powers import exponential, logarithm, power, raise_to
 from .product import (
     DEPTH,
+    STRIP3,
     add_rows,
     gram,
     product,
@@ -75,28 +80,51 @@ def form_ratios(S, X, Q, first, m, beta):
 def form_tile(S, Q, first, ld, X, first_x, ld_x, rows, vectors, beta, stored):
     """Turn S = WH of a strip into X ⊙ WH^(β−2), and Q into WH^(β−1); with `stored` (CSR), S into WH^(β−1).
 
-    For β = 1, 0, ½, 1½ and 3 only.
+    β = 1, 0, ½, 1½ and 3 have steps of their own, which need no general power.
     """
     floor = S.dtype.type(EPSILON)
     if stored:
         if beta == 0:
-            power_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         elif beta == 0.5:
-            power_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         elif beta == 1.5:
-            power_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
+        elif beta == 3:
+            power_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
         else:
-            power_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+            power_any(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 1:
-        ratio_one(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_one(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 0:
-        ratio_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_zero(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 0.5:
-        ratio_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_half(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     elif beta == 1.5:
-        ratio_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_three_halves(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
+    elif beta == 3:
+        ratio_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
     else:
-        ratio_three(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor)
+        ratio_any(S, Q, first, ld, X, first_x, ld_x, rows, vectors, floor, beta)
+
+
+@inner
+def form_strip(Fp, kp, k, Hp, first, mp, S, Q, at, ld, X, ld_x, rows, beta):
+    """Write what `form_tile` makes of WH to a strip of three vectors' width, for β = 1 or 3 and k of STRIP3 to DEPTH.
+
+    Each register tile turns the one above it while it is multiplied; `form_tile` is left with the last one.
+    """
+    out_of_line()
+    floor, above, last = S.dtype.type(EPSILON), np.intp(0), rows - STRIP3
+    for r in range(0, rows, STRIP3):
+        s0, x0 = at + r * ld, first + r * ld_x
+        if beta == 1:
+            formed_one(Fp, r * kp, kp, Hp, first, mp, k, S, Q, s0, ld, X, x0, ld_x, above, floor, beta)
+        else:
+            formed_three(Fp, r * kp, kp, Hp, first, mp, k, S, Q, s0, ld, X, x0, ld_x, above, floor, beta)
+        above = np.intp(1)
+    at_s, at_x = at + last * ld, first + last * ld_x
+    form_tile(S, Q, at_s, ld, X, at_x, ld_x, np.intp(STRIP3), np.intp(3), beta, False)
 
 
 @inner
@@ -115,20 +143,25 @@ def fused_terms(buffers, k, kp, m, mp, ld_x, rows, padded, beta, stored, summing
     With `summing`, those of Ht are added to Ns and Ds instead, from the rows Up of F as they count. Htp are the columns
     as they count, Hp is Hᵀ itself. WH is formed in blocks of columns, so that it stays in the second-level cache with
     its powers whatever m is. Within a block, each strip of three vectors' width is turned into X ⊙ WH^(β−2) and
-    WH^(β−1) while it is in the first-level cache. For the five β of `form_tile`.
+    WH^(β−1) while it is in the first-level cache.
 
-    At k = 15 a pass takes 1.5 times as long as its products would at the rate of a square gemm, at k = 49 1.2 times.
-    Forming the powers of 8 rows at a time, so that divisions overlap with the next product, took 1.01 to 1.25 times as
-    long; not to load numbers of the tile that are overwritten made no difference.
+    At k = 15 a pass takes 1.2 to 1.3 times as long as its products would at the rate of a square gemm for β = 1 and 3,
+    1.35 for β = 0, 1.4 to 1.7 for β = ½ and 1½, and 2.3 to 2.5 for a general power, the rest of which is the power
+    itself. To turn a register tile while the next is multiplied took 0.86 to 0.95 of the time for β = 1 and 3; for ½
+    and 1½, of which the multipliers make the roots, it made no difference.
     """
     out_of_line()
     Fp, Up, Hp, Htp, X, S, Q, T, Np, Dp, c, Ns, Ds = buffers
     one, ld, strip = np.intp(1), leading(np.intp(BLOCK)), 3 * lanes_of(S)
+    beside = not stored and (beta == 1 or beta == 3) and k >= STRIP3 and k <= DEPTH
     for j0 in range(0, m, BLOCK):
         columns = min(np.intp(BLOCK), m - j0)
         whole = round_up(columns, ALIGN)
         for j in range(0, whole, strip):
             width = min(strip, whole - j)
+            if beside and width == strip:
+                form_strip(Fp, kp, k, Hp, j0 + j, mp, S, Q, j, ld, X, ld_x, padded, beta)
+                continue
             product(Fp, kp, one, Hp[j0 + j :], mp, S[j:], ld, padded, k, width, np.intp(DEPTH))
             form_tile(S, Q, j, ld, X, j0 + j, ld_x, padded, width // lanes_of(S), beta, stored)
         if summing:
@@ -201,17 +234,6 @@ def row_divergence(S, X, s0, x0, m, beta, weights):
             term *= weights[j]
         total += term
     return total / (beta * (beta - 1))
-
-
-@inner
-def form_powers(S, first, m, beta):
-    """Turn S = WH of one row into WH^(β−1), with scikit-learn's floor."""
-    out_of_line()
-    floor, s = S.dtype.type(EPSILON), S[first : first + m]
-    if beta < 1:
-        for j in range(m):
-            s[j] = max(s[j], floor)
-    raise_to(s, beta - 1)
 
 
 @inner
@@ -309,14 +331,13 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
     height = round_up(min(x.height, n), ALIGN)
     run = aligned(max(1, longest_row(x)) if x.indptr else 0, F)
     stored = x.indptr != 0  # CSR with a general β: every WH is needed, but of X the stored numbers only
-    fused = not sparse and (beta == 1 or beta == 0 or beta == 0.5 or beta == 1.5 or beta == 3)
-    size, block = 0 if sparse else height * ld, height * leading(np.intp(BLOCK)) if fused else 0
+    size, block = (np.intp(0), np.intp(0)) if sparse else (height * ld, height * leading(np.intp(BLOCK)))
     X, S, Q = (
         aligned(0 if stored and not measure else size, F),
-        aligned(max(block, 0 if fused and not measure else size), F),
-        aligned(0 if beta == 1 or stored else block if fused else size, F),
+        aligned(max(block, size if measure else 0), F),
+        aligned(0 if beta == 1 or stored else block, F),
     )
-    values, T = aligned(run.size if stored else 0, F), aligned(height * kp if fused else 0, F)
+    values, T = aligned(run.size if stored else 0, F), aligned(0 if sparse else height * kp, F)
     Htp, Hp = aligned(m * kp, F), aligned(0 if sparse else round_up(k, ALIGN) * mp, F)
     Fp, Np, Dp = aligned(height * kp, F), aligned(height * kp, F), aligned(height * kp, F)
     c = aligned(0 if sparse else mp * kp, F)
@@ -368,25 +389,12 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
         else:
             if not stored or measure:
                 load_tile(x, x.indptr, i0, rows, padded, X, ld, run)
-            if measure or (update and not fused):
-                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
             if measure:
+                product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
                 for i in range(rows):
                     losses[i0 + i] = row_divergence(S, X, i * ld, i * ld, m, beta, columns)
             if update:
-                if fused:
-                    fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(0))
-                elif stored:
-                    for i in range(rows):
-                        form_powers(S, i * ld, m, beta)
-                    clear(S, rows * ld, padded * ld)
-                    product(S, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
-                else:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    product(S, ld, np.intp(1), Hvp, kp, Np, kp, padded, m, kp, np.intp(DEPTH))
-                    clear(Q, rows * ld, padded * ld)
-                    product(Q, ld, np.intp(1), Hvp, kp, Dp, kp, padded, m, kp, np.intp(DEPTH))
+                fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(0))
                 if stored:
                     for i in range(rows):
                         begin, length = widen_sparse_row(x, i0 + i, run)
@@ -402,25 +410,13 @@ def beta_pass(block, F, Ht, rule, penalty, update, measure, out, N, D, stats, lo
             if weights is not None:
                 weigh_rows(Fp, kp, rows, weights[0], i0, Up)
             if N.shape[0]:
-                if fused:
-                    fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(1))
-                else:
-                    product(Fp, kp, np.intp(1), Hp, mp, S, ld, padded, k, mp, np.intp(DEPTH))
+                fused_terms(buffers, k, kp, m, mp, ld, rows, padded, beta, stored, np.intp(1))
                 if stored:
                     for i in range(rows):
                         begin, length = widen_sparse_row(x, i0 + i, run)
                         f = Fp[i * kp : i * kp + kp]
                         sparse_weights(run, x.indices, x.wide, begin, length, f, Htp, kp, values, beta)
                         sparse_scatter(run, x.indices, x.wide, begin, length, Up[i * kp : i * kp + kp], kp, k, Ns)
-                    if not fused:
-                        for i in range(rows):
-                            form_powers(S, i * ld, m, beta)
-                        sum_products(S, ld, m, Up, kp, rows, c, Ds)
-                elif not fused:
-                    for i in range(rows):
-                        form_ratios(S, X, Q, i * ld, m, beta)
-                    sum_products(S, ld, m, Up, kp, rows, c, Ns)
-                    sum_products(Q, ld, m, Up, kp, rows, c, Ds)
         if N.shape[0] and beta == 1:
             for i in range(rows):
                 for t in range(k):

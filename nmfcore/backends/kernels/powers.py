@@ -6,6 +6,7 @@ Calls of pow, log and exp in a loop keep LLVM from vectorising it.
 import numpy as np
 
 from ._decorators import exact, inner
+from ._ratios import raise_line
 from ._simd import (
     bits_of_double,
     double_of_bits,
@@ -121,5 +122,4 @@ def raise_to(s, p):
             for j in range(n):
                 s[j] = one / s[j]
         return
-    for j in range(n):
-        s[j] = power(np.float64(s[j]), p)
+    raise_line(s, n, p)
