@@ -11,6 +11,7 @@ import reference as ref
 from scipy import sparse
 
 from nmfcore.backends import cpu
+from nmfcore.backends.kernels.arguments import in_strips
 from nmfcore.rows.memory import as_rows
 
 STORED = ["uint8", "bool", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32",
@@ -103,16 +104,24 @@ def test_one_pass_of_coordinate_descent(rng, shape, layout, dtype):
 @pytest.mark.parametrize("layout", ["C", "F"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_pass_over_rows_so_long_that_they_are_read_in_strips(rng, layout, dtype):
-    n, m, k = 70, 60_001, 33  # Ht has more than 8 MB
+    """Two tiles of three strips; k ends in half a vector where vectors are long."""
+    n, m, k = 300, 1701, 116
+    assert in_strips(m, k)
     X = np.asarray(rng.integers(0, 256, (n, m), dtype=np.uint8), order=layout)
     F, Ht = rng.random((n, k)).astype(dtype), rng.random((m, k)).astype(dtype)
     G, order = cpu.gram(Ht), np.arange(k)
     D = X.astype(float)
+    block = cpu.cut(X, (0, n), 64)
     expected, _, _, _ = ref.sweep(F, G, D @ Ht, 0.0, 0.0, order)
     out, XtF, FtF, stats = np.empty_like(F), np.zeros((m, k)), np.zeros((k, k)), np.zeros(cpu.STATS)
-    cpu.descend(cpu.cut(X, (0, n), 64), F, Ht, G, 0.0, 0.0, order, 1, 0.0, out, XtF, FtF, stats)
+    cpu.descend(block, F, Ht, G, 0.0, 0.0, order, 1, 0.0, out, XtF, FtF, stats)
     close(out, expected, dtype, 30 * np.abs(expected).max())
     close(XtF, D.T @ out, dtype)
+    alone, product = np.zeros((m, k)), np.empty_like(F)
+    cpu.products(block, Ht, product)
+    cpu.add_products(block, out, alone)
+    close(product, D @ Ht, dtype)
+    np.testing.assert_array_equal(alone, XtF)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from .._typing import Array, Block, DType, Matrix
 from ..backends import cpu
+from ..backends.kernels.arguments import TALL, in_strips
 from .base import LOOK_WIDTH, Function, Gather, Made, Pass, Rows
 from .state import RowState
 from .summary import Summary, digest_of
@@ -214,6 +215,7 @@ class MemoryRows(Rows):
             if self.sparse:  # in time: a number is found twice, 4 ns and 0.4 ns per component, and a row takes 0.1 µs
                 work = (400.0 + 40.0 * width) * stored + (ROW_WORK + 16.0 * width**2) * n
             work *= self.intensity
+            wide = not self.sparse and in_strips(m, width)
             lanes = min(LANES, tiles, int(work / (self.lane_work or LANE_WORK)) + 1)
             if self.sparse:
                 lanes = min(lanes, 1 + stored // ((1 if gathers else 2) * COLUMN_WORK * max(m, 1)))
@@ -221,6 +223,8 @@ class MemoryRows(Rows):
                 held = stored * self.X.dtype.itemsize
                 least = 2 if 8 * m * width <= 64e6 else 1  # one alone would keep one core only busy
                 lanes = min(lanes, max(least, int(max(64e6, held / 4) / (8 * m * width))))
+                if wide:  # clearing and adding up a lane's sums takes as long as adding the products of three tiles
+                    lanes = min(lanes, max(least, 2 * -(-n // (4 * TALL))))
             bounds = [tiles * i // lanes * height for i in range(lanes)] + [n]
             step = tiles * BLOCK_WORK / max(work, 1.0)
             if self.lane_work is not None:
@@ -228,6 +232,8 @@ class MemoryRows(Rows):
             elif not self.sparse:
                 step = min(step, BLOCK_BYTES / max(1, m * self.X.dtype.itemsize * height))
             step = max(1, int(step)) * height
+            if wide and step > TALL:  # whole tiles
+                step = step // TALL * TALL
             cuts = [
                 [(a, min(a + step, hi), self._cut(a, min(a + step, hi), height)) for a in range(lo, hi, step)]
                 for lo, hi in itertools.pairwise(bounds)

@@ -4,7 +4,8 @@
 
     c[r, :] (+)= Σ_t x[r·rs + t·ts] · b[t, :]          r < STRIP[v], c and b rows of v vectors
 
-which ask the processor meanwhile for memory that is needed next, `pace` bytes from the address `ahead` on for each t.
+which ask the processor meanwhile for memory that is needed next: for each t one cache line, of rows that are `apart`
+bytes apart. The rows begin at the address `ahead`; 2^shift lines of a row are asked for, before those of the next.
 
 With ``(rs, ts) = (ld, 1)`` this is X·Ht, with ``(1, ld)`` it is Xᵀ·F: the same tile of X serves both products.
 ``transpose`` turns a square of LANES × LANES numbers inside registers.
@@ -62,6 +63,8 @@ VECTOR_BYTES = _vector_bytes()
 # Rows per register tile, by vectors per row; AVX-512 and NEON have 32 registers, AVX and SSE 16. All divide 16. Four
 # vectors are done as two and two: 4 × 4 tiles reach 115 GFLOP/s on one core where 2 × 8 reach 155.
 STRIP = {1: 16, 2: 8, 3: 8} if VECTOR_BYTES == 64 else {1: 8, 2: 4, 3: 4}
+# Whether `shift` counts and products may end in half a vector: with AVX2 these two cost an iteration 5 and 4 %.
+LONG_VECTORS = VECTOR_BYTES == 64
 GRAIN = 8  # rows of a product come in multiples of this
 INDEX = ir.IntType(64)
 
@@ -111,10 +114,12 @@ def _fetch(builder, address):
     builder.call(prefetch, [builder.inttoptr(address, byte), *hints])
 
 
-def _make_micro(vectors: int, rows: int, unroll: int):
+def _make_micro(vectors: int, rows: int, unroll: int, half: bool = False):
     """Register tile of `rows` × `vectors`; `unroll` independent sums over t where a tile alone is too short a chain.
 
-    Such a tile of several sums has no `ahead` and `pace`.
+    With `half`, vectors are half as long, and the one of c is a whole vector that ends in zeros.
+
+    Such a tile of several sums has no `ahead`, `shift` and `apart`.
     """
 
     def typed(x, b, c, fetched):
@@ -126,6 +131,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
         def codegen(context, builder, sig, args):
             x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate, *fetched = args
             scalar, lanes = _element(sig.args[0])
+            lanes = lanes // 2 if half else lanes
             size = sig.args[0].dtype.bitwidth // 8
             vector = ir.VectorType(scalar, lanes)
             name = f"llvm.fma.v{lanes}f{size * 8}"
@@ -139,8 +145,12 @@ def _make_micro(vectors: int, rows: int, unroll: int):
             def step(t, sums):
                 at_b, at_x = builder.mul(t, ldb), builder.mul(t, ts)
                 if fetched:
-                    ahead, pace = fetched
-                    _fetch(builder, builder.add(ahead, builder.mul(t, pace)))
+                    ahead, shift, apart = fetched
+                    row, line = t, _constant(0)
+                    if LONG_VECTORS:
+                        row = builder.ashr(t, shift)
+                        line = builder.shl(builder.sub(t, builder.shl(row, shift)), _constant(6))
+                    _fetch(builder, builder.add(builder.add(ahead, builder.mul(row, apart)), line))
                 row = [
                     _load(builder, bp, builder.add(at_b, _constant(v * lanes)), vector, size) for v in range(vectors)
                 ]
@@ -198,13 +208,15 @@ def _make_micro(vectors: int, rows: int, unroll: int):
                     at = builder.add(at_c, _constant(v * lanes))
                     old = builder.select(adding, _load(builder, cp, at, vector, size), zero)
                     _store(builder, builder.fadd(old, sums[r][v]), cp, at, vector, size)
+                if half:
+                    _store(builder, zero, cp, builder.add(at_c, _constant(lanes)), vector, size)
             return context.get_dummy_value()
 
         return signature, codegen
 
     @intrinsic
-    def micro(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate, ahead, pace):
-        return typed(x, b, c, 2)
+    def micro(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate, ahead, shift, apart):
+        return typed(x, b, c, 3)
 
     @intrinsic
     def line(typingctx, x, x0, rs, ts, b, b0, ldb, c, c0, ldc, length, accumulate):
@@ -215,6 +227,7 @@ def _make_micro(vectors: int, rows: int, unroll: int):
 
 micro1 = _make_micro(1, STRIP[1], 1)
 micro1_rest = _make_micro(1, GRAIN, 1)  # the same sums; where STRIP[1] rows are more than there are
+micro_half = _make_micro(1, GRAIN, 1, half=True)
 micro2 = _make_micro(2, STRIP[2], 1)
 micro3 = _make_micro(3, STRIP[3], 1)
 line4 = _make_micro(4, 1, 2)  # one row of four vectors: the gradient of one component in a sweep

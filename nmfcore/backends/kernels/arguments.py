@@ -30,3 +30,15 @@ class Block(NamedTuple):
 OPENING, PRODUCT, ACCUMULATE, RESIDUAL = 0, 1, 2, 3
 # what `beta_pass` does to F
 KEEP, RENEW, NUMERATOR = 0, 1, 2
+
+TALL = 256  # rows of a tile that is read in strips
+
+
+def in_strips(columns, width):
+    """Return whether tiles are read in strips of columns, for factors of `width` columns.
+
+    The float64 sums of XᵀF then outgrow the second-level cache, and are read and written beyond it for each tile. A
+    strip of a tall tile is read once for X·Ht and again for Xᵀ·F, so that this is done for 256 rows at a time, and all
+    that belongs to a strip stays in cache. With smaller sums, reading X twice takes longer.
+    """
+    return columns > 1024 and 8 * columns * width > 3 << 19

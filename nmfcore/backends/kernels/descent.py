@@ -16,7 +16,7 @@ from ._simd import (
     turn_line,
     view,
 )
-from .arguments import Block
+from .arguments import TALL, Block
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, round_up, zeros
 from .multiplicative import add_weighed, multiply_rows
 from .product import (
@@ -29,12 +29,15 @@ from .product import (
     columns_of,
     coming_of,
     depth_of,
+    ending_in_half,
     held_back,
     lies_well,
+    nothing_coming,
     product,
     rows_of_tile,
     sparse_add_products,
     sparse_rows_times,
+    strip_coming,
     strip_of,
     weigh_rows,
 )
@@ -271,18 +274,19 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     x = Block(*block)
     n, m, k, size, lanes = x.rows, x.columns, F.shape[1], F.itemsize, lanes_of(F)
     l1, l2 = F.dtype.type(penalty[0]), F.dtype.type(penalty[1])
-    given, kp = Ht.shape[0] == 0, round_up(k, lanes)
-    strip = m
+    given, kp, kh = Ht.shape[0] == 0, round_up(k, lanes), ending_in_half(k, lanes)
+    strip, height = m, x.height
     if sparse is None:
-        strip = m if given else strip_of(m, kp, size)
+        strip = m if given else strip_of(m, k, size)
+        height = height if strip == m else np.intp(TALL)
     ld = leading(strip)
     step = max(4 * lanes, ALIGN)  # rows of a sweep
-    height = round_up(min(x.height, n), step)
+    height = round_up(min(height, n), step)
     hold = held_back(x.code, size, m, sparse is None and not given)
     well = hold >= 0 and x.code == 10 and lies_well(x)
     # One piece of memory for all buffers: allocating each on its own took a tenth of the time of a small fit.
     of_tile, of_F, of_G = height * ld if sparse is None else 0, height * kp, round_up(k, ALIGN) * round_up(kp, ALIGN)
-    of_H, of_c = round_up(m, ALIGN) * kp, round_up(max(strip, k), ALIGN) * kp
+    of_H, of_c = round_up(m, ALIGN) * kp, (round_up(max(strip, k), ALIGN) + 2 * ALIGN) * kp
     of_D = 0 if multiply is None and begin is None else of_F
     of_U = 0 if weights is None else of_F
     of_sweep = (2 * kp + 4) * step if begin is None else (5 * kp + 10) * step + kp
@@ -312,7 +316,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
         padded, whole = round_up(rows, step), round_up(rows, GRAIN)
-        tile, at_x, coming = copied, ld, (x.address, np.intp(0))
+        tile, at_x, coming = copied, ld, nothing_coming(x)
         if given:
             pad_rows(XtF, i0, rows, Cp, kp)
             whole = rows
@@ -324,17 +328,18 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 columns = min(strip, m - j0)
                 load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
                 of_strip = Htp[j0 * kp :]
-                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kp, np.intp(DEPTH), j0, coming)
+                coming = strip_coming(x, i0, rows, j0 + strip, strip)
+                add_terms(tile, ld, np.intp(1), of_strip, kp, Cp, kp, whole, columns, kh, np.intp(DEPTH), j0, coming)
         else:
             if well and rows == whole and n - i0 - rows >= hold:
                 tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
             else:
                 load_tile(x, None, i0, rows, whole, tile, ld, run)
-            coming = coming_of(x, i0 + rows, min(rows, n - i0 - rows), m, kp, lanes)
+            coming = coming_of(x, i0 + rows, min(rows, n - i0 - rows), m)
             ahead = add_terms(
-                tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kp, depth_of(m, size), np.intp(0), coming
+                tile, at_x, np.intp(1), Htp, kp, Cp, kp, whole, m, kh, depth_of(m, size), np.intp(0), coming
             )
-            coming = ahead, coming[1]
+            coming = ahead, coming[1], coming[2], coming[3]
         pad_rows(F, i0, rows, Fp, kp)
         clear(Cp, whole * kp, padded * kp)
         clear(Fp, rows * kp, padded * kp)
@@ -376,6 +381,7 @@ def frobenius_pass(block, sparse, F, begin, Ht, G, penalty, descent, multiply, o
                 for j0 in range(0, m, strip):
                     columns = min(strip, m - j0)
                     load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
+                    coming = strip_coming(x, i0 if j0 + strip < m else i0 + rows, height, j0 + strip, strip)
                     accumulate_products(tile, ld, columns, Up, kp, rows, c, XtF[j0 : j0 + columns], coming)
             else:
                 accumulate_products(tile, at_x, m, Up, kp, rows, c, XtF, coming)

@@ -21,6 +21,7 @@ from .product import (
     accumulate_gram,
     accumulate_products,
     add_rows,
+    nothing_coming,
     product,
     sparse_rows_times,
     sparse_scatter,
@@ -176,7 +177,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
     height = round_up(min(x.height, n), step)
     tile, Fp, Cp = aligned(height * ld, F), aligned(height * kp, F), aligned(height * kp, F)
     Gp, Htp = aligned(round_up(k, ALIGN) * round_up(kp, ALIGN), F), aligned(round_up(m, ALIGN) * kp, F)
-    c, scratch = aligned(round_up(max(m, k), ALIGN) * kp, F), aligned((2 * kp + 4) * step, F)
+    c, scratch = aligned((round_up(max(m, k), ALIGN) + 2 * ALIGN) * kp, F), aligned((2 * kp + 4) * step, F)
     run = aligned(max(STORED, longest_row(x)) if x.indptr else 0, F)
     found, starts, counts = lists
     listed, of_lanes = counts.size > 0, np.empty(lanes)
@@ -226,7 +227,7 @@ def filled_pass(block, mask, lists, F, begin, Ht, G, penalty, descent, out, XtF,
                 product(Fp, kp, np.intp(1), Hp, mp, S, ld, whole, k, mp, np.intp(DEPTH))
             measured[0] += distance(tile, S, ld, rows, m) / 2  # what was filled in is met, to rounding
         stats[TOTAL] += copy_rows(Fp, kp, rows, out, i0)
-        accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, (np.intp(tile.ctypes.data), np.intp(0)))
+        accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, nothing_coming(x))
         accumulate_gram(Fp, kp, rows, c, FtF)
 
 

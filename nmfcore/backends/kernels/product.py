@@ -6,6 +6,7 @@ from ._decorators import inlined, inner, kernel, once
 from ._pairs import max, min
 from ._simd import (
     GRAIN,
+    LONG_VECTORS,
     STRIP,
     gather1,
     gather2,
@@ -14,13 +15,15 @@ from ._simd import (
     micro1_rest,
     micro2,
     micro3,
+    micro_half,
     out_of_line,
     scatter1,
     scatter2,
     scatter4,
+    transpose,
     view,
 )
-from .arguments import ACCUMULATE, OPENING, PRODUCT, RESIDUAL, Block
+from .arguments import ACCUMULATE, OPENING, PRODUCT, RESIDUAL, TALL, Block, in_strips
 from .buffers import ALIGN, aligned, clear, copy_rows, lanes_of, leading, pad_rows, pad_transposed, round_up, zeros
 from .reading import (
     STORED,
@@ -38,7 +41,6 @@ from .reading import (
 STRIP1, STRIP2, STRIP3 = STRIP[1], STRIP[2], STRIP[3]
 DEPTH = 128  # terms per partial product: a strip of b of this depth stays in the first-level cache
 LONG = 1024  # float64 columns up to which rows are read in one go: the memory's prefetchers see longer runs
-LARGE = 8 << 20  # bytes of an Ht that is not expected to stay in the processor's caches
 STRIP_BYTES = 3072  # of a row of a strip; whole multiples of DEPTH numbers, so that sums are rounded as without strips
 SUMS = 1536  # columns of X whose products with F are formed before they are added to the float64 sums
 DEPTH_ROWS = 64  # terms per partial product of Xᵀ·F, which lie a page apart: the first-level TLB has 64 entries or more
@@ -53,14 +55,23 @@ def depth_of(m, size):
     return m if size == 8 and m <= LONG else np.intp(DEPTH)
 
 
-@once
-def strip_of(m, kp, size):
-    """Return the columns of a tile: all, unless Ht is so large that every tile fetches it from memory again.
+read_in_strips = once(in_strips)
 
-    A strip of such an X is read once for X·Ht and once more for Xᵀ·F, and all that belongs to it stays in cache. With
-    600 × 65,536 and k = 50 an iteration takes 0.4 of the time; while Ht is in the third-level cache it takes longer.
-    """
-    return m if m * kp * size <= LARGE else np.intp(STRIP_BYTES // size)
+
+@once
+def strip_of(m, k, size):
+    """Return the columns of a tile, or of a strip of it: then about as many in each, and whole multiples of DEPTH."""
+    if not read_in_strips(m, k):
+        return m
+    most = np.intp(STRIP_BYTES // size)
+    strips = (m + most - 1) // most
+    return round_up((m + strips - 1) // strips, np.intp(DEPTH))
+
+
+@once
+def ending_in_half(k, lanes):
+    """Return k rounded up to whole vectors or, if these are long, half ones: the columns of a product with F."""
+    return round_up(k, lanes // 2 if LONG_VECTORS else lanes)
 
 
 @once
@@ -108,7 +119,7 @@ def lies_well(x):
 @once
 def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
     """Write c[r, :columns] = Σ_t x[r·rs + t·ts] · b[t, :columns]; rows: multiples of GRAIN, columns: whole vectors."""
-    nothing = np.intp(x.ctypes.data), np.intp(0)  # is fetched; an address that is not readable would cost more
+    nothing = np.intp(x.ctypes.data), np.intp(0), np.intp(0), np.intp(0)
     add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, np.intp(0), nothing)
 
 
@@ -116,65 +127,94 @@ def product(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth):
 def add_terms(x, rs, ts, b, ldb, c, ldc, rows, terms, columns, depth, begun, coming):
     """Write Σ_t x[r·rs + t·ts] · b[t, :columns] to c[r, :columns], or add it to what c holds if begun > 0.
 
-    Meanwhile, memory is fetched as `coming` = (address, bytes per term of a register tile) says; see `coming_of`.
-    Returns the address up to which it has been.
+    A number of columns that ends in half a vector is for rows of c that have the other half, which becomes zeros.
+
+    Meanwhile, `coming` = (address, bytes, of_row, apart) is fetched: so many bytes from an address on or, where
+    of_row > 0, the first of_row bytes of each row there. Returns the address up to which that was done.
     """
     out_of_line()
-    ahead, pace = coming
-    lanes = lanes_of(x)
+    ahead, left, of_row, apart = coming
+    lanes, shift, last = lanes_of(x), np.intp(0), ahead + left
+    if of_row and not LONG_VECTORS:
+        apart = np.intp(0)
+    elif of_row:
+        while 64 << shift < of_row:
+            shift += 1
+    elif left:
+        tiles = rows // (STRIP1 if columns == lanes else STRIP2) * ((columns // lanes + 2) // 3)
+        apart = (left + tiles * terms - 1) // max(tiles * terms, 1)
     for first in range(0, max(terms, 1), depth):
         length = min(depth, terms - first)
         adding = 1 if first + begun else 0
-        left, j = columns // lanes, 0
+        left, j, further = columns // lanes, 0, max(length >> shift, 1) * apart
         while left:
             at_b = first * ldb + j
             if left == 1:
                 whole = rows // STRIP1 * STRIP1
                 for r in range(whole, rows, GRAIN):  # none where STRIP1 is no more than this
-                    micro1_rest(
-                        x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding, ahead, pace
-                    )
-                    ahead += pace * length
+                    at_x, at_c = r * rs + first * ts, r * ldc + j
+                    micro1_rest(x, at_x, rs, ts, b, at_b, ldb, c, at_c, ldc, length, adding, ahead, shift, apart)
+                    ahead = min(ahead + further, last)
                 for r in range(0, whole, STRIP1):
-                    micro1(
-                        x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding, ahead, pace
-                    )
-                    ahead += pace * length
+                    at_x, at_c = r * rs + first * ts, r * ldc + j
+                    micro1(x, at_x, rs, ts, b, at_b, ldb, c, at_c, ldc, length, adding, ahead, shift, apart)
+                    ahead = min(ahead + further, last)
                 left -= 1
                 j += lanes
             elif left == 2 or left == 4:
                 for r in range(0, rows, STRIP2):
-                    micro2(
-                        x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding, ahead, pace
-                    )
-                    ahead += pace * length
+                    at_x, at_c = r * rs + first * ts, r * ldc + j
+                    micro2(x, at_x, rs, ts, b, at_b, ldb, c, at_c, ldc, length, adding, ahead, shift, apart)
+                    ahead = min(ahead + further, last)
                 left -= 2
                 j += 2 * lanes
             else:
                 for r in range(0, rows, STRIP3):
-                    micro3(
-                        x, r * rs + first * ts, rs, ts, b, at_b, ldb, c, r * ldc + j, ldc, length, adding, ahead, pace
-                    )
-                    ahead += pace * length
+                    at_x, at_c = r * rs + first * ts, r * ldc + j
+                    micro3(x, at_x, rs, ts, b, at_b, ldb, c, at_c, ldc, length, adding, ahead, shift, apart)
+                    ahead = min(ahead + further, last)
                 left -= 3
                 j += 3 * lanes
+        if columns % lanes:
+            for r in range(0, rows, GRAIN):
+                at_x, at_c = r * rs + first * ts, r * ldc + j
+                micro_half(x, at_x, rs, ts, b, first * ldb + j, ldb, c, at_c, ldc, length, adding, ahead, shift, apart)
+                ahead = min(ahead + further, last)
     return ahead
 
 
 @once
-def coming_of(x, first, rows, m, kp, lanes):
-    """Return the address of row `first` of X, and the bytes per term at which two products fetch the tile from there.
+def nothing_coming(x):
+    """Return what `add_terms` fetches where nothing is needed next."""
+    return x.address, np.intp(0), np.intp(0), np.intp(0)
 
-    The tile that is multiplied twice meanwhile has as many rows. The pace is 0 if there are no such rows (`rows` = 0),
-    or if they do not lie side by side. With k = 15 an iteration takes 0.87 of the time for float32 and int64, 0.9 for
-    uint8.
+
+@once
+def strip_coming(x, first, rows, j0, strip):
+    """Return where the strip that begins at column j0 lies, for `add_terms`, or the first one if there is none there.
+
+    It is that of rows `first` … Nothing is to be fetched where numbers of a row do not lie side by side.
+    """
+    size, j0 = size_of(x.code), j0 if j0 < x.columns else np.intp(0)
+    if first >= x.rows or x.column_stride != size or x.row_stride <= 0:
+        return nothing_coming(x)
+    rows, columns = min(rows, x.rows - first), min(strip, x.columns - j0)
+    if strip >= x.columns:
+        return coming_of(x, first, 2 * rows, strip)
+    return x.address + first * x.row_stride + j0 * size, rows * x.row_stride, columns * size, x.row_stride
+
+
+@once
+def coming_of(x, first, rows, m):
+    """Return the address of row `first` of X, and how many bytes each of two products fetches from there.
+
+    None are fetched if there are no such rows (`rows` = 0), or if they do not lie side by side. With k = 15 an
+    iteration takes 0.87 of the time for float32 and int64, 0.9 for uint8.
     """
     of_row = m * size_of(x.code)
     if rows == 0 or x.column_stride != size_of(x.code) or not of_row <= x.row_stride <= of_row * 5 // 4:
-        return x.address, np.intp(0)
-    vectors = kp // lanes
-    strip, groups = np.intp(STRIP1 if vectors == 1 else STRIP2), (vectors + 2) // 3  # as `add_terms` cuts the product
-    return x.address + first * x.row_stride, -(-x.row_stride * strip // max(2 * m * groups, 1))
+        return nothing_coming(x)
+    return x.address + first * x.row_stride, x.row_stride * rows // 2, np.intp(0), np.intp(0)
 
 
 @once
@@ -192,12 +232,35 @@ def add_rows(c, ldc, out):
 def accumulate_products(tile, ld, m, Fp, kp, rows, c, XtF, coming):
     """Add tileᵀ·F to XtF: the product of the tile is of the compute type, the sum of float64; see `add_terms`."""
     out_of_line()
-    ahead, pace = coming
+    ahead, left, of_row, apart = coming
+    lanes, last = lanes_of(tile), ahead + left
+    across = round_up(XtF.shape[1], GRAIN)
     for j0 in range(0, m, SUMS):
         columns = min(np.intp(SUMS), m - j0)
-        whole, depth, coming = round_up(columns, GRAIN), np.intp(DEPTH_ROWS), (ahead, pace)
-        ahead = add_terms(tile[j0:], np.intp(1), ld, Fp, kp, c, kp, whole, rows, kp, depth, np.intp(0), coming)
-        add_rows(c, kp, XtF[j0 : j0 + columns])
+        depth = np.intp(DEPTH_ROWS)
+        part = last - ahead if of_row else left * columns // m
+        coming = ahead, part, of_row, apart
+        if across < kp:
+            whole, ldc = round_up(columns, lanes), leading(columns)
+            ahead = add_terms(
+                Fp, np.intp(1), kp, tile[j0:], ld, c, ldc, across, rows, whole, np.intp(DEPTH), np.intp(0), coming
+            )
+            add_columns(c, ldc, XtF[j0 : j0 + columns], c[kp * ldc :], kp)
+        else:
+            whole = round_up(columns, GRAIN)
+            ahead = add_terms(tile[j0:], np.intp(1), ld, Fp, kp, c, kp, whole, rows, kp, depth, np.intp(0), coming)
+            add_rows(c, kp, XtF[j0 : j0 + columns])
+
+
+@once
+def add_columns(c, ldc, out, room, kp):
+    """Add the first columns of c, as many as out has rows, to the rows of out (float64)."""
+    out_of_line()
+    lanes = lanes_of(c)
+    for j in range(0, out.shape[0], lanes):
+        for t in range(0, kp, lanes):
+            transpose(c, t * ldc + j, ldc, room, t, kp)
+        add_rows(room, kp, out[j : j + lanes])
 
 
 @once
@@ -405,13 +468,16 @@ def product_pass(block, sparse, F, Ht, rule, out, XtF, FtF, stats, weights):
     """
     x = Block(*block)
     n, m, k = x.rows, x.columns, F.shape[1]
-    size, kp = F.itemsize, round_up(k, lanes_of(F))
-    ld, mp = leading(m), round_up(m, ALIGN)
-    height = round_up(min(x.height, n), ALIGN)
+    size, kp, kh = F.itemsize, round_up(k, lanes_of(F)), ending_in_half(k, lanes_of(F))
+    mp, strip, height = round_up(m, ALIGN), m, x.height
+    if sparse is None and rule in (PRODUCT, ACCUMULATE):
+        strip = strip_of(m, k, size)
+        height = height if strip == m else np.intp(TALL)
+    ld, height = leading(strip), round_up(min(height, n), ALIGN)
     hold = held_back(x.code, size, m, sparse is None and rule != OPENING)
     well = hold >= 0 and x.code == 10 and lies_well(x)
     of_tile, of_F, of_H = height * ld if sparse is None else 0, height * kp, round_up(m, ALIGN) * round_up(kp, ALIGN)
-    of_c = height * mp if rule == RESIDUAL else max(round_up(max(m, k), ALIGN), height) * kp
+    of_c = height * mp if rule == RESIDUAL else max(round_up(max(strip, k), ALIGN) + 2 * ALIGN, height) * kp
     memory = aligned(of_tile + of_F + of_H + of_c + 4 * ALIGN, F)
     copied, Fp = memory[: of_tile + ALIGN], memory[of_tile + ALIGN :]
     Hp = Fp[of_F:]
@@ -431,7 +497,9 @@ def product_pass(block, sparse, F, Ht, rule, out, XtF, FtF, stats, weights):
     i0 = np.intp(0)  # for a literal Numba would compile a copy of every inner function
     while i0 < n:
         rows = rows_of_tile(i0, n, height, hold)
-        tile, at_x = copied, ld
+        whole = round_up(rows, GRAIN)
+        if rule in (ACCUMULATE, RESIDUAL):
+            pad_rows(F, i0, rows, Fp, kp)
         if sparse is not None:
             if rule == PRODUCT:
                 sparse_rows_times(x, i0, rows, Hp, kp, c, run, XtF)
@@ -440,34 +508,37 @@ def product_pass(block, sparse, F, Ht, rule, out, XtF, FtF, stats, weights):
                     sparse_opening(x, i0, rows, run, stats)
                 else:
                     weighed_sparse_opening(x, i0, rows, run, weights, stats)
-        elif well and rows % GRAIN == 0 and n - i0 - rows >= hold:
-            tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
+            elif XtF.shape[0]:
+                sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
         else:
-            load_tile(x, None, i0, rows, round_up(rows, GRAIN), tile, ld, run)
-        if rule == OPENING:
-            if sparse is None:
-                for i in range(rows):
-                    if weights is None:
-                        opening_row(tile, i * ld, m, stats)
-                    else:
-                        weighed_opening_row(tile, i * ld, m, weights[0][i0 + i], weights[1], stats)
-        elif rule == PRODUCT:
-            if sparse is None:
-                product(tile, at_x, np.intp(1), Hp, kp, c, kp, round_up(rows, GRAIN), m, kp, depth_of(m, size))
+            j0, depth = np.intp(0), depth_of(m, size) if strip == m else np.intp(DEPTH)
+            while j0 == 0 or j0 < m:
+                columns, tile, at_x = min(strip, m - j0), copied, ld
+                if well and strip == m and rows == whole and n - i0 - rows >= hold:
+                    tile, at_x = view(x.address + i0 * x.row_stride, copied), x.row_stride // size
+                else:
+                    load_tile(columns_of(x, j0, columns), None, i0, rows, whole, tile, ld, run)
+                coming = strip_coming(x, i0 if j0 + strip < m else i0 + rows, height, j0 + strip, strip)
+                if rule == PRODUCT:
+                    add_terms(tile, at_x, np.intp(1), Hp[j0 * kp :], kp, c, kp, whole, columns, kh, depth, j0, coming)
+                elif rule == ACCUMULATE:
+                    if XtF.shape[0]:
+                        accumulate_products(tile, at_x, columns, Fp, kp, rows, c, XtF[j0 : j0 + columns], coming)
+                elif rule == RESIDUAL:
+                    clear(Fp, rows * kp, whole * kp)
+                    stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0, weights)
+                else:
+                    for i in range(rows):
+                        if weights is None:
+                            opening_row(tile, i * ld, m, stats)
+                        else:
+                            weighed_opening_row(tile, i * ld, m, weights[0][i0 + i], weights[1], stats)
+                j0 += max(strip, 1)
+        if rule == PRODUCT:
             if out.shape[0]:
                 copy_rows(c, kp, rows, out, i0)
-        else:
-            pad_rows(F, i0, rows, Fp, kp)
-            if rule == RESIDUAL:
-                clear(Fp, rows * kp, round_up(rows, GRAIN) * kp)
-                stats[0] += residual(tile, at_x, m, Fp, kp, k, rows, Hp, mp, c, out, i0, weights)
-            elif XtF.shape[0]:
-                if sparse is not None:
-                    sparse_add_products(x, i0, rows, Fp, kp, k, sums, run)
-                else:
-                    accumulate_products(tile, at_x, m, Fp, kp, rows, c, XtF, (x.address, np.intp(0)))
-            if FtF.shape[0]:
-                accumulate_gram(Fp, kp, rows, c, FtF)
+        elif rule == ACCUMULATE and FtF.shape[0]:
+            accumulate_gram(Fp, kp, rows, c, FtF)
         i0 += rows
     if sparse is not None:  # noqa: SIM102
         if rule == ACCUMULATE and XtF.shape[0]:
