@@ -54,7 +54,7 @@ class _Powers:
     """Code for x^p of vectors: the constants, which belong before a loop, and `of`, which belongs into it.
 
     With x = m·2^e, p·log₂ x = p·e + p·log₂ m is cut into a whole number and a rest whose error is that of p·log₂ m
-    alone, as p·e is not rounded: results err by 2 ulp for |p| ≤ 2, and by 5 for |p| ≤ 4. 0^p is 0 for p > 0 and
+    alone, as p·e is not rounded: results err by 2 ulp for |p| ≤ 1.3, and by 5 for |p| ≤ 4. 0^p is 0 for p > 0 and
     infinity for p < 0, ∞^p the reverse, and NaN stays NaN. A result below the least normal number is 0.
     """
 
