@@ -436,8 +436,9 @@ def test_a_large_x_and_a_sample_make_one_pass_in_an_iteration(monkeypatch):
         monkeypatch.setattr(accelerated, "CACHED", cached)
         small = solver.start(as_rows(X, np.float64), np.ascontiguousarray(H.T))
         assert solver.alternations == alternations
-        counts = [not solver.continues(replace(small, passes=n)) for n in range(accelerated.SLOW + 16)]
-        assert sum(counts) == accelerated.SLOW + 16 // alternations
+        slow = 2 * accelerated.SEVERAL
+        counts = [not solver.continues(replace(small, passes=n)) for n in range(accelerated.SLOW + slow)]
+        assert sum(counts) == accelerated.SLOW + slow // alternations
         assert all(counts[: accelerated.SLOW + 1])
 
 

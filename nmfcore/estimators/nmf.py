@@ -102,7 +102,7 @@ class NMF(BaseNMF):
         "hals" make all iterations.
     max_iter : int, default=200
         Largest number of iterations, each of which is one pass over X; of "hals" on an X of at most
-        four million entries, up to eight passes from the 101st iteration on, as a fit that has not
+        four million entries, up to 32 passes from the 101st iteration on, as a fit that has not
         ended by then is a slow one. The iterations over samples in the start "auto" are not counted.
     random_state : int, RandomState or None, default=None
         Seed, or generator, of random starts, of the randomised SVD, of the samples of "auto" and of
