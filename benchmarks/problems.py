@@ -211,8 +211,12 @@ def spectra(n: int, channels: int, noise: float, k: int = 10, seed: int = 0) -> 
     """
     rng = np.random.default_rng(seed)
     axis, centres = np.linspace(0, 1, channels), np.linspace(0, 1, k)[:, None]
-    X = rng.dirichlet(np.ones(k), n) @ np.exp(-0.5 * ((axis - centres) / 0.15) ** 2)
-    X += noise * np.sqrt(np.mean(X**2)) * rng.standard_normal(X.shape)
+    W, H = rng.dirichlet(np.ones(k), n), np.exp(-0.5 * ((axis - centres) / 0.15) ** 2).round(12)
+    # The same bits on every processor: a matrix product, exp and mean round otherwise on some.
+    X = np.zeros((n, channels))
+    for j in range(k):
+        X += W[:, j, None] * H[j]
+    X += noise * np.sqrt(np.mean(X**2)).round(12) * rng.standard_normal(X.shape)
     return np.maximum(X, 0, out=X)
 
 

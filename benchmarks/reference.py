@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import scipy.sparse as sp
@@ -242,12 +243,14 @@ def _end(case: Ends, end: Any, folder: Path | None, kept: dict | None) -> dict[s
 
 
 def long_run(case: Ends, X: Any) -> dict[str, Any]:
-    """Return the end of a long run of hals, and its settings."""
+    """Return the end of a long run of hals, and its settings; each of its iterations is one pass, also of a small X."""
     from nmfcore import NMF
+    from nmfcore.solvers import accelerated_hals
 
     settings = {"solver": "hals", "init": "auto", "tol": 0, "max_iter": case.max_iter, "random_state": 0}
     model = NMF(case.k, max_time=case.max_time, dtype=np.float64, **settings)
-    W, H, n_iter, clocks = _timed(lambda: (model.fit_transform(X), model.components_, model.n_iter_))
+    with mock.patch.object(accelerated_hals, "SEVERAL", 1):
+        W, H, n_iter, clocks = _timed(lambda: (model.fit_transform(X), model.components_, model.n_iter_))
     settings.update(max_time=case.max_time, dtype="float64", stop_reason=model.stop_reason_)
     return {**settings, "error": evaluate.loss(X, W, H), "n_iter": n_iter, **clocks}
 
