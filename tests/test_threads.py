@@ -18,6 +18,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from nmfcore import NMF, MiniBatchNMF
+from nmfcore.backends.kernels.arguments import in_strips
 from nmfcore.rows.memory import as_rows
 
 # Large enough for several lanes, see test_data_is_cut_into_lanes.
@@ -60,6 +61,24 @@ def test_data_is_cut_into_lanes():
 
 
 # --- concurrent fits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["cd", "hals", "mu"])
+def test_wide_data_read_in_strips_give_the_same_bits_on_any_number_of_threads(solver, dtype, tmp_path):
+    """Or from a memory map; k ends in half a vector where vectors are long."""
+    n, m, k = 1100, 1701, 116
+    X = np.random.RandomState(0).randint(0, 256, (n, m)).astype(np.uint8)
+    assert in_strips(m, k) and len(as_rows(X, dtype).plan(k).lanes) >= 2
+    np.save(tmp_path / "X.npy", X)
+    parameters = {"init": "random", "random_state": 0, "tol": 0, "max_iter": 3, "solver": solver, "dtype": dtype}
+    found = []
+    for n_jobs, data in ((1, X), (2, X), (3, X), (2, np.load(tmp_path / "X.npy", mmap_mode="r"))):
+        estimator = NMF(k, n_jobs=n_jobs, **parameters)
+        found.append((estimator.fit_transform(data), estimator.components_))
+    for W, H in found[1:]:
+        assert np.array_equal(W, found[0][0])
+        assert np.array_equal(H, found[0][1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
