@@ -394,6 +394,19 @@ def test_the_spectral_start_keeps_small_singular_values(dtype, shape, smallest):
             assert error < 1e-3 * np.linalg.norm(X)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_small_kkt_residual_ends_no_fit_whose_error_still_falls(dtype):
+    """It is relative to ‖X‖, and of such an error small steps are a large share."""
+    residuals = []
+    model = NMF(8, solver="hals", random_state=0, callback=lambda report: residuals.append(report.kkt))
+    model.fit(spectra(0.004).astype(dtype))
+    small = np.flatnonzero(np.array(residuals) <= 1e-5)
+    errors = np.sqrt(reference.accepted_losses(model))
+    fell = 1 - errors[5:] / errors[:-5]
+    assert len(small) > 5 and (fell[small[:-1] - 5] >= 5e-5).all(), "it went on while the error fell"
+    assert model.converged_ and model.stop_reason_.startswith("the KKT residual") == (small[-1] == len(residuals) - 1)
+
+
 # --- iterations of several passes ----------------------------------------------------------------
 
 

@@ -98,7 +98,8 @@ class NMF(BaseNMF):
         `tol` times that of the first iteration; "mu" when √(2 D_β) has fallen by less than `tol`
         times its first value in 10 iterations; "hals" when the error √(2 loss), in proportion to X, has
         fallen by less than `tol` times itself in 10 iterations, when `kkt_residual_` is at most
-        ``tol / 10``, or when steps in the compute type lower the loss no further. With 0, "mu" and
+        ``tol / 10`` while the error has fallen by less than half of `tol` in 5 iterations, or at most
+        ``tol / 100``, or when steps in the compute type lower the loss no further. With 0, "mu" and
         "hals" make all iterations.
     max_iter : int, default=200
         Largest number of iterations, each of which is one pass over X; of "hals" on an X of at most

@@ -226,11 +226,14 @@ class ErrorRule(StopRule[Report]):
 class FallRule(StopRule[Report]):
     """Stop when a number of accepted iterations brought too little, or when hardly a step is left.
 
-    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted iterations, or the KKT
-    residual is at most tol / 10. Neither depends on the scale of X or on the start.
+    The relative error fell by less than tol (relatively) over the last `WINDOW` accepted iterations; or the KKT
+    residual is at most tol / 10, and the error falls at less than that rate over `FEW` iterations; or the residual is
+    at most tol / 100. None of this depends on the scale of X or on the start. The residual is relative to ‖X‖: where
+    the fit is good, small steps still lower the error.
     """
 
     WINDOW = 10
+    FEW = 5  # in float32, the fall of a single iteration is too rough
     remembered = ("losses",)
 
     def __init__(self, tol: float, verbose: int, power: int = 0):
@@ -248,19 +251,25 @@ class FallRule(StopRule[Report]):
         return None
 
     def after(self, report: Report, done: int) -> Termination | None:
-        """Compare the loss with that of `WINDOW` accepted iterations ago, and the KKT residual with tol / 10."""
+        """Compare the error with that of some accepted iterations ago, and the KKT residual with tol / 10."""
         self.losses.append(min(report.loss, self.losses[-1]) if self.losses else report.loss)
         if self.verbose:
             print(f"pass {done}: loss {times(report.loss, -self.power):.9g}, KKT residual {report.kkt:.3g}")
         if report.unfinished:
             return None
-        if report.kkt <= self.tol / 10:
+        slow = self._fell(self.FEW) < self.tol * self.FEW / self.WINDOW
+        if report.kkt <= self.tol / 10 and (slow or report.kkt <= self.tol / 100):
             return StopReason.KKT_RESIDUAL.given(kkt=report.kkt, tenth=self.tol / 10)
-        if self.tol > 0 and len(self.losses) > self.WINDOW:
-            then, now = self.losses[-1 - self.WINDOW], self.losses[-1]
-            if then > 0 and 1 - (max(now, 0.0) / then) ** 0.5 < self.tol:
-                return StopReason.RELATIVE_ERROR.given(tol=self.tol, passes=self.WINDOW)
+        if self.tol > 0 and len(self.losses) > self.WINDOW and self._fell(self.WINDOW) < self.tol:
+            return StopReason.RELATIVE_ERROR.given(tol=self.tol, passes=self.WINDOW)
         return None
+
+    def _fell(self, iterations: int) -> float:
+        """Return the relative fall of the error in the last accepted iterations; 0 if there were not so many."""
+        if len(self.losses) <= iterations:
+            return 0.0
+        then, now = self.losses[-1 - iterations], self.losses[-1]
+        return 1 - (max(now, 0.0) / then) ** 0.5 if then > 0 else math.inf
 
 
 def corrected(losses: list[float], report: Report) -> list[float]:
