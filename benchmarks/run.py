@@ -135,6 +135,11 @@ def _run(
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     if context.folder is None and not options.smoke:
         print("no data folder (--data or NMFCORE_DATA): generated matrices stand in, and say so")
+    if "OPENBLAS_CORETYPE" in os.environ:
+        print(
+            f"OPENBLAS_CORETYPE={os.environ['OPENBLAS_CORETYPE']} is set, and may slow numpy and scikit-learn down: "
+            "unset it, and OPENBLAS_L2_SIZE, for figures that count"
+        )
     print(records.limits_line(limits.measure()))
 
     failed = []
