@@ -273,13 +273,14 @@ def roofline(rows: list[Row], path: Path) -> Path:
             colour, ours = COLOURS.get(library, OTHER), library == "nmfcore"
             axis.plot(x, rate, "o", markersize=6, color=colour, markerfacecolor=colour if ours else "white")
             if ours:
-                text = f"{row['problem']['name']} {row['problem']['dtype']}, k={row['k']}"
+                text = f"{row['problem']['dtype']}, k={row['k']}"
+                if len({one["problem"]["name"] for one in rows}) > 1:
+                    text = f"{row['problem']['name']} {text}"
                 near = (at for at in labels if abs(np.log(at[0] / x)) < 0.3 and abs(np.log(at[1] / rate)) < 0.06)
                 labels.setdefault(next(near, (x, rate)), []).append(text)
         for place, texts in labels.items():
-            axis.annotate("\n".join(texts), place, (7, 0), textcoords="offset points",
-                          fontsize=7, va="center" if len(texts) == 1 else "bottom",
-                          color=COLOURS["nmfcore"])  # fmt: skip
+            axis.annotate("\n".join(texts), place, (5, -3), textcoords="offset points",
+                          fontsize=7, va="top", color=COLOURS["nmfcore"])  # fmt: skip
         axis.set(xscale="log", yscale="log")
         axis.set_ylim(None, 1.5 * peak)
         for ticks in (axis.xaxis, axis.yaxis):
