@@ -256,6 +256,15 @@ def test_convergence_shows_the_relative_error_and_iterations():
     assert "50" in [label.get_text() for label in top.get_xticklabels()]
 
 
+def test_convergence_shows_the_iterations_where_what_was_before_took_longest():
+    axes = convergence({"loss": [3.0, 2.0, 1.0], "seconds": [6.0, 6.5, 7.0], "accepted": [True, False, True]})
+    assert axes.get_xlim() == (0, pytest.approx(1.02))
+    assert [line.get_xdata().tolist() for line in axes.lines[:2]] == [[0, 1], [0.5]]
+    assert axes.get_xlabel() == "seconds since the first iteration ended, 6 s after the call"
+    assert convergence({"loss": [3.0, 2.0, 1.0], "seconds": [3.0, 3.5, 4.0]}).get_xlabel() == "seconds"
+    assert convergence({"loss": [1.0], "seconds": [6.0]}).get_xlabel() == "seconds"
+
+
 def test_convergence_of_a_loss_over_decades_is_logarithmic():
     axes = convergence({"loss": [1000.0, 10.0, 1.0], "seconds": [1, 2, 3]})
     assert axes.get_yscale() == "log"

@@ -27,7 +27,9 @@ def convergence(
     """Draw the loss over time, with the iterations along the top.
 
     The curve joins accepted iterations. A cross stands for a rejected one, at the loss for which it was rejected; if
-    that is above all others, at the upper edge.
+    that is above all others, at the upper edge. Where the start, or the compilation of kernels, took longest (the
+    first iteration ended after more than four times what all others took), time counts from the end of the first
+    iteration, and the axis says so.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def convergence(
     if accepted.shape != loss.shape:
         raise ValueError(f"loss {loss.shape} and accepted {accepted.shape} must be as long as each other")
     axes = new_axes(axes, (7.0, 4.2))
+    first = seconds[0] if len(seconds) > 1 and seconds[0] > 4 * (seconds[-1] - seconds[0]) else 0.0
+    seconds = seconds - first
     recorded = np.isfinite(loss) & accepted
     all_values = np.sqrt(2 * np.maximum(loss, 0)) / norm if norm else loss
     values, times = all_values[recorded], seconds[recorded]
@@ -79,7 +83,8 @@ def convergence(
     axes.plot(times, values, color=BLUE, linewidth=1.8, marker="o" if few else "", markersize=4)
     if len(values) and values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
-    axes.set_xlabel("seconds", color=INK)
+    since = f" since the first iteration ended, {first:.3g} s after the call" if first else ""
+    axes.set_xlabel(f"seconds{since}", color=INK)
     axes.set_ylabel("relative error" if norm else "loss", color=INK)
     _rules(axes)
     if len(values):
