@@ -70,7 +70,7 @@ TRUSTED: Stages = ((0, Effort(30, 0.01), Effort(8)), (1, Effort(4), Effort(8)), 
 # makes several passes from here on, with few sweeps each. With k = 30 … 200 components for 129 … 520 rows or columns,
 # fits of 200 passes ended 1 to 7 % above those of 3,000, whatever was done within a pass: more sweeps, conjugate
 # gradients, Anderson acceleration of H, joint Gauss–Newton steps of both factors. With 8 passes in an iteration they
-# end 0.3 to 2 % above, with 32 at most 0.5 % (float32 leaves saddles by then, too), in up to 2.3 times the time.
+# end 0.3 to 2 % above in the median, with 32 at most 0.6 % (float32 leaves saddles, too), in up to 2.3 times the time.
 SLOW = 100  # number of passes
 SETTLE = Effort(8, 0.01)
 SEVERAL = 32  # most passes in an iteration
